@@ -1,0 +1,41 @@
+# Every command that a newcomer or CI needs. `make` alone explains them.
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test check lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## Explain the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
+		while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+
+install: .venv/.installed ## Install the locked environment into .venv, and clamd where it is missing
+	@PATH="$$PATH:/usr/sbin" sh scripts/install-clamd.sh
+
+.venv/.installed: requirements-dev.lock pyproject.toml scripts/install-python.sh
+	@PYTHON="$(PYTHON)" sh scripts/install-python.sh
+	@touch $@
+
+run: install ## Start everything, feed sample files in, stay until Ctrl-C
+	@exec $(BIN)/roomkeeper stack run
+
+demo: install ## The same without staying: exit 0 only if every sample met its expected fate
+	@exec $(BIN)/roomkeeper stack demo
+
+test: install check ## Run every check and every test
+	@exec $(BIN)/pytest
+
+check: .venv/.installed ## Lint, types, imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+lock: .venv/.installed ## Pin the newest allowed versions, with hashes, into the lock files
+	@$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \
+		pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \
+		--extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove the environment and the local stack's data
+	rm -rf .venv .roomkeeper

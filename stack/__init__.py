@@ -1,0 +1,1 @@
+"""The local stack: real PostgreSQL, Valkey and clamd beside the workers, for development and tests."""

@@ -1,0 +1,1 @@
+"""What the platform does: one package or module per job family, one page per application."""

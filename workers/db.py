@@ -1,0 +1,65 @@
+"""The database: one engine per process, short transactions, UTC and time-outs pinned in each."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+
+from workers.settings import Settings, get_settings
+
+#: Set per transaction, not per connection: behind a transaction pooler a session-wide SET would leak into,
+#: or be lost to, other clients. One statement, so one round trip.
+_PIN = text(
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('statement_timeout', :statement, true),"
+    " set_config('lock_timeout', :lock, true)"
+)
+
+
+def create(settings: Settings) -> Engine:
+    """Create an engine for `settings`: psycopg, schemas renamed as set, every transaction pinned to UTC."""
+    url = make_url(settings.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    arguments: dict[str, object] = {"connect_timeout": 5, "application_name": "roomkeeper"}
+    if not settings.prepared_statements:
+        arguments["prepare_threshold"] = None
+    engine = create_engine(
+        url,
+        # A worker process does one task at a time; the second connection renews its lease meanwhile.
+        pool_size=2,
+        max_overflow=2,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args=arguments,
+    )
+    engine = engine.execution_options(schema_translate_map=dict(settings.schemas))
+    limits = {"statement": str(settings.statement_timeout_ms), "lock": str(settings.lock_timeout_ms)}
+
+    def pin(connection: Connection) -> None:
+        connection.execute(_PIN, limits)
+
+    event.listen(engine, "begin", pin)
+    return engine
+
+
+@lru_cache(maxsize=1)
+def get_engine() -> Engine:
+    """Return this process's engine. A forked child gets its own."""
+    return create(get_settings())
+
+
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """Open a transaction on this process's engine; commit at the end, roll back on an exception."""
+    with get_engine().begin() as connection:
+        yield connection
+
+
+def _after_fork() -> None:
+    # The parent's sockets belong to the parent: forget them without closing them.
+    if get_engine.cache_info().currsize:
+        get_engine().dispose(close=False)
+        get_engine.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

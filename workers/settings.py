@@ -1,0 +1,257 @@
+"""Every knob, typed, read from the environment once.
+
+A wrong or misspelt value stops the process with a sentence that names the variable. The description of
+each field is what the README's configuration table prints.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "ROOMKEEPER_"
+#: Named as in the applications' documents, so that one environment serves an API service and its workers.
+UNPREFIXED = {"database_url": "DATABASE_URL"}
+
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message names the variable and says what is allowed."""
+
+
+class Settings(BaseSettings):
+    """The platform's configuration. Build it with `load` or `get_settings`, never directly."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True, validate_default=True
+    )
+
+    database_url: SecretStr = Field(
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL, `postgresql://user:password@host:port/name`; the role must bypass row "
+        "level security.",
+    )
+    broker_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="The Redis-compatible broker; `noeviction` and AOF are required for durability.",
+    )
+    apps: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("echoroom", "openchat", "connect", "pern", "audiorooms"),
+        description="The applications whose jobs run, comma separated.",
+    )
+    schemas: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="What the applications' schemas are really called, `openchat=public,pern=chat`.",
+    )
+    storage_root: Path = Field(
+        default=Path("storage"),
+        description="The directory of the `local` object store; the API services write uploads into it.",
+    )
+    storage_url: str = Field(
+        default="/files",
+        description="What a key of the local store is prefixed with to make a URL.",
+    )
+    clamd: str = Field(
+        default="unix:/run/clamav/clamd.ctl",
+        description="The virus scanner, `unix:/path/to/socket` or `tcp://host:port`.",
+    )
+    max_file_bytes: int = Field(
+        default=100 * MIB,
+        gt=0,
+        description="The largest attachment, in bytes; must not exceed any size limit of clamd.",
+    )
+    max_pixels: int = Field(
+        default=50_000_000,
+        gt=0,
+        description="The largest picture that is decoded, width × height × frames.",
+    )
+    attachment_lease_seconds: float = Field(
+        default=30,
+        ge=1,
+        description="After this long without a sign of life of its worker a file is taken up by another.",
+    )
+    attachment_attempts: int = Field(
+        default=3,
+        ge=1,
+        description="How often a file may fail or kill its worker before it is parked with the reason.",
+    )
+    attachment_retry_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="The first pause before a file is tried again; doubles each time, with jitter.",
+    )
+    attachment_retry_max_seconds: float = Field(
+        default=300, gt=0, description="The longest pause before a file is tried again."
+    )
+    attachment_grace_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="How long a new row may be without a message before the periodic twin takes it up.",
+    )
+    attachment_requeue_seconds: float = Field(
+        default=900,
+        gt=0,
+        description="How long the periodic twin waits before it announces the same file again.",
+    )
+    recover_every_seconds: float = Field(
+        default=10, gt=0, description="How often the periodic twin looks for attachments nobody works on."
+    )
+    scan_timeout_seconds: float = Field(
+        default=120, gt=0, description="How long clamd may take over one file before it counts as 'not yet'."
+    )
+    draw_timeout_seconds: float = Field(
+        default=60, gt=0, description="How long drawing one file's pictures may take."
+    )
+    draw_memory_bytes: int = Field(
+        default=1024 * MIB, gt=0, description="The address space that the drawing process may use, in bytes."
+    )
+    task_soft_limit_seconds: int = Field(
+        default=300, gt=0, description="After this long a task is asked to stop and its file waits."
+    )
+    task_hard_limit_seconds: int = Field(
+        default=330, gt=0, description="After this long a task's process is killed."
+    )
+    visibility_timeout_seconds: int = Field(
+        default=60,
+        ge=5,
+        description="How long the broker waits for a silent worker before others get its messages; a live "
+        "worker's messages are refreshed, however long they take.",
+    )
+    statement_timeout_ms: int = Field(
+        default=30_000, gt=0, description="The longest that one SQL statement may run."
+    )
+    lock_timeout_ms: int = Field(
+        default=5_000, gt=0, description="The longest that one SQL statement may wait for a lock."
+    )
+    prepared_statements: bool = Field(
+        default=True, description="Off behind a transaction pooler that cannot keep prepared statements."
+    )
+    worker_processes: int = Field(
+        default=2, gt=0, description="The processes of one worker, each doing one task at a time."
+    )
+    shutdown_seconds: int = Field(
+        default=20,
+        ge=0,
+        description="How long a worker may finish its tasks after SIGTERM; a container must grant it longer.",
+    )
+    flower_user: str = Field(default="operator", description="The name that Flower asks for.")
+    flower_password: SecretStr | None = Field(
+        default=None, description="The password that Flower asks for; Flower does not start without one."
+    )
+    flower_address: str = Field(default="127.0.0.1", description="The address that Flower listens on.")
+    flower_port: int = Field(default=5555, ge=1, le=65535, description="The port that Flower listens on.")
+    log_format: str = Field(
+        default="json", pattern="^(json|text)$", description="`json`, a line an event, or `text` for people."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+            raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss"}:
+            raise ValueError("must begin with redis:// or rediss://")
+        return value
+
+    @field_validator("clamd")
+    @classmethod
+    def _scanner(cls, value: str) -> str:
+        if not re.fullmatch(r"unix:/.+|tcp://.+:\d+", value):
+            raise ValueError("must be unix:/path/to/socket or tcp://host:port")
+        return value
+
+    @field_validator("apps", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("schemas", mode="before")
+    @classmethod
+    def _renames(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        renames = {}
+        for pair in filter(None, (part.strip() for part in value.split(","))):
+            name, equals, real = pair.partition("=")
+            if not (equals and name.strip() and real.strip()):
+                raise ValueError("must be pairs like openchat=public, separated by commas")
+            renames[name.strip()] = real.strip()
+        return renames
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.task_soft_limit_seconds >= self.task_hard_limit_seconds:
+            raise ValueError(
+                f"{PREFIX}TASK_SOFT_LIMIT_SECONDS must be less than {PREFIX}TASK_HARD_LIMIT_SECONDS, or a "
+                "task would be killed before it was asked to stop"
+            )
+        return self
+
+
+def variable(field: str) -> str:
+    """Return the environment variable that sets `field`."""
+    return UNPREFIXED.get(field, PREFIX + field.upper())
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """Read the settings from `environment`.
+
+    Raises:
+        SettingsError: a value is missing, wrong, or its variable is misspelt; one sentence for each.
+    """
+    known = {variable(field): field for field in Settings.model_fields}
+    faults = []
+    values: dict[str, Any] = {}
+    for name, value in environment.items():
+        if name in known:
+            values[known[name]] = value
+        elif name.startswith(PREFIX):
+            likely = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {likely[0]}?" if likely else "; see the README's configuration table."
+            faults.append(f"{name} is not a setting{hint}")
+    try:
+        # Not `Settings(**values)`: that would read the process's environment beside the one given.
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        faults += [_sentence(fault) for fault in error.errors(include_url=False)]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def _sentence(fault: Any) -> str:
+    """Say what is wrong with one variable, without its value where that may be a secret."""
+    if not fault["loc"]:
+        return f"{fault['msg'].removeprefix('Value error, ')}."
+    field = str(fault["loc"][0])
+    name = field if field in UNPREFIXED.values() else variable(field)
+    if fault["type"] == "missing":
+        return f"{name} is not set; it must be given."
+    shown = fault["input"]
+    got = "" if isinstance(shown, SecretStr) or name.endswith(("_URL", "_PASSWORD")) else f" (got {shown!r})"
+    return f"{name} is wrong{got}: {fault['msg'].removeprefix('Value error, ')}."
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return this process's settings, read at the first call.
+
+    Raises:
+        SettingsError: see `load`.
+    """
+    return load(os.environ)
