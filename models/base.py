@@ -6,10 +6,12 @@ What a schema is really called in a given database is a setting; the engine tran
 """
 
 from datetime import datetime
-from typing import Annotated
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import Annotated, Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, Text, func, text
+from sqlalchemy import DateTime, Text, false, func, text, true
+from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 
@@ -37,3 +39,16 @@ NaiveNow = Annotated[datetime, mapped_column(DateTime(timezone=False), server_de
 
 #: `text`. Plain `str` would map to `varchar`.
 TextStr = Annotated[str, mapped_column(Text)]
+
+#: `boolean DEFAULT false` and `boolean DEFAULT true`. Mostly nullable: test with IS TRUE, IS NOT TRUE.
+DefaultFalse = Annotated[bool, mapped_column(server_default=false())]
+DefaultTrue = Annotated[bool, mapped_column(server_default=true())]
+#: `integer DEFAULT 0`.
+Counter = Annotated[int, mapped_column(server_default=text("0"))]
+
+#: `jsonb`, an object or an array by convention only.
+JsonObject = Annotated[dict[str, Any], mapped_column(JSONB)]
+JsonArray = Annotated[list[Any], mapped_column(JSONB)]
+
+#: `inet`; an address with a netmask is read as an interface.
+Inet = Annotated[IPv4Address | IPv6Address | IPv4Interface | IPv6Interface, mapped_column(INET)]

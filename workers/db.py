@@ -21,6 +21,8 @@ def create(settings: Settings) -> Engine:
     """Create an engine for `settings`: psycopg, schemas renamed as set, every transaction pinned to UTC."""
     url = make_url(settings.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
     arguments: dict[str, object] = {"connect_timeout": 5, "application_name": "roomkeeper"}
+    # Or SQLAlchemy fails on a database in SQL_ASCII before anybody could say so in a sentence.
+    arguments["client_encoding"] = "utf8"
     if not settings.prepared_statements:
         arguments["prepare_threshold"] = None
     engine = create_engine(

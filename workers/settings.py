@@ -55,6 +55,10 @@ class Settings(BaseSettings):
         default=Path("storage"),
         description="The directory of the `local` object store; the API services write uploads into it.",
     )
+    quarantine_root: Path = Field(
+        default=Path("quarantine"),
+        description="Where infected files of the `local` store are moved; nothing may serve this directory.",
+    )
     storage_url: str = Field(
         default="/files",
         description="What a key of the local store is prefixed with to make a URL.",
@@ -148,6 +152,9 @@ class Settings(BaseSettings):
     )
     flower_address: str = Field(default="127.0.0.1", description="The address that Flower listens on.")
     flower_port: int = Field(default=5555, ge=1, le=65535, description="The port that Flower listens on.")
+    health_file: Path | None = Field(
+        default=None, description="A file that a worker or beat touches while it is alive, for health checks."
+    )
     log_format: str = Field(
         default="json", pattern="^(json|text)$", description="`json`, a line an event, or `text` for people."
     )

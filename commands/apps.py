@@ -1,0 +1,32 @@
+"""`roomkeeper apps`: which table feeds which job."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tasks.apps import APPS
+from tasks.apps.spec import App, table_of
+from workers.settings import SettingsError
+
+
+def apps(name: Annotated[str, typer.Argument(help="Only this application.")] = "") -> None:
+    """Print every table of the applications, and the job that it feeds or why it feeds none."""
+    if name and name not in APPS:
+        raise SettingsError(f"{name!r} is not an application: {', '.join(APPS)}.")
+    console = Console()
+    for app in [APPS[name]] if name else APPS.values():
+        console.print(_table(app))
+
+
+def _table(app: App) -> Table:
+    table = Table(title=f"{app.name}: {app.about} ({app.document})", title_justify="left", expand=True)
+    table.add_column("table", no_wrap=True)
+    table.add_column("job", no_wrap=True)
+    table.add_column("why", ratio=1)
+    for job in app.jobs():
+        table.add_row(table_of(job.model).fullname, job.task, job.why)
+    for model, reason in app.untouched.items():
+        table.add_row(table_of(model).fullname, "–", reason, style="dim")
+    return table

@@ -1,0 +1,34 @@
+"""`roomkeeper check`: can everything that the platform needs be had?"""
+
+import typer
+from rich.console import Console
+
+from commands import checks
+from tasks.apps import enabled
+from workers.settings import get_settings
+
+#: What is checked, in the order in which it is told.
+CHECKS = {
+    "database": checks.database,
+    "broker": checks.broker,
+    "store": checks.store,
+    "scanner": checks.scanner,
+}
+
+
+def check() -> None:
+    """Check settings, database, broker, store and scanner: a sentence and an advice per fault, exit code 1."""
+    console = Console()
+    settings = get_settings()
+    names = ", ".join(enabled(settings))
+    bad = False
+    for name, run in CHECKS.items():
+        faults = run(settings)
+        checks.tell(faults, console)
+        if faults:
+            bad = True
+        else:
+            console.print(f"✓ {name}", style="green")
+    if bad:
+        raise typer.Exit(1)
+    console.print(f"Ready for: {names}.")

@@ -1,0 +1,32 @@
+"""`roomkeeper db`: making and migrating what the database must hold."""
+
+import typer
+
+from tasks.apps import enabled
+from workers import migrate
+from workers.bootstrap import bootstrap as make
+from workers.db import get_engine
+from workers.settings import get_settings
+
+app = typer.Typer(help="Make or migrate what the database must hold.", no_args_is_help=True)
+
+
+@app.command()
+def bootstrap() -> None:
+    """Create the applications' own tables where they are absent: for development and tests.
+
+    In production the applications' migrations make them; Roomkeeper never alters them.
+    """
+    pages = enabled(get_settings()).values()
+    for outcome in make(get_engine(), [page.models for page in pages]):
+        made = f"created {len(outcome.created)} tables" if outcome.created else "is there"
+        typer.echo(f"{outcome.app}: {made}")
+
+
+@app.command()
+def upgrade() -> None:
+    """Migrate the platform's own schema, `roomkeeper`, to what this version needs."""
+    before, after = migrate.upgrade(get_engine())
+    typer.echo(
+        f"roomkeeper: at {after}" if before == after else f"roomkeeper: {before or 'nothing'} → {after}"
+    )

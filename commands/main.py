@@ -1,0 +1,43 @@
+"""The `roomkeeper` command: one sub-command per file beside this one."""
+
+import sys
+
+import typer
+from click.exceptions import Abort
+from rich.console import Console
+
+from commands import apps, check, database, programs, settings, stack
+from stack.errors import StackError
+from workers.bootstrap import BootstrapError
+from workers.settings import SettingsError
+
+app = typer.Typer(
+    help="Background workers and scheduled jobs for chat back ends.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would print the settings, passwords and all.
+    pretty_exceptions_enable=False,
+)
+app.command("apps")(apps.apps)
+app.command("check")(check.check)
+app.command("settings")(settings.settings)
+app.command("worker")(programs.worker)
+app.command("beat")(programs.beat)
+app.command("flower")(programs.flower)
+app.add_typer(database.app, name="db")
+app.add_typer(stack.app, name="stack")
+
+
+def main() -> None:
+    """Run the command line; a fault that the user can mend is told in a sentence, with exit code 1."""
+    try:
+        app()
+    except (SettingsError, BootstrapError, StackError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), style="red", markup=False)
+        sys.exit(1)
+    except Abort:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""`roomkeeper worker|beat|flower`: the long-running programs, with the options that they must have."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from commands import checks
+from tasks.apps import enabled
+from workers.queues import KINDS
+from workers.settings import Settings, SettingsError, get_settings, variable
+
+
+def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> None:
+    """Run one kind of worker. It does not start on a database that lacks what its jobs need."""
+    if kind not in KINDS:
+        raise SettingsError(f"{kind!r} is not a kind of worker: {', '.join(KINDS)}.")
+    settings = get_settings()
+    enabled(settings)
+    faults = checks.database(settings)
+    if faults:
+        checks.tell(faults, Console(stderr=True))
+        raise typer.Exit(1)
+    chosen = KINDS[kind]
+    # Read by Celery when it is imported: SIGTERM then begins a soft shutdown (see `celery_config`).
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+    _become(
+        "worker",
+        f"--queues={','.join(chosen.queues)}",
+        f"--hostname={chosen.name}@%h",
+        f"--concurrency={settings.worker_processes}",
+        f"--max-memory-per-child={chosen.memory_mib * 1024}",
+        "--task-events",
+        # The two would chat over the broker with every other worker, all the time, for nothing that we use.
+        "--without-gossip",
+        "--without-mingle",
+        "--loglevel=INFO",
+    )
+
+
+def beat() -> None:
+    """Run the scheduler. Several may run: one holds the lock, the others stand by."""
+    enabled(get_settings())
+    _become("beat", "--loglevel=INFO", "--pidfile=")
+
+
+def flower() -> None:
+    """Run Flower, the operators' view of workers and tasks, behind a password."""
+    settings = get_settings()
+    # In the environment, not among the arguments: those are in everybody's process list.
+    os.environ["FLOWER_BASIC_AUTH"] = f"{settings.flower_user}:{_password(settings)}"
+    _become(
+        "flower",
+        f"--address={settings.flower_address}",
+        f"--port={settings.flower_port}",
+        # Without it Flower believes what anybody sends who knows a task's name.
+        "--loglevel=INFO",
+    )
+
+
+def _password(settings: Settings) -> str:
+    if settings.flower_password is None:
+        raise SettingsError(
+            f"{variable('flower_password')} is not set; Flower does not run without a password."
+        )
+    return settings.flower_password.get_secret_value()
+
+
+def _become(program: str, *options: str) -> None:
+    """Replace this process by Celery's, so that signals reach it without a middleman."""
+    celery = Path(sys.executable).with_name("celery")
+    arguments = [str(celery), "--app=workers.app", "--quiet", program, *options]
+    os.execv(celery, arguments)  # noqa: S606 - our own

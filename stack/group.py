@@ -1,0 +1,274 @@
+"""The local stack: PostgreSQL, Valkey, clamd and the platform's programs as one supervised group."""
+
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stack import lock, ports, programs, session, signatures
+from stack.clamd import Clamd
+from stack.interrupts import Interrupted, Interrupts
+from stack.postgres import Postgres, create_database
+from stack.processes import run
+from stack.server import Server
+from stack.supervise import Program, Supervisor, leftovers
+from stack.valkey import Valkey
+from workers.settings import Settings, load, variable
+
+ROOT = Path(__file__).resolve().parent.parent
+#: The state of the stack that stays, and of the one that shows its samples and ends.
+RUN_STATE = ROOT / ".roomkeeper" / "run"
+DEMO_STATE = ROOT / ".roomkeeper" / "demo"
+
+DATABASE = "roomkeeper"
+_LOCK = "lock"
+#: Python's imports on a slow machine, and a broker that another beat's lock still holds.
+_PATIENCE_SECONDS = 60
+_WATCH_SECONDS = 0.5
+
+#: The variables that the stack sets itself, for they say where its own servers are and where its files go.
+OWN = ("database_url", "broker_url", "clamd", "storage_root", "quarantine_root", "flower_port")
+
+#: Takes one line for the person at the terminal.
+Say = Callable[[str], None]
+
+
+class LocalStack:
+    """Everything in one group on this machine, with its data in one directory.
+
+    In a `with` block it runs. SIGINT and SIGTERM are raised as `Interrupted` within the block, at any moment
+    of the start, and nowhere else; however the block is left, all that was started is ended, in reverse
+    order, and nothing else; another signal meanwhile kills what is left. Use it in the main thread.
+
+    The environment's DATABASE_URL is **not** used, nor are the broker, scanner, storage and port of Flower
+    set there: the stack has its own. (ROOMKEEPER_FLOWER_PORT is where it tries first.) All other settings of
+    the environment hold.
+
+    Args:
+        state: the directory for data, logs and sockets; made if it is missing.
+        overrides: settings by variable, for those that the environment does not set.
+        own_signatures: look only for the test signatures even if the machine has real ones.
+        fresh: empty `state` first.
+        say: told how it gets on, a line each.
+
+    Raises:
+        StackError: it cannot start, or another one runs in `state`; a sentence for the person who started it.
+        SettingsError: a setting of the environment is wrong.
+    """
+
+    def __init__(
+        self,
+        state: Path = RUN_STATE,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        own_signatures: bool = False,
+        fresh: bool = False,
+        say: Say = lambda _: None,
+    ) -> None:
+        self._state = state.resolve()
+        self._overrides = dict(overrides or {})
+        self._own_signatures = own_signatures
+        self._fresh = fresh
+        self._say = say
+        self._interrupts = Interrupts()
+        self._environment: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
+        self._supervisor: Supervisor | None = None
+        self._held = ExitStack()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a client of this stack: the one of this process, with the stack's addresses."""
+        return dict(self._environment)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that all its programs have."""
+        return load(self._environment)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """What is to be told to people: name → where it is, and how to get in."""
+        return dict(self._addresses)
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the programs' logs, one file each."""
+        return self._state / "logs"
+
+    def __enter__(self) -> Self:
+        self._held.enter_context(self._interrupts)
+        try:
+            self.start()
+            self._interrupts.at_once = True
+            self._interrupts.check()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and wait until it serves. Called by `with`."""
+        began = time.monotonic()
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = self._held.enter_context(lock.held(self._state / _LOCK))
+        left = leftovers(self._state)
+        if left is not None:
+            self._say("ending what a killed stack has left running…")
+            session.end(left, self._state, _PATIENCE_SECONDS, self._pause)
+        if self._fresh:
+            self._empty()
+        postgres, valkey, clamd = self._plan()
+        for server in (postgres, valkey, clamd):
+            server.prepare(lambda command: run(command, pause=self._pause))
+        settings = load(self._environment)
+        self._supervisor = supervisor = Supervisor(
+            self._state,
+            [
+                [_program(server) for server in (postgres, valkey, clamd)],
+                programs.supervised(settings),
+            ],
+            self._environment,
+            ROOT,
+        )
+        supervisor.start(self._pause)
+        supervisor.start_stage(0)
+        self._await(postgres.name, postgres.ready, postgres.patience_seconds)
+        self._set_up(postgres)
+        # Last, for real signatures take their time to load.
+        for server in (valkey, clamd):
+            self._await(server.name, server.ready, server.patience_seconds)
+        supervisor.start_stage(1)
+        for name, ready in programs.ready_probes(settings):
+            self._await(name, ready, _PATIENCE_SECONDS)
+        held.tell(self._addresses)
+        self._say(f"all up after {time.monotonic() - began:.1f} s")
+
+    def stop(self) -> None:
+        """End everything, the last first. Called by `with`; again is harmless."""
+        self._interrupts.at_once = False
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            count = self._interrupts.count
+            self._say("ending…")
+            supervisor.stop(hurry=lambda: self._interrupts.count > count)
+        self._held.close()
+
+    def poll(self) -> None:
+        """Say what has happened to the programs since the last time.
+
+        Raises:
+            StackError: the group has no supervisor any more.
+        """
+        if self._supervisor is not None:
+            for event in self._supervisor.events():
+                self._say(event.sentence)
+
+    def wait(self, seconds: float | None = None) -> signal.Signals | None:
+        """Watch the programs until Ctrl-C or SIGTERM, or for so many seconds.
+
+        Returns:
+            The signal that ended it, which is how such a stack ends as a rule; None if the time was over.
+
+        Raises:
+            StackError: the group has no supervisor any more.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            while deadline is None or time.monotonic() < deadline:
+                self.poll()
+                self._pause(_WATCH_SECONDS)
+        except Interrupted as interrupted:
+            return interrupted.signal
+        return None
+
+    def _plan(self) -> tuple[Postgres, Valkey, Clamd]:
+        """Choose ports and signatures; describe the servers, the environment and the addresses."""
+        # Checked before anything runs, and without the addresses that do not count.
+        asked = {**self._overrides, **os.environ}
+        for field in OWN:
+            if field != "flower_port":
+                asked.pop(variable(field), None)
+        settings = load({**asked, variable("database_url"): "postgresql://127.0.0.1"})
+        wishes = {"postgres": None, "valkey": None, "flower": settings.flower_port}
+        chosen = ports.choose(self._state / "ports.json", wishes)
+        for name, port in chosen.taken.items():
+            self._say(f"port {port} is taken, {name} listens on {chosen.numbers[name]}")
+        known = signatures.choose(self._state / "clamd" / "signatures", own_only=self._own_signatures)
+        if known.warning:
+            self._say(known.warning)
+        postgres = Postgres(self._state / "postgres", chosen.numbers["postgres"])
+        valkey = Valkey(self._state / "valkey", chosen.numbers["valkey"])
+        clamd = Clamd(self._state / "clamd", known, settings.max_file_bytes)
+        password = (
+            settings.flower_password.get_secret_value() if settings.flower_password else self._password()
+        )
+        flower = f"http://127.0.0.1:{chosen.numbers['flower']}"
+        own = {
+            "database_url": postgres.url(DATABASE),
+            "broker_url": valkey.address,
+            "clamd": clamd.address,
+            "storage_root": str(self._state / "storage"),
+            "quarantine_root": str(self._state / "quarantine"),
+            "flower_port": str(chosen.numbers["flower"]),
+            "flower_password": password,
+        }
+        self._environment = {**asked, **{variable(field): value for field, value in own.items()}}
+        self._addresses = {
+            "Flower": f"{flower} (user {settings.flower_user}, password {password})",
+            "PostgreSQL": own["database_url"],
+            "Valkey": own["broker_url"],
+            "clamd": own["clamd"],
+            "storage": own["storage_root"],
+        }
+        return postgres, valkey, clamd
+
+    def _set_up(self, postgres: Postgres) -> None:
+        began = time.monotonic()
+        create_database(postgres, DATABASE)
+        for arguments in programs.SETUP:
+            command = programs.roomkeeper(arguments)
+            run(command, environment=self._environment, directory=ROOT, pause=self._pause)
+        self._say(f"database … ready in {time.monotonic() - began:.1f} s")
+
+    def _await(self, name: str, ready: Callable[[], bool], patience_seconds: float) -> None:
+        assert self._supervisor is not None
+        began = time.monotonic()
+        self._supervisor.await_ready(name, ready, patience_seconds, self._pause)
+        self._say(f"{name} … ready in {time.monotonic() - began:.1f} s")
+
+    def _pause(self, seconds: float) -> None:
+        self._interrupts.pause(seconds)
+
+    def _password(self) -> str:
+        """Return the password for Flower: made once, so that a browser may remember it."""
+        file = self._state / "flower-password"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(12), encoding="ascii")
+        return file.read_text(encoding="ascii")
+
+    def _empty(self) -> None:
+        for entry in self._state.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != _LOCK:
+                entry.unlink()
+
+
+def _program(server: Server) -> Program:
+    return Program(server.name, server.command, server.stop_signal)

@@ -1,0 +1,80 @@
+"""Ports: none is assumed to be free; one that was used before is used again where it can be."""
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOCALHOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Who listens on which port."""
+
+    numbers: Mapping[str, int]
+    #: name → the port that it would have had, for those whose port was taken.
+    taken: Mapping[str, int]
+
+
+def is_free(port: int) -> bool:
+    """Say whether a server could listen on `port` of 127.0.0.1 now."""
+    with socket.socket() as probe:
+        # Servers set it too: a port whose last connections are only just closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOCALHOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that is free now."""
+    with socket.socket() as probe:
+        probe.bind((_LOCALHOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def choose(file: Path, preferred: Mapping[str, int | None]) -> Ports:
+    """Choose a port for each name of `preferred`, and keep them in `file` for the next time.
+
+    The preferred one comes first, then the one kept in `file`, then any that is free.
+
+    Args:
+        file: a JSON object, name → port; made if it is missing, ignored if it is damaged.
+        preferred: name → the port to begin with; None if any will do.
+    """
+    kept = _read(file)
+    numbers: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for name, wish in preferred.items():
+        candidates = [port for port in (wish, kept.get(name)) if port is not None]
+        free = (port for port in candidates if port not in numbers.values() and is_free(port))
+        port = next(free, None) or _unused(numbers)
+        if candidates and port != candidates[0]:
+            taken[name] = candidates[0]
+        numbers[name] = port
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(file)
+    return Ports(numbers, taken)
+
+
+def _unused(numbers: Mapping[str, int]) -> int:
+    while (port := free_port()) in numbers.values():
+        pass
+    return port
+
+
+def _read(file: Path) -> dict[str, int]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: port for name, port in content.items() if type(port) is int and 0 < port < 65536}

@@ -1,0 +1,77 @@
+"""The platform's own programs, as the local stack runs them; `docker-compose.yml` runs the same."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from stack.processes import bound
+from stack.supervise import Program
+from workers.settings import Settings
+
+Probe = Callable[[], bool]
+
+#: name → what follows `roomkeeper` on the command line.
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "attachments": ("worker", "attachments"),
+    "maintenance": ("worker", "maintenance"),
+    "beat": ("beat",),
+    "flower": ("flower",),
+}
+
+#: What must have run before any of them starts, in this order; doing it again changes nothing.
+SETUP: tuple[tuple[str, ...], ...] = (("db", "bootstrap"), ("db", "upgrade"))
+
+#: Beyond what a worker may finish: handing the rest back to the queue, and saying goodbye.
+_GOODBYE_SECONDS = 10
+
+
+def roomkeeper(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the command line `roomkeeper ARGUMENTS` of this environment."""
+    return (str(Path(sys.executable).with_name("roomkeeper")), *arguments)
+
+
+def supervised(settings: Settings) -> list[Program]:
+    """Return the programs as they are to be supervised."""
+    seconds = settings.shutdown_seconds + _GOODBYE_SECONDS
+    return [
+        Program(name, (*bound(signal.SIGTERM), *roomkeeper(arguments)), stop_seconds=seconds)
+        for name, arguments in PROGRAMS.items()
+    ]
+
+
+def ready_probes(settings: Settings) -> Iterator[tuple[str, Probe]]:
+    """Yield what tells that the programs serve: whose it is → a question that takes a second at most.
+
+    Beat has none: what it does first is seen in the workers.
+    """
+    workers = sum(arguments[0] == "worker" for arguments in PROGRAMS.values())
+    if workers:
+        broker = settings.broker_url.get_secret_value()
+        yield "workers", lambda: _answering(broker, workers) >= workers
+    if "flower" in PROGRAMS:
+        yield "flower", lambda: _serves(settings.flower_port)
+
+
+def _answering(broker_url: str, limit: int) -> int:
+    """Return how many workers answer over the broker."""
+    with closing(Celery("stack", broker=broker_url, set_as_current=False)) as app:
+        try:
+            answers = app.control.ping(timeout=0.5, limit=limit) or []
+        except (OperationalError, OSError):
+            return 0
+    return len({name for answer in answers for name in answer})
+
+
+def _serves(port: int) -> bool:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=1)) as client:
+        try:
+            client.request("GET", "/healthcheck")
+            return client.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False

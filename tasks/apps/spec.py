@@ -1,0 +1,136 @@
+"""What an application's page may say. A page is data: records that the job families' code reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+
+from models.base import Base
+from workers.inspection import Need
+
+Model = type[DeclarativeBase]
+Column = InstrumentedAttribute[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """The columns in which an application's own API sees how an attachment fares; None where it has none.
+
+    Attributes:
+        status: 'pending', 'processing', 'completed' (served) or 'failed' (not served).
+        error: why it failed or still waits, `reason: detail`.
+        scanned: whether a verdict was reached.
+        verdict: 'clean', 'infected' or 'suspicious'.
+        details: JSON text of the scan: engine, signatures, hash.
+        metadata: JSON text that others write too: our keys are merged in.
+        media_type: corrected where the content says otherwise and the policy allows it.
+        url, small_url, large_url: set by a clean verdict only, taken away when work begins.
+        small_key: the small picture's key in the store, for an application that keeps keys, not URLs.
+        updated_at: set with every change, where no trigger does it.
+    """
+
+    status: Column | None = None
+    error: Column | None = None
+    scanned: Column | None = None
+    verdict: Column | None = None
+    details: Column | None = None
+    metadata: Column | None = None
+    media_type: Column | None = None
+    url: Column | None = None
+    small_url: Column | None = None
+    large_url: Column | None = None
+    small_key: Column | None = None
+    updated_at: Column | None = None
+
+    def columns(self) -> set[str]:
+        """Return the names of the table's columns that are written."""
+        named = (getattr(self, field.name) for field in fields(self))
+        return {column.property.columns[0].name for column in named if column is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentTable:
+    """A table of attachments, fed to `attachments.process`.
+
+    Attributes:
+        model: the table.
+        why: the rule in a sentence, with the document it comes from.
+        key: the object's key in its store.
+        provider: the store's name; None for an application that only has the local one.
+        name: the file name as uploaded.
+        media_type: the type as declared by the uploader.
+        size: bytes, as declared.
+        encrypted: whether the bytes are end-to-end encrypted; None for never.
+        sha256: the stored bytes' SHA-256 in hexadecimal, as declared; None where no column has it.
+        live: the rows worth working on.
+        unprocessed: among the live, those the application believes unprocessed; the periodic twin looks
+            for them. `true()` where the table has no such state.
+        created_at: when the row was inserted.
+        mirror: where the application sees the outcome.
+    """
+
+    model: Model
+    why: str
+    id: Column
+    key: Column
+    provider: Column | None
+    name: Column
+    media_type: Column
+    size: Column
+    encrypted: Column | None
+    sha256: Column | None
+    live: ColumnElement[bool]
+    unprocessed: ColumnElement[bool]
+    created_at: Column
+    mirror: Mirror
+
+    task = "attachments.process"
+
+    def need(self) -> Need:
+        """Return what the job needs of the database."""
+        named = (getattr(self, field.name) for field in fields(self))
+        read = {value.property.columns[0].name for value in named if isinstance(value, InstrumentedAttribute)}
+        return Need(
+            table=table_of(self.model),
+            columns=frozenset(read | self.mirror.columns()),
+            privileges=frozenset({"SELECT", "UPDATE"}),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """One application: which of its tables feed which job, and why no job touches the others.
+
+    Attributes:
+        name: as in settings, payloads and commands.
+        about: what it is, in a phrase.
+        document: the document that its rules come from.
+        models: its module of models.
+        attachments: its table of attachments, if it has one.
+        untouched: the tables that no job touches, each with the reason.
+    """
+
+    name: str
+    about: str
+    document: str
+    models: ModuleType
+    attachments: AttachmentTable | None = None
+    untouched: Mapping[Model, str]
+
+    def tables(self) -> list[Table]:
+        """Return all tables of the application, in the order of their definition."""
+        return [table for table in Base.metadata.tables.values() if table.schema in self.models.SCHEMAS]
+
+    def jobs(self) -> list[AttachmentTable]:
+        """Return what the page feeds to jobs."""
+        return [job for job in (self.attachments,) if job]
+
+
+def table_of(model: Model) -> Table:
+    """Return the table that `model` maps."""
+    table = model.__table__
+    assert isinstance(table, Table)
+    return table

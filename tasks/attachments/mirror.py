@@ -1,0 +1,109 @@
+"""What an application's own API sees of its attachments, in the columns that its page names.
+
+Unscanned means unserved: the addresses are taken away when work begins, and come with a clean verdict only.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select, update
+
+from tasks.apps.spec import AttachmentTable, Column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The outcome as the application sees it."""
+
+    served: bool
+    verdict: str | None
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    media_type: str | None = None
+    url: str | None = None
+    small_url: str | None = None
+    large_url: str | None = None
+    small_key: str | None = None
+
+
+def working(connection: Connection, table: AttachmentTable, row_id: UUID) -> None:
+    """Say that the file is being worked on; take its addresses away until the verdict."""
+    to = table.mirror
+    _write(connection, table, row_id, [(to.status, "processing"), *_unserved(table)])
+
+
+def waiting(connection: Connection, table: AttachmentTable, row_id: UUID, error: str) -> None:
+    """Say that the file waits, and for what."""
+    to = table.mirror
+    _write(connection, table, row_id, [(to.status, "pending"), (to.error, error), *_unserved(table)])
+
+
+def failed(connection: Connection, table: AttachmentTable, row_id: UUID, error: str) -> None:
+    """Say that the file will not be served, though nothing is known of it."""
+    to = table.mirror
+    _write(connection, table, row_id, [(to.status, "failed"), (to.error, error), *_unserved(table)])
+
+
+def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen: Seen) -> bool:
+    """Write the outcome. Return whether the row is still there."""
+    to = table.mirror
+    values: list[tuple[Column | None, Any]] = [
+        (to.status, "completed" if seen.served else "failed"),
+        (to.error, seen.error),
+        (to.scanned, seen.verdict is not None),
+        (to.verdict, seen.verdict),
+        (to.details, json.dumps(seen.details)),
+        *_unserved(table),
+    ]
+    if to.metadata is not None and seen.metadata:
+        # Locked, so that what another writes into the same JSON meanwhile is not lost.
+        row = connection.execute(
+            select(to.metadata).where(table.id == row_id).with_for_update()
+        ).one_or_none()
+        if row is None:
+            return False
+        values.append((to.metadata, merged(row[0], seen.metadata)))
+    if seen.media_type is not None:
+        values.append((to.media_type, seen.media_type))
+    if seen.served:
+        values += [
+            (to.url, seen.url),
+            (to.small_url, seen.small_url),
+            (to.large_url, seen.large_url),
+            (to.small_key, seen.small_key),
+        ]
+    return _write(connection, table, row_id, values)
+
+
+def merged(text: str | None, ours: dict[str, Any]) -> str:
+    """Return the JSON text with our keys set and everybody else's kept.
+
+    The column may hold NULL, nothing, or what is no JSON object; that is kept under `unparsed`.
+    """
+    if not text or not text.strip():
+        return json.dumps(ours)
+    try:
+        theirs = json.loads(text)
+    except ValueError:
+        theirs = None
+    if not isinstance(theirs, dict):
+        theirs = {"unparsed": text}
+    return json.dumps(theirs | ours)
+
+
+def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:
+    to = table.mirror
+    return [(column, None) for column in (to.url, to.small_url, to.large_url, to.small_key)]
+
+
+def _write(
+    connection: Connection, table: AttachmentTable, row_id: UUID, values: list[tuple[Column | None, Any]]
+) -> bool:
+    stamped = [*values, (table.mirror.updated_at, func.now())]
+    # A later entry wins: the addresses of a served file come after their removal.
+    wanted = {column.key: value for column, value in stamped if column is not None}
+    done = connection.execute(update(table.model).where(table.id == row_id).values(wanted))
+    return done.rowcount == 1

@@ -1,0 +1,37 @@
+"""`attachments.process`: takes one attachment through the pipeline."""
+
+from tasks.apps import APPS
+from tasks.attachments import jobs, pipeline
+from tasks.attachments.payload import ProcessAttachment
+from workers.app import task
+from workers.queues import ATTACHMENTS
+from workers.settings import get_settings
+from workers.task import PlatformTask
+
+#: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce
+#: it before its own transaction has committed.
+NOT_THERE_YET = (0.5, 2, 8)
+
+
+@task(
+    name="attachments.process",
+    bind=True,
+    queue=ATTACHMENTS,
+    pydantic=True,
+    # An id comes as JSON text, which strict validation would refuse for a UUID.
+    pydantic_strict=False,
+)
+def process(self: PlatformTask, request: ProcessAttachment) -> str:
+    """Identify, scan, draw and store one attachment; return how it ended, in a word or two.
+
+    Safe to send twice, late or never: the row decides what is done, and `attachments.recover` finds it.
+    """
+    table = APPS[request.app].attachments
+    assert table is not None
+    settings = get_settings()
+    try:
+        return pipeline.work(request.app, table, request.id, str(self.request.hostname), settings)
+    except jobs.UnknownAttachmentError as error:
+        if self.request.retries < len(NOT_THERE_YET):
+            raise self.retry(countdown=NOT_THERE_YET[self.request.retries], exc=error) from error
+        raise

@@ -1,0 +1,85 @@
+"""`attachments.recover`: the periodic twin of `attachments.process`.
+
+The broker may lose a message, an API service may never send one, a worker may die, a scanner may be away.
+The rows know. This finds those that nobody works on, and announces them.
+"""
+
+from sqlalchemy import Connection, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.platform import AttachmentJob as Job
+from tasks.apps import enabled
+from tasks.apps.spec import AttachmentTable
+from tasks.attachments.payload import ProcessAttachment
+from tasks.attachments.process import process
+from workers import ledger
+from workers.app import task
+from workers.queues import MAINTENANCE
+from workers.settings import Settings, get_settings
+
+JOB = "attachments.recover"
+#: The most that one run announces of a kind; the rest follows at the next turn.
+BATCH = 500
+
+
+@task(name=JOB, queue=MAINTENANCE)
+def recover() -> None:
+    """Announce rows that nobody works on: never enqueued, waiting and due, or left by a dead worker."""
+    settings = get_settings()
+    with ledger.run(JOB) as run:
+        if run is None:
+            return
+        for name, page in enabled(settings).items():
+            if page.attachments is None:
+                continue
+            new = _adopt(run.connection, name, page.attachments, settings)
+            due = _due(run.connection, name, settings)
+            # Published before the commit: a crash in between announces a file twice, which is harmless. The
+            # other way round would leave files marked as announced that were not.
+            for row_id in (*new, *due):
+                request = ProcessAttachment(app=name, id=row_id)
+                process.apply_async((request.model_dump(mode="json"),))
+            run.rows += len(new) + len(due)
+            if BATCH in (len(new), len(due)):
+                run.outcome = "more"
+
+
+def _ago(seconds: float) -> object:
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _adopt(connection: Connection, name: str, table: AttachmentTable, settings: Settings) -> list[object]:
+    """Make a job for each row that has had none for longer than the grace; return their ids."""
+    known = select(Job).where(Job.app == name, Job.attachment_id == table.id).exists()
+    orphans = (
+        select(literal(name), table.id, literal("waiting"), func.now())
+        .where(table.live, table.unprocessed, ~known)
+        .where(table.created_at < _ago(settings.attachment_grace_seconds))
+        .limit(BATCH)
+    )
+    statement = insert(Job).from_select(["app", "attachment_id", "state", "enqueued_at"], orphans)
+    # A worker may have claimed one of them since.
+    return list(connection.scalars(statement.on_conflict_do_nothing().returning(Job.attachment_id)))
+
+
+def _due(connection: Connection, name: str, settings: Settings) -> list[object]:
+    """Mark the jobs that are due as announced; return their ids.
+
+    A file that was announced and is still due may just be far back in a long queue: it is announced again
+    only after `attachment_requeue_seconds`.
+    """
+    due = (
+        select(Job.attachment_id)
+        .where(Job.app == name)
+        .where(
+            or_(
+                (Job.state == "waiting") & or_(Job.not_before.is_(None), Job.not_before <= func.now()),
+                (Job.state == "running") & (Job.lease_until < func.now()),
+            )
+        )
+        .where(or_(Job.enqueued_at.is_(None), Job.enqueued_at < _ago(settings.attachment_requeue_seconds)))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    statement = update(Job).where(Job.app == name, Job.attachment_id.in_(due)).values(enqueued_at=func.now())
+    return list(connection.scalars(statement.returning(Job.attachment_id)))

@@ -1,0 +1,120 @@
+"""Real servers for tests: started, stopped, killed and started again in place."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from redis import Redis
+
+from stack.clamd import Clamd
+from stack.postgres import Postgres
+from stack.processes import POLL_SECONDS, last_lines
+from stack.server import Server
+from stack.valkey import Valkey
+
+S = TypeVar("S", bound=Server)
+
+
+class RunningServer(Generic[S]):
+    """One server as a plain child process. Dies with the test run, however that ends."""
+
+    def __init__(self, server: S) -> None:
+        self.server = server
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.server.directory / "log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.server.name} does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it serves; if it runs already it is only thawed."""
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            return
+        self.server.prepare()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.server.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for pytest, which then ends its servers in order.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + self.server.patience_seconds
+        while not self.server.ready():
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                self.kill()
+                said = last_lines(self.log.read_text(errors="replace"))
+                raise RuntimeError(f"{self.server.name} did not start:\n{said}")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End it in good order and wait; nothing if it does not run."""
+        self._end(self.server.stop_signal)
+
+    def kill(self) -> None:
+        """SIGKILL it and wait; nothing if it does not run."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP it: it keeps its connections and answers nothing."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT it after `freeze`."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process is not None, f"{self.server.name} does not run"
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class PostgresServer(RunningServer[Postgres]):
+    """PostgreSQL, with fsync off."""
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the URL of `database`, `postgresql://roomkeeper@127.0.0.1:PORT/NAME`."""
+        return self.server.url(database)
+
+
+class ValkeyServer(RunningServer[Valkey]):
+    """Valkey, with its append-only file: data survives `kill` and `start`, but for the last second's."""
+
+    def url(self, database: int = 0) -> str:
+        """Return the URL of the numbered database."""
+        return self.server.url(database)
+
+    def flush(self) -> None:
+        """Empty all its databases."""
+        with Redis.from_url(self.url()) as client:
+            client.flushall()
+
+
+class ClamdServer(RunningServer[Clamd]):
+    """clamd, which knows `stack.signatures.EICAR` and `TEST_MALWARE` and nothing else."""
+
+    @property
+    def address(self) -> str:
+        """As `Settings.clamd` wants it, `unix:/path`."""
+        return self.server.address

@@ -1,0 +1,72 @@
+"""Ports: kept, preferred, replaced."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from stack import ports
+
+
+def test_a_port_is_kept_for_the_next_time(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "ports.json"
+    first = ports.choose(file, {"postgres": None, "valkey": None})
+    second = ports.choose(file, {"postgres": None, "valkey": None})
+    assert second == first
+    assert not second.taken
+    assert first.numbers["postgres"] != first.numbers["valkey"]
+
+
+def test_the_preferred_port_comes_first_even_if_another_was_kept(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    kept = ports.choose(file, {"flower": None}).numbers["flower"]
+    wish = ports.free_port()
+    assert wish != kept
+    assert ports.choose(file, {"flower": wish}) == ports.Ports({"flower": wish}, {})
+
+
+def test_a_kept_port_that_is_taken_is_replaced_and_said(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        file.write_text(json.dumps({"valkey": port}))
+        chosen = ports.choose(file, {"valkey": None})
+    assert chosen.taken == {"valkey": port}
+    assert chosen.numbers["valkey"] != port
+    assert json.loads(file.read_text()) == chosen.numbers
+
+
+def test_a_preferred_port_that_is_taken_gives_way_to_the_kept_one(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    kept = ports.choose(file, {"flower": None}).numbers["flower"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        chosen = ports.choose(file, {"flower": port})
+    assert chosen == ports.Ports({"flower": kept}, {"flower": port})
+
+
+def test_two_never_get_the_same_port(tmp_path: Path) -> None:
+    port = ports.free_port()
+    chosen = ports.choose(tmp_path / "ports.json", {"one": port, "two": port})
+    assert chosen.numbers["one"] == port
+    assert chosen.numbers["two"] != port
+    assert chosen.taken == {"two": port}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"postgres": "x"}', '{"postgres": 70000}', '{"postgres": true}']
+)
+def test_a_damaged_file_is_ignored(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "ports.json"
+    file.write_text(content)
+    chosen = ports.choose(file, {"postgres": None})
+    assert ports.is_free(chosen.numbers["postgres"])
+    assert json.loads(file.read_text()) == chosen.numbers
+
+
+def test_a_port_is_not_free_while_someone_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert not ports.is_free(port)
+    assert ports.is_free(port)

@@ -1,0 +1,91 @@
+"""Celery's configuration, each setting with the reason why it is not the stock one.
+
+Loaded by `workers.app` at the first use of its configuration.
+"""
+
+from kombu import Queue
+
+from beat_schedule import timetable
+from workers.queues import KINDS, UNNAMED
+from workers.settings import get_settings
+
+_settings = get_settings()
+_broker = _settings.broker_url.get_secret_value()
+
+# -- What is sent ---------------------------------------------------------------------------------------
+broker_url = _broker
+# JSON only: a pickled message would run code of whoever can reach the broker.
+task_serializer = "json"
+result_serializer = "json"
+accept_content = ["json"]
+timezone = "UTC"
+enable_utc = True
+# Results live in our tables. A result backend would cost a write per task that nobody reads.
+task_ignore_result = True
+# Without these a publish to a frozen broker blocks its caller for ever.
+task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
+
+# -- Queues ---------------------------------------------------------------------------------------------
+task_queues = [Queue(name) for kind in KINDS.values() for name in kind.queues]
+task_default_queue = UNNAMED
+# A misspelt queue is an error at the sender, not a queue that no worker consumes.
+task_create_missing_queues = False
+
+# -- Taken once, acknowledged late ----------------------------------------------------------------------
+# A killed worker's task runs again. Attempts are counted in Postgres, for these two requeue without bound.
+task_acks_late = True
+task_reject_on_worker_lost = True
+# What a worker has not begun stays in the queue for others.
+worker_prefetch_multiplier = 1
+broker_transport_options = {
+    # How long a silent worker keeps its messages. `workers.visibility` refreshes those of a live one, so
+    # this may be short without long tasks running twice.
+    "visibility_timeout": _settings.visibility_timeout_seconds,
+    # The stock restore scan runs every 100 s (10 × 10), so a killed worker's messages would come back
+    # 100 s after their visibility timeout.
+    "unacked_restore_interval": 2,
+    "unacked_restore_throttle": 1,
+    # A broker that dies in a restore scan leaves this lock behind: 300 s without any restore by default.
+    "unacked_mutex_expire": 10,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+broker_connection_retry_on_startup = True
+# A worker outlives any outage of its broker.
+broker_connection_max_retries = None
+# A task goes on through a reconnect: its claim in Postgres makes the redelivered message a no-op.
+worker_cancel_long_running_tasks_on_connection_loss = False
+
+# -- Bounds ---------------------------------------------------------------------------------------------
+task_soft_time_limit = _settings.task_soft_limit_seconds
+task_time_limit = _settings.task_hard_limit_seconds
+# Libraries that decode strangers' bytes leak: replace children from time to time.
+worker_max_tasks_per_child = 1000
+
+# -- Shutdown -------------------------------------------------------------------------------------------
+# With REMAP_SIGTERM=SIGQUIT (set by `roomkeeper worker`) SIGTERM lets tasks finish for this long, then
+# hands the rest back to the queue.
+worker_soft_shutdown_timeout = _settings.shutdown_seconds
+# Also when only tasks with a countdown are held: they would be lost until their visibility timeout.
+worker_enable_soft_shutdown_on_idle = True
+
+# -- Seen -----------------------------------------------------------------------------------------------
+worker_send_task_events = True
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
+
+# -- Beat -----------------------------------------------------------------------------------------------
+beat_schedule = timetable(_settings)
+beat_scheduler = "workers.beat:Scheduler"
+# One beat holds a lock, others stand by: with the stock lock of 25 minutes nobody would tick for so long.
+beat_max_loop_interval = 1
+redbeat_lock_timeout = 6
+redbeat_redis_url = _broker
+redbeat_key_prefix = "roomkeeper:beat:"
+# `retry_period`: beat rides out an outage this long; beyond it, it ends and its supervisor starts it again.
+redbeat_redis_options = {"socket_timeout": 5, "socket_connect_timeout": 5, "retry_period": 60}
+
+# The modules that define tasks. Names, not imports: `tasks` stands above `workers`.
+include = ["tasks.attachments.process", "tasks.attachments.recover"]

@@ -1,0 +1,64 @@
+"""Brings the schema `roomkeeper` up to date through Alembic."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from models.base import Base
+from models.platform import SCHEMA
+
+SCRIPTS = Path(__file__).parent.parent / "migrations"
+#: Any constant will do; it keeps two upgrades at once from making the same table twice.
+_LOCK = 0x526F6F6D
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: Engine) -> tuple[str | None, str | None]:
+    """Migrate to the newest revision, in one transaction. Return the revisions before and after."""
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        before = current(connection)
+        command.upgrade(_config(connection), "head")
+        return before, current(connection)
+
+
+def current(connection: Connection) -> str | None:
+    """Return the revision that the database is at, or None for a database without our schema."""
+    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
+    return context.get_current_revision()
+
+
+def newest() -> str | None:
+    """Return the revision that this code needs."""
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("path_separator", "os")
+    return ScriptDirectory.from_config(config).get_current_head()
+
+
+def drift(connection: Connection) -> list[object]:
+    """Return what differs between our models and the database's schema `roomkeeper`; empty when nothing."""
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "version_table_schema": SCHEMA,
+            "include_schemas": True,
+            "include_name": lambda name, kind, _parents: kind != "schema" or name == SCHEMA,
+            "include_object": lambda thing, _name, kind, *_: kind != "table" or thing.schema == SCHEMA,
+            "compare_server_default": True,
+        },
+    )
+    return list(compare_metadata(context, Base.metadata))

@@ -1,0 +1,38 @@
+"""The queues, one per kind of work, and what each one's workers are like."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKind:
+    """One kind of worker process: `roomkeeper worker NAME`.
+
+    Attributes:
+        queues: the queues that it consumes.
+        work: what it does, in a phrase.
+        memory_mib: a child that has grown beyond this is replaced after its task.
+    """
+
+    name: str
+    queues: tuple[str, ...]
+    work: str
+    memory_mib: int
+
+
+ATTACHMENTS = "attachments"
+MAINTENANCE = "maintenance"
+#: Where a message goes that names no queue, as those of foreign clients may.
+UNNAMED = "celery"
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        WorkerKind("attachments", (ATTACHMENTS,), "scans and draws files: CPU and bytes", memory_mib=400),
+        WorkerKind(
+            "maintenance",
+            (MAINTENANCE, UNNAMED),
+            "periodic jobs, and what was sent without naming a queue",
+            memory_mib=250,
+        ),
+    )
+}

@@ -1,0 +1,79 @@
+"""Steps of the worker's consumer. Each registers its timer in `start`: a reconnect clears all timers."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import bootsteps
+
+from workers.settings import get_settings
+
+log = structlog.get_logger(__name__)
+
+
+class _Timer(bootsteps.StartStopStep):
+    """A consumer step that does one thing every few seconds."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    entry: Any = None
+
+    def start(self, parent: Any) -> None:
+        self.entry = parent.timer.call_repeatedly(self.period(), self.tick, (parent,))
+
+    def stop(self, parent: Any) -> None:
+        del parent
+        if self.entry:
+            self.entry.cancel()
+            self.entry = None
+
+    def period(self) -> float:
+        raise NotImplementedError
+
+    def tick(self, consumer: Any) -> None:
+        raise NotImplementedError
+
+
+class VisibilityRefresh(_Timer):
+    """Tells the broker that this worker still holds its messages.
+
+    A task longer than the visibility timeout would run again while it still runs, and one with a later
+    ETA several times. The time-out can be short, and so recovery from a killed worker quick, only because
+    the messages of a live one are refreshed here. `XX` never brings back one that was acknowledged.
+    """
+
+    def period(self) -> float:
+        return get_settings().visibility_timeout_seconds / 4
+
+    def tick(self, consumer: Any) -> None:
+        channel = consumer.task_consumer.channel
+        held = list(channel.qos._delivered)
+        if not held:
+            return
+        try:
+            with channel.conn_or_acquire() as client:
+                client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
+        except (*consumer.connection_errors, OSError) as error:
+            # The consumer notices a lost broker by itself and reconnects.
+            log.warning("visibility.not_refreshed", held=len(held), error=str(error))
+
+
+class HealthFile(_Timer):
+    """Touches a file as long as the worker's loop turns, for a container's health check.
+
+    Asking the worker over the broker instead would call it dead whenever the broker is.
+    """
+
+    def period(self) -> float:
+        return 5
+
+    def tick(self, consumer: Any) -> None:
+        del consumer
+        touch_health_file()
+
+
+def touch_health_file() -> None:
+    """Touch the file that says that this process is alive, if one is set."""
+    path: Path | None = get_settings().health_file
+    if path:
+        path.touch()

@@ -1,0 +1,40 @@
+"""The base of all tasks."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from celery import Task
+from sqlalchemy.exc import OperationalError
+
+from workers import dead_letters
+
+if TYPE_CHECKING:
+    _Task = Task[Any, Any]  # generic in the stubs only
+else:
+    _Task = Task
+
+
+class PlatformTask(_Task):
+    """A task that waits out a database that is away, and leaves a dead letter when it fails for good."""
+
+    abstract = True
+    Request = "workers.request:RedactedRequest"
+
+    # The database is restarting or failing over. The row that a message hints at is safe meanwhile.
+    autoretry_for: ClassVar[tuple[type[Exception], ...]] = (OperationalError,)
+    retry_backoff = 2
+    retry_backoff_max = 60
+    retry_jitter = True
+    max_retries = 8
+
+    def on_failure(
+        self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: Any
+    ) -> None:
+        """Keep what was asked for, with the reason; a periodic job carries nothing to keep."""
+        del einfo
+        if args or kwargs:
+            dead_letters.keep(
+                task=self.name,
+                task_id=task_id,
+                payload={"args": list(args), "kwargs": dict(kwargs)},
+                reason=dead_letters.reason(exc),
+            )
