@@ -17,7 +17,7 @@ CHECKS = {
 
 
 def check() -> None:
-    """Check settings, database, broker, store and scanner: a sentence and an advice per fault, exit code 1."""
+    """Check settings, database, broker, store and scanner; exit code 1, with an advice for each fault."""
     console = Console()
     settings = get_settings()
     names = ", ".join(enabled(settings))

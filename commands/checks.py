@@ -108,7 +108,7 @@ def store(settings: Settings) -> list[Fault]:
         faults.append(
             Fault(
                 f"The store does not work: {error}.",
-                f"Give this user the right to write there, or name another place in {variable('storage_root')}.",
+                f"Give this user the right to write there, or set {variable('storage_root')}.",
             )
         )
     if settings.quarantine_root.resolve().is_relative_to(settings.storage_root.resolve()):

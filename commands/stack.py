@@ -1,11 +1,80 @@
-"""placeholder"""
+"""`roomkeeper stack`: everything on this machine, with sample files going through it."""
+
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    from stack.group import LocalStack
+
+app = typer.Typer(help="Run everything on this machine: for a first look, and for development.")
+
+#: So that one sees the periodic twin at work without waiting long for it.
+IMPATIENT = {"ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3", "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3"}
+#: How long the samples may take, all together, on a slow machine.
+PATIENCE_SECONDS = 120
+
+console = Console(highlight=False, soft_wrap=True)
 
 
 @app.command()
-def run() -> None: ...
+def run() -> None:
+    """Start everything, feed sample files in, and stay until Ctrl-C. Data is kept for the next time."""
+    from stack.group import LocalStack
+
+    with LocalStack(overrides=IMPATIENT, say=console.print) as group:
+        _show(group)
+        console.print("Running. Ctrl-C ends it; the data stays.", style="bold")
+        group.wait()
+
+
 @app.command()
-def demo() -> None: ...
+def demo() -> None:
+    """The same without staying, from nothing: exit code 0 only if every sample met its expected fate."""
+    from stack.group import DEMO_STATE, LocalStack
+
+    with LocalStack(DEMO_STATE, overrides=IMPATIENT, fresh=True, say=console.print) as group:
+        right = _show(group)
+    raise typer.Exit(0 if right else 1)
+
+
+def _show(group: "LocalStack") -> bool:
+    """Feed the samples in, tell each one's fate as it happens, sum up; return whether all were right."""
+    from stack.feed import services
+    from stack.interrupts import Interrupted
+    from stack.samples import SAMPLES
+
+    began = monotonic()
+    right = total = 0
+    with services(group.settings) as apis:
+        console.print(f"\nFeeding {len(SAMPLES)} sample files in…")
+        fed = apis.feed(SAMPLES)
+
+        def pause() -> None:
+            if number := group.wait(0.2):
+                raise Interrupted(number)
+            if monotonic() - began > PATIENCE_SECONDS:
+                raise TimeoutError
+
+        try:
+            for fate in apis.watch(fed, pause):
+                total += 1
+                right += fate.right
+                mark = "[green]✓[/]" if fate.right else "[red]✗[/]"
+                sample = fate.fed.sample
+                console.print(f"{mark} {sample.app}/{sample.name} ({sample.says}) → {fate.sentence}")
+        except TimeoutError:
+            console.print(
+                f"✗ {len(fed) - total} files have met no fate in {PATIENCE_SECONDS} s.", style="red"
+            )
+            console.print(f"  What the workers say is in {group.logs}.")
+    table = Table(
+        show_header=False, box=None, title=f"\n{right} of {len(fed)} as expected", title_justify="left"
+    )
+    for name, address in group.addresses.items():
+        table.add_row(name, address)
+    console.print(table)
+    return right == len(fed)

@@ -91,6 +91,7 @@ class Clamd:
 
     def _configuration(self) -> str:
         limit = self.max_file_bytes + _HEADROOM
+        unpacked = min(4 * limit, _LARGEST)
         options = {
             # To the standard output, which whoever runs it keeps; no second log file, no process id file.
             "Foreground": "yes",
@@ -104,10 +105,12 @@ class Clamd:
             "AlertExceedsMax": "yes",
             "AlertEncrypted": "yes",
             # Upload limit ≤ stream ≤ file ≤ scan: any other order lets a part of a file through unseen. An
-            # archive may hold several times its own size before it is called too large to judge.
+            # archive may hold several times its own size before it is called too large to judge. The last
+            # two are the same because a zip's member beyond MaxFileSize alone is skipped, and the zip said
+            # to be OK; beyond MaxScanSize as well, it is reported (unless it is 2 GiB or more).
             "StreamMaxLength": limit,
-            "MaxFileSize": limit,
-            "MaxScanSize": min(4 * limit, _LARGEST),
+            "MaxFileSize": unpacked,
+            "MaxScanSize": unpacked,
             "ReadTimeout": "120",
             # The old and the new signatures together would take twice the memory.
             "ConcurrentDatabaseReload": "no",

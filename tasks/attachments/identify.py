@@ -1,17 +1,17 @@
 """The real type of a file's content, by libmagic."""
 
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-
-import magic
-
-# First: it puts the libmagic that it carries where `magic` looks.
-import pylibmagic  # noqa: F401  # isort: split
+from typing import Any
 
 
 @lru_cache(maxsize=1)
-def _libmagic() -> "magic.Magic":
-    return magic.Magic(mime=True)
+def _libmagic() -> Any:
+    # In this order: `pylibmagic` carries the library and makes `magic` find it and not the machine's own,
+    # which may be absent, or another version that does not understand the database beside this one.
+    database = import_module("pylibmagic").data / "magic.mgc"
+    return import_module("magic").Magic(mime=True, magic_file=str(database))
 
 
 def content_type(path: Path) -> str:
