@@ -1,7 +1,7 @@
 """The platform's own tables, in the schema `roomkeeper`. Alembic makes them (`migrations/`)."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, Index, Text, text
@@ -17,7 +17,7 @@ class PlatformBase(DeclarativeBase):
     """Base of the platform's tables: the common metadata, a registry of its own."""
 
     metadata = Base.metadata
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: Text,
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,

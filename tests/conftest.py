@@ -1,8 +1,10 @@
 """Real servers for every test that asks for them: started once a session, at the first use, never before."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
@@ -14,8 +16,13 @@ from stack.clamd import Clamd
 from stack.ports import free_port
 from stack.postgres import Postgres
 from stack.valkey import Valkey
+from tasks.apps import APPS
+from tests.platform import Platform, environment
 from tests.servers import ClamdServer, PostgresServer, RunningServer, ValkeyServer
-from workers.settings import Settings
+from workers import migrate
+from workers.bootstrap import bootstrap
+from workers.db import create
+from workers.settings import Settings, load
 
 _numbers = count(1)
 _started: list[RunningServer[Any]] = []
@@ -90,3 +97,55 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClamdServer]:
     limit = Settings.model_fields["max_file_bytes"].default
     with _running(lambda: ClamdServer(Clamd(directory, own, limit))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _template(postgres: PostgresServer) -> str:
+    """The name of a database with the five applications' tables and ours, to be copied."""
+    name = "template_platform"
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    engine = create(load({"DATABASE_URL": postgres.url(name)}))
+    bootstrap(engine, [app.models for app in APPS.values()])
+    migrate.upgrade(engine)
+    engine.dispose()
+    return name
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, _template: str) -> Iterator[str]:
+    """The URL of a fresh database with the five applications' tables and ours, all empty."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        copy = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        connection.execute(copy.format(Identifier(name), Identifier(_template)))
+    yield postgres.url(name)
+    postgres.start()
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+
+
+@pytest.fixture
+def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path) -> Iterator[Platform]:
+    """A whole platform, quick to retry. Its programs are started by the test, and ended after it."""
+    values = {
+        "DATABASE_URL": database,
+        "ROOMKEEPER_BROKER_URL": broker_url,
+        "ROOMKEEPER_CLAMD": clamd.address,
+        "ROOMKEEPER_STORAGE_ROOT": str(tmp_path / "storage"),
+        "ROOMKEEPER_QUARANTINE_ROOT": str(tmp_path / "quarantine"),
+        "ROOMKEEPER_ATTACHMENT_RETRY_SECONDS": "0.2",
+        "ROOMKEEPER_ATTACHMENT_RETRY_MAX_SECONDS": "1",
+        "ROOMKEEPER_ATTACHMENT_LEASE_SECONDS": "2",
+        "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "0",
+        "ROOMKEEPER_VISIBILITY_TIMEOUT_SECONDS": "5",
+        "ROOMKEEPER_SHUTDOWN_SECONDS": "5",
+    }
+    (tmp_path / "storage").mkdir()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
+    with environment(values):
+        made = Platform(create(load(values)), inherited | values, tmp_path)
+        try:
+            yield made
+        finally:
+            made.close()
