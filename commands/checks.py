@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import redis
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
@@ -71,6 +70,9 @@ def needs(settings: Settings) -> list[Need]:
 
 def broker(settings: Settings) -> list[Fault]:
     """Check that the broker answers and loses nothing by itself."""
+    # A third of a second that workers, which check the database only, need not wait for.
+    import redis
+
     advice = f"Start it, or name another in {variable('broker_url')}."
     try:
         with redis.Redis.from_url(

@@ -1,8 +1,6 @@
 """`roomkeeper worker|beat|flower`: the long-running programs, with the options that they must have."""
 
 import os
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,7 +54,6 @@ def flower() -> None:
         "flower",
         f"--address={settings.flower_address}",
         f"--port={settings.flower_port}",
-        # Without it Flower believes what anybody sends who knows a task's name.
         "--loglevel=INFO",
     )
 
@@ -70,7 +67,8 @@ def _password(settings: Settings) -> str:
 
 
 def _become(program: str, *options: str) -> None:
-    """Replace this process by Celery's, so that signals reach it without a middleman."""
-    celery = Path(sys.executable).with_name("celery")
-    arguments = [str(celery), "--app=workers.app", "--quiet", program, *options]
-    os.execv(celery, arguments)  # noqa: S606 - our own
+    """Be Celery's program from here on, in this process: signals reach it, and nothing is imported twice."""
+    # Not before: Celery reads REMAP_SIGTERM when it is imported, and no other command needs it.
+    from workers.app import app
+
+    app.start([program, *options])
