@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, case, func, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, literal, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
@@ -78,9 +78,13 @@ def claim(
             table.live.label("live"),
         ).where(table.id == row_id)
     ).one_or_none()
-    if row is None:
-        raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
-    if not row.live:
+    if row is None or not row.live:
+        its = (Job.app == app) & (Job.attachment_id == row_id)
+        if row is None and not connection.execute(select(Job.state).where(its)).all():
+            raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
+        # Our row goes with the application's, or the twin would announce it for ever. A row that is
+        # restored later is new to us.
+        connection.execute(delete(Job).where(its, or_(Job.state == "waiting", due())))
         return None
 
     fresh = {
@@ -101,10 +105,7 @@ def claim(
                 # A lease that ran out is a worker that died over the file.
                 "failures": Job.failures + case((Job.state == "running", 1), else_=0),
             },
-            where=or_(
-                (Job.state == "waiting") & or_(Job.not_before.is_(None), Job.not_before <= func.now()),
-                (Job.state == "running") & (Job.lease_until < func.now()),
-            ),
+            where=due(),
         ).returning(Job.attempt, Job.failures, Job.waits, Job.phase)
     ).one_or_none()
     if held is None:
@@ -191,6 +192,14 @@ def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "m
     if not there:
         _set(connection, mine, {"outcome": "vanished", "small_key": None, "large_key": None})
     return there
+
+
+def due() -> ColumnElement[bool]:
+    """Return the condition on the jobs that may be claimed now: waited long enough, or left by the dead."""
+    return or_(
+        (Job.state == "waiting") & or_(Job.not_before.is_(None), Job.not_before <= func.now()),
+        (Job.state == "running") & (Job.lease_until < func.now()),
+    )
 
 
 def _park(connection: Connection, mine: Claim, reason: str, detail: str, **also: Any) -> None:

@@ -15,9 +15,10 @@ from tasks.apps.spec import AttachmentTable, Column
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The outcome as the application sees it."""
+    """The outcome as the application sees it; `scanned` is whether a scanner has looked into the file."""
 
     served: bool
+    scanned: bool
     verdict: str | None
     error: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
     values: list[tuple[Column | None, Any]] = [
         (to.status, "completed" if seen.served else "failed"),
         (to.error, seen.error),
-        (to.scanned, seen.verdict is not None),
+        (to.scanned, seen.scanned),
         (to.verdict, seen.verdict),
         (to.details, json.dumps(seen.details)),
         *_unserved(table),

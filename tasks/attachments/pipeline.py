@@ -233,6 +233,7 @@ def _conclude(mine: jobs.Claim, store: ObjectStore, found: Findings) -> str:
     served = found.outcome == "accepted"
     seen = Seen(
         served=served,
+        scanned=version is not None,
         verdict=found.verdict,
         error=f"{found.reason}: {found.detail}" if found.reason else None,
         details={

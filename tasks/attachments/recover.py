@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from models.platform import AttachmentJob as Job
 from tasks.apps import enabled
 from tasks.apps.spec import AttachmentTable
+from tasks.attachments import jobs
 from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
 from workers import ledger
@@ -71,12 +72,7 @@ def _due(connection: Connection, name: str, settings: Settings) -> list[object]:
     due = (
         select(Job.attachment_id)
         .where(Job.app == name)
-        .where(
-            or_(
-                (Job.state == "waiting") & or_(Job.not_before.is_(None), Job.not_before <= func.now()),
-                (Job.state == "running") & (Job.lease_until < func.now()),
-            )
-        )
+        .where(jobs.due())
         .where(or_(Job.enqueued_at.is_(None), Job.enqueued_at < _ago(settings.attachment_requeue_seconds)))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
