@@ -10,7 +10,9 @@ fi
 if ! "$PYTHON" -c 'import ensurepip' 2>/dev/null; then
     # Debian splits venv off into a package of its own.
     if [ "$(id -u)" = 0 ]; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv
+        echo "Installing python3-venv from Debian…"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
     else
         echo "Python's venv module is missing; type: sudo apt-get install python3-venv" >&2
         exit 1
