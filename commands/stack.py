@@ -1,11 +1,16 @@
 """`roomkeeper stack`: everything on this machine, with sample files going through it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from stack.errors import StackError
 
 if TYPE_CHECKING:
     from stack.group import LocalStack
@@ -23,9 +28,12 @@ console = Console(highlight=False, soft_wrap=True)
 @app.command()
 def run() -> None:
     """Start everything, feed sample files in, and stay until Ctrl-C. Data is kept for the next time."""
-    from stack.group import LocalStack
+    with _packages():
+        from stack.group import LocalStack
+    from stack.interrupts import Interrupted
 
-    with LocalStack(overrides=IMPATIENT, say=console.print) as group:
+    # Ctrl-C is how it ends. (In the middle of the start it is raised, and ends with 130.)
+    with LocalStack(overrides=IMPATIENT, say=console.print) as group, suppress(Interrupted):
         _show(group)
         console.print("Running. Ctrl-C ends it; the data stays.", style="bold")
         group.wait()
@@ -34,11 +42,21 @@ def run() -> None:
 @app.command()
 def demo() -> None:
     """The same without staying, from nothing: exit code 0 only if every sample met its expected fate."""
-    from stack.group import DEMO_STATE, LocalStack
+    with _packages():
+        from stack.group import DEMO_STATE, LocalStack
 
     with LocalStack(DEMO_STATE, overrides=IMPATIENT, fresh=True, say=console.print) as group:
         right = _show(group)
     raise typer.Exit(0 if right else 1)
+
+
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Say what to do where the servers' packages are not installed, as in production."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StackError(f"The local stack needs the package {error.name}; type: make install") from error
 
 
 def _show(group: "LocalStack") -> bool:

@@ -115,6 +115,9 @@ class Clamd:
             # The old and the new signatures together would take twice the memory.
             "ConcurrentDatabaseReload": "no",
             "SelfCheck": "3600",
+            # To hash a picture clamd decodes it, whatever its size: a PNG of 50 KB and 400 megapixels kept a
+            # thread for 20 s.
+            "ScanImageFuzzyHash": "no",
             # Half a scanner is worse than none: it ends, and is started again.
             "ExitOnOOM": "yes",
         }

@@ -29,11 +29,15 @@ DEMO_STATE = ROOT / ".roomkeeper" / "demo"
 DATABASE = "roomkeeper"
 _LOCK = "lock"
 #: Python's imports on a slow machine, and a broker that another beat's lock still holds.
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 120
 _WATCH_SECONDS = 0.5
 
 #: The variables that the stack sets itself, for they say where its own servers are and where its files go.
 OWN = ("database_url", "broker_url", "clamd", "storage_root", "quarantine_root", "flower_port")
+
+#: Where the stack has its own idea of a setting. A worker takes the whole of this time to end, even an idle
+#: one, and nobody wants to wait for that at a terminal.
+_DEFAULTS = {"ROOMKEEPER_SHUTDOWN_SECONDS": "3"}
 
 #: Takes one line for the person at the terminal.
 Say = Callable[[str], None]
@@ -199,7 +203,7 @@ class LocalStack:
     def _plan(self) -> tuple[Postgres, Valkey, Clamd]:
         """Choose ports and signatures; describe the servers, the environment and the addresses."""
         # Checked before anything runs, and without the addresses that do not count.
-        asked = {**self._overrides, **os.environ}
+        asked = {**_DEFAULTS, **self._overrides, **os.environ}
         for field in OWN:
             if field != "flower_port":
                 asked.pop(variable(field), None)
@@ -240,9 +244,13 @@ class LocalStack:
     def _set_up(self, postgres: Postgres) -> None:
         began = time.monotonic()
         create_database(postgres, DATABASE)
-        for arguments in programs.SETUP:
-            command = programs.roomkeeper(arguments)
-            run(command, environment=self._environment, directory=ROOT, pause=self._pause)
+        # It asks nobody whether to go on, but all of it is transactions, so it may be broken off anywhere.
+        self._interrupts.at_once = True
+        try:
+            self._interrupts.check()
+            programs.set_up(self.settings)
+        finally:
+            self._interrupts.at_once = False
         self._say(f"database … ready in {time.monotonic() - began:.1f} s")
 
     def _await(self, name: str, ready: Callable[[], bool], patience_seconds: float) -> None:

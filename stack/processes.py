@@ -6,10 +6,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
 from stack.errors import StackError
 
@@ -31,21 +30,15 @@ def _setpriv() -> str | None:
 def bound(to_end: signal.Signals) -> tuple[str, ...]:
     """Return the prefix of a command that gets the signal `to_end` when the process that started it dies.
 
-    The kernel sends it, so that even SIGKILL of the starter leaves nothing behind. It goes by the starting
-    thread: start such commands from one that lasts.
+    The kernel sends it, so that even SIGKILL of the starter leaves nothing behind, but for the first
+    milliseconds of the command. It goes by the starting thread: start such commands from one that lasts.
     """
     setpriv = _setpriv()
     # Without util-linux the stack still runs; then only the next start clears up after a killed one.
     return (setpriv, "--pdeathsig", to_end.name.removeprefix("SIG"), "--") if setpriv else ()
 
 
-def run(
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str] | None = None,
-    directory: Path | None = None,
-    pause: Pause = time.sleep,
-) -> None:
+def run(command: Sequence[str], *, pause: Pause = time.sleep) -> None:
     """Run `command` to its end.
 
     It has a process group of its own, so that Ctrl-C reaches only us; if `pause` raises, the group is killed.
@@ -60,8 +53,6 @@ def run(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=None if environment is None else dict(environment),
-                cwd=directory,
                 start_new_session=True,
             )
         except OSError as error:

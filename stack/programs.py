@@ -12,6 +12,10 @@ from kombu.exceptions import OperationalError
 
 from stack.processes import bound
 from stack.supervise import Program
+from tasks.apps import enabled
+from workers.bootstrap import bootstrap
+from workers.db import create
+from workers.migrate import upgrade
 from workers.settings import Settings
 
 Probe = Callable[[], bool]
@@ -24,9 +28,6 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "flower": ("flower",),
 }
 
-#: What must have run before any of them starts, in this order; doing it again changes nothing.
-SETUP: tuple[tuple[str, ...], ...] = (("db", "bootstrap"), ("db", "upgrade"))
-
 #: Beyond what a worker may finish: handing the rest back to the queue, and saying goodbye.
 _GOODBYE_SECONDS = 10
 
@@ -34,6 +35,22 @@ _GOODBYE_SECONDS = 10
 def roomkeeper(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """Return the command line `roomkeeper ARGUMENTS` of this environment."""
     return (str(Path(sys.executable).with_name("roomkeeper")), *arguments)
+
+
+def set_up(settings: Settings) -> None:
+    """Do what `roomkeeper db bootstrap` and `roomkeeper db upgrade` do; doing it again changes nothing.
+
+    Here and not by command, for half of a quick start would go into importing everything twice more.
+
+    Raises:
+        BootstrapError: the database holds tables that are in the way.
+    """
+    engine = create(settings)
+    try:
+        bootstrap(engine, [page.models for page in enabled(settings).values()])
+        upgrade(engine)
+    finally:
+        engine.dispose()
 
 
 def supervised(settings: Settings) -> list[Program]:

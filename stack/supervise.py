@@ -275,7 +275,8 @@ class Supervisor:
                     "stopasgroup": "false",
                     "killasgroup": "true",
                     "redirect_stderr": "true",
-                    "stdout_logfile": self.log(program.name),
+                    # Relative to its own directory: a percent sign here would be expanded twice.
+                    "stdout_logfile": self.log(program.name).relative_to(self._directory),
                     "stdout_logfile_maxbytes": "10MB",
                     "stdout_logfile_backups": 2,
                 }

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from stack.errors import StackError
 from stack.processes import Run, bound, run
@@ -78,7 +80,9 @@ class Valkey:
     def ready(self) -> bool:
         """See `Server`."""
         try:
-            with Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1) as client:
+            # Without the client's own retries, which would take seconds to say no.
+            once = Retry(NoBackoff(), 0)
+            with Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1, retry=once) as client:
                 # Refused, with an error, as long as the append-only file is being read.
                 return bool(client.ping())
         except (RedisError, OSError):

@@ -167,7 +167,7 @@ def test_an_interrupt_while_the_supervisor_starts_leaves_nothing(launch: Launche
 
 def test_an_interrupt_during_the_set_up_leaves_nothing(launch: Launcher) -> None:
     starter = launch("endless-setup")
-    starter.until("postgres … ready")
+    starter.until("setting up")
     starter.interrupt()
     assert starter.code() == 130
     assert processes_of(launch.state) == []
@@ -257,5 +257,7 @@ def test_a_wrong_setting_stops_it_before_anything_runs(launch: Launcher) -> None
 
 
 def test_the_database_of_the_environment_is_left_alone(launch: Launcher) -> None:
-    starter = launch.up(DATABASE_URL="postgresql://production.example/chat", ROOMKEEPER_BROKER_URL="nonsense")
+    starter = launch.up(
+        DATABASE_URL="postgresql://production.example/chat", ROOMKEEPER_BROKER_URL="redis://production/0"
+    )
     assert re.fullmatch(r"up postgresql://roomkeeper@127\.0\.0\.1:\d+/roomkeeper", starter.lines[-1])

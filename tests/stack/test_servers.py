@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import subprocess
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from stack import postgres as postgres_module
 from stack import signatures
 from stack.clamd import Clamd
 from stack.errors import StackError
+from stack.ports import free_port
 from stack.postgres import Postgres, create_database
+from stack.processes import POLL_SECONDS
 from stack.signatures import EICAR, EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
 from stack.sockets import socket_path
+from stack.valkey import Valkey
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 
 
@@ -207,23 +211,19 @@ def test_a_database_is_created_once(postgres: PostgresServer) -> None:
 
 
 def test_servers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
-    # The shell starts Valkey, says so, and is then killed, which it cannot answer.
-    from stack.ports import free_port
-    from stack.valkey import Valkey
-
     server = Valkey(tmp_path, free_port())
     server.prepare()
-    starter = subprocess.Popen(
-        ["sh", "-c", '"$@" & echo $!; wait', "sh", *server.command], stdout=subprocess.PIPE, text=True
-    )
-    assert starter.stdout is not None
-    pid = int(starter.stdout.readline())
-    starter.kill()
-    # The pipe ends with its last holder, which is the server.
-    starter.stdout.read()
-    starter.stdout.close()
-    starter.wait()
-    assert not Path(f"/proc/{pid}/cmdline").exists() or Path(f"/proc/{pid}/cmdline").read_bytes() == b""
+    # The shell's death by SIGKILL, which it cannot answer, must end the server that it started.
+    with subprocess.Popen(
+        ["sh", "-c", '"$@" & wait', "sh", *server.command], stdout=subprocess.PIPE
+    ) as starter:
+        while not server.ready():
+            time.sleep(POLL_SECONDS)
+        starter.kill()
+        assert starter.stdout is not None
+        # The pipe ends with its last holder, which is the server.
+        starter.stdout.read()
+    assert not server.ready()
 
 
 def test_socket_paths_are_short_enough_and_stay_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,15 @@ class Group:
         self.directory = directory
         self._made: list[Supervisor] = []
 
-    def program(self, name: str, command: Sequence[str] = WAIT, **options: int) -> Program:
-        return Program(name, (*command, str(self.directory / name)), **options)
+    def program(
+        self,
+        name: str,
+        command: Sequence[str] = WAIT,
+        *,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        stop_seconds: int = 10,
+    ) -> Program:
+        return Program(name, (*command, str(self.directory / name)), stop_signal, stop_seconds)
 
     def supervisor(self, *stages: Sequence[Program]) -> Supervisor:
         made = Supervisor(self.directory, stages, dict(os.environ), self.directory)
@@ -47,7 +55,7 @@ class Group:
         for number, stage in enumerate(stages):
             made.start_stage(number)
             for program in stage:
-                awaited(lambda name=program.name: self.pids(name))
+                awaited(partial(self.pids, program.name))
         return made
 
     def pids(self, name: str) -> list[int]:
@@ -81,7 +89,12 @@ def runs(pid: int) -> bool:
 def collected(supervisor: Supervisor, count: int) -> list[Event]:
     """Return the next `count` events."""
     events: list[Event] = []
-    awaited(lambda: events.extend(supervisor.events()) or len(events) >= count)
+
+    def enough() -> bool:
+        events.extend(supervisor.events())
+        return len(events) >= count
+
+    awaited(enough)
     return events
 
 
@@ -180,8 +193,9 @@ def test_a_stranger_with_the_same_number_is_not_touched(group: Group, tmp_path: 
     assert runs(group.pids("one")[0])
 
 
-def test_names_and_paths_may_hold_what_the_configuration_treats_specially(tmp_path: Path) -> None:
-    directory = tmp_path / "100 %(here)s; 'quoted'"
+def test_odd_paths_work(tmp_path: Path) -> None:
+    # What the configuration treats specially, wherever the path gets into it.
+    directory = tmp_path / "100 %(here)s;'q'"
     directory.mkdir()
     group = Group(directory)
     try:
