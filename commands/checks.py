@@ -4,8 +4,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from psycopg.errors import InsufficientPrivilege
 from rich.console import Console
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models.base import Base
 from models.platform import SCHEMA
@@ -18,6 +19,7 @@ from workers.known_bad import EICAR, encrypted_zip, nested_zip
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings, variable
 from workers.storage import StoreError, store_for
+from workers.storage.local import LocalStore
 
 
 def tell(faults: list[Fault], console: Console) -> None:
@@ -42,16 +44,31 @@ def database(settings: Settings) -> list[Fault]:
                     )
                 ]
             return inspect(connection, needs(settings), settings.schemas)
-    except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[-1]
-        return [
-            Fault(
-                f"The database does not answer: {reason}",
-                f"Start it, or name another in {variable('database_url')}.",
-            )
-        ]
+    except DBAPIError as error:
+        return [refusal(error)]
     finally:
         engine.dispose()
+
+
+def refusal(error: DBAPIError) -> Fault:
+    """Return what the database said instead of doing what it was asked.
+
+    Raises:
+        DBAPIError: `error` itself, if it is a fault of ours: then its traceback is wanted.
+    """
+    # Below the first line are hints in the form of questions, and the same once more for each address.
+    reason = (str(error.orig).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    if isinstance(error.orig, InsufficientPrivilege):
+        return Fault(
+            f"The database refuses: {reason}.",
+            f"Give the role of {variable('database_url')} that right, or name another role there.",
+        )
+    if isinstance(error, OperationalError):
+        return Fault(
+            f"The database does not answer: {reason}.",
+            f"Start it, or name another in {variable('database_url')}.",
+        )
+    raise error
 
 
 def needs(settings: Settings) -> list[Need]:
@@ -84,8 +101,11 @@ def broker(settings: Settings) -> list[Fault]:
             except redis.ResponseError:
                 # A hosted broker may keep its configuration to itself.
                 return []
+    except redis.AuthenticationError:
+        # Its own words are a treatise on the protocol.
+        return [Fault("The broker wants another password.", f"Put it into {variable('broker_url')}.")]
     except redis.RedisError as error:
-        return [Fault(f"The broker does not answer: {error}", advice)]
+        return [Fault(f"The broker does not answer: {str(error).rstrip('.')}.", advice)]
     faults = []
     if found.get("maxmemory-policy") != "noeviction":
         faults.append(
@@ -102,17 +122,26 @@ def broker(settings: Settings) -> list[Fault]:
 
 
 def store(settings: Settings) -> list[Fault]:
-    """Check that the local store can be written to, and that its quarantine is out of reach."""
+    """Check that the local store and its quarantine can be written to, and that no one serves the latter."""
     faults = []
-    try:
-        store_for("local", settings).probe()
-    except StoreError as error:
-        faults.append(
-            Fault(
-                f"The store does not work: {error}.",
-                f"Give this user the right to write there, or set {variable('storage_root')}.",
+    places = {
+        "storage_root": ("store", store_for("local", settings)),
+        # What is moved here must arrive: until it does, the infected file waits in the store.
+        "quarantine_root": (
+            "quarantine",
+            LocalStore(settings.quarantine_root, settings.quarantine_root, settings.storage_url),
+        ),
+    }
+    for field, (name, place) in places.items():
+        try:
+            place.probe()
+        except StoreError as error:
+            faults.append(
+                Fault(
+                    f"The {name} does not work: {error}.",
+                    f"Give this user the right to write there, or set {variable(field)}.",
+                )
             )
-        )
     if settings.quarantine_root.resolve().is_relative_to(settings.storage_root.resolve()):
         faults.append(
             Fault(

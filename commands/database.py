@@ -1,9 +1,11 @@
 """`roomkeeper db`: making and migrating what the database must hold."""
 
 import typer
+from alembic.util import CommandError
 
 from tasks.apps import enabled
 from workers import migrate
+from workers.bootstrap import BootstrapError
 from workers.bootstrap import bootstrap as make
 from workers.db import get_engine
 from workers.settings import get_settings
@@ -26,7 +28,13 @@ def bootstrap() -> None:
 @app.command()
 def upgrade() -> None:
     """Migrate the platform's own schema, `roomkeeper`, to what this version needs."""
-    before, after = migrate.upgrade(get_engine())
+    try:
+        before, after = migrate.upgrade(get_engine())
+    except CommandError as error:
+        # A newer version has been here. Going back is its business: it alone knows the way.
+        raise BootstrapError(
+            f"{error}: run the newer version of Roomkeeper that migrated this database."
+        ) from error
     typer.echo(
         f"roomkeeper: at {after}" if before == after else f"roomkeeper: {before or 'nothing'} → {after}"
     )

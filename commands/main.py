@@ -3,10 +3,10 @@
 import sys
 
 import typer
-from click.exceptions import Abort
 from rich.console import Console
+from sqlalchemy.exc import DBAPIError
 
-from commands import apps, check, database, programs, settings, stack
+from commands import apps, check, checks, database, programs, settings, stack
 from stack.errors import StackError
 from workers.bootstrap import BootstrapError
 from workers.settings import SettingsError
@@ -35,8 +35,9 @@ def main() -> None:
     except (SettingsError, BootstrapError, StackError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), style="red", markup=False)
         sys.exit(1)
-    except Abort:
-        sys.exit(130)
+    except DBAPIError as error:
+        checks.tell([checks.refusal(error)], Console(stderr=True))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

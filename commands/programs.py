@@ -59,11 +59,15 @@ def flower() -> None:
 
 
 def _password(settings: Settings) -> str:
-    if settings.flower_password is None:
+    password = settings.flower_password.get_secret_value() if settings.flower_password else ""
+    if not password:
         raise SettingsError(
             f"{variable('flower_password')} is not set; Flower does not run without a password."
         )
-    return settings.flower_password.get_secret_value()
+    if "," in password + settings.flower_user:
+        # Flower would take each part for a user with a password of his own.
+        raise SettingsError(f"{variable('flower_user')} and its password must not contain a comma.")
+    return password
 
 
 def _become(program: str, *options: str) -> None:

@@ -1,8 +1,7 @@
 """`roomkeeper stack`: everything on this machine, with sample files going through it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 

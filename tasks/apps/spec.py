@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy import Column as TableColumn
 from sqlalchemy import ColumnElement, Table
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.sql.visitors import iterate
 
 from models.base import Base
 from workers.inspection import Need
@@ -93,6 +95,9 @@ class AttachmentTable:
         """Return what the job needs of the database."""
         named = (getattr(self, field.name) for field in fields(self))
         read = {value.property.columns[0].name for value in named if isinstance(value, InstrumentedAttribute)}
+        # Conditions name columns too.
+        for condition in (self.live, self.unprocessed):
+            read |= {part.name for part in iterate(condition) if isinstance(part, TableColumn)}
         return Need(
             table=table_of(self.model),
             columns=frozenset(read | self.mirror.columns()),

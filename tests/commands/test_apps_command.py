@@ -1,0 +1,36 @@
+"""`roomkeeper apps` shows every table once."""
+
+import re
+import subprocess
+
+from stack.programs import roomkeeper as command
+from tasks.apps import APPS
+from tests.commands.cli import roomkeeper
+
+
+def printed(out: str) -> list[str]:
+    """Return the tables that are printed, in their order."""
+    return re.findall(r"^│ (\w+\.\w+) +│", out, re.MULTILINE)
+
+
+def test_every_table_is_printed_once() -> None:
+    done = subprocess.run(command(("apps",)), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(printed(done.stdout)) == sorted(
+        table.fullname for app in APPS.values() for table in app.tables()
+    )
+    for app in APPS.values():
+        assert f"{app.name}: {app.about}" in done.stdout
+
+
+def test_one_application_is_printed_with_its_jobs() -> None:
+    outcome = roomkeeper("apps", "openchat")
+    assert outcome.code == 0
+    assert sorted(printed(outcome.out)) == sorted(table.fullname for table in APPS["openchat"].tables())
+    assert re.search(r"│ openchat\.attachment +│ attachments\.process +│", outcome.out)
+
+
+def test_an_unknown_application_is_a_sentence() -> None:
+    outcome = roomkeeper("apps", "opencat")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "'opencat' is not an application: echoroom, openchat, connect, pern, audiorooms.\n"

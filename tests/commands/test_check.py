@@ -1,0 +1,522 @@
+"""`roomkeeper check` on real servers: sound ones pass, each fault is a sentence and an advice."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from redis import Redis
+
+from stack import signatures
+from stack.clamd import Clamd
+from stack.ports import free_port
+from stack.processes import Run, run
+from stack.signatures import Signatures
+from stack.valkey import Valkey
+from tests.commands.cli import Outcome, on
+from tests.platform import Platform
+from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers import migrate
+
+MIB = 1024 * 1024
+MIGRATE = "Run the migrations of the application that the table belongs to."
+MIGRATE_OR_RENAME = (
+    "Run the application's migrations, or say in ROOMKEEPER_SCHEMAS what its schema is really called."
+)
+ALL_APPS = "echoroom, openchat, connect, pern, audiorooms"
+
+
+@pytest.fixture(autouse=True)
+def small_files(platform: Platform) -> None:
+    """The scanner is asked about a file as large as the limit: a small one takes no time."""
+    platform.set(max_file_bytes=2 * MIB)
+
+
+def found(outcome: Outcome) -> list[tuple[str, str]]:
+    """Return the faults of a check that must have found some."""
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    assert "Ready" not in outcome.out
+    assert outcome.err == ""
+    for sentence, advice in outcome.faults:
+        assert sentence.endswith(".")
+        assert advice
+    assert len(outcome.faults) > 0
+    return outcome.faults
+
+
+def passed(outcome: Outcome) -> list[str]:
+    """Return what was found sound."""
+    return re.findall(r"^✓ (\w+)$", outcome.out, re.MULTILINE)
+
+
+# -- all is well -----------------------------------------------------------------------------------------
+
+
+def test_a_sound_platform_is_ready(platform: Platform) -> None:
+    outcome = on(platform, "check")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == [
+        "✓ database",
+        "✓ broker",
+        "✓ store",
+        "✓ scanner",
+        f"Ready for: {ALL_APPS}.",
+    ]
+
+
+def test_a_check_leaves_nothing_behind(platform: Platform) -> None:
+    def left() -> tuple[object, ...]:
+        with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
+            keys = client.dbsize()
+        files = sorted(path for path in platform.folder.rglob("*") if path.is_file())
+        return platform.everything(), keys, files
+
+    before = left()
+    assert on(platform, "check").code == 0
+    assert left() == before
+
+
+# -- the database ----------------------------------------------------------------------------------------
+
+
+def change_url(platform: Platform, pattern: str, replacement: str) -> None:
+    url = platform.environment["DATABASE_URL"]
+    platform.environment["DATABASE_URL"] = re.sub(pattern, replacement, url)
+    assert platform.environment["DATABASE_URL"] != url
+
+
+def test_a_database_that_is_down(platform: Platform) -> None:
+    port = free_port()
+    change_url(platform, r":\d+/", f":{port}/")
+    outcome = on(platform, "check")
+    assert found(outcome) == [
+        (
+            'The database does not answer: connection failed: connection to server at "127.0.0.1", '
+            f"port {port} failed: Connection refused.",
+            "Start it, or name another in DATABASE_URL.",
+        )
+    ]
+    assert passed(outcome) == ["broker", "store", "scanner"]
+
+
+def test_a_database_that_there_is_not(platform: Platform) -> None:
+    change_url(platform, r"/\w+$", "/nowhere")
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert sentence.startswith("The database does not answer: ")
+    assert sentence.endswith('FATAL:  database "nowhere" does not exist.')
+    assert advice == "Start it, or name another in DATABASE_URL."
+
+
+@pytest.fixture
+def locked(postgres: PostgresServer) -> Iterator[str]:
+    """A role that must give a password, on a server that otherwise trusts everybody."""
+    rules = postgres.server.directory / "data" / "pg_hba.conf"
+    before = rules.read_text()
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE locked LOGIN PASSWORD 'right'")
+        rules.write_text(f"host all locked 127.0.0.1/32 scram-sha-256\n{before}")
+        connection.execute("SELECT pg_reload_conf()")
+        yield "locked"
+        rules.write_text(before)
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("DROP ROLE locked")
+
+
+def test_a_wrong_password(platform: Platform, locked: str) -> None:
+    change_url(platform, "roomkeeper@", f"{locked}:geheim@")
+    outcome = on(platform, "check")
+    ((sentence, advice),) = found(outcome)
+    assert sentence.endswith('FATAL:  password authentication failed for user "locked".')
+    assert "DATABASE_URL" in advice
+    assert "geheim" not in outcome.out
+
+
+def test_our_schema_is_missing(platform: Platform) -> None:
+    platform.sql("DROP SCHEMA roomkeeper CASCADE")
+    assert found(on(platform, "check")) == [
+        (
+            f"The schema roomkeeper is absent, and this version needs {migrate.newest()}.",
+            "Run: roomkeeper db upgrade",
+        )
+    ]
+
+
+def test_our_schema_is_older(platform: Platform) -> None:
+    platform.sql("UPDATE roomkeeper.alembic_version SET version_num = '0000'")
+    assert found(on(platform, "check")) == [
+        (
+            f"The schema roomkeeper is at 0000, and this version needs {migrate.newest()}.",
+            "Run: roomkeeper db upgrade",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence", "advice"),
+    [
+        ("DROP TABLE pern.attachments", "The table pern.attachments does not exist.", MIGRATE_OR_RENAME),
+        (
+            "DROP TABLE roomkeeper.dead_letters",
+            "The table roomkeeper.dead_letters does not exist.",
+            MIGRATE_OR_RENAME,
+        ),
+        (
+            "ALTER TABLE openchat.attachment DROP COLUMN scan_result",
+            "The column openchat.attachment.scan_result does not exist.",
+            MIGRATE,
+        ),
+        (
+            "ALTER TABLE pern.attachments ALTER COLUMN file_size TYPE text",
+            "The column pern.attachments.file_size is of type text, not ",
+            MIGRATE,
+        ),
+        (
+            "ALTER SCHEMA pern RENAME TO chat",
+            "The schema pern does not exist.",
+            MIGRATE_OR_RENAME,
+        ),
+    ],
+)
+def test_a_database_that_is_not_as_the_jobs_need_it(
+    platform: Platform, statement: str, sentence: str, advice: str
+) -> None:
+    platform.sql(statement)
+    ((told, advised),) = found(on(platform, "check"))
+    assert told.startswith(sentence)
+    assert advised == advice
+
+
+@pytest.fixture
+def api(platform: Platform, postgres: PostgresServer) -> Iterator[Platform]:
+    """The platform, whose role is no superuser but may do all that is needed."""
+    everything = "openchat, pern, roomkeeper"
+    platform.sql("CREATE ROLE api LOGIN")
+    platform.sql(f"GRANT USAGE ON SCHEMA {everything} TO api")
+    platform.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {everything} TO api")
+    change_url(platform, "roomkeeper@", "api@")
+    yield platform
+    platform.sql("DROP OWNED BY api")
+    platform.sql("DROP ROLE api")
+
+
+def test_a_role_with_the_rights_that_are_needed_will_do(api: Platform) -> None:
+    assert on(api, "check").code == 0
+
+
+def test_a_role_that_row_level_security_blinds(api: Platform) -> None:
+    api.sql("ALTER TABLE openchat.attachment ENABLE ROW LEVEL SECURITY")
+    assert found(on(api, "check")) == [
+        (
+            "Row level security hides rows of openchat.attachment from the role api (SELECT, UPDATE).",
+            "ALTER ROLE api BYPASSRLS; or run as the service role.",
+        )
+    ]
+    api.sql("ALTER ROLE api BYPASSRLS")
+    assert on(api, "check").code == 0
+
+
+def test_a_role_that_lacks_a_right(api: Platform) -> None:
+    api.sql("REVOKE UPDATE ON pern.attachments FROM api")
+    assert found(on(api, "check")) == [
+        (
+            "The role api lacks UPDATE on pern.attachments.",
+            "GRANT UPDATE ON pern.attachments TO api;",
+        )
+    ]
+
+
+def test_a_role_that_may_not_look_into_our_schema(api: Platform) -> None:
+    api.sql("REVOKE USAGE ON SCHEMA roomkeeper FROM api")
+    ((sentence, advice),) = found(on(api, "check"))
+    assert sentence == "The database refuses: permission denied for schema roomkeeper."
+    assert "DATABASE_URL" in advice
+
+
+def test_what_is_switched_off_is_not_needed(platform: Platform) -> None:
+    platform.sql("DROP SCHEMA openchat CASCADE")
+    assert found(on(platform, "check")) == [("The schema openchat does not exist.", MIGRATE_OR_RENAME)]
+    platform.set(apps="pern,connect")
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[-1] == "Ready for: pern, connect."
+
+
+def test_a_schema_may_be_called_otherwise(platform: Platform) -> None:
+    platform.sql("DROP SCHEMA public CASCADE")
+    platform.sql("ALTER SCHEMA openchat RENAME TO public")
+    assert found(on(platform, "check")) == [("The schema openchat does not exist.", MIGRATE_OR_RENAME)]
+    platform.set(schemas="openchat=public")
+    assert on(platform, "check").code == 0
+    platform.sql("ALTER TABLE public.attachment DROP COLUMN storage_key")
+    # By the name that the operator knows.
+    assert found(on(platform, "check")) == [
+        ("The column public.attachment.storage_key does not exist.", MIGRATE)
+    ]
+
+
+# -- the broker ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def second_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A broker to be set up wrongly."""
+    server = ValkeyServer(Valkey(tmp_path_factory.mktemp("valkey"), free_port()))
+    server.start()
+    yield server
+    server.stop()
+
+
+@contextmanager
+def configured(server: ValkeyServer, **options: str) -> Iterator[None]:
+    with Redis.from_url(server.url(), decode_responses=True) as client:
+        before = {name.replace("_", "-"): client.config_get(name.replace("_", "-")) for name in options}
+        for name, value in options.items():
+            client.config_set(name.replace("_", "-"), value)
+        try:
+            yield
+        finally:
+            for name, values in before.items():
+                client.config_set(name, values[name])
+
+
+def test_a_broker_that_is_down(platform: Platform) -> None:
+    port = free_port()
+    platform.set(broker_url=f"redis://:geheim@127.0.0.1:{port}/0")
+    outcome = on(platform, "check")
+    assert found(outcome) == [
+        (
+            f"The broker does not answer: Error 111 connecting to 127.0.0.1:{port}. Connection refused.",
+            "Start it, or name another in ROOMKEEPER_BROKER_URL.",
+        )
+    ]
+    assert passed(outcome) == ["database", "store", "scanner"]
+
+
+def test_a_broker_that_is_frozen(platform: Platform, valkey: ValkeyServer) -> None:
+    valkey.freeze()
+    ((sentence, _),) = found(on(platform, "check"))
+    assert sentence.startswith("The broker does not answer: Timeout ")
+
+
+@pytest.mark.parametrize(
+    ("options", "faults"),
+    [
+        (
+            {"maxmemory_policy": "allkeys-lru"},
+            [
+                (
+                    "The broker may drop messages when memory is short (allkeys-lru).",
+                    "Set in its configuration: maxmemory-policy noeviction",
+                )
+            ],
+        ),
+        (
+            {"appendonly": "no"},
+            [("The broker forgets its messages when it dies.", "Set in its configuration: appendonly yes")],
+        ),
+    ],
+)
+def test_a_broker_that_loses_messages(
+    platform: Platform, second_valkey: ValkeyServer, options: dict[str, str], faults: list[tuple[str, str]]
+) -> None:
+    platform.set(broker_url=second_valkey.url())
+    assert on(platform, "check").code == 0
+    with configured(second_valkey, **options):
+        assert found(on(platform, "check")) == faults
+
+
+def test_a_broker_with_another_password(platform: Platform, second_valkey: ValkeyServer) -> None:
+    platform.set(broker_url=second_valkey.url().replace("127.0.0.1", "default:geheim@127.0.0.1"))
+    with Redis.from_url(second_valkey.url()) as client:
+        client.execute_command("ACL", "SETUSER", "default", "resetpass", ">right")
+    try:
+        outcome = on(platform, "check")
+        assert found(outcome) == [
+            ("The broker wants another password.", "Put it into ROOMKEEPER_BROKER_URL.")
+        ]
+        assert "geheim" not in outcome.out
+    finally:
+        with Redis.from_url(second_valkey.url().replace("127.0.0.1", "default:right@127.0.0.1")) as client:
+            client.execute_command("ACL", "SETUSER", "default", "nopass")
+
+
+def test_a_hosted_broker_may_keep_its_configuration_to_itself(
+    platform: Platform, second_valkey: ValkeyServer
+) -> None:
+    with Redis.from_url(second_valkey.url()) as client:
+        client.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "&*", "+@all", "-@admin")
+    platform.set(broker_url=second_valkey.url().replace("127.0.0.1", "guest:pw@127.0.0.1"))
+    assert on(platform, "check").code == 0
+
+
+# -- the store -------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
+    (platform.folder / "file").touch()
+    root = platform.folder / "file" / "storage"
+    platform.set(storage_root=root)
+    outcome = on(platform, "check")
+    assert found(outcome) == [
+        (
+            f"The store does not work: {root} can not be written to: Not a directory.",
+            "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT.",
+        )
+    ]
+    assert passed(outcome) == ["database", "broker", "scanner"]
+
+
+def test_a_quarantine_that_cannot_be_written_to(platform: Platform) -> None:
+    (platform.folder / "file").touch()
+    root = platform.folder / "file" / "quarantine"
+    platform.set(quarantine_root=root)
+    assert found(on(platform, "check")) == [
+        (
+            f"The quarantine does not work: {root} can not be written to: Not a directory.",
+            "Give this user the right to write there, or set ROOMKEEPER_QUARANTINE_ROOT.",
+        )
+    ]
+
+
+@pytest.mark.parametrize("below", [".", "quarantine", "a/../b"])
+def test_a_quarantine_that_lies_in_the_store(platform: Platform, below: str) -> None:
+    quarantine = platform.store / below
+    platform.set(quarantine_root=quarantine)
+    assert found(on(platform, "check")) == [
+        (
+            f"The quarantine {quarantine} lies in the store, whose files are served.",
+            f"Name a place outside of {platform.store} in ROOMKEEPER_QUARANTINE_ROOT.",
+        )
+    ]
+
+
+# -- the scanner -----------------------------------------------------------------------------------------
+
+
+class EditedClamd(Clamd):
+    """clamd whose written configuration has been edited by hand."""
+
+    def prepare(self, run: Run = run) -> None:
+        super().prepare(run)
+        config = self.directory / "clamd.conf"
+        changes = (self.directory / "changes").read_text().splitlines()
+        changed = {line.split()[0] for line in changes}
+        kept = [line for line in config.read_text().splitlines() if line.split()[0] not in changed]
+        config.write_text("".join(f"{line}\n" for line in kept + changes))
+
+
+Clamds = Callable[..., Clamd]
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Iterator[Clamds]:
+    """Start a clamd with changed options, and signatures if they are given."""
+    started: list[ClamdServer] = []
+
+    def start(*changes: str, known: Signatures | None = None) -> Clamd:
+        directory = tmp_path / f"clamd-{len(started)}"
+        directory.mkdir()
+        (directory / "changes").write_text("".join(f"{change}\n" for change in changes))
+        known = known or signatures.choose(directory / "signatures", own_only=True)
+        server = ClamdServer(EditedClamd(directory, known, 2 * MIB))
+        server.start()
+        started.append(server)
+        return server.server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+def test_a_scanner_that_is_down(platform: Platform) -> None:
+    socket = platform.folder / "nobody.sock"
+    platform.set(clamd=f"unix:{socket}")
+    outcome = on(platform, "check")
+    ((sentence, advice),) = found(outcome)
+    assert sentence.startswith(f"The virus scanner does not answer: clamd at unix:{socket}: ")
+    assert advice == "Start it, or set ROOMKEEPER_CLAMD."
+    assert passed(outcome) == ["database", "broker", "store"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence", "advice"),
+    [
+        (
+            "AlertExceedsMax no",
+            "The virus scanner calls clean what goes beyond its limits.",
+            "Set in clamd.conf: AlertExceedsMax yes",
+        ),
+        (
+            "AlertEncrypted no",
+            "The virus scanner calls encrypted archives clean.",
+            "Set in clamd.conf: AlertEncrypted yes",
+        ),
+        (
+            "MaxFileSize 1M",
+            "The largest upload that is allowed is beyond the virus scanner's limits.",
+            "StreamMaxLength, MaxFileSize and MaxScanSize of clamd must be at least 2097152 bytes, or "
+            "ROOMKEEPER_MAX_FILE_BYTES smaller.",
+        ),
+        (
+            "MaxScanSize 1M",
+            "The largest upload that is allowed is beyond the virus scanner's limits.",
+            "StreamMaxLength, MaxFileSize and MaxScanSize of clamd must be at least 2097152 bytes, or "
+            "ROOMKEEPER_MAX_FILE_BYTES smaller.",
+        ),
+    ],
+)
+def test_a_scanner_that_fails_open(
+    platform: Platform, edited: Clamds, change: str, sentence: str, advice: str
+) -> None:
+    platform.set(clamd=edited(change).address)
+    assert found(on(platform, "check")) == [(sentence, advice)]
+
+
+def test_a_scanner_over_the_network_that_takes_less_than_is_allowed(
+    platform: Platform, edited: Clamds
+) -> None:
+    port = free_port()
+    edited(f"TCPSocket {port}", "TCPAddr 127.0.0.1", "StreamMaxLength 1M")
+    platform.set(clamd=f"tcp://127.0.0.1:{port}")
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert sentence.startswith("The virus scanner does not take the largest upload that is allowed: ")
+    assert "INSTREAM size limit exceeded" in sentence
+    assert advice.startswith("StreamMaxLength, ")
+    platform.set(max_file_bytes=MIB)
+    assert on(platform, "check").code == 0
+
+
+def test_a_scanner_that_knows_nothing(platform: Platform, edited: Clamds) -> None:
+    directory = platform.folder / "ignorant"
+    directory.mkdir()
+    (directory / "own.ndb").write_text("Nothing.Known:0:*:deadbeefdeadbeefdeadbeef\n")
+    platform.set(clamd=edited(known=Signatures(directory, real=False)).address)
+    assert found(on(platform, "check")) == [
+        ("The virus scanner does not find the EICAR test file.", "Give it signatures: run freshclam.")
+    ]
+
+
+# -- everything at once -----------------------------------------------------------------------------------
+
+
+def test_several_faults_are_all_told(platform: Platform, edited: Clamds) -> None:
+    platform.sql("ALTER TABLE openchat.attachment DROP COLUMN scan_result")
+    platform.sql("DROP TABLE pern.attachments")
+    platform.set(
+        broker_url=f"redis://127.0.0.1:{free_port()}/0",
+        quarantine_root=platform.store / "quarantine",
+        clamd=edited("AlertExceedsMax no", "AlertEncrypted no").address,
+    )
+    outcome = on(platform, "check")
+    assert [sentence.partition(":")[0] for sentence, _ in found(outcome)] == [
+        "The column openchat.attachment.scan_result does not exist.",
+        "The table pern.attachments does not exist.",
+        "The broker does not answer",
+        f"The quarantine {platform.store}/quarantine lies in the store, whose files are served.",
+        "The virus scanner calls clean what goes beyond its limits.",
+        "The virus scanner calls encrypted archives clean.",
+    ]
+    assert passed(outcome) == []

@@ -1,0 +1,171 @@
+"""The command line as a whole: sentences instead of tracebacks, no secrets, nothing undocumented."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from commands.main import app
+from stack.ports import free_port
+from stack.programs import PROGRAMS
+from stack.programs import roomkeeper as command
+from tests.commands.cli import roomkeeper
+from tests.platform import Platform, environment
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield each command that does something, with the words that call it."""
+    for name, each in group.commands.items():
+        if hasattr(each, "commands"):
+            yield from commands(each, (*path, name))
+        else:
+            yield (*path, name), each
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+
+
+@each_command
+def test_a_command_is_documented(path: tuple[str, ...]) -> None:
+    text = "\n".join(file.read_text() for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+    assert re.search(rf"\broomkeeper {' '.join(path)}\b", text), "neither README.md nor docs/ mentions it"
+    for parameter in COMMANDS[path].params:
+        for option in parameter.opts:
+            assert not option.startswith("-") or option in text, f"{option} is mentioned nowhere"
+
+
+@each_command
+def test_a_command_explains_itself(path: tuple[str, ...]) -> None:
+    outcome = roomkeeper(*path, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert COMMANDS[path].help
+    assert f"Usage: roomkeeper {' '.join(path)}" in outcome.out
+
+
+def test_every_program_is_a_command() -> None:
+    for arguments in PROGRAMS.values():
+        assert any(arguments[: len(path)] == path for path in COMMANDS)
+
+
+def test_without_a_command_it_says_what_there_is() -> None:
+    outcome = roomkeeper()
+    assert outcome.code == 2
+    for path in COMMANDS:
+        assert path[0] in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("path", [("check",), ("worker", "attachments"), ("beat",), ("db", "upgrade")])
+def test_a_wrong_setting_is_a_sentence(path: tuple[str, ...]) -> None:
+    with environment(
+        {"DATABASE_URL": "mysql://root:geheim@h/d", "ROOMKEEPER_BROKER_ULR": "redis://:geheim@h"}
+    ):
+        outcome = roomkeeper(*path)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.splitlines() == [
+        "ROOMKEEPER_BROKER_ULR is not a setting; did you mean ROOMKEEPER_BROKER_URL?",
+        "DATABASE_URL is wrong: must begin with postgresql://.",
+    ]
+
+
+def test_a_setting_that_is_missing_is_named() -> None:
+    # A process of its own: this one's environment may hold it.
+    done = subprocess.run(command(("check",)), env={}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "DATABASE_URL is not set; it must be given.\n"
+
+
+@pytest.mark.parametrize("path", [("db", "upgrade"), ("db", "bootstrap"), ("worker", "attachments")])
+def test_a_database_that_is_away_is_a_sentence(path: tuple[str, ...]) -> None:
+    with environment({"DATABASE_URL": f"postgresql://ada:geheim@localhost:{free_port()}/chat"}):
+        outcome = roomkeeper(*path)
+    assert (outcome.code, outcome.out) == (1, "")
+    ((sentence, advice),) = outcome.faults
+    assert sentence.startswith("The database does not answer: connection failed")
+    assert sentence.endswith("Connection refused.")
+    assert advice == "Start it, or name another in DATABASE_URL."
+    assert "geheim" not in outcome.err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(platform: Platform) -> None:
+    """Of what no operator can mend the whole story is wanted."""
+    platform.sql("DROP TABLE roomkeeper.alembic_version")
+    with pytest.raises(Exception, match="already exists"):
+        roomkeeper("db", "upgrade")
+
+
+def test_an_unknown_kind_of_worker_is_a_sentence() -> None:
+    outcome = roomkeeper("worker", "attachment")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "'attachment' is not a kind of worker: attachments, maintenance.\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "ROOMKEEPER_FLOWER_PASSWORD is not set; Flower does not run without a password."),
+        (
+            {"ROOMKEEPER_FLOWER_PASSWORD": ""},
+            "ROOMKEEPER_FLOWER_PASSWORD is not set; Flower does not run without a password.",
+        ),
+        (
+            {"ROOMKEEPER_FLOWER_PASSWORD": "geheim,eva:pw"},
+            "ROOMKEEPER_FLOWER_USER and its password must not contain a comma.",
+        ),
+    ],
+)
+def test_flower_does_not_run_without_a_password(settings: dict[str, str], sentence: str) -> None:
+    with environment({"DATABASE_URL": "postgresql://h/d"} | settings):
+        outcome = roomkeeper("flower")
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", f"{sentence}\n")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "commands.main", "apps", "x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0][:6]) == (1, "'x' is")
+
+
+# -- a worker that must not start -------------------------------------------------------------------------
+
+
+def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Platform) -> None:
+    platform.sql("DROP SCHEMA roomkeeper CASCADE")
+    done = subprocess.run(
+        command(("worker", "attachments")),
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "✗ The schema roomkeeper is absent, and this version needs 0001.",
+        "  Run: roomkeeper db upgrade",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["attachments", "maintenance"])
+def test_a_worker_does_not_start_where_a_table_is_missing(platform: Platform, kind: str) -> None:
+    platform.sql("ALTER TABLE openchat.attachment RENAME TO attachments")
+    outcome = roomkeeper("worker", kind)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.faults == [
+        (
+            "The table openchat.attachment does not exist.",
+            "Run the application's migrations, or say in ROOMKEEPER_SCHEMAS what its schema is really "
+            "called.",
+        )
+    ]

@@ -1,0 +1,105 @@
+"""What each application's page must say, whichever application it is."""
+
+import importlib
+import pkgutil
+
+import pytest
+from sqlalchemy import Column
+from sqlalchemy.sql.visitors import iterate
+
+import tasks.apps
+from models.base import Base
+from models.platform import SCHEMA
+from tasks.apps import APPS, enabled
+from tasks.apps.spec import App, table_of
+from workers.settings import Settings, SettingsError, load
+
+each_app = pytest.mark.parametrize("app", APPS.values(), ids=list(APPS))
+
+
+@each_app
+def test_every_table_feeds_a_job_or_says_why_not(app: App) -> None:
+    fed = [table_of(job.model) for job in app.jobs()]
+    untouched = [table_of(model) for model in app.untouched]
+    assert len(fed + untouched) == len({*fed, *untouched}), "a table is on the page twice"
+    named = {table.fullname for table in fed + untouched}
+    assert named == {table.fullname for table in app.tables()}
+
+
+@each_app
+def test_there_is_a_reason_for_everything(app: App) -> None:
+    for reason in [*app.untouched.values(), *(job.why for job in app.jobs())]:
+        assert len(reason.split()) >= 3
+        assert reason == reason.strip()
+
+
+@each_app
+def test_a_job_needs_columns_that_there_are(app: App) -> None:
+    for job in app.jobs():
+        need = job.need()
+        assert need.table is table_of(job.model)
+        assert need.columns
+        assert need.columns <= set(need.table.columns.keys())
+        assert need.columns >= job.mirror.columns()
+        assert need.privileges == {"SELECT", "UPDATE"}, "the applications' rows are neither made nor removed"
+
+
+@each_app
+def test_a_job_needs_the_columns_that_its_conditions_name(app: App) -> None:
+    """Or `roomkeeper check` would call a database sound on which the job fails."""
+    for job in app.jobs():
+        for condition in (job.live, job.unprocessed):
+            named = [element for element in iterate(condition) if isinstance(element, Column)]
+            assert {column.table for column in named} <= {table_of(job.model)}
+            assert {column.name for column in named} <= job.need().columns
+
+
+def test_the_pages_are_all_there_is() -> None:
+    found = [
+        value.name
+        for module in pkgutil.iter_modules(tasks.apps.__path__)
+        for value in vars(importlib.import_module(f"tasks.apps.{module.name}")).values()
+        if isinstance(value, App)
+    ]
+    # A mapping by name would swallow a second page of the same name.
+    assert sorted(found) == sorted(APPS)
+    assert tuple(APPS) == Settings.model_fields["apps"].default
+    assert all(name == app.name for name, app in APPS.items())
+
+
+def test_no_two_applications_share_a_schema_and_none_is_left_out() -> None:
+    schemas = [schema for app in APPS.values() for schema in app.models.SCHEMAS]
+    assert len(schemas) == len(set(schemas))
+    owned = {table.fullname for app in APPS.values() for table in app.tables()}
+    ours = {table.fullname for table in Base.metadata.tables.values() if table.schema == SCHEMA}
+    (supabase,) = {table.fullname for table in Base.metadata.tables.values()} - owned - ours
+    assert supabase == "auth.users"
+    assert len(owned) == 38
+
+
+def test_only_the_enabled_ones_run_in_the_order_given() -> None:
+    settings = load({"DATABASE_URL": "postgresql://", "ROOMKEEPER_APPS": "pern, openchat"})
+    assert list(enabled(settings)) == ["pern", "openchat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "ROOMKEEPER_APPS",
+            "openchat,prn",
+            "ROOMKEEPER_APPS names 'prn', which is not an application: echoroom, openchat, connect, pern, "
+            "audiorooms. Did you mean 'pern'?",
+        ),
+        (
+            "ROOMKEEPER_SCHEMAS",
+            "opnchat=public",
+            "ROOMKEEPER_SCHEMAS names 'opnchat', which is not a schema of an application: ",
+        ),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_likely_one(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        enabled(load({"DATABASE_URL": "postgresql://", name: value}))
+    assert str(caught.value).startswith(sentence)
+    assert "Did you mean" in str(caught.value)
