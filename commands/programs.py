@@ -23,8 +23,6 @@ def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> Non
         checks.tell(faults, Console(stderr=True))
         raise typer.Exit(1)
     chosen = KINDS[kind]
-    # Read by Celery when it is imported: SIGTERM then begins a soft shutdown (see `celery_config`).
-    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     _become(
         "worker",
         f"--queues={','.join(chosen.queues)}",
@@ -72,7 +70,7 @@ def _password(settings: Settings) -> str:
 
 def _become(program: str, *options: str) -> None:
     """Be Celery's program from here on, in this process: signals reach it, and nothing is imported twice."""
-    # Not before: Celery reads REMAP_SIGTERM when it is imported, and no other command needs it.
+    # Not before: no other command needs it, and Flower reads its environment.
     from workers.app import app
 
     app.start([program, *options])

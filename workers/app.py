@@ -1,12 +1,14 @@
 """The one Celery application: `celery -A workers.app …`, `from workers.app import app`."""
 
 import difflib
+import signal
+import threading
 from collections.abc import Callable
+from threading import Timer
 from typing import Any
 
 from celery import Celery, signals
 
-import workers.dead_letters
 from workers import telemetry
 from workers.settings import get_settings
 from workers.steps import HealthFile, VisibilityRefresh
@@ -56,6 +58,16 @@ def _setup_logging(**_: Any) -> None:
     telemetry.setup(get_settings().log_format)
 
 
+@signals.worker_shutting_down.connect
+def _limit_shutdown(how: str, **_: Any) -> None:
+    # After SIGTERM tasks may finish. SIGQUIT then hands those that take too long back to the queue.
+    if how == "Warm":
+        main = threading.main_thread().ident
+        limit = Timer(get_settings().shutdown_seconds, signal.pthread_kill, [main, signal.SIGQUIT])
+        limit.daemon = True
+        limit.start()
+
+
 @signals.task_prerun.connect
 def _bind(task_id: str, task: Any, **_: Any) -> None:
     telemetry.bind(task=task.name, task_id=task_id)
@@ -64,11 +76,3 @@ def _bind(task_id: str, task: Any, **_: Any) -> None:
 @signals.task_postrun.connect
 def _unbind(**_: Any) -> None:
     telemetry.clear()
-
-
-@signals.task_unknown.connect
-def _keep_unknown(message: Any, name: str, id: str, **_: Any) -> None:  # noqa: A002 - Celery's name
-    # An old worker discards a task that it does not know. Kept here, it can be sent again after the deploy.
-    workers.dead_letters.keep(
-        task=name, task_id=id, payload={"message": message.payload}, reason=f"no task is called {name!r}"
-    )

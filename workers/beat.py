@@ -1,17 +1,35 @@
 """The scheduler that beat runs: RedBeat, one holding the lock and others standing by."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import structlog
 from redbeat import RedBeatScheduler
+from redbeat.schedulers import acquire_distributed_beat_lock
+from redis.exceptions import ConnectionError as BrokerGone
+from redis.exceptions import LockError
+from redis.exceptions import TimeoutError as BrokerSilent
 
 from workers.steps import touch_health_file
 
+log = structlog.get_logger(__name__)
+
 
 class Scheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no types
-    """RedBeat that touches the health file at each turn."""
+    """RedBeat that outlives its broker's outages, and touches the health file at each turn.
+
+    RedBeat's own `retry_period` does not cover its lock, which it needs at each turn.
+    """
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Send what is due; return the seconds until the next turn."""
-        pause: float = super().tick(*args, **kwargs)
+        try:
+            if self.lock is None or not self.lock.owned():
+                # It ran out while the broker was away. Another may hold it by now.
+                acquire_distributed_beat_lock(SimpleNamespace(scheduler=self))
+            pause: float = super().tick(*args, **kwargs)
+        except (BrokerGone, BrokerSilent, LockError) as error:
+            log.warning("beat.turn_failed", error=type(error).__name__)
+            pause = self.max_interval
         touch_health_file()
         return pause

@@ -4,6 +4,7 @@ Loaded by `workers.app` at the first use of its configuration.
 """
 
 from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from beat_schedule import timetable
 from workers.queues import KINDS, UNNAMED
@@ -14,6 +15,8 @@ _broker = _settings.broker_url.get_secret_value()
 
 # -- What is sent ---------------------------------------------------------------------------------------
 broker_url = _broker
+# Redis still, but for messages that would end a worker. Under the usual names: Flower goes by them.
+TRANSPORT_ALIASES.update(redis="workers.transport:Transport", rediss="workers.transport:Transport")
 # JSON only: a pickled message would run code of whoever can reach the broker.
 task_serializer = "json"
 result_serializer = "json"
@@ -22,8 +25,9 @@ timezone = "UTC"
 enable_utc = True
 # Results live in our tables. A result backend would cost a write per task that nobody reads.
 task_ignore_result = True
-# Without these a publish to a frozen broker blocks its caller for ever.
-task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
+# Once more, for a connection that has gone stale. With the time-outs below a publish to a frozen broker fails
+# after some seconds; without them it would block its caller for ever.
+task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.2}
 
 # -- Queues ---------------------------------------------------------------------------------------------
 task_queues = [Queue(name) for kind in KINDS.values() for name in kind.queues]
@@ -47,7 +51,7 @@ broker_transport_options = {
     "unacked_restore_throttle": 1,
     # A broker that dies in a restore scan leaves this lock behind: 300 s without any restore by default.
     "unacked_mutex_expire": 10,
-    "socket_timeout": 10,
+    "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 10,
@@ -65,11 +69,9 @@ task_time_limit = _settings.task_hard_limit_seconds
 worker_max_tasks_per_child = 1000
 
 # -- Shutdown -------------------------------------------------------------------------------------------
-# With REMAP_SIGTERM=SIGQUIT (set by `roomkeeper worker`) SIGTERM lets tasks finish for this long, then
-# hands the rest back to the queue.
-worker_soft_shutdown_timeout = _settings.shutdown_seconds
-# Also when only tasks with a countdown are held: they would be lost until their visibility timeout.
-worker_enable_soft_shutdown_on_idle = True
+# SIGTERM begins a warm shutdown, which `workers.app` limits. Celery's own soft shutdown would sleep for all
+# of its time, however soon the tasks are done.
+worker_soft_shutdown_timeout = 0
 
 # -- Seen -----------------------------------------------------------------------------------------------
 worker_send_task_events = True
@@ -84,7 +86,7 @@ beat_max_loop_interval = 1
 redbeat_lock_timeout = 6
 redbeat_redis_url = _broker
 redbeat_key_prefix = "roomkeeper:beat:"
-# `retry_period`: beat rides out an outage this long; beyond it, it ends and its supervisor starts it again.
+# `retry_period`: how long a starting beat waits for the broker. Later on it waits for ever (`workers.beat`).
 redbeat_redis_options = {"socket_timeout": 5, "socket_connect_timeout": 5, "retry_period": 60}
 
 # The modules that define tasks. Names, not imports: `tasks` stands above `workers`.

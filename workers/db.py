@@ -33,6 +33,8 @@ def create(settings: Settings) -> Engine:
         pool_pre_ping=True,
         pool_recycle=1800,
         connect_args=arguments,
+        # Errors reach logs and Flower, parameters may be what people wrote.
+        hide_parameters=True,
     )
     engine = engine.execution_options(schema_translate_map=dict(settings.schemas))
     limits = {"statement": str(settings.statement_timeout_ms), "lock": str(settings.lock_timeout_ms)}

@@ -1,6 +1,7 @@
 """Dead letters: messages that were refused or failed for good, kept with the reason."""
 
 import json
+import re
 from typing import Any
 
 import structlog
@@ -15,28 +16,46 @@ log = structlog.get_logger(__name__)
 
 #: A payload beyond this many characters is cut: a dead letter explains, it is no archive.
 MAX_PAYLOAD_CHARS = 64 * 1024
+MAX_REASON_CHARS = 1000
 
 
 def reason(error: BaseException) -> str:
     """Say in one line why `error` ended a task; of a payload, field by field, never its values."""
     if isinstance(error, ValidationError):
         return "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg']}"
+            f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_url=False, include_input=False)
         )
     return f"{type(error).__name__}: {error}"
 
 
-def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> None:
-    """Write a dead letter. If the database is away, at least the log says that one was due."""
-    text = json.dumps(payload, default=repr).replace("\\u0000", "�")
-    if len(text) > MAX_PAYLOAD_CHARS:
-        text = json.dumps({"cut": text[:MAX_PAYLOAD_CHARS]})
-    row = {"task": task, "task_id": task_id, "payload": json.loads(text), "reason": reason.replace("\0", "�")}
+def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> bool:
+    """Write a dead letter; return whether that worked. If not, at least the log says that one was due."""
+    said = {"task": _text(task), "task_id": _text(task_id), "reason": _text(reason)[:MAX_REASON_CHARS]}
     try:
         with transaction() as connection:
-            connection.execute(insert(DeadLetter), row)
+            connection.execute(insert(DeadLetter), said | {"payload": _storable(payload)})
     except SQLAlchemyError as error:
-        log.error("dead_letter.lost", task=task, task_id=task_id, reason=reason, error=str(error))
-    else:
-        log.warning("dead_letter.kept", task=task, task_id=task_id, reason=reason)
+        # Its own words may repeat the payload.
+        log.error("dead_letter.lost", **said, error=type(error).__name__)
+        return False
+    log.warning("dead_letter.kept", **said)
+    return True
+
+
+def _text(value: str) -> str:
+    """Return `value` without what PostgreSQL does not take as text: NUL, and half characters."""
+    return value.replace("\0", "�").encode(errors="replace").decode()
+
+
+def _storable(payload: dict[str, Any]) -> Any:
+    """Return `payload` as PostgreSQL takes it: strangers write it, and not all of JSON is `jsonb`."""
+    try:
+        text = _text(json.dumps(payload, default=repr, ensure_ascii=False))
+    except RecursionError:
+        return {"cut": "nested too deeply"}
+    # A NUL is an escape here; the same letters after an escaped backslash are not.
+    text = re.sub(r"\\(u0000|.)", lambda found: "�" if found[1] == "u0000" else found[0], text)
+    if len(text) > MAX_PAYLOAD_CHARS:
+        return {"cut": text[:MAX_PAYLOAD_CHARS]}
+    return json.loads(text, parse_constant=str)

@@ -1,24 +1,30 @@
 """What a worker tells the outside about a task: ids, never content."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery.worker.request import Request
 
-#: The fields that may be seen in Flower, events and logs, if their values look like names or ids.
-SHOWN = ("app", "id")
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+from workers.settings import get_settings
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+#: The fields that may be seen in Flower, events and logs, each if its value is really what its name says:
+#: in a field of that name a stranger may send anything.
+SHOWN: dict[str, Callable[[str], object]] = {
+    "app": lambda value: value in get_settings().apps,
+    "id": _UUID.fullmatch,
+}
 
 
 def redact(value: Any) -> str:
-    """Return a task's argument as it may be shown: `{app: 'openchat', id: '…', 3 more}`."""
+    """Return a task's argument as it may be shown: `{app: openchat, id: …, 3 hidden}`."""
     if not isinstance(value, Mapping):
         return type(value).__name__
     shown = [
         f"{name}: {value[name]}"
-        for name in SHOWN
-        if isinstance(value.get(name), str) and _PLAIN.fullmatch(value[name])
+        for name, genuine in SHOWN.items()
+        if isinstance(value.get(name), str) and genuine(value[name])
     ]
     hidden = len(value) - len(shown)
     return "{" + ", ".join([*shown, f"{hidden} hidden"] if hidden else shown) + "}"

@@ -55,7 +55,11 @@ class Scanner(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package ha
         if self.unix is not None:
             self.clamd_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.clamd_socket.settimeout(CONNECT_TIMEOUT_SECONDS)
-            self.clamd_socket.connect(self.unix)
+            try:
+                self.clamd_socket.connect(self.unix)
+            except OSError:
+                self.clamd_socket.close()
+                raise
         else:
             host, _, port = self.address.removeprefix("tcp://").rpartition(":")
             self.clamd_socket = socket.create_connection(

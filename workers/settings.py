@@ -10,11 +10,18 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 PREFIX = "ROOMKEEPER_"
 #: Named as in the applications' documents, so that one environment serves an API service and its workers.
@@ -27,11 +34,12 @@ class SettingsError(Exception):
     """A setting is wrong. The message names the variable and says what is allowed."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The platform's configuration. Build it with `load` or `get_settings`, never directly."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True, validate_default=True
+    # Not Pydantic's own `BaseSettings`: that reads the process's environment beside the one that it is given.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, validate_default=True, allow_inf_nan=False
     )
 
     database_url: SecretStr = Field(
@@ -43,11 +51,11 @@ class Settings(BaseSettings):
         default=SecretStr("redis://127.0.0.1:6379/0"),
         description="The Redis-compatible broker; `noeviction` and AOF are required for durability.",
     )
-    apps: Annotated[tuple[str, ...], NoDecode] = Field(
+    apps: tuple[str, ...] = Field(
         default=("echoroom", "openchat", "connect", "pern", "audiorooms"),
         description="The applications whose jobs run, comma separated.",
     )
-    schemas: Annotated[dict[str, str], NoDecode] = Field(
+    schemas: dict[str, str] = Field(
         default={},
         description="What the applications' schemas are really called, `openchat=public,pern=chat`.",
     )
@@ -162,14 +170,14 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+        if _scheme(value.get_secret_value()) not in {"postgresql", "postgres"}:
             raise ValueError("must begin with postgresql://")
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss"}:
+        if _scheme(value.get_secret_value()) not in {"redis", "rediss"}:
             raise ValueError("must begin with redis:// or rediss://")
         return value
 
@@ -210,6 +218,19 @@ class Settings(BaseSettings):
         return self
 
 
+def _scheme(url: str) -> str:
+    """Return the URL's scheme, if its host and port make sense."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # Its own words may repeat a piece of the password.
+        raise ValueError(
+            "must have a number for a port, if any, and / ? # @ in a password as %2F %3F %23 %40"
+        ) from None
+    return parts.scheme
+
+
 def variable(field: str) -> str:
     """Return the environment variable that sets `field`."""
     return UNPREFIXED.get(field, PREFIX + field.upper())
@@ -232,7 +253,6 @@ def load(environment: Mapping[str, str]) -> Settings:
             hint = f"; did you mean {likely[0]}?" if likely else "; see the README's configuration table."
             faults.append(f"{name} is not a setting{hint}")
     try:
-        # Not `Settings(**values)`: that would read the process's environment beside the one given.
         settings = Settings.model_validate(values)
     except ValidationError as error:
         faults += [_sentence(fault) for fault in error.errors(include_url=False)]

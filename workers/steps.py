@@ -1,5 +1,6 @@
 """Steps of the worker's consumer. Each registers its timer in `start`: a reconnect clears all timers."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,33 @@ class VisibilityRefresh(_Timer):
 class HealthFile(_Timer):
     """Touches a file as long as the worker's loop turns, for a container's health check.
 
-    Asking the worker over the broker instead would call it dead whenever the broker is.
+    Asking the worker over the broker instead would call it dead whenever the broker is. The loop does not
+    turn then either: as long as the worker is not connected a thread touches the file.
     """
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._connected = threading.Event()
+        self._wait()
+
+    def start(self, parent: Any) -> None:
+        self._connected.set()
+        super().start(parent)
+
+    def stop(self, parent: Any) -> None:
+        super().stop(parent)
+        if self._connected.is_set():
+            self._connected = threading.Event()
+            self._wait()
+
+    def _wait(self) -> None:
+        connected = self._connected
+
+        def touch() -> None:
+            while not connected.wait(self.period()):
+                touch_health_file()
+
+        threading.Thread(target=touch, name="health", daemon=True).start()
 
     def period(self) -> float:
         return 5

@@ -1,5 +1,6 @@
 """The base of all tasks."""
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Task
@@ -31,7 +32,8 @@ class PlatformTask(_Task):
     ) -> None:
         """Keep what was asked for, with the reason; a periodic job carries nothing to keep."""
         del einfo
-        if args or kwargs:
+        # Nor is there anything to keep of a call without arguments, unless they were forgotten.
+        if args or kwargs or inspect.signature(self.run).parameters:
             dead_letters.keep(
                 task=self.name,
                 task_id=task_id,

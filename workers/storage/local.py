@@ -1,14 +1,19 @@
 """The `local` store: a directory that the API services share with the workers."""
 
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import quote
 
 from workers.storage.base import CHUNK_BYTES, Fetched, ObjectMissing, ObjectTooLarge, StoreError
+
+#: What the operating system says of a key under which there can be no object, now or later.
+_NO_OBJECT = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class LocalStore:
@@ -24,6 +29,9 @@ class LocalStore:
         self.base_url = base_url.rstrip("/")
 
     def fetch(self, key: str, into: Path, *, limit: int) -> Fetched:
+        if not self.root.is_dir():
+            # A disk that is not mounted, not an object that is missing.
+            raise StoreError("the store's directory is not there")
         return _fetch(self._path(key), into, limit)
 
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
@@ -58,14 +66,16 @@ class LocalStore:
             key = f".roomkeeper-probe-{os.getpid()}"
             try:
                 self.put(key, Path(empty.name))
+                self.fetch(key, Path(empty.name), limit=0)
                 self.delete(key)
             except StoreError as error:
                 raise StoreError(f"{self.root} can not be written to: {error}") from error
 
     def _path(self, key: str) -> Path:
         path = self.root / _clean(key)
-        # A symbolic link inside the store must not lead out of it.
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        # A symbolic link inside the store must not lead out of it. Not `Path.resolve`: links that lead in a
+        # circle are a RuntimeError to it.
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
             raise ObjectMissing("the key leads out of the store")
         return path
 
@@ -73,7 +83,7 @@ class LocalStore:
 def _fetch(path: Path, into: Path, limit: int) -> Fetched:
     digest = hashlib.sha256()
     size = 0
-    with _faults(), path.open("rb") as source, into.open("wb") as target:
+    with _faults(), _open(path) as source, into.open("wb") as target:
         while chunk := source.read(CHUNK_BYTES):
             size += len(chunk)
             if size > limit:
@@ -81,6 +91,15 @@ def _fetch(path: Path, into: Path, limit: int) -> Fetched:
             digest.update(chunk)
             target.write(chunk)
     return Fetched(size, digest.hexdigest())
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        if error.errno in _NO_OBJECT:
+            raise ObjectMissing("there is no such object") from error
+        raise
 
 
 def _clean(key: str) -> PurePosixPath:

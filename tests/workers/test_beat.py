@@ -1,0 +1,65 @@
+"""Beat: what is due is sent, by one of several, through outages, and leaves no pile behind."""
+
+import time
+
+from redis import Redis
+
+from tests.platform import Platform, Program, eventually
+from tests.servers import ValkeyServer
+
+
+def waiting(valkey: ValkeyServer) -> int:
+    """Return how many messages wait for a maintenance worker."""
+    with Redis.from_url(valkey.url()) as client:
+        return int(client.llen("maintenance"))
+
+
+def beats(platform: Platform) -> Program:
+    """Start a beat, and wait until it holds the lock."""
+    beat = platform.start("beat")
+    eventually(lambda: "Acquired lock" in beat.said(), what="beat holds the lock")
+    return beat
+
+
+def test_another_takes_over_within_seconds_and_an_outage_ends_neither(
+    platform: Platform, valkey: ValkeyServer
+) -> None:
+    platform.set(recover_every_seconds=0.5)
+    first = beats(platform)
+    second = platform.start("beat")
+    eventually(lambda: waiting(valkey) >= 2)
+    eventually(lambda: "is starting" in second.said(), what="another stands by")
+    assert "Acquired lock" not in second.said()
+
+    first.kill()
+    killed = time.monotonic()
+    eventually(lambda: "Acquired lock" in second.said(), what="the other has taken over")
+    so_far = waiting(valkey)
+    eventually(lambda: waiting(valkey) > so_far, what="the other sends")
+    assert time.monotonic() - killed < 10
+
+    valkey.kill()
+    eventually(lambda: second.said().count("beat.turn_failed") >= 2, what="it finds no broker")
+    valkey.start()
+    with Redis.from_url(valkey.url()) as client:
+        # As after an outage that was longer than the lock lives.
+        client.delete("roomkeeper:beat::lock")
+    so_far = waiting(valkey)
+    eventually(lambda: waiting(valkey) > so_far, what="it sends again")
+    assert second.process.poll() is None
+
+
+def test_no_pile_of_runs_is_left_behind(platform: Platform, valkey: ValkeyServer) -> None:
+    platform.set(recover_every_seconds=0.5)
+    beat = beats(platform)
+    eventually(lambda: waiting(valkey) >= 6)
+    beat.kill()
+    sent = waiting(valkey)
+    worker = platform.worker("maintenance")
+    platform.send("attachments.recover", queue="maintenance")
+    eventually(lambda: waiting(valkey) == 0)
+    eventually(lambda: worker.said().count("] succeeded") >= 1)
+    runs = platform.sql("SELECT count(*) FROM roomkeeper.job_runs")[0][0]
+    # The one that does not expire, and none of beat's: they were older than a period when the worker came.
+    assert (runs, sent >= 6) == (1, True)
+    assert worker.said().count("Discarding revoked task") == sent

@@ -1,0 +1,116 @@
+"""The schema `roomkeeper`: its migrations make what the models say, once, whoever asks and how often."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, inspect, text
+
+from commands import checks
+from models.platform import SCHEMA
+from tests.platform import environment
+from workers import db, migrate
+from workers.settings import get_settings, load
+
+
+@pytest.fixture
+def engine(empty_database: str) -> Iterator[Engine]:
+    made = db.create(load({"DATABASE_URL": empty_database}))
+    yield made
+    made.dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    """Return the names of the tables in our schema."""
+    return set(inspect(engine).get_table_names(schema=SCHEMA))
+
+
+OURS = {"alembic_version", "attachment_jobs", "dead_letters", "job_runs"}
+
+
+def test_the_migrations_make_what_the_models_say(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        assert migrate.drift(connection) == []
+    assert tables(engine) == OURS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE roomkeeper.dead_letters DROP COLUMN reason",
+        "ALTER TABLE roomkeeper.dead_letters ADD COLUMN more text",
+        "ALTER TABLE roomkeeper.dead_letters ALTER COLUMN reason DROP NOT NULL",
+        "ALTER TABLE roomkeeper.attachment_jobs ALTER COLUMN attempt SET DEFAULT 7",
+        "DROP INDEX roomkeeper.attachment_jobs_due",
+        "CREATE TABLE roomkeeper.more (id int)",
+    ],
+)
+def test_what_differs_is_found(engine: Engine, change: str) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text(change))
+        assert migrate.drift(connection)
+
+
+def test_other_schemas_are_none_of_our_business(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE public.dead_letters (id int)"))
+        connection.execute(text("CREATE SCHEMA chat"))
+        connection.execute(text("CREATE TABLE chat.message (id int)"))
+        assert migrate.drift(connection) == []
+
+
+def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
+    newest = migrate.newest()
+    assert newest is not None
+    assert migrate.upgrade(engine) == (None, newest)
+    assert migrate.upgrade(engine) == (newest, newest)
+
+
+def test_two_upgrades_at_once_do_it_once(engine: Engine) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(migrate.upgrade, [engine] * 3))
+    newest = migrate.newest()
+    assert sorted(before or "" for before, _ in outcomes) == ["", newest, newest]
+    assert {after for _, after in outcomes} == {newest}
+
+
+def test_a_failing_upgrade_leaves_nothing_behind(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA roomkeeper"))
+        # In the way of the last table.
+        connection.execute(text("CREATE TABLE roomkeeper.job_runs (id int)"))
+    with pytest.raises(Exception, match="job_runs"):
+        migrate.upgrade(engine)
+    assert tables(engine) == {"job_runs"}
+
+
+def test_there_is_a_way_back_and_forth_again(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        command.downgrade(migrate._config(connection), "base")
+        assert migrate.current(connection) is None
+    assert tables(engine) == {"alembic_version"}
+    migrate.upgrade(engine)
+    assert tables(engine) == OURS
+
+
+def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_database: str) -> None:
+    def said() -> list[str]:
+        return [f"{fault.sentence} {fault.advice}" for fault in checks.database(get_settings())]
+
+    with environment({"DATABASE_URL": empty_database, "ROOMKEEPER_APPS": "echoroom"}):
+        newest = migrate.newest()
+        assert said() == [
+            f"The schema roomkeeper is absent, and this version needs {newest}. Run: roomkeeper db upgrade"
+        ]
+        migrate.upgrade(engine)
+        assert said() == []
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE roomkeeper.alembic_version SET version_num = 'older'"))
+        assert said() == [
+            f"The schema roomkeeper is at older, and this version needs {newest}. Run: roomkeeper db upgrade"
+        ]

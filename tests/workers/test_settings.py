@@ -1,0 +1,183 @@
+"""Settings: a wrong one is told in a sentence that names the variable, and never with a secret in it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.settings import Settings, SettingsError, load, variable
+
+DATABASE = "postgresql://user:hunter2@db/chat"
+#: One wrong value for each setting, and a piece of the sentence that must follow the variable's name.
+WRONG = {
+    "database_url": ("mysql://user:hunter2@db/chat", "must begin with postgresql://"),
+    "broker_url": ("amqp://user:hunter2@broker", "must begin with redis:// or rediss://"),
+    "schemas": ("openchat", "must be pairs like openchat=public"),
+    "clamd": ("/run/clamd.ctl", "must be unix:/path/to/socket or tcp://host:port"),
+    "max_file_bytes": ("0", "greater than 0"),
+    "max_pixels": ("many", "valid integer"),
+    "attachment_lease_seconds": ("0.5", "greater than or equal to 1"),
+    "attachment_attempts": ("0", "greater than or equal to 1"),
+    "attachment_retry_seconds": ("inf", "finite number"),
+    "attachment_retry_max_seconds": ("nan", "finite number"),
+    "attachment_grace_seconds": ("-1", "greater than or equal to 0"),
+    "attachment_requeue_seconds": ("0", "greater than 0"),
+    "recover_every_seconds": ("0", "greater than 0"),
+    "scan_timeout_seconds": ("soon", "valid number"),
+    "draw_timeout_seconds": ("0", "greater than 0"),
+    "draw_memory_bytes": ("1.5", "valid integer"),
+    "task_soft_limit_seconds": ("0", "greater than 0"),
+    "task_hard_limit_seconds": ("0", "greater than 0"),
+    "visibility_timeout_seconds": ("4", "greater than or equal to 5"),
+    "statement_timeout_ms": ("0", "greater than 0"),
+    "lock_timeout_ms": ("0", "greater than 0"),
+    "prepared_statements": ("perhaps", "valid boolean"),
+    "worker_processes": ("0", "greater than 0"),
+    "shutdown_seconds": ("-1", "greater than or equal to 0"),
+    "flower_port": ("65536", "less than or equal to 65535"),
+    "log_format": ("xml", "^(json|text)$"),
+}
+#: Any text will do for these; `tasks.apps` has its say about the names of applications.
+FREE = {
+    "apps",
+    "storage_root",
+    "quarantine_root",
+    "storage_url",
+    "flower_user",
+    "flower_password",
+    "flower_address",
+    "health_file",
+}
+
+
+def fault(**environment: str) -> str:
+    """Return what `load` says of an environment that it must refuse."""
+    with pytest.raises(SettingsError) as caught:
+        load({"DATABASE_URL": DATABASE} | environment)
+    return str(caught.value)
+
+
+def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run `roomkeeper ARGUMENTS` to its end, with no setting but those given."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
+    inherited.pop("DATABASE_URL", None)
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("roomkeeper")), *arguments],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_every_setting_has_its_wrong_value_here() -> None:
+    assert set(WRONG) | FREE == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(("field", "value", "piece"), [(name, *wrong) for name, wrong in WRONG.items()])
+def test_a_wrong_value_is_told_with_its_variable(field: str, value: str, piece: str) -> None:
+    said = fault(**{variable(field): value})
+    assert said.startswith(f"{variable(field)} is wrong")
+    assert piece in said
+    assert "hunter2" not in said
+    assert said.count("\n") == 0
+
+
+def test_all_faults_are_told_at_once() -> None:
+    said = fault(ROOMKEEPER_MAX_PIXELS="0", ROOMKEEPER_LOG_FORMAT="xml", ROOMKEEPER_NONSENSE_OF_MINE="1")
+    assert len(said.splitlines()) == 3
+
+
+def test_what_must_be_given_is_asked_for() -> None:
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL is not set; it must be given\.$"):
+        load({})
+
+
+def test_a_misspelt_variable_gets_a_hint() -> None:
+    said = fault(ROOMKEEPER_BROKER_ULR="redis://:hunter2@broker")
+    assert said == "ROOMKEEPER_BROKER_ULR is not a setting; did you mean ROOMKEEPER_BROKER_URL?"
+
+
+def test_a_variable_like_no_other_is_refused_too() -> None:
+    assert fault(ROOMKEEPER_QQQQ="1").startswith("ROOMKEEPER_QQQQ is not a setting")
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    assert load({"DATABASE_URL": DATABASE, "PATH": "/bin", "ROOMKEEPERISH": "1"}).worker_processes == 2
+
+
+def test_the_process_own_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMKEEPER_WORKER_PROCESSES", "7")
+    assert load({"DATABASE_URL": DATABASE}).worker_processes == 2
+
+
+def test_a_task_is_asked_to_stop_before_it_is_killed() -> None:
+    said = fault(ROOMKEEPER_TASK_SOFT_LIMIT_SECONDS="330", ROOMKEEPER_TASK_HARD_LIMIT_SECONDS="330")
+    assert "ROOMKEEPER_TASK_SOFT_LIMIT_SECONDS must be less than ROOMKEEPER_TASK_HARD_LIMIT_SECONDS" in said
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("broker_url", "redis://:hunter2@broker:port/0"),
+        # A slash in a password that was not escaped: what follows the colon reads as a port.
+        ("broker_url", "redis://:hunter2/x@broker/0"),
+        ("broker_url", "redis://:x@broker:99999/hunter2"),
+        ("database_url", "postgresql://user:hunter2@db:port/chat"),
+        ("database_url", "postgresql://user:hunter2/x@db/chat"),
+        ("database_url", "postgresql://user:hunter2@db:99999/chat"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_told_without_its_password(field: str, value: str) -> None:
+    said = fault(**{variable(field): value})
+    assert said.startswith(f"{variable(field)} is wrong: ")
+    assert "hunter2" not in said
+
+
+def test_secrets_are_not_in_what_settings_print() -> None:
+    settings = load(
+        {
+            "DATABASE_URL": DATABASE,
+            "ROOMKEEPER_BROKER_URL": "redis://:hunter2@b",
+            "ROOMKEEPER_FLOWER_PASSWORD": "hunter2",
+        }
+    )
+    assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_lists_and_pairs_are_read() -> None:
+    settings = load(
+        {"DATABASE_URL": DATABASE, "ROOMKEEPER_APPS": " openchat, pern,", "ROOMKEEPER_SCHEMAS": "a=b, c = d"}
+    )
+    assert (settings.apps, settings.schemas) == (("openchat", "pern"), {"a": "b", "c": "d"})
+
+
+def test_a_worker_with_a_wrong_setting_ends_with_just_the_sentence() -> None:
+    ended = run(
+        "worker",
+        "attachments",
+        DATABASE_URL="mysql://user:hunter2@db/chat",
+        ROOMKEEPER_WORKER_PROCESSES="none",
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines() == [
+        "DATABASE_URL is wrong: must begin with postgresql://.",
+        "ROOMKEEPER_WORKER_PROCESSES is wrong (got 'none'): Input should be a valid integer, unable to parse "
+        "string as an integer.",
+    ]
+
+
+def test_a_kind_of_worker_that_is_none_ends_with_just_the_sentence() -> None:
+    ended = run("worker", "attachment", DATABASE_URL=DATABASE)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "'attachment' is not a kind of worker: attachments, maintenance.\n"
+
+
+def test_an_application_that_is_none_ends_a_worker_with_just_the_sentence() -> None:
+    ended = run("worker", "attachments", DATABASE_URL=DATABASE, ROOMKEEPER_APPS="openchad")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("ROOMKEEPER_APPS names 'openchad', which is not an application: ")
+    assert ended.stderr.endswith("Did you mean 'openchat'?\n")
