@@ -53,7 +53,10 @@ def draw(source: Path, folder: Path, settings: Settings) -> Drawing:
         raise DrawingFailedError(f"drawing took longer than {seconds:g} s") from error
     if done.returncode != 0:
         raise DrawingFailedError(f"the drawing process {_ending(done)}")
-    answer = json.loads(done.stdout)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as error:
+        raise DrawingFailedError("the drawing process gave no answer") from error
     if "refused" in answer:
         return Drawing({}, {}, answer["refused"], answer["detail"])
     pictures = {name: folder / f"{name}.webp" for name in sandbox.SIDES}

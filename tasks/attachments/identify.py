@@ -16,4 +16,14 @@ def _libmagic() -> Any:
 
 def content_type(path: Path) -> str:
     """Return the media type of the file's content, `application/octet-stream` for an unknown one."""
-    return str(_libmagic().from_file(str(path)))
+    found = str(_libmagic().from_file(str(path)))
+    if found == "application/octet-stream":
+        with path.open("rb") as file:
+            head = file.read(4)
+        if head == b"PK\x03\x04":
+            # libmagic gives up on office documents whose main part comes late in the archive.
+            return "application/zip"
+        if len(head) == 1 and (head.isspace() or head.decode("latin-1").isprintable()):
+            # And on a single letter.
+            return "text/plain"
+    return found

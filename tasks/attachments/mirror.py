@@ -88,7 +88,7 @@ def merged(text: str | None, ours: dict[str, Any]) -> str:
         return json.dumps(ours)
     try:
         theirs = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         theirs = None
     if not isinstance(theirs, dict):
         theirs = {"unparsed": text}

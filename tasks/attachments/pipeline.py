@@ -17,7 +17,7 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks.apps.spec import AttachmentTable
-from tasks.attachments import draw, identify, jobs, policy, scan
+from tasks.attachments import draw, identify, jobs, policy, sandbox, scan
 from tasks.attachments.lease import Lease
 from tasks.attachments.mirror import Seen
 from workers.db import transaction
@@ -138,7 +138,8 @@ def _examine(
     if decision.reason:
         found.refuse(decision.reason, decision.detail or "")
         return found
-    if decision.media_type != mine.media_type:
+    # Another spelling is no correction: it would cost a text its charset.
+    if decision.media_type != policy.normal(mine.media_type):
         found.corrected = decision.media_type
 
     if decision.draw:
@@ -147,7 +148,7 @@ def _examine(
         if not found.reason:
             with _phase(lease, found, "store"):
                 for size, picture in found.pictures.items():
-                    key = f"derived/{mine.app}/{mine.id}/{size}.webp"
+                    key = _picture_key(mine, size)
                     store.put(key, picture)
                     found.keys[size] = key
     return found
@@ -161,6 +162,10 @@ def _phase(lease: Lease, found: Findings, name: str) -> Iterator[None]:
         yield
     finally:
         found.timings[name] = round(monotonic() - began, 4)
+
+
+def _picture_key(mine: jobs.Claim, size: str) -> str:
+    return f"derived/{mine.app}/{mine.id}/{size}.webp"
 
 
 def _quarantine_name(mine: jobs.Claim) -> str:
@@ -256,9 +261,11 @@ def _conclude(mine: jobs.Claim, store: ObjectStore, found: Findings) -> str:
             # While our row is locked, so that no other attempt looks for the object; before the commit, so
             # that a row that says "quarantined" tells the truth. The next attempt ends what a crash cuts.
             store.quarantine(mine.key, _quarantine_name(mine))
+    if not (there and served):
+        # Also those of an attempt that drew the pictures and died before it could say so.
+        for size in sandbox.SIDES:
+            store.delete(_picture_key(mine, size))
     if not there:
-        for key in found.keys.values():
-            store.delete(key)
         return "vanished"
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
 

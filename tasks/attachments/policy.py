@@ -17,79 +17,125 @@ class Family:
     """Types that are of one kind.
 
     Attributes:
-        types: media types; one that ends in `/` stands for all that begin with it.
+        types: media types; one that ends in `*` stands for all that begin like it.
         lenient: whether one of the family may call itself another of it. libmagic can not tell CSV from
             text, and a JPEG that calls itself a PNG harms nobody; a program that calls itself another
             kind of program is still refused.
         correct: whether the row's type is then set to what the content is. Not where libmagic knows less
             than the uploader does (text, containers).
-        draw: whether pictures are made.
     """
 
     name: str
     types: tuple[str, ...]
     lenient: bool = True
     correct: bool = True
-    draw: bool = False
 
     def has(self, media_type: str) -> bool:
         """Return whether the type belongs to the family."""
-        return any(media_type.startswith(t) if t.endswith("/") else media_type == t for t in self.types)
+        return any(media_type.startswith(t[:-1]) if t.endswith("*") else media_type == t for t in self.types)
 
 
-#: The first family that has a type is its family: special ones before `image/` and `text/`.
+PROGRAM = Family(
+    "program",
+    (
+        "application/x-dosexec",
+        "application/x-executable",
+        "application/x-sharedlib",
+        "application/x-object",
+        "application/x-mach-binary",
+        "application/x-msi",
+        "application/java-archive",
+        "application/x-java-applet",
+        "text/x-shellscript",
+        "text/x-msdos-batch",
+        "text/x-powershell",
+        "text/vbscript",
+    ),
+    lenient=False,
+)
+#: Runs in a browser: never drawn, and never taken for a picture or plain text.
+ACTIVE = Family(
+    "active",
+    ("text/html", "application/xhtml+xml", "image/svg+xml", "text/javascript"),
+    lenient=False,
+)
+TEXT = Family(
+    "text",
+    (
+        "text/*",
+        "message/*",
+        "application/json",
+        "application/xml",
+        "application/rdf+xml",
+        "application/pgp-*",
+        "application/x-dxf",
+        "application/x-setupscript",
+        "application/x-wine-extension-ini",
+    ),
+    correct=False,
+)
+
+#: The first family that has a type is its family: special ones before `image/*` and `text/*`.
 FAMILIES = (
+    PROGRAM,
+    ACTIVE,
+    Family("picture", ("image/*",)),
     Family(
-        "program",
-        (
-            "application/x-dosexec",
-            "application/vnd.microsoft.portable-executable",
-            "application/x-msdownload",
-            "application/x-executable",
-            "application/x-pie-executable",
-            "application/x-sharedlib",
-            "application/x-object",
-            "application/x-mach-binary",
-            "application/x-elf",
-            "application/x-msi",
-            "application/java-archive",
-            "application/x-java-applet",
-            "text/x-shellscript",
-            "application/x-sh",
-            "text/x-msdos-batch",
-        ),
-        lenient=False,
+        "video or audio",
+        ("video/*", "audio/*", "application/ogg", "application/mp4", "application/x-matroska"),
+        correct=False,
     ),
-    # Runs in a browser: never drawn, and never taken for a picture or plain text.
-    Family(
-        "active",
-        ("text/html", "application/xhtml+xml", "image/svg+xml", "text/javascript", "application/javascript"),
-        lenient=False,
-    ),
-    Family(
-        "drawable picture",
-        ("image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/bmp", "image/tiff"),
-        draw=True,
-    ),
-    Family("picture", ("image/",)),
-    Family("video or audio", ("video/", "audio/", "application/ogg", "application/mp4"), correct=False),
-    Family("text", ("text/", "application/json", "application/xml", "message/rfc822"), correct=False),
-    # Office documents and the like are zip files, and libmagic says so of some.
+    TEXT,
+    # A drawing of Adobe Illustrator calls itself PostScript and is a PDF.
+    Family("page description", ("application/pdf", "application/postscript", "application/illustrator")),
+    # Office documents and the like are zip or OLE files, and libmagic says so of some. What is packed how,
+    # programs go by the content.
     Family(
         "container",
         (
             "application/zip",
-            "application/x-zip-compressed",
             "application/epub+zip",
-            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-            "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-            "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-            "application/vnd.oasis.opendocument.text",
-            "application/vnd.oasis.opendocument.spreadsheet",
-            "application/vnd.oasis.opendocument.presentation",
+            "application/vnd.openxmlformats-officedocument.*",
+            "application/vnd.oasis.opendocument.*",
+            "application/vnd.sun.xml.*",
+            "application/vnd.ms-word.*",
+            "application/vnd.ms-excel*",
+            "application/vnd.ms-powerpoint*",
+            "application/vnd.ms-visio.*",
+            "application/vnd.visio",
+            "application/vnd.ms-outlook",
+            "application/vnd.ms-office",
+            "application/vnd.ms-project",
+            "application/vnd.ms-publisher",
+            "application/msword",
+            "application/cdfv2",
+            "application/encrypted",
+            "application/x-ole-storage",
+            "application/x-ms-msg",
+            "application/gzip",
+            "application/x-tar",
+            "application/x-gtar",
+            "application/x-ustar",
+            "application/x-compressed",
+            "application/x-compressed-tar",
+            "application/x-bzip*",
+            "application/x-xz*",
+            "application/zstd",
+            "application/x-7z-compressed",
+            "application/x-rar",
         ),
         correct=False,
     ),
+    Family(
+        "font",
+        ("font/*", "application/x-font-*", "application/font-*", "application/vnd.ms-opentype"),
+        correct=False,
+    ),
+)
+
+#: What pictures are made of.
+DRAWABLE = frozenset(
+    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/bmp", "image/tiff"}
 )
 
 #: Names of the same thing.
@@ -98,21 +144,94 @@ ALIASES = {
     "image/pjpeg": "image/jpeg",
     "image/x-png": "image/png",
     "image/x-ms-bmp": "image/bmp",
+    "image/x-eps": "application/postscript",
     "application/x-gzip": "application/gzip",
+    "application/x-tgz": "application/gzip",
     "application/x-pdf": "application/pdf",
+    "application/x-zip": "application/zip",
+    "application/x-zip-compressed": "application/zip",
+    "application/vnd.rar": "application/x-rar",
+    "application/x-rar-compressed": "application/x-rar",
     "text/x-markdown": "text/markdown",
     "audio/mp3": "audio/mpeg",
     "audio/x-wav": "audio/wav",
+    "application/javascript": "text/javascript",
+    "application/x-javascript": "text/javascript",
+    # What Windows and Linux browsers, and libmagic in its versions, call programs.
+    "application/x-msdownload": "application/x-dosexec",
+    "application/x-msdos-program": "application/x-dosexec",
+    "application/vnd.microsoft.portable-executable": "application/x-dosexec",
+    "application/x-pie-executable": "application/x-executable",
+    "application/x-elf": "application/x-executable",
+    "application/x-java-archive": "application/java-archive",
+    "application/x-sh": "text/x-shellscript",
+    "application/x-csh": "text/x-shellscript",
+    "application/x-shellscript": "text/x-shellscript",
+    "text/x-sh": "text/x-shellscript",
+    "application/x-bat": "text/x-msdos-batch",
+    "application/bat": "text/x-msdos-batch",
 }
 
+#: Claims that systems make by the extension alone, and that may stand for text: CSV where Excel is
+#: installed, RTF called .doc, TypeScript, playlists.
+ALSO_TEXT = frozenset(
+    {
+        "application/vnd.ms-excel",
+        "application/msword",
+        "video/mp2t",
+        "video/vnd.dlna.mpeg-tts",
+        "audio/mpegurl",
+        "audio/x-mpegurl",
+        "audio/x-scpls",
+    }
+)
+#: Formats that libmagic does not always know when it sees them.
+ELUSIVE = frozenset(
+    {"audio/mpeg", "audio/aac", "audio/x-caf", "image/x-canon-cr3", "image/vnd.adobe.photoshop"}
+)
+
 # Not the machine's own table of extensions: the answer must be the same everywhere.
-_EXTENSIONS = mimetypes.MimeTypes(filenames=())
-for _extension in (".exe", ".scr", ".com", ".cpl", ".dll"):
-    _EXTENSIONS.add_type("application/x-dosexec", _extension)
-for _extension in (".bat", ".cmd"):
-    _EXTENSIONS.add_type("text/x-msdos-batch", _extension)
-for _type, _extension in (("application/x-msi", ".msi"), ("application/java-archive", ".jar")):
-    _EXTENSIONS.add_type(_type, _extension)
+_EXTENSIONS = dict(mimetypes.MimeTypes(filenames=()).types_map[True])
+_EXTENSIONS |= {
+    extension: media_type
+    for media_type, extensions in {
+        "application/x-dosexec": ".exe .scr .com .cpl .dll .pif",
+        "application/x-msi": ".msi",
+        "application/java-archive": ".jar",
+        "text/x-msdos-batch": ".bat .cmd",
+        "text/x-powershell": ".ps1 .psm1",
+        "text/vbscript": ".vbs .vbe .wsf",
+        "text/javascript": ".js .mjs .jse",
+        "text/html": ".html .htm .hta",
+        "image/jpeg": ".jpg .jpeg .jpe .jfif",
+        "image/webp": ".webp",
+        "image/avif": ".avif",
+        "image/heic": ".heic .heif",
+        "audio/mp4": ".m4a .m4b",
+        "audio/ogg": ".ogg .oga .opus",
+        "audio/flac": ".flac",
+        "video/mp4": ".mp4 .m4v",
+        "video/ogg": ".ogv",
+        "video/x-matroska": ".mkv",
+        "video/x-ms-wmv": ".wmv",
+        "text/markdown": ".md .markdown",
+        "text/plain": ".txt .log .yaml .yml .toml .ini .c .h .pl",
+        "text/rtf": ".rtf",
+        "text/calendar": ".ics",
+        "application/zip": ".zip",
+        "application/gzip": ".gz .tgz .svgz",
+        "application/x-7z-compressed": ".7z",
+        "application/x-rar": ".rar",
+        "application/epub+zip": ".epub",
+        "application/vnd.oasis.opendocument.text": ".odt",
+        "application/vnd.oasis.opendocument.spreadsheet": ".ods",
+        "application/vnd.oasis.opendocument.presentation": ".odp",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
+        "application/vnd.openxmlformats-officedocument.presentationml.presentation": ".pptx",
+    }.items()
+    for extension in extensions.split()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,32 +264,51 @@ def family(media_type: str) -> Family | None:
 
 def decide(content: str, declared: str, name: str) -> Decision:
     """Decide on a file by what its content is, what its uploader declared and what it is called."""
-    content, declared = normal(content), normal(declared)
-    kind = family(content)
-    draw = kind is not None and kind.draw
+    content, declared, implied = normal(content), normal(declared), _implied(name)
+    draw = content in DRAWABLE
     if not _agrees(declared, content):
         return Decision(
             content, "type_mismatch", f"declared as {declared[:80]}, but the content is {content}", draw
         )
-    implied = normal(_EXTENSIONS.guess_type(PurePosixPath(name.lower()).name)[0] or "")
     if not _agrees(implied, content):
         return Decision(content, "name_mismatch", f"named like {implied}, but the content is {content}", draw)
-    if declared in GENERIC or (kind and kind.correct):
-        return Decision(content if content not in GENERIC else declared, draw=draw)
-    return Decision(declared, draw=draw)
+    return Decision(_best(content, declared, implied), draw=draw)
+
+
+def _implied(name: str) -> str:
+    """Return the type that the name's extension stands for, or nothing."""
+    # Windows drops dots and spaces at the end, and so `picture.exe. ` is run as a program.
+    return normal(_EXTENSIONS.get(PurePosixPath(name.rstrip(". ").lower()).suffix, ""))
 
 
 def _agrees(claim: str, content: str) -> bool:
     if claim in GENERIC or claim == content:
         return True
+    kind, claimed = family(content), family(claim)
+    if kind is None:
+        # Where neither is one of ours, libmagic's name and the world's may differ. Content that it does not
+        # know may be the uploader's own format, but not one that it would have known.
+        return claimed is None or (content in GENERIC and claim in ELUSIVE)
+    if kind is TEXT:
+        # Any text can be a format of its own, and a script or a page looks like any text.
+        return claimed in (None, TEXT, ACTIVE) or claim in ALSO_TEXT or _script(claim)
+    if content == "application/zip" and (claimed is None or claim == "application/java-archive"):
+        return True
+    return kind.lenient and claimed is kind
+
+
+def _script(claim: str) -> bool:
+    return claim.startswith("text/") and PROGRAM.has(claim)
+
+
+def _best(content: str, declared: str, implied: str) -> str:
+    """Return the type to keep, of three that agree."""
     kind = family(content)
-    if kind is not None and kind.lenient and kind.has(claim):
-        return family(claim) is kind
-    # libmagic knows no better: what is no known format may be the uploader's own, but not a known one's.
-    return content in GENERIC and not _well_known(claim)
-
-
-def _well_known(claim: str) -> bool:
-    """Return whether libmagic would have recognised content of that type."""
-    kind = family(claim)
-    return kind is not None or claim == "application/pdf"
+    if declared not in GENERIC and not (kind is TEXT and declared in ALSO_TEXT):
+        return content if kind is not None and kind.correct else declared
+    if content in GENERIC:
+        return declared
+    if kind is not None and not kind.correct and family(implied) is kind:
+        return implied
+    # libmagic takes TypeScript for Java.
+    return "text/plain" if kind is TEXT and content.startswith("text/x-") else content

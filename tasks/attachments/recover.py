@@ -76,6 +76,10 @@ def _due(connection: Connection, name: str, settings: Settings) -> list[object]:
         .where(or_(Job.enqueued_at.is_(None), Job.enqueued_at < _ago(settings.attachment_requeue_seconds)))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
+        # A common table expression runs once. A subquery may run again for each row that it is compared with,
+        # and lock and return others each time, past the limit.
+        .cte("due")
     )
-    statement = update(Job).where(Job.app == name, Job.attachment_id.in_(due)).values(enqueued_at=func.now())
+    its = (Job.app == name) & Job.attachment_id.in_(select(due.c.attachment_id))
+    statement = update(Job).where(its).values(enqueued_at=func.now())
     return list(connection.scalars(statement.returning(Job.attachment_id)))

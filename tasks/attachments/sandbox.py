@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import resource
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -18,15 +19,38 @@ from typing import Any
 SIDES = {"small": 320, "large": 1280}
 #: The long side of the placeholder that a client shows, blurred, while the picture loads.
 PLACEHOLDER_SIDE = 16
-#: EXIF's tag, and its values that turn a picture on its side.
+#: EXIF's tag, and its values: what undoes them, by Pillow's names.
 ORIENTATION = 0x0112
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+#: Those that turn a picture on its side.
 LYING = (5, 6, 7, 8)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
 OUTPUT_LIMIT_BYTES = 64 * 1024 * 1024
+#: What Pillow raises on broken data. Not MemoryError: that may be the machine's doing.
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+)
 
 
 def confine(memory_bytes: int, seconds: int) -> None:
-    """Limit this process for good: address space, CPU time, size of files, no core dump, no children."""
+    """Limit this process for good: address space, CPU time, size of files, no core dump."""
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, seconds),
@@ -39,7 +63,7 @@ def confine(memory_bytes: int, seconds: int) -> None:
 def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
     """Draw `source` into `folder`/small.webp and large.webp. Return dimensions and placeholder."""
     # Imported under the limits: the codecs are what the limits are for.
-    from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageCms, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = max_pixels
     # Between the limit and twice the limit Pillow only warns.
@@ -49,18 +73,22 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
             size, frames, kind = image.size, getattr(image, "n_frames", 1), image.format
             if image.width * image.height * frames > max_pixels:
                 return {"refused": "too_many_pixels", "detail": f"more than {max_pixels} pixels"}
-            if image.getexif().get(ORIENTATION, 1) in LYING:
-                size = (size[1], size[0])
             # A JPEG decodes at a fraction of its size; the large picture needs no more.
             image.draft("RGB", (SIDES["large"], SIDES["large"]))
             image.load()
-            picture = _srgb(ImageOps.exif_transpose(image), ImageCms)
+            # Not before: TIFF turns itself while it loads, and forgets that it had to.
+            orientation = _orientation(image)
+            if orientation in LYING:
+                size = (size[1], size[0])
+            # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails if that is broken.
+            turn = TURNS.get(orientation)
+            upright = image.transpose(Image.Transpose[turn]) if turn else image
+            picture = _srgb(upright, ImageCms)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return {"refused": "too_many_pixels", "detail": f"more than {max_pixels} pixels"}
     except UnidentifiedImageError:
         return {"refused": "undecodable", "detail": "no known picture format"}
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
-        # What Pillow's decoders raise on broken data.
+    except BROKEN as error:
         return {"refused": "undecodable", "detail": f"{type(error).__name__}: {error}"[:200]}
 
     # The small picture is made from the large one: one decode, one large reduction.
@@ -76,22 +104,34 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
     return result
 
 
+def _orientation(image: Any) -> int:
+    """Return how the camera was held; a broken EXIF is no reason to show no picture."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except BROKEN:
+        return 1
+
+
 def _srgb(picture: Any, cms: Any) -> Any:
     """Return the picture in sRGB, as RGB or RGBA, its profile applied."""
     profile = picture.info.get("icc_profile")
     alpha = picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info
-    if profile and picture.mode in {"RGB", "CMYK", "L"}:
+    wanted = "RGBA" if alpha else "RGB"
+    if picture.mode in {"P", "PA"} or (alpha and picture.mode == "RGB"):
+        # A profile speaks of colours, not of their numbers in a palette.
+        picture = picture.convert(wanted)
+    if profile and picture.mode in {"RGB", "RGBA", "CMYK", "L"}:
+        output = wanted if picture.mode == "RGBA" else "RGB"
         try:
-            return cms.profileToProfile(
-                picture, cms.ImageCmsProfile(io.BytesIO(profile)), cms.createProfile("sRGB"), outputMode="RGB"
-            )
+            source = cms.ImageCmsProfile(io.BytesIO(profile))
+            return cms.profileToProfile(picture, source, cms.createProfile("sRGB"), outputMode=output)
         except (cms.PyCMSError, OSError):
             # A broken profile is no reason to show no picture.
             picture.info.pop("icc_profile")
     if picture.mode.startswith("I;16"):
         # Pillow would cut 16-bit grey off at 255 instead of scaling it.
         picture = picture.point(lambda value: value / 256).convert("L")
-    return picture.convert("RGBA" if alpha else "RGB")
+    return picture.convert(wanted)
 
 
 def _save(picture: Any, path: Path) -> dict[str, int]:

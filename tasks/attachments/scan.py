@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from workers.scanner import Answer
 
-#: Names that clamd gives to what it could not look into. It would call these files clean if it were not
-#: told to alert (`AlertExceedsMax`, `AlertEncrypted`); they are not infected either.
+#: Names that clamd gives to what it could not look into, and to what only looks bad. It would call the former
+#: clean if it were not told to alert (`AlertExceedsMax`, `AlertEncrypted`); they are not infected either. The
+#: first that fits counts.
 SUSPICIONS = {
     "Heuristics.Limits.Exceeded": "limits_exceeded",
     "Heuristics.Encrypted": "encrypted_archive",
+    "Heuristics.": "heuristics",
 }
 
 
