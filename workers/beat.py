@@ -33,3 +33,10 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no types
             pause = self.max_interval
         touch_health_file()
         return pause
+
+    def close(self) -> None:
+        """Give the lock back; if that can not be done it runs out by itself."""
+        try:
+            super().close()
+        except (BrokerGone, BrokerSilent, LockError) as error:
+            log.warning("beat.lock_not_released", error=type(error).__name__)

@@ -47,6 +47,10 @@ def test_another_takes_over_within_seconds_and_an_outage_ends_neither(
     so_far = waiting(valkey)
     eventually(lambda: waiting(valkey) > so_far, what="it sends again")
     assert second.process.poll() is None
+    # It ends in good order, broker or not.
+    valkey.kill()
+    second.process.terminate()
+    assert second.process.wait(timeout=20) == 0
 
 
 def test_no_pile_of_runs_is_left_behind(platform: Platform, valkey: ValkeyServer) -> None:

@@ -159,7 +159,7 @@ def test_what_no_worker_could_read_becomes_a_dead_letter_and_the_worker_goes_on(
 
 def test_the_older_protocol_and_compressed_messages_are_read(platform: Platform) -> None:
     platform.set(worker_processes=1)
-    platform.worker()
+    worker = platform.worker()
     row_ids = [platform.openchat_attachment(b"Milk\n", "notes.txt", "text/plain") for _ in range(3)]
     old = {"task": "attachments.process", "id": "1", "kwargs": {}}
     arguments = [{"app": "openchat", "id": str(row_ids[0])}]
@@ -172,6 +172,7 @@ def test_the_older_protocol_and_compressed_messages_are_read(platform: Platform)
         for row_id in row_ids:
             assert platform.finished(row_id).outcome == "accepted"
         eventually(lambda: [letter.reason for letter in platform.dead_letters()] == ["id: Field required"])
+    assert worker.said().count("Connected to") == 1, "it had to connect again"
 
 
 def test_a_misspelt_option_fails_at_import_with_the_likely_one() -> None:
