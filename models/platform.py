@@ -34,9 +34,7 @@ class AttachmentJob(PlatformBase):
     __tablename__ = "attachment_jobs"
     __table_args__ = (
         CheckConstraint("state in ('waiting', 'running', 'finished', 'parked')", name="state_known"),
-        CheckConstraint(
-            "outcome in ('accepted', 'refused', 'quarantined', 'vanished')", name="outcome_known"
-        ),
+        CheckConstraint("outcome in ('accepted', 'refused', 'quarantined')", name="outcome_known"),
         CheckConstraint("verdict in ('clean', 'infected', 'suspicious', 'opaque')", name="verdict_known"),
         CheckConstraint("(state = 'running') = (lease_until is not null)", name="lease_while_running"),
         CheckConstraint("(state = 'finished') = (outcome is not null)", name="outcome_when_finished"),
@@ -74,6 +72,17 @@ class AttachmentJob(PlatformBase):
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     finished_at: Mapped[datetime | None]
+
+
+class Position(PlatformBase):
+    """How far a job has come that walks through a table, a stretch at each turn; NULL: at its beginning."""
+
+    __tablename__ = "positions"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    job: Mapped[str] = mapped_column(primary_key=True)
+    app: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[UUID | None]
 
 
 class DeadLetter(PlatformBase):

@@ -127,7 +127,7 @@ class Platform:
         """Upload to `pern`, encrypted unless `is_encrypted=False` is given."""
         now = datetime.now(UTC)
         stamps = {"created_at": now, "updated_at": now}
-        user, room, message, row_id = uuid4(), uuid4(), uuid4(), uuid4()
+        user, room, message, row_id = uuid4(), uuid4(), uuid4(), columns.pop("id", None) or uuid4()
         key = self.put(content) if content is not None else f"uploads/{uuid4()}"
         values = {
             "file_name": name,

@@ -81,9 +81,9 @@ class Settings(BaseModel):
         description="The largest attachment, in bytes; must not exceed any size limit of clamd.",
     )
     max_pixels: int = Field(
-        default=50_000_000,
+        default=64_000_000,
         gt=0,
-        description="The largest picture that is decoded, width × height × frames.",
+        description="The largest picture that is decoded, width × height × frames of an animation.",
     )
     attachment_lease_seconds: float = Field(
         default=30,

@@ -1,4 +1,4 @@
-"""The platform's own tables: attachment jobs, dead letters, ledger.
+"""The platform's own tables: attachment jobs, positions, dead letters, ledger.
 
 Goes before the deploy of the code that uses it.
 """
@@ -50,9 +50,7 @@ def upgrade() -> None:
         _moment("updated_at", now=True),
         _moment("finished_at"),
         sa.CheckConstraint("state in ('waiting', 'running', 'finished', 'parked')", name="state_known"),
-        sa.CheckConstraint(
-            "outcome in ('accepted', 'refused', 'quarantined', 'vanished')", name="outcome_known"
-        ),
+        sa.CheckConstraint("outcome in ('accepted', 'refused', 'quarantined')", name="outcome_known"),
         sa.CheckConstraint("verdict in ('clean', 'infected', 'suspicious', 'opaque')", name="verdict_known"),
         sa.CheckConstraint("(state = 'running') = (lease_until is not null)", name="lease_while_running"),
         sa.CheckConstraint("(state = 'finished') = (outcome is not null)", name="outcome_when_finished"),
@@ -71,6 +69,13 @@ def upgrade() -> None:
         ["lease_until"],
         schema=SCHEMA,
         postgresql_where=sa.text("state = 'running'"),
+    )
+    op.create_table(
+        "positions",
+        sa.Column("job", sa.Text, primary_key=True),
+        sa.Column("app", sa.Text, primary_key=True),
+        sa.Column("position", sa.Uuid),
+        schema=SCHEMA,
     )
     op.create_table(
         "dead_letters",
@@ -99,5 +104,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("job_runs", "dead_letters", "attachment_jobs"):
+    for table in ("job_runs", "dead_letters", "positions", "attachment_jobs"):
         op.drop_table(table, schema=SCHEMA)

@@ -25,7 +25,7 @@ PERN = App(
         sha256=Attachment.file_hash,
         # No soft deletion, no state column: every row is live, and only our own table knows what is done.
         live=true(),
-        unprocessed=true(),
+        unprocessed=None,
         created_at=Attachment.created_at,
         mirror=Mirror(
             media_type=Attachment.mime_type,

@@ -69,7 +69,8 @@ class AttachmentTable:
         sha256: the stored bytes' SHA-256 in hexadecimal, as declared; None where no column has it.
         live: the rows worth working on.
         unprocessed: among the live, those the application believes unprocessed; the periodic twin looks
-            for them. `true()` where the table has no such state.
+            for them, and an index should serve it. None where the table has no such state: the twin then
+            walks through all rows, a stretch at each turn.
         created_at: when the row was inserted.
         mirror: where the application sees the outcome.
     """
@@ -85,7 +86,7 @@ class AttachmentTable:
     encrypted: Column | None
     sha256: Column | None
     live: ColumnElement[bool]
-    unprocessed: ColumnElement[bool]
+    unprocessed: ColumnElement[bool] | None
     created_at: Column
     mirror: Mirror
 
@@ -96,7 +97,7 @@ class AttachmentTable:
         named = (getattr(self, field.name) for field in fields(self))
         read = {value.property.columns[0].name for value in named if isinstance(value, InstrumentedAttribute)}
         # Conditions name columns too.
-        for condition in (self.live, self.unprocessed):
+        for condition in filter(lambda given: given is not None, (self.live, self.unprocessed)):
             read |= {part.name for part in iterate(condition) if isinstance(part, TableColumn)}
         return Need(
             table=table_of(self.model),

@@ -181,7 +181,9 @@ def wait(
 
 
 def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "mirror.Seen") -> bool:
-    """Write the outcome into our row and the application's. Return False when that row is gone by now.
+    """Write the outcome into our row and the application's.
+
+    Return False when that row is gone or deleted by now: then ours goes too, as in `claim`.
 
     Raises:
         LeaseLostError: another holds the file by now; nothing is written.
@@ -190,7 +192,8 @@ def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "m
     _fenced(connection, mine, final | values)
     there = mirror.finished(connection, mine.table, mine.id, seen)
     if not there:
-        _set(connection, mine, {"outcome": "vanished", "small_key": None, "large_key": None})
+        its = (Job.app == mine.app) & (Job.attachment_id == mine.id)
+        connection.execute(delete(Job).where(its))
     return there
 
 
@@ -212,8 +215,3 @@ def _fenced(connection: Connection, mine: Claim, values: dict[str, Any]) -> None
     done = connection.execute(update(Job).where(mine.lease).values(updated_at=func.now(), **values))
     if done.rowcount != 1:
         raise LeaseLostError(f"attempt {mine.attempt} on {mine.app} {mine.id} is no longer the latest")
-
-
-def _set(connection: Connection, mine: Claim, values: dict[str, Any]) -> None:
-    key = (Job.app == mine.app) & (Job.attachment_id == mine.id)
-    connection.execute(update(Job).where(key).values(**values))

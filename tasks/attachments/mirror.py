@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from tasks.apps.spec import AttachmentTable, Column
 
@@ -49,7 +49,7 @@ def failed(connection: Connection, table: AttachmentTable, row_id: UUID, error: 
 
 
 def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen: Seen) -> bool:
-    """Write the outcome. Return whether the row is still there."""
+    """Write the outcome. Return whether the row is still there, and not deleted meanwhile."""
     to = table.mirror
     values: list[tuple[Column | None, Any]] = [
         (to.status, "completed" if seen.served else "failed"),
@@ -61,9 +61,8 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
     ]
     if to.metadata is not None and seen.metadata:
         # Locked, so that what another writes into the same JSON meanwhile is not lost.
-        row = connection.execute(
-            select(to.metadata).where(table.id == row_id).with_for_update()
-        ).one_or_none()
+        locked = select(to.metadata).where(table.id == row_id, table.live).with_for_update()
+        row = connection.execute(locked).one_or_none()
         if row is None:
             return False
         values.append((to.metadata, merged(row[0], seen.metadata)))
@@ -76,7 +75,7 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
             (to.large_url, seen.large_url),
             (to.small_key, seen.small_key),
         ]
-    return _write(connection, table, row_id, values)
+    return _write(connection, table, row_id, values, table.live)
 
 
 def merged(text: str | None, ours: dict[str, Any]) -> str:
@@ -101,10 +100,14 @@ def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:
 
 
 def _write(
-    connection: Connection, table: AttachmentTable, row_id: UUID, values: list[tuple[Column | None, Any]]
+    connection: Connection,
+    table: AttachmentTable,
+    row_id: UUID,
+    values: list[tuple[Column | None, Any]],
+    *conditions: ColumnElement[bool],
 ) -> bool:
     stamped = [*values, (table.mirror.updated_at, func.now())]
     # A later entry wins: the addresses of a served file come after their removal.
     wanted = {column.key: value for column, value in stamped if column is not None}
-    done = connection.execute(update(table.model).where(table.id == row_id).values(wanted))
+    done = connection.execute(update(table.model).where(table.id == row_id, *conditions).values(wanted))
     return done.rowcount == 1

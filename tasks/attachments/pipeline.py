@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
+from sqlalchemy.exc import OperationalError
 
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import draw, identify, jobs, policy, sandbox, scan
@@ -25,6 +26,9 @@ from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings
 from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge, StoreError, UnknownProvider, store_for
 from workers.storage.base import Fetched
+
+#: Between two attempts to reach a database that was there a moment ago.
+DATABASE_PAUSE_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +104,10 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
     except (StoreError, OSError) as error:
         # A store that is away, or a full disk: like a scanner that is away, not the file's fault.
         outcome = _put_off(mine, NotYetError("store_unavailable", str(error)), settings)
+    except OperationalError as error:
+        # The database is restarting, say. Given back, or the lease would run out and count as a dead worker.
+        away = NotYetError("database_unavailable", type(error.orig).__name__)
+        outcome = _put_off(mine, away, settings, patience_seconds=settings.attachment_lease_seconds)
     except SoftTimeLimitExceeded:
         late = FailedError("timed_out", f"took longer than {settings.task_soft_limit_seconds} s")
         outcome = _put_off(mine, late, settings)
@@ -270,8 +278,15 @@ def _conclude(mine: jobs.Claim, store: ObjectStore, found: Findings) -> str:
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
 
 
-def _put_off(mine: jobs.Claim, error: NotYetError, settings: Settings) -> str:
+def _put_off(mine: jobs.Claim, error: NotYetError, settings: Settings, *, patience_seconds: float = 0) -> str:
     failed = isinstance(error, FailedError)
-    with transaction() as connection:
-        state = jobs.wait(connection, mine, error.reason, error.detail, settings, failed=failed)
-    return f"{state} ({error.reason})"
+    deadline = monotonic() + patience_seconds
+    while True:
+        try:
+            with transaction() as connection:
+                state = jobs.wait(connection, mine, error.reason, error.detail, settings, failed=failed)
+            return f"{state} ({error.reason})"
+        except OperationalError:
+            if monotonic() > deadline:
+                raise
+            sleep(DATABASE_PAUSE_SECONDS)

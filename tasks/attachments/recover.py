@@ -4,10 +4,14 @@ The broker may lose a message, an API service may never send one, a worker may d
 The rows know. This finds those that nobody works on, and announces them.
 """
 
-from sqlalchemy import Connection, func, literal, or_, select, update
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
+from models.platform import Position
 from tasks.apps import enabled
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
@@ -21,6 +25,8 @@ from workers.settings import Settings, get_settings
 JOB = "attachments.recover"
 #: The most that one run announces of a kind; the rest follows at the next turn.
 BATCH = 500
+#: How many rows of a table without a state one run compares with our jobs; the next run goes on from there.
+STRETCH = 20_000
 
 
 @task(name=JOB, queue=MAINTENANCE)
@@ -33,7 +39,7 @@ def recover() -> None:
         for name, page in enabled(settings).items():
             if page.attachments is None:
                 continue
-            new = _adopt(run.connection, name, page.attachments, settings)
+            new, more = _adopt(run.connection, name, page.attachments, settings)
             due = _due(run.connection, name, settings)
             # Published before the commit: a crash in between announces a file twice, which is harmless. The
             # other way round would leave files marked as announced that were not.
@@ -41,7 +47,7 @@ def recover() -> None:
                 request = ProcessAttachment(app=name, id=row_id)
                 process.apply_async((request.model_dump(mode="json"),))
             run.rows += len(new) + len(due)
-            if BATCH in (len(new), len(due)):
+            if more or len(due) == BATCH:
                 run.outcome = "more"
 
 
@@ -49,21 +55,65 @@ def _ago(seconds: float) -> object:
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def _adopt(connection: Connection, name: str, table: AttachmentTable, settings: Settings) -> list[object]:
-    """Make a job for each row that has had none for longer than the grace; return their ids."""
+def _adopt(
+    connection: Connection, name: str, table: AttachmentTable, settings: Settings
+) -> tuple[list[UUID], bool]:
+    """Make a job for each row that has had none for longer than the grace.
+
+    Return their ids, and whether there may be more at once.
+    """
     known = select(Job).where(Job.app == name, Job.attachment_id == table.id).exists()
     orphans = (
         select(literal(name), table.id, literal("waiting"), func.now())
-        .where(table.live, table.unprocessed, ~known)
+        .where(table.live, ~known)
         .where(table.created_at < _ago(settings.attachment_grace_seconds))
         .limit(BATCH)
     )
+    stretch = None
+    if table.unprocessed is not None:
+        orphans = orphans.where(table.unprocessed)
+    else:
+        stretch = _stretch(connection, name, table)
+        orphans = orphans.where(*stretch.conditions(table))
     statement = insert(Job).from_select(["app", "attachment_id", "state", "enqueued_at"], orphans)
     # A worker may have claimed one of them since.
-    return list(connection.scalars(statement.on_conflict_do_nothing().returning(Job.attachment_id)))
+    new = list(connection.scalars(statement.on_conflict_do_nothing().returning(Job.attachment_id)))
+    full = len(new) == BATCH
+    if stretch and stretch.end != stretch.start and not full:
+        place = insert(Position).values(job=JOB, app=name, position=stretch.end)
+        key = [Position.job, Position.app]
+        connection.execute(
+            place.on_conflict_do_update(index_elements=key, set_={"position": place.excluded.position})
+        )
+    return new, full
 
 
-def _due(connection: Connection, name: str, settings: Settings) -> list[object]:
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A part of a table in the order of its ids: after `start`, up to `end`; None for the table's own."""
+
+    start: UUID | None
+    end: UUID | None
+
+    def conditions(self, table: AttachmentTable) -> list[ColumnElement[bool]]:
+        after = [table.id > self.start] if self.start is not None else []
+        return after + ([table.id <= self.end] if self.end is not None else [])
+
+
+def _stretch(connection: Connection, name: str, table: AttachmentTable) -> _Stretch:
+    """Return the stretch that this turn looks at, where no column says which rows to look at.
+
+    Comparing the whole table with our jobs would take a second for a million rows, at each turn.
+    """
+    place = select(Position.position).where(Position.job == JOB, Position.app == name)
+    start = connection.scalar(place)
+    ahead = select(table.id).order_by(table.id).offset(STRETCH - 1).limit(1)
+    if start is not None:
+        ahead = ahead.where(table.id > start)
+    return _Stretch(start, connection.scalar(ahead))
+
+
+def _due(connection: Connection, name: str, settings: Settings) -> list[UUID]:
     """Mark the jobs that are due as announced; return their ids.
 
     A file that was announced and is still due may just be far back in a long queue: it is announced again

@@ -33,6 +33,7 @@ TURNS = {
 #: Those that turn a picture on its side.
 LYING = (5, 6, 7, 8)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+ANIMATED = ("PNG", "GIF", "WEBP", "AVIF")
 OUTPUT_LIMIT_BYTES = 64 * 1024 * 1024
 #: What Pillow raises on broken data. Not MemoryError: that may be the machine's doing.
 BROKEN = (
@@ -63,15 +64,19 @@ def confine(memory_bytes: int, seconds: int) -> None:
 def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
     """Draw `source` into `folder`/small.webp and large.webp. Return dimensions and placeholder."""
     # Imported under the limits: the codecs are what the limits are for.
-    from PIL import Image, ImageCms, UnidentifiedImageError
+    from PIL import AvifImagePlugin, Image, ImageCms, UnidentifiedImageError
 
+    # One thread per core would each want its share of the memory that there is for all.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.MAX_IMAGE_PIXELS = max_pixels
     # Between the limit and twice the limit Pillow only warns.
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
         with Image.open(source, formats=FORMATS) as image:
             size, frames, kind = image.size, getattr(image, "n_frames", 1), image.format
-            if image.width * image.height * frames > max_pixels:
+            # The frames of a photo are its preview and its gain map: nobody plays them.
+            played = frames if kind in ANIMATED else 1
+            if image.width * image.height * played > max_pixels:
                 return {"refused": "too_many_pixels", "detail": f"more than {max_pixels} pixels"}
             # A JPEG decodes at a fraction of its size; the large picture needs no more.
             image.draft("RGB", (SIDES["large"], SIDES["large"]))

@@ -4,9 +4,11 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,7 +22,7 @@ from stack.signatures import EICAR_NAME
 from tasks.apps import APPS
 from tasks.attachments import jobs, pipeline
 from tests.platform import Platform, eventually
-from tests.servers import ClamdServer
+from tests.servers import ClamdServer, PostgresServer
 from workers.known_bad import EICAR, encrypted_zip, zipped
 from workers.scanner import Answer, Scanner
 from workers.storage.local import LocalStore
@@ -531,8 +533,7 @@ def test_a_row_that_is_deleted_meanwhile_leaves_no_pictures(
     table = {"openchat": "openchat.attachment", "pern": "pern.attachments"}[desk.app]
     at_scan(monkeypatch, lambda: desk.platform.sql(f"DELETE FROM {table}"))
     assert desk.work(row_id) == "vanished"
-    job = desk.job(row_id)
-    assert (job.state, job.outcome, job.small_key, job.large_key) == ("finished", "vanished", None, None)
+    assert desk.platform.job(row_id) is None
     assert desk.pictures(row_id) == []
     # Not ours to delete; but malware is not left lying about.
     assert stored(desk.platform.store) == ({} if infected else {key: content})
@@ -655,3 +656,47 @@ def test_the_lease_is_kept_while_a_scan_takes_longer_than_it(
     thread.join()
     assert outcomes == ["accepted"]
     assert open_desk.job(row_id).attempt == 1
+
+
+def test_a_row_that_is_soft_deleted_meanwhile_is_not_served(
+    open_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_id = open_desk.upload(drawing("PNG"), "a.png", "image/png")
+    at_scan(monkeypatch, lambda: open_desk.platform.sql("UPDATE openchat.attachment SET is_deleted = true"))
+    assert open_desk.work(row_id) == "vanished"
+    open_desk.assert_unserved(row_id)
+    assert open_desk.platform.job(row_id) is None
+    # Restored, it is as if it had never been seen.
+    open_desk.platform.sql("UPDATE openchat.attachment SET is_deleted = NULL")
+    assert open_desk.work(row_id) == "accepted"
+    assert open_desk.row(row_id).processing_status == "completed"
+
+
+def test_a_database_that_restarts_meanwhile_counts_against_nobody(
+    open_desk: Desk, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_desk.platform.set(attachment_lease_seconds=30)
+    row_id = open_desk.upload(b"text")
+    reached, gone, noticed = threading.Event(), threading.Event(), threading.Event()
+
+    def outage() -> None:
+        reached.set()
+        assert gone.wait(60)
+
+    def pause(seconds: float) -> None:
+        noticed.set()
+        sleep(seconds)
+
+    at_scan(monkeypatch, outage)
+    monkeypatch.setattr(pipeline, "sleep", pause)
+    with ThreadPoolExecutor() as pool:
+        end = pool.submit(open_desk.work, row_id)
+        assert reached.wait(60)
+        postgres.stop()
+        gone.set()
+        assert noticed.wait(60)
+        postgres.start()
+        assert end.result(60) == "waiting (database_unavailable)"
+    assert open_desk.job(row_id).failures == 0
+    open_desk.assert_unserved(row_id)
+    assert open_desk.again(row_id) == "accepted"

@@ -142,7 +142,7 @@ def test_the_grace_is_exact(platform: Platform, app: str) -> None:
         with platform.engine.connect() as connection:
             change = f"UPDATE {name} SET created_at = now() - interval '{age}' WHERE id = :id"
             connection.execute(text(change), {"id": row_id})
-            adopted = module._adopt(connection, app, table(app), platform.settings)
+            adopted, _ = module._adopt(connection, app, table(app), platform.settings)
             assert (row_id in adopted) == bool(wanted), age
             connection.rollback()
 
@@ -160,7 +160,7 @@ def test_the_grace_is_exact_whatever_time_zone_the_database_prefers(platform: Pl
                 at=datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=age),
             )
             with platform.engine.connect() as connection:
-                adopted = module._adopt(connection, "openchat", table("openchat"), platform.settings)
+                adopted, _ = module._adopt(connection, "openchat", table("openchat"), platform.settings)
                 assert (row_id in adopted) == wanted
                 connection.rollback()
 
@@ -436,3 +436,38 @@ def test_what_the_run_sees_is_the_row_and_not_its_files(platform: Platform, conf
     assert "secret" not in raw.decode()
     assert b"secret" not in base64.b64decode(message["body"])
     assert platform.row(openchat.Attachment, row_id).filename == "secret-plan.txt"
+
+
+def test_a_table_without_states_is_walked_through_a_stretch_at_a_time(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRETCH", 2)
+    ids = sorted(upload(platform, "pern", id=UUID(int=number)) for number in (10, 20, 30, 40, 50))
+
+    def turn() -> list[UUID]:
+        known = set(adopted())
+        recover.run()
+        return sorted(set(adopted()) - known)
+
+    def adopted() -> list[UUID]:
+        rows = platform.sql("SELECT attachment_id FROM roomkeeper.attachment_jobs WHERE app = 'pern'")
+        return [row.attachment_id for row in rows]
+
+    assert [turn(), turn(), turn()] == [ids[:2], ids[2:4], ids[4:]]
+    # Round again: what has come since is found wherever it lies.
+    late = upload(platform, "pern", id=UUID(int=25))
+    assert [turn(), turn(), turn()] == [[], [late], []]
+
+
+def test_the_walk_does_not_go_on_before_a_stretch_is_done(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRETCH", 4)
+    monkeypatch.setattr(module, "BATCH", 3)
+    for number in range(1, 6):
+        upload(platform, "pern", id=UUID(int=number))
+    counts = []
+    for _ in range(3):
+        recover.run()
+        counts.append(platform.sql("SELECT count(*) FROM roomkeeper.attachment_jobs")[0][0])
+    assert counts == [3, 4, 5]

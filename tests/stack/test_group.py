@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -79,7 +80,9 @@ class Launcher:
             assert starter.process.stdout is not None
             starter.process.stdout.close()
         for pid in processes_of(self.state):
-            os.kill(pid, signal.SIGKILL)
+            # It may have been about to end by itself.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
