@@ -23,7 +23,8 @@ demo: install ## The same without staying: exit 0 only if every sample met its e
 	@exec $(BIN)/roomkeeper stack demo
 
 test: install check ## Run every check and every test
-	@exec $(BIN)/pytest
+	@# Two at once: much of the time is waiting for servers. A file stays together, for what it shares.
+	@exec $(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .
