@@ -219,7 +219,8 @@ class Platform:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command,
-                env=self.environment,
+                # What it says is waited for.
+                env=self.environment | {"PYTHONUNBUFFERED": "1"},
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,

@@ -492,7 +492,9 @@ def run_without_development(
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); from commands.main import main; main()"
     )
-    wheel.root.extractall(folder)
+    # Opened anew: what is behind a `zipfile.Path` lists directories that it can not extract (Python 3.11.2).
+    with zipfile.ZipFile(str(wheel.root.filename)) as archive:
+        archive.extractall(folder)
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
