@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.known_bad import EICAR
+
 REAL = Path("/var/lib/clamav")
 
-#: The test file that every scanner knows, and a text that only ours does. Assembled when used, so that a
-#: scanner that reads this file or its compiled form has nothing to find.
-EICAR = "".join((r"X5O!P%@AP[4\PZX54(P^)7CC)7}$", "EICAR-STANDARD-", "ANTIVIRUS-TEST-FILE!$H+H*")).encode()
+#: A text that only our scanner knows. Assembled when used, like `EICAR`.
 TEST_MALWARE = "-".join(("ROOMKEEPER", "TEST", "MALWARE")).encode()
 
 #: As clamd reports them, `.UNOFFICIAL` included: it marks what did not come from ClamAV.

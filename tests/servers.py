@@ -112,7 +112,7 @@ class ValkeyServer(RunningServer[Valkey]):
 
 
 class ClamdServer(RunningServer[Clamd]):
-    """clamd, which knows `stack.signatures.EICAR` and `TEST_MALWARE` and nothing else."""
+    """clamd, which knows EICAR and `stack.signatures.TEST_MALWARE` and nothing else."""
 
     @property
     def address(self) -> str:

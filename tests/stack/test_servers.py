@@ -22,10 +22,11 @@ from stack.errors import StackError
 from stack.ports import free_port
 from stack.postgres import Postgres, create_database
 from stack.processes import POLL_SECONDS
-from stack.signatures import EICAR, EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
+from stack.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
 from stack.sockets import socket_path
 from stack.valkey import Valkey
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers.known_bad import EICAR
 
 
 def scan(server: ClamdServer, content: bytes) -> str:

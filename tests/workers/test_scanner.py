@@ -16,11 +16,11 @@ import pytest
 from stack import signatures
 from stack.clamd import Clamd
 from stack.ports import free_port
-from stack.signatures import EICAR, EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
+from stack.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
 from tasks.attachments.scan import Verdict, judge
 from tests.servers import ClamdServer
 from workers import scanner as module
-from workers.known_bad import encrypted_zip, nested_zip, zipped
+from workers.known_bad import EICAR, encrypted_zip, nested_zip, zipped
 from workers.scanner import Answer, Scanner, ScannerUnavailable, Version
 
 MIB = 1024 * 1024
