@@ -14,6 +14,8 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return Celery's beat schedule: name of the entry → task, period, expiry."""
     return {
         "attachments.recover": every(settings.recover_every_seconds, "attachments.recover"),
+        "attachments.rescan": every(settings.rescan_every_seconds, "attachments.rescan"),
+        "attachments.renew_addresses": every(600, "attachments.renew_addresses"),
     }
 
 

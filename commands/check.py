@@ -13,11 +13,12 @@ CHECKS = {
     "broker": checks.broker,
     "store": checks.store,
     "scanner": checks.scanner,
+    "decoder": checks.decoder,
 }
 
 
 def check() -> None:
-    """Check settings, database, broker, store and scanner; exit code 1, with an advice for each fault."""
+    """Check all that the platform needs; exit code 1, with an advice for each fault."""
     console = Console()
     settings = get_settings()
     names = ", ".join(enabled(settings))

@@ -1,8 +1,6 @@
 """What must hold before the platform can work: each check returns its faults, a sentence and an advice."""
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 
 from psycopg.errors import InsufficientPrivilege
 from rich.console import Console
@@ -11,14 +9,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import enabled
-from tasks.attachments import scan
-from workers import migrate
+from workers import jail, migrate, scanner_probes
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
-from workers.known_bad import EICAR, encrypted_zip, nested_zip
-from workers.scanner import Scanner, ScannerUnavailable
+from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings, variable
-from workers.storage import StoreError, store_for
+from workers.storage import BucketMissing, StoreError, store_for
 from workers.storage.local import LocalStore
 
 
@@ -122,8 +118,8 @@ def broker(settings: Settings) -> list[Fault]:
 
 
 def store(settings: Settings) -> list[Fault]:
-    """Check that the local store and its quarantine can be written to, and that no one serves the latter."""
-    faults = []
+    """Check that each store that is set up and its quarantine work, and that no one serves the latter."""
+    faults = _bucket(settings) if settings.s3_bucket else []
     places = {
         "storage_root": ("store", store_for("local", settings)),
         # What is moved here must arrive: until it does, the infected file waits in the store.
@@ -152,69 +148,68 @@ def store(settings: Settings) -> list[Fault]:
     return faults
 
 
+def _bucket(settings: Settings) -> list[Fault]:
+    faults = []
+    names = f"{variable('s3_bucket')} or {variable('s3_quarantine_bucket')}"
+    try:
+        store_for("s3", settings).probe()
+    except BucketMissing as error:
+        faults.append(Fault(f"The S3 store does not work: {error}.", f"Make it, or name another in {names}."))
+    except StoreError as error:
+        faults.append(
+            Fault(
+                f"The S3 store does not work: {error}.",
+                "Give the access key the rights to list, read, write and delete in the bucket and in the "
+                f"quarantine, or set {variable('s3_endpoint')}, {variable('s3_access_key')}, {names}.",
+            )
+        )
+    if settings.s3_public_url and settings.s3_quarantine_bucket in {None, settings.s3_bucket}:
+        faults.append(
+            Fault(
+                f"The quarantine lies in the bucket {settings.s3_bucket}, whose objects are served.",
+                f"Name a bucket of its own in {variable('s3_quarantine_bucket')}.",
+            )
+        )
+    return faults
+
+
 def scanner(settings: Settings) -> list[Fault]:
     """Check that clamd answers, finds what it must, and fails closed: it is asked, not its configuration."""
     clamd = Scanner(settings.clamd, settings.scan_timeout_seconds)
     try:
-        clamd.versions()
-        with tempfile.TemporaryDirectory() as folder:
-            return [fault for probe in PROBES for fault in probe(clamd, Path(folder), settings)]
+        return signatures(clamd.versions(), settings) + scanner_probes.faults(clamd, settings)
     except ScannerUnavailable as error:
         return [
             Fault(f"The virus scanner does not answer: {error}.", f"Start it, or set {variable('clamd')}.")
         ]
 
 
-def _finds_eicar(clamd: Scanner, folder: Path, _settings: Settings) -> list[Fault]:
-    path = folder / "eicar"
-    path.write_bytes(EICAR)
-    if scan.judge(clamd.scan_file(path)).name == "infected":
+def signatures(version: Version, settings: Settings, now: datetime | None = None) -> list[Fault]:
+    """Check that the signatures are young enough. Those that do not tell their age pass: ours, for tests."""
+    if version.released is None:
+        return []
+    age = (now or datetime.now(UTC)) - version.released
+    if age <= timedelta(days=settings.signature_max_age_days):
         return []
     return [
-        Fault("The virus scanner does not find the EICAR test file.", "Give it signatures: run freshclam.")
+        Fault(
+            f"The virus signatures are {age.days} days old (number {version.signatures}, of "
+            f"{version.released:%Y-%m-%d}).",
+            f"See why freshclam does not renew them, or allow more in {variable('signature_max_age_days')}.",
+        )
     ]
 
 
-def _alerts_on_limits(clamd: Scanner, folder: Path, settings: Settings) -> list[Fault]:
-    path = folder / "nested.zip"
-    path.write_bytes(nested_zip())
-    if scan.judge(clamd.scan_file(path)).name == "clean":
-        return [
-            Fault(
-                "The virus scanner calls clean what goes beyond its limits.",
-                "Set in clamd.conf: AlertExceedsMax yes",
-            )
-        ]
-    # Only a scanner that alerts can be asked whether the largest upload is within its limits. The file
-    # has a hole for content: it takes no disk.
-    path = folder / "largest"
-    with path.open("wb") as file:
-        file.truncate(settings.max_file_bytes)
-    fits = f"StreamMaxLength, MaxFileSize and MaxScanSize of clamd must be at least {settings.max_file_bytes}"
-    advice = f"{fits} bytes, or {variable('max_file_bytes')} smaller."
+def decoder(_settings: Settings) -> list[Fault]:
+    """Check that the process in which strangers' files are decoded is confined in every way that there is."""
     try:
-        largest = scan.judge(clamd.scan_file(path))
-    except ScannerUnavailable as error:
-        return [
-            Fault(f"The virus scanner does not take the largest upload that is allowed: {error}.", advice)
-        ]
-    if largest.name == "clean":
-        return []
-    return [Fault("The largest upload that is allowed is beyond the virus scanner's limits.", advice)]
-
-
-def _alerts_on_encryption(clamd: Scanner, folder: Path, _settings: Settings) -> list[Fault]:
-    path = folder / "encrypted.zip"
-    path.write_bytes(encrypted_zip())
-    if scan.judge(clamd.scan_file(path)).name != "clean":
-        return []
+        missing = {name: why for name, why in jail.protections().items() if why is not None}
+    except jail.Jailed as error:
+        return [Fault(f"Strangers' files can not be decoded: {error}.", "See the worker's log.")]
     return [
-        Fault("The virus scanner calls encrypted archives clean.", "Set in clamd.conf: AlertEncrypted yes")
+        Fault(
+            f"Strangers' files are decoded without {name}: {why}.",
+            "Run it on Linux 5.13 or newer, without a seccomp profile that forbids it.",
+        )
+        for name, why in missing.items()
     ]
-
-
-PROBES: tuple[Callable[[Scanner, Path, Settings], list[Fault]], ...] = (
-    _finds_eicar,
-    _alerts_on_limits,
-    _alerts_on_encryption,
-)

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
-from commands import apps, check, checks, database, programs, settings, stack
+from commands import apps, attachments, check, checks, database, programs, settings, stack
 from stack.errors import StackError
 from workers.bootstrap import BootstrapError
 from workers.settings import SettingsError
@@ -24,6 +24,8 @@ app.command("settings")(settings.settings)
 app.command("worker")(programs.worker)
 app.command("beat")(programs.beat)
 app.command("flower")(programs.flower)
+app.command("metrics")(programs.metrics)
+app.add_typer(attachments.app, name="attachments")
 app.add_typer(database.app, name="db")
 app.add_typer(stack.app, name="stack")
 

@@ -1,6 +1,8 @@
-"""`roomkeeper worker|beat|flower`: the long-running programs, with the options that they must have."""
+"""`roomkeeper worker|beat|flower|metrics`: the long-running programs, with the options that they need."""
 
 import os
+import threading
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -8,8 +10,10 @@ from rich.console import Console
 
 from commands import checks
 from tasks.apps import enabled
-from workers.queues import KINDS
+from workers import telemetry
+from workers.queues import KINDS, WorkerKind
 from workers.settings import Settings, SettingsError, get_settings, variable
+from workers.workdir import workdir
 
 
 def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> None:
@@ -23,6 +27,19 @@ def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> Non
         checks.tell(faults, Console(stderr=True))
         raise typer.Exit(1)
     chosen = KINDS[kind]
+    if settings.worker_metrics_port is None:
+        _become_worker(chosen, settings)
+    else:
+        # Its processes count into files of this directory; it goes with the worker, or is swept.
+        with workdir() as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+            from workers import metrics as counts
+
+            _listen(counts.serve, settings, "worker_metrics_port")
+            _become_worker(chosen, settings)
+
+
+def _become_worker(chosen: WorkerKind, settings: Settings) -> None:
     _become(
         "worker",
         f"--queues={','.join(chosen.queues)}",
@@ -54,6 +71,32 @@ def flower() -> None:
         f"--port={settings.flower_port}",
         "--loglevel=INFO",
     )
+
+
+def metrics() -> None:
+    """Serve what the database, the broker and the scanner know as Prometheus metrics, until SIGTERM."""
+    # Not before: a worker sets an environment variable before it is imported.
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from workers.state_metrics import State
+
+    settings = get_settings()
+    telemetry.setup(settings.log_format)
+    registry = CollectorRegistry()
+    registry.register(State(settings))
+    _listen(lambda address, port: start_http_server(port, address, registry), settings, "metrics_port")
+    # The server is a thread; this one has only to be there. A signal ends it.
+    threading.Event().wait()
+
+
+def _listen(serve: Callable[[str, int], object], settings: Settings, field: str) -> None:
+    address, port = settings.metrics_address, getattr(settings, field)
+    try:
+        serve(address, port)
+    except OSError as error:
+        raise SettingsError(
+            f"Metrics can not be served on {address}:{port}: {error.strerror}; set {variable(field)}."
+        ) from error
 
 
 def _password(settings: Settings) -> str:

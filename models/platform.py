@@ -4,8 +4,18 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, Index, Text, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    Identity,
+    Index,
+    SmallInteger,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.base import Base
@@ -21,6 +31,8 @@ class PlatformBase(DeclarativeBase):
         str: Text,
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        float: Double,
     }
 
 
@@ -29,6 +41,9 @@ class AttachmentJob(PlatformBase):
 
     `attempt` counts claims and fences writes: only the holder of the latest claim may write. `failures`
     counts the claims that ended badly (an error, a dead worker); a scanner that does not answer is not one.
+    `override` is an operator's word, which stands above any verdict. `rewritten_sha256` is what the original
+    became when its personal metadata was taken out; the row may still describe what it was before.
+    `risk` and `popularity` say which files a new version of the signatures looks at first.
     """
 
     __tablename__ = "attachment_jobs"
@@ -38,9 +53,26 @@ class AttachmentJob(PlatformBase):
         CheckConstraint("verdict in ('clean', 'infected', 'suspicious', 'opaque')", name="verdict_known"),
         CheckConstraint("(state = 'running') = (lease_until is not null)", name="lease_while_running"),
         CheckConstraint("(state = 'finished') = (outcome is not null)", name="outcome_when_finished"),
+        CheckConstraint("override in ('release', 'quarantine')", name="override_known"),
         # The periodic twin asks for these two alone; finished rows, nearly all, are not in the index.
         Index("attachment_jobs_due", "not_before", postgresql_where=text("state = 'waiting'")),
         Index("attachment_jobs_leases", "lease_until", postgresql_where=text("state = 'running'")),
+        Index("attachment_jobs_parked", "updated_at", postgresql_where=text("state = 'parked'")),
+        # All copies of a file, when one of them turns out to be infected.
+        Index("attachment_jobs_sha256", "sha256"),
+        # What is served and was scanned with older signatures, the most dangerous first.
+        Index(
+            "attachment_jobs_rescan",
+            "signature_version",
+            text("(risk + popularity) desc"),
+            text("finished_at desc"),
+            postgresql_where=text("outcome = 'accepted' and verdict = 'clean'"),
+        ),
+        Index(
+            "attachment_jobs_addresses",
+            "address_expires_at",
+            postgresql_where=text("address_expires_at is not null"),
+        ),
         {"schema": SCHEMA},
     )
 
@@ -69,9 +101,63 @@ class AttachmentJob(PlatformBase):
     large_key: Mapped[str | None]
     quarantine_key: Mapped[str | None]
     timings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    findings: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
+    override: Mapped[str | None]
+    rewritten_sha256: Mapped[str | None]
+    rewritten_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    risk: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    popularity: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    address_expires_at: Mapped[datetime | None]
+    rescanned_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     finished_at: Mapped[datetime | None]
+
+
+class AttachmentEvent(PlatformBase):
+    """What happened to an attachment: one row for each phase of each attempt, and for what operators did.
+
+    `seconds` is how long a phase took; `detail` what was found, by name; `actor` and `reason` are an
+    operator's. Rows are only added.
+    """
+
+    __tablename__ = "attachment_events"
+    __table_args__ = (
+        Index("attachment_events_attachment", "app", "attachment_id", "id"),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    app: Mapped[str]
+    attachment_id: Mapped[UUID]
+    attempt: Mapped[int]
+    event: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    seconds: Mapped[float | None]
+    worker: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    actor: Mapped[str | None]
+    reason: Mapped[str | None]
+
+
+class ScanVerdict(PlatformBase):
+    """The latest verdict on some content, by the engine and signatures that reached it: the same bytes are
+    not scanned twice with the same signatures."""
+
+    __tablename__ = "scan_verdicts"
+    __table_args__ = (
+        CheckConstraint("verdict in ('clean', 'infected', 'suspicious')", name="scan_verdict_known"),
+        # What must not be served, wherever it lies.
+        Index("scan_verdicts_bad", "scanned_at", postgresql_where=text("verdict <> 'clean'")),
+        {"schema": SCHEMA},
+    )
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    engine_version: Mapped[str]
+    signature_version: Mapped[str]
+    verdict: Mapped[str]
+    signature: Mapped[str | None]
+    scanned_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
 
 class Position(PlatformBase):

@@ -114,6 +114,8 @@ class Clamd:
             "ReadTimeout": "120",
             # The old and the new signatures together would take twice the memory.
             "ConcurrentDatabaseReload": "no",
+            # Such a reload waits for idle threads, too: by default it answers nobody for 30 s.
+            "IdleTimeout": "1",
             "SelfCheck": "3600",
             # To hash a picture clamd decodes it, whatever its size: a PNG of 50 KB and 400 megapixels kept a
             # thread for 20 s.

@@ -1,12 +1,12 @@
 """Plays the API services: stores bytes, inserts rows, enqueues. Then watches what becomes of them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from celery import Celery
@@ -17,6 +17,46 @@ from models.platform import AttachmentJob as Job
 from stack.samples import Sample, sha256
 from workers.db import create
 from workers.settings import Settings
+from workers.storage.s3_client import client_for
+
+
+class Uploads(Protocol):
+    """One of the stores, as the services use it: by means of their own, without the platform's rules."""
+
+    def put(self, key: str, content: bytes, media_type: str) -> None:
+        """Store an object."""
+
+    def holds(self, key: str) -> bool:
+        """Say whether there is an object."""
+
+
+class Disk:
+    """The directory of the `local` store."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, key: str, content: bytes, media_type: str) -> None:  # noqa: ARG002 - a file has no type
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def holds(self, key: str) -> bool:
+        return (self._root / key).is_file()
+
+
+class Bucket:
+    """The bucket of the `s3` store."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = client_for(settings)
+        self._bucket = settings.s3_bucket or ""
+
+    def put(self, key: str, content: bytes, media_type: str) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=content, ContentType=media_type)
+
+    def holds(self, key: str) -> bool:
+        return self._client.list_objects_v2(Bucket=self._bucket, Prefix=key)["KeyCount"] == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +78,11 @@ class Fate:
 
 @contextmanager
 def services(settings: Settings) -> Iterator["Services"]:
-    """Open what the API services hold: the database, the broker, the store."""
+    """Open what the API services hold: the database, the broker, the stores."""
     engine = create(settings)
     client = Celery("services", broker=settings.broker_url.get_secret_value(), set_as_current=False)
     try:
-        yield Services(engine, client, settings.storage_root)
+        yield Services(engine, client, {"local": Disk(settings.storage_root), "s3": Bucket(settings)})
     finally:
         client.close()
         engine.dispose()
@@ -51,10 +91,10 @@ def services(settings: Settings) -> Iterator["Services"]:
 class Services:
     """The API services of `openchat` and `pern`, as far as uploads go."""
 
-    def __init__(self, engine: Engine, client: Celery, store: Path) -> None:
+    def __init__(self, engine: Engine, client: Celery, stores: Mapping[str, Uploads]) -> None:
         self._engine = engine
         self._client = client
-        self._store = store
+        self._stores = stores
 
     def feed(self, samples: tuple[Sample, ...]) -> list[Fed]:
         """Upload the samples, each as its application's API would."""
@@ -63,9 +103,7 @@ class Services:
         for sample in samples:
             content = sample.content()
             key = f"uploads/{uuid4()}{Path(sample.name).suffix}"
-            path = self._store / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            self._stores[sample.provider].put(key, content, sample.media_type)
             with self._engine.begin() as connection:
                 row_id = uploads[sample.app](connection, sample, key, content)
             if sample.announced:
@@ -84,7 +122,8 @@ class Services:
             with self._engine.begin() as connection:
                 rows = connection.execute(query.where(Job.attachment_id.in_(waiting))).all()
             for row in rows:
-                yield _fate(waiting.pop(row.attachment_id), row, self._store)
+                one = waiting.pop(row.attachment_id)
+                yield _fate(one, row, self._stores[one.sample.provider])
             if waiting:
                 pause()
 
@@ -112,6 +151,7 @@ class Services:
                 mime_type=sample.media_type,
                 file_size=len(content),
                 storage_key=key,
+                storage_provider=sample.provider,
             )
             .returning(openchat.Attachment.id)
         )
@@ -155,9 +195,9 @@ class Services:
         return row_id
 
 
-def _fate(fed: Fed, row: Row[Any], store: Path) -> Fate:
+def _fate(fed: Fed, row: Row[Any], store: Uploads) -> Fate:
     sample = fed.sample
-    drawn = [key for key in (row.small_key, row.large_key) if key and (store / key).is_file()]
+    drawn = [key for key in (row.small_key, row.large_key) if key and store.holds(key)]
     right = (row.outcome, row.verdict, row.reason, len(drawn)) == (
         sample.outcome,
         sample.verdict,

@@ -1,4 +1,4 @@
-"""The local stack: PostgreSQL, Valkey, clamd and the platform's programs as one supervised group."""
+"""The local stack: four servers and the platform's programs as one supervised group."""
 
 import os
 import secrets
@@ -16,6 +16,7 @@ from stack.clamd import Clamd
 from stack.interrupts import Interrupted, Interrupts
 from stack.postgres import Postgres, create_database
 from stack.processes import run
+from stack.seaweedfs import PORTS, SeaweedFS
 from stack.server import Server
 from stack.supervise import Program, Supervisor, leftovers
 from stack.valkey import Valkey
@@ -27,13 +28,22 @@ RUN_STATE = ROOT / ".roomkeeper" / "run"
 DEMO_STATE = ROOT / ".roomkeeper" / "demo"
 
 DATABASE = "roomkeeper"
+BUCKET = "roomkeeper"
 _LOCK = "lock"
 #: Python's imports on a slow machine, and a broker that another beat's lock still holds.
 _PATIENCE_SECONDS = 120
 _WATCH_SECONDS = 0.5
 
 #: The variables that the stack sets itself, for they say where its own servers are and where its files go.
-OWN = ("database_url", "broker_url", "clamd", "storage_root", "quarantine_root", "flower_port")
+OWN = (
+    "database_url",
+    "broker_url",
+    "clamd",
+    "storage_root",
+    "quarantine_root",
+    "flower_port",
+    *(field for field in Settings.model_fields if field.startswith("s3_")),
+)
 
 #: Where the stack has its own idea of a setting. A worker takes the whole of this time to end, even an idle
 #: one, and nobody wants to wait for that at a terminal.
@@ -50,7 +60,7 @@ class LocalStack:
     of the start, and nowhere else; however the block is left, all that was started is ended, in reverse
     order, and nothing else; another signal meanwhile kills what is left. Use it in the main thread.
 
-    The environment's DATABASE_URL is **not** used, nor are the broker, scanner, storage and port of Flower
+    The environment's DATABASE_URL is **not** used, nor are the broker, scanner, stores and port of Flower
     set there: the stack has its own. (ROOMKEEPER_FLOWER_PORT is where it tries first.) All other settings of
     the environment hold.
 
@@ -136,14 +146,14 @@ class LocalStack:
             session.end(left, self._state, _PATIENCE_SECONDS, self._pause)
         if self._fresh:
             self._empty()
-        postgres, valkey, clamd = self._plan()
-        for server in (postgres, valkey, clamd):
+        postgres, valkey, seaweedfs, clamd = servers = self._plan()
+        for server in servers:
             server.prepare(lambda command: run(command, pause=self._pause))
         settings = load(self._environment)
         self._supervisor = supervisor = Supervisor(
             self._state,
             [
-                [_program(server) for server in (postgres, valkey, clamd)],
+                [_program(server) for server in servers],
                 programs.supervised(settings),
             ],
             self._environment,
@@ -157,6 +167,9 @@ class LocalStack:
         for server in (valkey, clamd):
             self._await(server.name, server.ready, server.patience_seconds)
         supervisor.start_stage(1)
+        # It takes its seconds, and the programs take theirs; what they ask of it before, they ask again.
+        self._await(seaweedfs.name, seaweedfs.ready, seaweedfs.patience_seconds)
+        seaweedfs.create_bucket(BUCKET)
         for name, ready in programs.ready_probes(settings):
             self._await(name, ready, _PATIENCE_SECONDS)
         held.tell(self._addresses)
@@ -200,7 +213,7 @@ class LocalStack:
             return interrupted.signal
         return None
 
-    def _plan(self) -> tuple[Postgres, Valkey, Clamd]:
+    def _plan(self) -> tuple[Postgres, Valkey, SeaweedFS, Clamd]:
         """Choose ports and signatures; describe the servers, the environment and the addresses."""
         # Checked before anything runs, and without the addresses that do not count.
         asked = {**_DEFAULTS, **self._overrides, **os.environ}
@@ -208,7 +221,13 @@ class LocalStack:
             if field != "flower_port":
                 asked.pop(variable(field), None)
         settings = load({**asked, variable("database_url"): "postgresql://127.0.0.1"})
-        wishes = {"postgres": None, "valkey": None, "flower": settings.flower_port}
+        parts = {part: f"seaweedfs_{part}" for part in PORTS}
+        wishes = {
+            "postgres": None,
+            "valkey": None,
+            **dict.fromkeys(parts.values()),
+            "flower": settings.flower_port,
+        }
         chosen = ports.choose(self._state / "ports.json", wishes)
         for name, port in chosen.taken.items():
             self._say(f"port {port} is taken, {name} listens on {chosen.numbers[name]}")
@@ -217,9 +236,16 @@ class LocalStack:
             self._say(known.warning)
         postgres = Postgres(self._state / "postgres", chosen.numbers["postgres"])
         valkey = Valkey(self._state / "valkey", chosen.numbers["valkey"])
+        seaweedfs = SeaweedFS(
+            self._state / "seaweedfs",
+            {part: chosen.numbers[name] for part, name in parts.items()},
+            self._secret("seaweedfs-secret"),
+        )
         clamd = Clamd(self._state / "clamd", known, settings.max_file_bytes)
         password = (
-            settings.flower_password.get_secret_value() if settings.flower_password else self._password()
+            settings.flower_password.get_secret_value()
+            if settings.flower_password
+            else self._secret("flower-password")
         )
         flower = f"http://127.0.0.1:{chosen.numbers['flower']}"
         own = {
@@ -228,6 +254,12 @@ class LocalStack:
             "clamd": clamd.address,
             "storage_root": str(self._state / "storage"),
             "quarantine_root": str(self._state / "quarantine"),
+            "s3_endpoint": seaweedfs.address,
+            # It has none, but each request is signed for one.
+            "s3_region": "us-east-1",
+            "s3_bucket": BUCKET,
+            "s3_access_key": seaweedfs.access_key,
+            "s3_secret_key": seaweedfs.secret_key,
             "flower_port": str(chosen.numbers["flower"]),
             "flower_password": password,
         }
@@ -236,10 +268,11 @@ class LocalStack:
             "Flower": f"{flower} (user {settings.flower_user}, password {password})",
             "PostgreSQL": own["database_url"],
             "Valkey": own["broker_url"],
+            "S3": f"{seaweedfs.address}/{BUCKET} (key {seaweedfs.access_key}, secret {seaweedfs.secret_key})",
             "clamd": own["clamd"],
             "storage": own["storage_root"],
         }
-        return postgres, valkey, clamd
+        return postgres, valkey, seaweedfs, clamd
 
     def _set_up(self, postgres: Postgres) -> None:
         began = time.monotonic()
@@ -262,9 +295,9 @@ class LocalStack:
     def _pause(self, seconds: float) -> None:
         self._interrupts.pause(seconds)
 
-    def _password(self) -> str:
-        """Return the password for Flower: made once, so that a browser may remember it."""
-        file = self._state / "flower-password"
+    def _secret(self, name: str) -> str:
+        """Return the secret in the file `name`: made once, so that a browser may remember it."""
+        file = self._state / name
         if not file.exists():
             file.touch(mode=0o600)
             file.write_text(secrets.token_urlsafe(12), encoding="ascii")

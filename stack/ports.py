@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,14 @@ def free_port() -> int:
         probe.bind((_LOCALHOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_ports(names: Iterable[str]) -> dict[str, int]:
+    """Return a port that is free now for each name, no two the same."""
+    numbers: dict[str, int] = {}
+    for name in names:
+        numbers[name] = _unused(numbers)
+    return numbers
 
 
 def choose(file: Path, preferred: Mapping[str, int | None]) -> Ports:

@@ -25,6 +25,7 @@ class Sample:
         pictures: whether pictures of it must be in the store afterwards.
         encrypted: end-to-end encrypted (`pern`).
         announced: whether its service enqueues it, or forgets to.
+        provider: which store its service keeps it in; `pern` has `local` only.
     """
 
     app: str
@@ -38,6 +39,7 @@ class Sample:
     pictures: bool = False
     encrypted: bool = False
     announced: bool = True
+    provider: str = "local"
 
 
 def photo(width: int = 4032, height: int = 3024) -> bytes:
@@ -183,6 +185,28 @@ SAMPLES = (
         "clean",
         pictures=True,
         announced=False,
+    ),
+    Sample(
+        "openchat",
+        "beach.jpg",
+        "image/jpeg",
+        lambda: photo(2048, 1536),
+        "a photo in S3",
+        "accepted",
+        "clean",
+        pictures=True,
+        provider="s3",
+    ),
+    Sample(
+        "openchat",
+        "receipt.txt",
+        "text/plain",
+        lambda: EICAR,
+        "a virus in S3",
+        "quarantined",
+        "infected",
+        "malware",
+        provider="s3",
     ),
     Sample(
         "pern",

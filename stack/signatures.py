@@ -1,7 +1,13 @@
 """What clamd looks for: the real signatures where this machine has them, or two harmless test ones."""
 
+import hashlib
+import io
 import os
+import tarfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from workers.known_bad import EICAR
@@ -14,6 +20,10 @@ TEST_MALWARE = "-".join(("ROOMKEEPER", "TEST", "MALWARE")).encode()
 #: As clamd reports them, `.UNOFFICIAL` included: it marks what did not come from ClamAV.
 EICAR_NAME = "Roomkeeper.Eicar-Test.UNOFFICIAL"
 TEST_MALWARE_NAME = "Roomkeeper.Test-Malware.UNOFFICIAL"
+
+
+_HEADER_BYTES = 512
+_LINES = b"daily.ndb"
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,47 @@ def choose(own: Path, *, own_only: bool = False, real: Path = REAL) -> Signature
     """
     if not own_only and _readable(real):
         return Signatures(real, real=True)
-    own.mkdir(parents=True, exist_ok=True)
-    lines = (
-        # Name, any file type, any offset, the bytes: found on its own, embedded, and inside archives.
-        f"{name.removesuffix('.UNOFFICIAL')}:0:*:{text.hex()}\n"
-        for name, text in ((EICAR_NAME, EICAR), (TEST_MALWARE_NAME, TEST_MALWARE))
-    )
-    (own / "roomkeeper.ndb").write_text("".join(lines), encoding="ascii")
+    write(own, {EICAR_NAME: EICAR, TEST_MALWARE_NAME: TEST_MALWARE})
     return Signatures(own, real=False)
+
+
+def write(
+    directory: Path,
+    texts: Mapping[str, bytes],
+    *,
+    number: int | None = None,
+    released: datetime | None = None,
+) -> None:
+    """Write signatures of texts, by name, as an unsigned daily database: as versioned and dated as real ones.
+
+    Args:
+        directory: made if it is missing; what it holds of an older database is replaced.
+        texts: name as clamd is to report it → the bytes that are found anywhere in a file.
+        number: the version; by default one that follows from the texts.
+        released: the date that it bears; now by default.
+    """
+    # Name, any file type, any offset, the bytes: found on its own, embedded, and inside archives.
+    lines = "".join(
+        f"{name.removesuffix('.UNOFFICIAL')}:0:*:{text.hex()}\n" for name, text in texts.items()
+    ).encode("ascii")
+    moment = released or datetime.now(UTC)
+    version = zlib.crc32(lines) % 1_000_000 + 1 if number is None else number
+    head = (
+        f"ClamAV-VDB:{moment:%d %b %Y %H-%M} +0000:{version}:{len(texts)}:90:X:X:roomkeeper:"
+        f"{int(moment.timestamp())}"
+    ).encode("ascii")
+    info = b"%s\n%s:%d:%s\n" % (head, _LINES, len(lines), hashlib.sha256(lines).hexdigest().encode("ascii"))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in ((b"daily.info", info), (_LINES, lines)):
+            entry = tarfile.TarInfo(name.decode("ascii"))
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    directory.mkdir(parents=True, exist_ok=True)
+    new = directory / "daily.new"
+    # `.cud` is what clamd loads without ClamAV's own signature; `daily` is where it looks for the version.
+    new.write_bytes(head.ljust(_HEADER_BYTES) + packed.getvalue())
+    new.replace(directory / "daily.cud")
 
 
 def _readable(directory: Path) -> bool:

@@ -13,12 +13,13 @@ from psycopg.sql import SQL, Identifier
 
 from stack import signatures
 from stack.clamd import Clamd
-from stack.ports import free_port
+from stack.ports import free_port, free_ports
 from stack.postgres import Postgres
+from stack.seaweedfs import PORTS, SeaweedFS
 from stack.valkey import Valkey
 from tasks.apps import APPS
 from tests.platform import Platform, environment
-from tests.servers import ClamdServer, PostgresServer, RunningServer, ValkeyServer
+from tests.servers import ClamdServer, PostgresServer, RunningServer, SeaweedFSServer, ValkeyServer
 from workers import migrate
 from workers.bootstrap import bootstrap
 from workers.db import create
@@ -97,6 +98,28 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClamdServer]:
     limit = Settings.model_fields["max_file_bytes"].default
     with _running(lambda: ClamdServer(Clamd(directory, own, limit))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFSServer]:
+    """SeaweedFS for the whole session. Most tests want `bucket` instead."""
+    directory = tmp_path_factory.mktemp("seaweedfs")
+    with _running(
+        lambda: SeaweedFSServer(SeaweedFS(directory, free_ports(PORTS), secret_key="secret-of-tests"))
+    ) as server:
+        yield server
+        server.client.close()
+
+
+@pytest.fixture
+def bucket(seaweedfs: SeaweedFSServer) -> Iterator[str]:
+    """The name of a fresh bucket that is removed afterwards."""
+    name = f"test-{next(_numbers)}"
+    seaweedfs.client.create_bucket(Bucket=name)
+    yield name
+    seaweedfs.start()
+    # With all that is in it, as SeaweedFS has it.
+    seaweedfs.client.delete_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
 from celery import Celery
@@ -21,7 +21,11 @@ from models import openchat, pern
 from models.base import Base
 from models.platform import AttachmentJob, DeadLetter
 from stack.processes import last_lines
+from tests.servers import SeaweedFSServer
 from workers.settings import Settings, load
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
@@ -66,6 +70,8 @@ class Platform:
     environment: dict[str, str]
     folder: Path
     programs: list[Program] = field(default_factory=list)
+    #: Of the `s3` store, as an API service has it; see `use_s3`.
+    client: "S3Client | None" = None
 
     @property
     def settings(self) -> Settings:
@@ -82,11 +88,21 @@ class Platform:
             {f"ROOMKEEPER_{name.upper()}": str(value) for name, value in settings.items()}
         )
 
+    def use_s3(self, server: SeaweedFSServer, bucket: str, endpoint: str | None = None) -> None:
+        """Set up the `s3` store, which the platform may reach through a proxy at `endpoint`."""
+        self.environment.update(server.settings(endpoint))
+        self.set(s3_bucket=bucket, s3_timeout_seconds=5)
+        self.client = server.client
+
     # -- what API services do ---------------------------------------------------------------------------
 
-    def put(self, content: bytes, key: str | None = None) -> str:
-        """Store an object as an API service would; return its key."""
+    def put(self, content: bytes, key: str | None = None, provider: str = "local", **headers: str) -> str:
+        """Store an object as an API service would, with `headers` as boto3 calls them; return its key."""
         key = key or f"uploads/{uuid4()}"
+        if provider == "s3":
+            assert self.client is not None
+            self.client.put_object(Bucket=str(self.settings.s3_bucket), Key=key, Body=content, **headers)  # type: ignore[arg-type]
+            return key
         path = self.store / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -98,7 +114,7 @@ class Platform:
         """Upload to `openchat`: the object (none for `content=None`), and all rows that it needs."""
         key = columns.pop("storage_key", None)
         if content is not None:
-            key = self.put(content, key)
+            key = self.put(content, key, columns.get("storage_provider", "local"))
         values = {
             "filename": name,
             "original_filename": name,
@@ -167,6 +183,28 @@ class Platform:
         return self.send("attachments.process", {"app": app, "id": str(row_id)})
 
     # -- what one looks at ------------------------------------------------------------------------------
+
+    def objects(self, provider: str = "local") -> dict[str, bytes]:
+        """Return all that a store may serve, by key; and what is half written there."""
+        if provider == "s3":
+            prefix = self.settings.s3_quarantine_prefix
+            return {key: content for key, content in self._bucket().items() if not key.startswith(prefix)}
+        return _files(self.store)
+
+    def quarantined(self, provider: str = "local") -> dict[str, bytes]:
+        """Return all that is in a store's quarantine, by name."""
+        if provider == "s3":
+            prefix = self.settings.s3_quarantine_prefix
+            found = self._bucket().items()
+            return {key.removeprefix(prefix): content for key, content in found if key.startswith(prefix)}
+        return _files(self.settings.quarantine_root)
+
+    def _bucket(self) -> dict[str, bytes]:
+        assert self.client is not None
+        bucket = str(self.settings.s3_bucket)
+        listed = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        keys = [one["Key"] for one in listed]
+        return {key: self.client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
     def job(self, row_id: UUID) -> Row[Any] | None:
         """Return the attachment's row in our own table."""
@@ -275,6 +313,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 def ago(seconds: float) -> datetime:
     """Return the moment so many seconds ago."""
     return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _one(connection: Connection, statement: Any) -> UUID:

@@ -3,16 +3,23 @@
 import signal
 import subprocess
 import time
+from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from boto3.session import Session
+from botocore.config import Config
 from redis import Redis
 
 from stack.clamd import Clamd
 from stack.postgres import Postgres
 from stack.processes import POLL_SECONDS, last_lines
+from stack.seaweedfs import SeaweedFS
 from stack.server import Server
 from stack.valkey import Valkey
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 S = TypeVar("S", bound=Server)
 
@@ -118,3 +125,24 @@ class ClamdServer(RunningServer[Clamd]):
     def address(self) -> str:
         """As `Settings.clamd` wants it, `unix:/path`."""
         return self.server.address
+
+
+class SeaweedFSServer(RunningServer[SeaweedFS]):
+    """SeaweedFS: its data survives `kill` and `start`."""
+
+    def settings(self, endpoint: str | None = None) -> dict[str, str]:
+        """Return the variables that name it, or a proxy in front of it at `endpoint`; without a bucket."""
+        return {
+            "ROOMKEEPER_S3_ENDPOINT": endpoint or self.server.address,
+            "ROOMKEEPER_S3_REGION": "us-east-1",
+            "ROOMKEEPER_S3_ACCESS_KEY": self.server.access_key,
+            "ROOMKEEPER_S3_SECRET_KEY": self.server.secret_key,
+        }
+
+    @cached_property
+    def client(self) -> "S3Client":
+        """A client as an API service has one, without any of our own rules."""
+        session = Session(self.server.access_key, self.server.secret_key, region_name="us-east-1")
+        # Without the checksums that older clients do not know.
+        config = Config(signature_version="s3v4", request_checksum_calculation="when_required")
+        return session.client("s3", endpoint_url=self.server.address, config=config)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -21,9 +22,11 @@ from redis import Redis
 from commands import checks
 from stack import signatures
 from stack.clamd import Clamd
-from stack.ports import free_port
+from stack.ports import free_port, free_ports
 from stack.processes import bound
 from stack.programs import PROGRAMS, roomkeeper
+from stack.seaweedfs import PORTS, SeaweedFS
+from stack.seaweedfs import binary as seaweedfs_binary
 from stack.valkey import Valkey, binary
 from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, RunningServer
@@ -303,6 +306,57 @@ def test_the_broker_keeps_its_messages_and_its_password(tmp_path: Path) -> None:
             assert client.get("kept") == b"yes"
     finally:
         server.stop()
+
+
+class ComposedSeaweedFS(SeaweedFS):
+    """The object store with the options of `docker-compose.yml`, but for directory, ports and addresses."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        program, *first = SERVICES["objects"]["entrypoint"]
+        assert program == "weed"
+        options = [*first, *SERVICES["objects"]["command"]]
+        options[options.index("-dir=/data")] = f"-dir={self.directory}"
+        own = [option for option in super().command if ".port" in option and not option.endswith("=0")]
+        # As the image's environment has them, which is where the compose file puts them.
+        keys = (f"AWS_ACCESS_KEY_ID={self.access_key}", f"AWS_SECRET_ACCESS_KEY={self.secret_key}")
+        return (*bound(self.stop_signal), "env", *keys, str(seaweedfs_binary()), *options, *own)
+
+
+def is_open(address: str, port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((address, port)) == 0
+
+
+def test_the_object_store_is_what_the_example_says(tmp_path: Path) -> None:
+    assert SERVICES["objects"]["environment"].keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    server = RunningServer(ComposedSeaweedFS(tmp_path, free_ports(PORTS), secret_key="secret"))
+    server.start()
+    try:
+        example = (ROOT / ".env.example").read_text()
+        values = dict(re.findall(r"^#   (ROOMKEEPER_S3_\w+)=(.*)$", example, re.MULTILINE))
+        assert values["ROOMKEEPER_S3_ENDPOINT"] == "http://objects:8333"
+        keys = {"ROOMKEEPER_S3_ACCESS_KEY": "roomkeeper", "ROOMKEEPER_S3_SECRET_KEY": "secret"}
+        assert values.keys() > keys.keys()
+        values |= {"DATABASE_URL": "postgresql://", "ROOMKEEPER_S3_ENDPOINT": server.server.address, **keys}
+        values |= {f"ROOMKEEPER_{name}_ROOT": str(tmp_path / name) for name in ("STORAGE", "QUARANTINE")}
+        assert checks.store(load(values)) == []
+        (fault,) = checks.store(load(values | {"ROOMKEEPER_S3_SECRET_KEY": "guess"}))
+        assert "refuses" in fault.sentence
+        # From outside nothing but S3 is to be had.
+        ports = server.server.ports
+        assert {part for part in PORTS if is_open("127.0.0.2", ports[part])} == {"s3", "s3_grpc"}
+    finally:
+        server.stop()
+
+
+def test_only_workers_know_the_object_stores_credentials() -> None:
+    readers = {
+        name for name, service in SERVICES.items() if "objects.env" in json.dumps(service.get("env_file", []))
+    }
+    assert readers == WORKERS
+    for name in WORKERS:
+        assert {"path": "roomkeeper.env", "required": False} in SERVICES[name]["env_file"]
 
 
 def clamd_options(path: Path = ROOT / "deploy/clamd.conf") -> dict[str, str]:

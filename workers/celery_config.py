@@ -90,4 +90,9 @@ redbeat_key_prefix = "roomkeeper:beat:"
 redbeat_redis_options = {"socket_timeout": 5, "socket_connect_timeout": 5, "retry_period": 60}
 
 # The modules that define tasks. Names, not imports: `tasks` stands above `workers`.
-include = ["tasks.attachments.process", "tasks.attachments.recover"]
+include = [
+    "tasks.attachments.process",
+    "tasks.attachments.recover",
+    "tasks.attachments.rescan",
+    "tasks.attachments.addresses",
+]

@@ -10,6 +10,7 @@ import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import clamd
@@ -18,6 +19,10 @@ from workers.storage.base import CHUNK_BYTES
 
 #: Connecting to a scanner on this host or network takes milliseconds; the rest is for the scan.
 CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+#: What stands for the number of signatures that have none.
+UNVERSIONED = "local"
 
 
 class ScannerUnavailable(Exception):
@@ -33,10 +38,22 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """The engine and its signatures. A database of our own has no number; its name is `local`."""
+    """The engine and its signatures.
+
+    Attributes:
+        engine: ClamAV's version.
+        signatures: the number of the daily signatures; `local` for a database that has none.
+        released: when those were made, by their own account; None for a database that does not say.
+    """
 
     engine: str
     signatures: str
+    released: datetime | None = None
+
+    @property
+    def dated(self) -> bool:
+        """Whether new signatures can be told from old ones."""
+        return self.signatures != UNVERSIONED
 
 
 class Scanner(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package has no types
@@ -96,7 +113,10 @@ class Scanner(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package ha
         parts = line.split("/")
         if not parts[0].startswith("ClamAV "):
             raise ScannerUnavailable(f"clamd at {self.address} gave no version but {line[:80]!r}")
-        return Version(parts[0].removeprefix("ClamAV "), parts[1] if len(parts) > 1 else "local")
+        engine = parts[0].removeprefix("ClamAV ")
+        if len(parts) == 1:
+            return Version(engine, UNVERSIONED)
+        return Version(engine, parts[1], _moment(parts[2]) if len(parts) > 2 else None)
 
     def _ask(self, command: str) -> str:
         self._init_socket()
@@ -121,6 +141,15 @@ class Scanner(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package ha
                 self.clamd_socket.sendall(len(chunk).to_bytes(4) + chunk)
             self.clamd_socket.sendall(bytes(4))
         return str(self._recv_response())
+
+
+def _moment(text: str) -> datetime | None:
+    """Read a date as clamd prints it, `Sat Nov 21 06:00:00 2026`; it is in the time zone of clamd's host."""
+    try:
+        # Hours do not matter: signatures are too old after days.
+        return datetime.strptime(text.strip(), "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 _ANSWER = re.compile(r"[^:]+: (?:(?P<signature>\S+) FOUND|OK)")

@@ -71,6 +71,48 @@ class Settings(BaseModel):
         default="/files",
         description="What a key of the local store is prefixed with to make a URL.",
     )
+    s3_bucket: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="The bucket of the `s3` object store; without one there is no such store.",
+    )
+    s3_endpoint: str | None = Field(
+        default=None, description="Where the `s3` store is, `https://host:port`; Amazon's if unset."
+    )
+    s3_region: str | None = Field(
+        default=None, description="The region of the `s3` store; from boto3's own configuration if unset."
+    )
+    s3_access_key: SecretStr | None = Field(
+        default=None,
+        description="The access key's name; unset, with its secret, boto3 looks for credentials itself: "
+        "instance roles, `AWS_*`.",
+    )
+    s3_secret_key: SecretStr | None = Field(default=None, description="The access key's secret.")
+    s3_quarantine_bucket: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="Where infected files of the `s3` store are moved; its own bucket if unset.",
+    )
+    s3_quarantine_prefix: str = Field(
+        default="quarantine/",
+        pattern=r"^([A-Za-z0-9_-]+/)+$",
+        description="What their keys begin with there; nothing may serve them.",
+    )
+    s3_public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^?#]+$",
+        description="What a key of the `s3` store is prefixed with to make a URL; unset, URLs are signed "
+        "ones, which expire.",
+    )
+    s3_url_seconds: int = Field(
+        default=7 * 24 * 3600,
+        ge=60,
+        le=7 * 24 * 3600,
+        description="How long signed URLs hold; a week is the most that S3 allows.",
+    )
+    s3_timeout_seconds: float = Field(
+        default=20, gt=0, description="How long the `s3` store may be silent; a request is tried three times."
+    )
     clamd: str = Field(
         default="unix:/run/clamav/clamd.ctl",
         description="The virus scanner, `unix:/path/to/socket` or `tcp://host:port`.",
@@ -119,11 +161,47 @@ class Settings(BaseModel):
     scan_timeout_seconds: float = Field(
         default=120, gt=0, description="How long clamd may take over one file before it counts as 'not yet'."
     )
+    signature_max_age_days: float = Field(
+        default=3, gt=0, description="Virus signatures that are older than this are a fault."
+    )
+    rescan_every_seconds: float = Field(
+        default=15, gt=0, description="How often served files are looked at again when signatures are new."
+    )
+    rescan_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="The share of one scanner thread's time that rescans may take; 0 for no rescans.",
+    )
+    strip_originals: tuple[str, ...] = Field(
+        default=(),
+        description="The applications whose originals lose their personal metadata (place, camera, text); "
+        "their rows' size and hash are set to what is then stored.",
+    )
+    work_root: Path | None = Field(
+        default=None,
+        description="Where files lie while they are worked on; the system's temporary directory if unset.",
+    )
+    identify_timeout_seconds: float = Field(
+        default=20, gt=0, description="How long finding out what a file is may take."
+    )
     draw_timeout_seconds: float = Field(
         default=60, gt=0, description="How long drawing one file's pictures may take."
     )
     draw_memory_bytes: int = Field(
         default=1024 * MIB, gt=0, description="The address space that the drawing process may use, in bytes."
+    )
+    draw_animation_frames: int = Field(
+        default=120,
+        ge=2,
+        description="The most frames that an animation keeps in its pictures; of more, every second, third… "
+        "is kept and shown for longer.",
+    )
+    draw_animation_pixels: int = Field(
+        default=24_000_000,
+        gt=0,
+        description="The most pixels of all frames together in an animation's large picture, which is made "
+        "smaller to fit, but never smaller than the small one.",
     )
     task_soft_limit_seconds: int = Field(
         default=300, gt=0, description="After this long a task is asked to stop and its file waits."
@@ -160,6 +238,16 @@ class Settings(BaseModel):
     )
     flower_address: str = Field(default="127.0.0.1", description="The address that Flower listens on.")
     flower_port: int = Field(default=5555, ge=1, le=65535, description="The port that Flower listens on.")
+    metrics_address: str = Field(default="127.0.0.1", description="The address that metrics are served on.")
+    metrics_port: int = Field(
+        default=9464, ge=1, le=65535, description="The port that `roomkeeper metrics` listens on."
+    )
+    worker_metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="The port that a worker serves its own counts on; none by default. Not two on one host.",
+    )
     health_file: Path | None = Field(
         default=None, description="A file that a worker or beat touches while it is alive, for health checks."
     )
@@ -188,7 +276,7 @@ class Settings(BaseModel):
             raise ValueError("must be unix:/path/to/socket or tcp://host:port")
         return value
 
-    @field_validator("apps", mode="before")
+    @field_validator("apps", "strip_originals", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -207,6 +295,33 @@ class Settings(BaseModel):
                 raise ValueError("must be pairs like openchat=public, separated by commas")
             renames[name.strip()] = real.strip()
         return renames
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _server(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if (
+                parts.scheme not in {"http", "https"}
+                or not parts.hostname
+                or parts.username is not None
+                or parts.path.strip("/")
+            ):
+                raise ValueError("must be https://host:port, without a path")
+        return value
+
+    @field_validator("s3_quarantine_prefix")
+    @classmethod
+    def _quarantine_is_apart(cls, value: str) -> str:
+        if value.startswith("derived/"):
+            raise ValueError("must not begin with derived/, where pictures are served from")
+        return value
+
+    @model_validator(mode="after")
+    def _keys_come_in_pairs(self) -> Self:
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError(f"{PREFIX}S3_ACCESS_KEY and {PREFIX}S3_SECRET_KEY must be set both or neither")
+        return self
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:
@@ -270,7 +385,8 @@ def _sentence(fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{name} is not set; it must be given."
     shown = fault["input"]
-    got = "" if isinstance(shown, SecretStr) or name.endswith(("_URL", "_PASSWORD")) else f" (got {shown!r})"
+    secret = isinstance(shown, SecretStr) or name.endswith(("_URL", "_PASSWORD", "_ENDPOINT"))
+    got = "" if secret else f" (got {shown!r})"
     return f"{name} is wrong{got}: {fault['msg'].removeprefix('Value error, ')}."
 
 

@@ -21,6 +21,9 @@ def enabled(settings: Settings) -> dict[str, App]:
             variable and what is allowed.
     """
     _known(settings.apps, list(APPS), variable("apps"), "an application")
+    with_attachments = [app.name for app in APPS.values() if app.attachments]
+    stripped = variable("strip_originals")
+    _known(settings.strip_originals, with_attachments, stripped, "an application with attachments")
     schemas = [schema for app in APPS.values() for schema in app.models.SCHEMAS]
     _known(settings.schemas, schemas, variable("schemas"), "a schema of an application")
     return {name: APPS[name] for name in settings.apps}

@@ -25,6 +25,7 @@ OPENCHAT = App(
         # `scan_result` would not do: NULL and 'pending' both mean unscanned, and no index serves it.
         unprocessed=Attachment.processing_status.in_(["pending", "processing"]),
         created_at=Attachment.created_at,
+        downloads=Attachment.download_count,
         mirror=Mirror(
             status=Attachment.processing_status,
             error=Attachment.processing_error,

@@ -6,11 +6,12 @@ from types import ModuleType
 from typing import Any
 
 from sqlalchemy import Column as TableColumn
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import ColumnElement, Table, literal
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.visitors import iterate
 
 from models.base import Base
+from tasks.attachments.policy import Rules
 from workers.inspection import Need
 
 Model = type[DeclarativeBase]
@@ -72,6 +73,8 @@ class AttachmentTable:
             for them, and an index should serve it. None where the table has no such state: the twin then
             walks through all rows, a stretch at each turn.
         created_at: when the row was inserted.
+        downloads: how often the file was downloaded; None where nobody counts.
+        rules: what this application takes beyond the platform's own policy; None for all that it allows.
         mirror: where the application sees the outcome.
     """
 
@@ -88,9 +91,15 @@ class AttachmentTable:
     live: ColumnElement[bool]
     unprocessed: ColumnElement[bool] | None
     created_at: Column
+    downloads: Column | None = None
+    rules: Rules | None = None
     mirror: Mirror
 
     task = "attachments.process"
+
+    def store_name(self) -> "ColumnElement[Any] | Column":
+        """Return the name of the store that a row uses."""
+        return self.provider if self.provider is not None else literal("local")
 
     def need(self) -> Need:
         """Return what the job needs of the database."""

@@ -1,19 +1,51 @@
-"""Has a file's pictures drawn in a process that may crash, hang or blow up."""
+"""Has a file's pictures drawn in the jail, and believes nothing of what comes back."""
 
-import json
-import signal
-import subprocess
-import sys
+import re
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tasks.attachments import sandbox
+from workers import jail
 from workers.settings import Settings
+
+#: The pictures, from the small to the large.
+NAMES = ("small", "large")
+#: The largest metadata that is kept: values in all, or in a list of them, and characters of a text.
+MOST_VALUES = 256
+LONGEST_TEXT = 500
+_REASON = re.compile(r"[a-z_]{1,40}")
 
 
 class DrawingFailedError(Exception):
     """The process died, hung or ran out of memory: that may be the file's doing or the machine's."""
+
+
+class Kind(NamedTuple):
+    """How files of one kind are drawn: the work in the jail, and what it may use."""
+
+    work: str
+    options: Callable[[Settings], dict[str, Any]]
+
+
+def _max_pixels(settings: Settings) -> dict[str, Any]:
+    return {"max_pixels": settings.max_pixels}
+
+
+KINDS = {
+    "picture": Kind(
+        "tasks.attachments.drawing.picture:draw",
+        lambda settings: {
+            "max_pixels": settings.max_pixels,
+            "animation_frames": settings.draw_animation_frames,
+            "animation_pixels": settings.draw_animation_pixels,
+        },
+    ),
+    "document": Kind("tasks.attachments.drawing.document:draw", _max_pixels),
+    "video": Kind("tasks.attachments.drawing.video:draw", _max_pixels),
+    "audio": Kind("tasks.attachments.drawing.audio:draw", _max_pixels),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +53,10 @@ class Drawing:
     """What was drawn.
 
     Attributes:
-        pictures: the files, by name: 'small' and 'large'.
-        metadata: width and height as shown, format, frames, placeholder; for the row's JSON.
-        reason, detail: why the picture is refused; then nothing was drawn.
+        pictures: the files, by name: 'small' and 'large'; or none.
+        metadata: for the row's JSON: width, height and more, as the drawing function says; the size of
+            each picture under its name; `preview_unavailable`, why there are no pictures.
+        reason, detail: why the file is refused; then nothing was drawn.
     """
 
     pictures: dict[str, Path]
@@ -32,39 +65,98 @@ class Drawing:
     detail: str | None = None
 
 
-def draw(source: Path, folder: Path, settings: Settings) -> Drawing:
-    """Draw the small and the large picture of `source` into `folder`.
+def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") -> Drawing:
+    """Draw the small and the large picture of `source`, a file of this kind, into `folder`.
 
     Raises:
-        DrawingFailedError: the drawing process came to an end without an answer.
+        DrawingFailedError: the process came to an end without an answer, or with one that is none.
     """
-    seconds = settings.draw_timeout_seconds
-    command = [
-        sys.executable,
-        # Isolated: neither the environment nor the current directory has a say in what is imported.
-        "-I",
-        sandbox.__file__,
-        *map(str, (source, folder, settings.max_pixels, settings.draw_memory_bytes, int(seconds) + 1)),
-    ]
+    how = KINDS[kind]
     try:
-        # No environment: it holds the database's password.
-        done = subprocess.run(command, env={}, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise DrawingFailedError(f"drawing took longer than {seconds:g} s") from error
-    if done.returncode != 0:
-        raise DrawingFailedError(f"the drawing process {_ending(done)}")
+        answer = jail.run(
+            how.work,
+            source,
+            folder,
+            how.options(settings),
+            seconds=settings.draw_timeout_seconds,
+            memory_bytes=settings.draw_memory_bytes,
+        )
+    except jail.Jailed as error:
+        raise DrawingFailedError(str(error)) from error
     try:
-        answer = json.loads(done.stdout)
-    except ValueError as error:
-        raise DrawingFailedError("the drawing process gave no answer") from error
+        return _checked(answer, folder.resolve(), kind)
+    except (TypeError, ValueError, KeyError, OSError) as error:
+        raise DrawingFailedError(f"the answer makes no sense: {type(error).__name__}: {error}") from error
+
+
+def _checked(answer: dict[str, Any], folder: Path, kind: str) -> Drawing:
     if "refused" in answer:
-        return Drawing({}, {}, answer["refused"], answer["detail"])
-    pictures = {name: folder / f"{name}.webp" for name in sandbox.SIDES}
-    return Drawing(pictures, answer)
+        reason = _text(answer["refused"])
+        if not _REASON.fullmatch(reason):
+            raise ValueError(f"{reason[:40]!r} is no reason")
+        return Drawing({}, {}, reason, _text(answer["detail"]))
+    metadata = {_text(name): _plain(value) for name, value in _dict(answer["metadata"]).items()}
+    if len(metadata) > MOST_VALUES:
+        raise ValueError("too much metadata")
+    if "unavailable" in answer:
+        if kind == "picture":
+            raise ValueError("a picture is drawn or refused")
+        return Drawing({}, metadata | {"preview_unavailable": _text(answer["unavailable"])})
+    described = _dict(answer["pictures"])
+    # A song without a cover has none.
+    if described or kind == "picture":
+        pictures = {name: _file(_dict(described[name]), folder, name) for name in NAMES}
+        metadata |= {name: _size(described[name], path) for name, path in pictures.items()}
+    else:
+        pictures = {}
+    return Drawing(pictures, metadata)
 
 
-def _ending(done: "subprocess.CompletedProcess[bytes]") -> str:
-    if done.returncode < 0:
-        return f"was ended by {signal.Signals(-done.returncode).name}"
-    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    return f"ended with status {done.returncode}: {last[:200]}"
+def _file(described: dict[str, Any], folder: Path, name: str) -> Path:
+    if described["file"] != f"{name}.webp":
+        raise ValueError(f"{described['file']!r:.80} is not the {name} picture's name")
+    path = folder / f"{name}.webp"
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError(f"{path.name} is no file")
+    return path
+
+
+def _size(described: dict[str, Any], path: Path) -> dict[str, int]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] + head[8:] != b"RIFFWEBP" or described["bytes"] != size:
+        raise ValueError(f"{path.name} is not as described")
+    return {"width": _whole(described["width"]), "height": _whole(described["height"]), "bytes": size}
+
+
+def _dict(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where a record should be")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+        raise ValueError("no size")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text should be")
+    # A row's JSON can hold no NUL, and no half of a character.
+    return value.replace("\0", "").encode(errors="replace").decode()[:LONGEST_TEXT]
+
+
+def _plain(value: object) -> Any:
+    """Return a number, a text, or a list of them."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list) and len(value) <= MOST_VALUES:
+        return [_plain(item) for item in value if not isinstance(item, list)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and abs(value) < 2**63:
+        return value
+    raise TypeError(f"{type(value).__name__} where a value should be")

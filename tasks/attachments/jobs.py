@@ -5,7 +5,7 @@ has claimed the file since. Order of locks in every transaction: our row, then t
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
 from tasks.apps.spec import AttachmentTable
-from tasks.attachments import mirror
+from tasks.attachments import history, mirror
 from workers.settings import Settings
 
 
@@ -43,6 +43,12 @@ class Claim:
     size: int
     encrypted: bool
     sha256: str | None
+    worker: str = ""
+    override: str | None = None
+    rewritten_sha256: str | None = None
+    rewritten_bytes: int | None = None
+    #: The claim that found the file dead too often: there is nothing to do but to clean up after it.
+    parked: bool = False
 
     @property
     def lease(self) -> Any:
@@ -61,7 +67,7 @@ def claim(
     """Claim the attachment, or return None where there is nothing to do: done, parked, or in good hands.
 
     A claim whose lease ran out was held by a worker that died; after `attachment_attempts` of those the
-    file is parked with the reason.
+    file is parked with the reason, and so says the claim.
 
     Raises:
         UnknownAttachmentError: the application has no such row.
@@ -69,7 +75,7 @@ def claim(
     row = connection.execute(
         select(
             table.key.label("key"),
-            (table.provider if table.provider is not None else literal("local")).label("provider"),
+            table.store_name().label("provider"),
             table.name.label("name"),
             table.media_type.label("media_type"),
             table.size.label("size"),
@@ -106,7 +112,15 @@ def claim(
                 "failures": Job.failures + case((Job.state == "running", 1), else_=0),
             },
             where=due(),
-        ).returning(Job.attempt, Job.failures, Job.waits, Job.phase)
+        ).returning(
+            Job.attempt,
+            Job.failures,
+            Job.waits,
+            Job.phase,
+            Job.override,
+            Job.rewritten_sha256,
+            Job.rewritten_bytes,
+        )
     ).one_or_none()
     if held is None:
         return None
@@ -125,11 +139,19 @@ def claim(
         size=row.size,
         encrypted=row.encrypted,
         sha256=row.sha256,
+        worker=worker,
+        override=held.override,
+        rewritten_sha256=held.rewritten_sha256,
+        rewritten_bytes=held.rewritten_bytes,
     )
     if held.failures >= settings.attachment_attempts:
-        _park(connection, mine, "worker_lost", f"{held.failures} workers died over it, last at: {held.phase}")
-        return None
+        detail = f"{held.failures} attempts failed or died, the last one at: {held.phase}"
+        _park(connection, mine, "worker_lost", detail)
+        history.note(connection, app, row_id, "parked", attempt=mine.attempt, why=f"worker_lost: {detail}")
+        return replace(mine, parked=True)
     mirror.working(connection, table, row_id)
+    left = {"failures": held.failures, "last_at": held.phase} if held.failures else {}
+    history.note(connection, app, row_id, "claimed", attempt=mine.attempt, worker=worker, **left)
     return mine
 
 
@@ -195,6 +217,45 @@ def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "m
         its = (Job.app == mine.app) & (Job.attachment_id == mine.id)
         connection.execute(delete(Job).where(its))
     return there
+
+
+def rewrite(connection: Connection, mine: Claim, sha256: str, size: int) -> None:
+    """Note what the original is about to become, before it does: a later attempt must know it again.
+
+    Raises:
+        LeaseLostError: another holds the file by now.
+    """
+    _fenced(connection, mine, {"rewritten_sha256": sha256, "rewritten_bytes": size})
+
+
+def reopen(
+    connection: Connection, app: str, table: AttachmentTable, row_id: UUID, why: str, **also: Any
+) -> int | None:
+    """Have the file go through the pipeline once more, its addresses withdrawn at once.
+
+    Whoever works on it now loses the right to write. Return the attempt from which it was taken, or None
+    where there is no such job.
+    """
+    statement = update(Job).where(Job.app == app, Job.attachment_id == row_id)
+    attempt: int | None = connection.scalar(
+        statement.values(
+            state="waiting",
+            outcome=None,
+            # Also fences a worker that is at it.
+            attempt=Job.attempt + 1,
+            failures=0,
+            waits=0,
+            not_before=None,
+            enqueued_at=None,
+            lease_until=None,
+            address_expires_at=None,
+            updated_at=func.now(),
+            **also,
+        ).returning(Job.attempt)
+    )
+    if attempt is not None:
+        mirror.waiting(connection, table, row_id, why)
+    return attempt
 
 
 def due() -> ColumnElement[bool]:

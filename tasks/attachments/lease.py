@@ -15,8 +15,15 @@ from workers.settings import Settings
 log = structlog.get_logger(__name__)
 
 
+#: A phase that lasts longer than this is noted in the row. Most are over by then, and five updates for each
+#: file would cost more than the rest of the work on a small one.
+NOTED_AFTER_SECONDS = 0.25
+
+
 class Lease:
     """Renews the claim's lease from a thread, thrice in its length, until the block ends.
+
+    The thread also notes the phase, so that a death can say where it was.
 
     A process that is killed or frozen renews nothing, and the file goes to another. `check` tells the one
     that was frozen.
@@ -28,6 +35,9 @@ class Lease:
         self._over = threading.Event()
         self._lost = False
         self._renewed = monotonic()
+        self._phase: str | None = None
+        self._noted: str | None = None
+        self._entered = monotonic()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
@@ -41,15 +51,22 @@ class Lease:
         self._thread.join()
 
     def enter(self, phase: str) -> None:
-        """Note the phase that begins, so that a death can say where it was.
+        """Say which phase begins.
+
+        Raises:
+            jobs.LeaseLostError: another may hold the file by now.
+        """
+        self.check()
+        self._phase, self._entered = phase, monotonic()
+
+    def confirm(self, phase: str) -> None:
+        """Enter a phase that changes what others see, and make sure of the lease first.
 
         Raises:
             jobs.LeaseLostError: another holds the file by now.
         """
-        self.check()
-        with transaction() as connection:
-            jobs.renew(connection, self._claim, self._settings, phase)
-        self._renewed = monotonic()
+        self.enter(phase)
+        self._renew(phase)
 
     def check(self) -> None:
         """Raise `jobs.LeaseLostError` if another may hold the file by now."""
@@ -57,14 +74,23 @@ class Lease:
             raise jobs.LeaseLostError("the lease could not be renewed in time")
 
     def _keep(self) -> None:
-        while not self._over.wait(self._settings.attachment_lease_seconds / 3):
+        third = self._settings.attachment_lease_seconds / 3
+        while not self._over.wait(min(third, NOTED_AFTER_SECONDS)):
+            phase, now = self._phase, monotonic()
+            new = phase != self._noted and now - self._entered > NOTED_AFTER_SECONDS
+            # The margin is the pause between two looks.
+            if not new and now - self._renewed < third - NOTED_AFTER_SECONDS:
+                continue
             try:
-                with transaction() as connection:
-                    jobs.renew(connection, self._claim, self._settings)
-                self._renewed = monotonic()
+                self._renew(phase)
             except jobs.LeaseLostError:
                 self._lost = True
                 return
             except SQLAlchemyError as error:
                 # The database may be back before the lease runs out.
                 log.warning("lease.not_renewed", error=type(error).__name__)
+
+    def _renew(self, phase: str | None) -> None:
+        with transaction() as connection:
+            jobs.renew(connection, self._claim, self._settings, phase)
+        self._renewed, self._noted = monotonic(), phase

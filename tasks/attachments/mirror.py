@@ -15,7 +15,11 @@ from tasks.apps.spec import AttachmentTable, Column
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The outcome as the application sees it; `scanned` is whether a scanner has looked into the file."""
+    """The outcome as the application sees it.
+
+    `scanned` is whether a scanner has looked into the file; `rewritten` the size and SHA-256 of an original
+    that was stripped.
+    """
 
     served: bool
     scanned: bool
@@ -24,6 +28,7 @@ class Seen:
     details: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     media_type: str | None = None
+    rewritten: tuple[int, str] | None = None
     url: str | None = None
     small_url: str | None = None
     large_url: str | None = None
@@ -33,13 +38,13 @@ class Seen:
 def working(connection: Connection, table: AttachmentTable, row_id: UUID) -> None:
     """Say that the file is being worked on; take its addresses away until the verdict."""
     to = table.mirror
-    _write(connection, table, row_id, [(to.status, "processing"), *_unserved(table)])
+    _write(connection, table, row_id, [(to.status, "processing"), *_unjudged(table)])
 
 
 def waiting(connection: Connection, table: AttachmentTable, row_id: UUID, error: str) -> None:
     """Say that the file waits, and for what."""
     to = table.mirror
-    _write(connection, table, row_id, [(to.status, "pending"), (to.error, error), *_unserved(table)])
+    _write(connection, table, row_id, [(to.status, "pending"), (to.error, error), *_unjudged(table)])
 
 
 def failed(connection: Connection, table: AttachmentTable, row_id: UUID, error: str) -> None:
@@ -68,6 +73,8 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
         values.append((to.metadata, merged(row[0], seen.metadata)))
     if seen.media_type is not None:
         values.append((to.media_type, seen.media_type))
+    if seen.rewritten is not None:
+        values += list(zip((table.size, table.sha256), seen.rewritten, strict=True))
     if seen.served:
         values += [
             (to.url, seen.url),
@@ -75,6 +82,14 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
             (to.large_url, seen.large_url),
             (to.small_key, seen.small_key),
         ]
+    return _write(connection, table, row_id, values, table.live)
+
+
+def readdressed(connection: Connection, table: AttachmentTable, row_id: UUID, urls: dict[str, str]) -> bool:
+    """Write new addresses of a served file, by name (original, small, large). Return whether it is there."""
+    to = table.mirror
+    columns = {"original": to.url, "small": to.small_url, "large": to.large_url}
+    values: list[tuple[Column | None, Any]] = [(columns[name], url) for name, url in urls.items()]
     return _write(connection, table, row_id, values, table.live)
 
 
@@ -97,6 +112,12 @@ def merged(text: str | None, ours: dict[str, Any]) -> str:
 def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:
     to = table.mirror
     return [(column, None) for column in (to.url, to.small_url, to.large_url, to.small_key)]
+
+
+def _unjudged(table: AttachmentTable) -> list[tuple[Column | None, Any]]:
+    # A verdict that was reached before says nothing while another is awaited.
+    to = table.mirror
+    return [(to.scanned, False), (to.verdict, None), *_unserved(table)]
 
 
 def _write(

@@ -1,237 +1,76 @@
-"""Which content may call itself what: a table, one record per family of types.
+"""Which content may call itself what, and what is done with content of which trait.
 
-Content is what libmagic says of the bytes; a claim is the declared type, or what the file name's extension
-stands for. A claim agrees with content of its own type, or of its own family where the family allows it.
+Two tables decide: one record per family of types (`media_types.py`), one per trait (`traits.py`). Content is
+what was found by the bytes; a claim is the declared type, or what the file name's extension stands for. A
+claim agrees with content of its own type, or of its own family where the family allows it.
 """
 
-import mimetypes
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
-#: Claims that claim nothing.
-GENERIC = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/unknown"})
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Types that are of one kind.
-
-    Attributes:
-        types: media types; one that ends in `*` stands for all that begin like it.
-        lenient: whether one of the family may call itself another of it. libmagic can not tell CSV from
-            text, and a JPEG that calls itself a PNG harms nobody; a program that calls itself another
-            kind of program is still refused.
-        correct: whether the row's type is then set to what the content is. Not where libmagic knows less
-            than the uploader does (text, containers).
-    """
-
-    name: str
-    types: tuple[str, ...]
-    lenient: bool = True
-    correct: bool = True
-
-    def has(self, media_type: str) -> bool:
-        """Return whether the type belongs to the family."""
-        return any(media_type.startswith(t[:-1]) if t.endswith("*") else media_type == t for t in self.types)
-
-
-PROGRAM = Family(
-    "program",
-    (
-        "application/x-dosexec",
-        "application/x-executable",
-        "application/x-sharedlib",
-        "application/x-object",
-        "application/x-mach-binary",
-        "application/x-msi",
-        "application/java-archive",
-        "application/x-java-applet",
-        "text/x-shellscript",
-        "text/x-msdos-batch",
-        "text/x-powershell",
-        "text/vbscript",
-    ),
-    lenient=False,
-)
-#: Runs in a browser: never drawn, and never taken for a picture or plain text.
-ACTIVE = Family(
-    "active",
-    ("text/html", "application/xhtml+xml", "image/svg+xml", "text/javascript"),
-    lenient=False,
-)
-TEXT = Family(
-    "text",
-    (
-        "text/*",
-        "message/*",
-        "application/json",
-        "application/xml",
-        "application/rdf+xml",
-        "application/pgp-*",
-        "application/x-dxf",
-        "application/x-setupscript",
-        "application/x-wine-extension-ini",
-    ),
-    correct=False,
-)
-
-#: The first family that has a type is its family: special ones before `image/*` and `text/*`.
-FAMILIES = (
-    PROGRAM,
+from tasks.attachments import names
+from tasks.attachments.media_types import (
     ACTIVE,
-    Family("picture", ("image/*",)),
-    Family(
-        "video or audio",
-        ("video/*", "audio/*", "application/ogg", "application/mp4", "application/x-matroska"),
-        correct=False,
-    ),
+    ALSO_TEXT,
+    ELUSIVE,
+    GENERIC,
+    MEDIA,
+    PROGRAM,
     TEXT,
-    # A drawing of Adobe Illustrator calls itself PostScript and is a PDF.
-    Family("page description", ("application/pdf", "application/postscript", "application/illustrator")),
-    # Office documents and the like are zip or OLE files, and libmagic says so of some. What is packed how,
-    # programs go by the content.
-    Family(
-        "container",
-        (
-            "application/zip",
-            "application/epub+zip",
-            "application/vnd.openxmlformats-officedocument.*",
-            "application/vnd.oasis.opendocument.*",
-            "application/vnd.sun.xml.*",
-            "application/vnd.ms-word.*",
-            "application/vnd.ms-excel*",
-            "application/vnd.ms-powerpoint*",
-            "application/vnd.ms-visio.*",
-            "application/vnd.visio",
-            "application/vnd.ms-outlook",
-            "application/vnd.ms-office",
-            "application/vnd.ms-project",
-            "application/vnd.ms-publisher",
-            "application/msword",
-            "application/cdfv2",
-            "application/encrypted",
-            "application/x-ole-storage",
-            "application/x-ms-msg",
-            "application/gzip",
-            "application/x-tar",
-            "application/x-gtar",
-            "application/x-ustar",
-            "application/x-compressed",
-            "application/x-compressed-tar",
-            "application/x-bzip*",
-            "application/x-xz*",
-            "application/zstd",
-            "application/x-7z-compressed",
-            "application/x-rar",
-        ),
-        correct=False,
-    ),
-    Family(
-        "font",
-        ("font/*", "application/x-font-*", "application/font-*", "application/vnd.ms-opentype"),
-        correct=False,
-    ),
+    family,
+    fits,
+    implied,
+    normal,
+    risk,
 )
+from tasks.attachments.traits import ACTIONS, TRAIT, TRAITS, Action, Content
 
-#: What pictures are made of.
-DRAWABLE = frozenset(
-    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/bmp", "image/tiff"}
-)
+__all__ = ["DRAWN", "Decision", "Kind", "Rules", "decide", "normal"]
 
-#: Names of the same thing.
-ALIASES = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "image/x-png": "image/png",
-    "image/x-ms-bmp": "image/bmp",
-    "image/x-eps": "application/postscript",
-    "application/x-gzip": "application/gzip",
-    "application/x-tgz": "application/gzip",
-    "application/x-pdf": "application/pdf",
-    "application/x-zip": "application/zip",
-    "application/x-zip-compressed": "application/zip",
-    "application/vnd.rar": "application/x-rar",
-    "application/x-rar-compressed": "application/x-rar",
-    "text/x-markdown": "text/markdown",
-    "audio/mp3": "audio/mpeg",
-    "audio/x-wav": "audio/wav",
-    "application/javascript": "text/javascript",
-    "application/x-javascript": "text/javascript",
-    # What Windows and Linux browsers, and libmagic in its versions, call programs.
-    "application/x-msdownload": "application/x-dosexec",
-    "application/x-msdos-program": "application/x-dosexec",
-    "application/vnd.microsoft.portable-executable": "application/x-dosexec",
-    "application/x-pie-executable": "application/x-executable",
-    "application/x-elf": "application/x-executable",
-    "application/x-java-archive": "application/java-archive",
-    "application/x-sh": "text/x-shellscript",
-    "application/x-csh": "text/x-shellscript",
-    "application/x-shellscript": "text/x-shellscript",
-    "text/x-sh": "text/x-shellscript",
-    "application/x-bat": "text/x-msdos-batch",
-    "application/bat": "text/x-msdos-batch",
-}
-
-#: Claims that systems make by the extension alone, and that may stand for text: CSV where Excel is
-#: installed, RTF called .doc, TypeScript, playlists.
-ALSO_TEXT = frozenset(
+#: What pictures are made of what.
+Kind = Literal["picture", "document", "video", "audio"]
+#: The types that pictures are made of; those of the family of films and sounds are drawn by their family.
+DRAWN: Mapping[str, Kind] = MappingProxyType(
     {
-        "application/vnd.ms-excel",
-        "application/msword",
-        "video/mp2t",
-        "video/vnd.dlna.mpeg-tts",
-        "audio/mpegurl",
-        "audio/x-mpegurl",
-        "audio/x-scpls",
+        "image/jpeg": "picture",
+        "image/png": "picture",
+        "image/gif": "picture",
+        "image/webp": "picture",
+        "image/avif": "picture",
+        "image/bmp": "picture",
+        "image/tiff": "picture",
+        "image/heic": "picture",
+        "image/heif": "picture",
+        "application/pdf": "document",
     }
 )
-#: Formats that libmagic does not always know when it sees them.
-ELUSIVE = frozenset(
-    {"audio/mpeg", "audio/aac", "audio/x-caf", "image/x-canon-cr3", "image/vnd.adobe.photoshop"}
-)
+#: Traits by which a document is as much at risk as a program.
+_RISKY = frozenset({"macros", "external_template"})
 
-# Not the machine's own table of extensions: the answer must be the same everywhere.
-_EXTENSIONS = dict(mimetypes.MimeTypes(filenames=()).types_map[True])
-_EXTENSIONS |= {
-    extension: media_type
-    for media_type, extensions in {
-        "application/x-dosexec": ".exe .scr .com .cpl .dll .pif",
-        "application/x-msi": ".msi",
-        "application/java-archive": ".jar",
-        "text/x-msdos-batch": ".bat .cmd",
-        "text/x-powershell": ".ps1 .psm1",
-        "text/vbscript": ".vbs .vbe .wsf",
-        "text/javascript": ".js .mjs .jse",
-        "text/html": ".html .htm .hta",
-        "image/jpeg": ".jpg .jpeg .jpe .jfif",
-        "image/webp": ".webp",
-        "image/avif": ".avif",
-        "image/heic": ".heic .heif",
-        "audio/mp4": ".m4a .m4b",
-        "audio/ogg": ".ogg .oga .opus",
-        "audio/flac": ".flac",
-        "video/mp4": ".mp4 .m4v",
-        "video/ogg": ".ogv",
-        "video/x-matroska": ".mkv",
-        "video/x-ms-wmv": ".wmv",
-        "text/markdown": ".md .markdown",
-        "text/plain": ".txt .log .yaml .yml .toml .ini .c .h .pl",
-        "text/rtf": ".rtf",
-        "text/calendar": ".ics",
-        "application/zip": ".zip",
-        "application/gzip": ".gz .tgz .svgz",
-        "application/x-7z-compressed": ".7z",
-        "application/x-rar": ".rar",
-        "application/epub+zip": ".epub",
-        "application/vnd.oasis.opendocument.text": ".odt",
-        "application/vnd.oasis.opendocument.spreadsheet": ".ods",
-        "application/vnd.oasis.opendocument.presentation": ".odp",
-        "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
-        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
-        "application/vnd.openxmlformats-officedocument.presentationml.presentation": ".pptx",
-    }.items()
-    for extension in extensions.split()
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What one application wants otherwise. Stands on its page.
+
+    Attributes:
+        allow: the only media types that are accepted, `image/*` for all that begin so; None for any.
+        refuse: media types that are not, whatever `allow` says.
+        actions: what is done with a trait where its record says otherwise: 'accept', 'refuse', 'suspicious'.
+    """
+
+    allow: tuple[str, ...] | None = None
+    refuse: tuple[str, ...] = ()
+    actions: Mapping[str, Action] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for pattern in (*(self.allow or ()), *self.refuse):
+            if normal(pattern) != pattern or "/" not in pattern:
+                raise ValueError(f"{pattern!r} is not a media type in its common spelling")
+        for name, action in self.actions.items():
+            if name not in TRAIT or action not in ACTIONS:
+                raise ValueError(f"{name}: {action} is not a trait and what is done with it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,43 +81,90 @@ class Decision:
         media_type: what the row's type should be.
         reason: why it is refused, for machines; None when it is accepted.
         detail: the same for people.
-        draw: whether pictures are to be made.
+        verdict: 'suspicious', where the refusal is one; None where the scanner's word stands.
+        draw: as what pictures are to be made of it; None for no pictures.
+        findings: the names of its traits, those that are accepted too.
+        risk: how soon it is scanned again when there are new signatures, 3 first, 0 last.
     """
 
     media_type: str
     reason: str | None = None
     detail: str | None = None
-    draw: bool = False
+    verdict: Literal["suspicious"] | None = None
+    draw: Kind | None = None
+    findings: tuple[str, ...] = ()
+    risk: int = 0
 
 
-def normal(media_type: str) -> str:
-    """Return the type in its common spelling: lower case, without parameters."""
-    bare = media_type.partition(";")[0].strip().lower()
-    return ALIASES.get(bare, bare)
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a file is refused; `suspicious` refusals count before the others, and then in their order."""
+
+    reason: str
+    detail: str
+    suspicious: bool = False
 
 
-def family(media_type: str) -> Family | None:
-    """Return the family of a normal type, or None for a type on its own."""
-    return next((kind for kind in FAMILIES if kind.has(media_type)), None)
-
-
-def decide(content: str, declared: str, name: str) -> Decision:
+def decide(content: Content, declared: str, name: str, rules: Rules | None = None) -> Decision:
     """Decide on a file by what its content is, what its uploader declared and what it is called."""
-    content, declared, implied = normal(content), normal(declared), _implied(name)
-    draw = content in DRAWABLE
-    if not _agrees(declared, content):
+    actual, declared, named = normal(content.media_type), normal(declared), implied(name)
+    findings = tuple(finding.name for finding in content.traits)
+    danger = 3 if _RISKY & set(findings) else risk(actual)
+    rules = rules or Rules()
+    mismatch = _mismatch(actual, declared, named)
+    kept = actual if mismatch else _best(actual, declared, named)
+    refusals = [*_by_traits(content, rules), *_by_name(name), *_by_rules(actual, kept, rules)]
+    if mismatch:
+        refusals.insert(0, mismatch)
+    if refusals:
+        worst = next((refusal for refusal in refusals if refusal.suspicious), refusals[0])
         return Decision(
-            content, "type_mismatch", f"declared as {declared[:80]}, but the content is {content}", draw
+            kept,
+            worst.reason,
+            worst.detail,
+            "suspicious" if worst.suspicious else None,
+            findings=findings,
+            risk=danger,
         )
-    if not _agrees(implied, content):
-        return Decision(content, "name_mismatch", f"named like {implied}, but the content is {content}", draw)
-    return Decision(_best(content, declared, implied), draw=draw)
+    return Decision(kept, draw=_drawn(actual, kept), findings=findings, risk=danger)
 
 
-def _implied(name: str) -> str:
-    """Return the type that the name's extension stands for, or nothing."""
-    # Windows drops dots and spaces at the end, and so `picture.exe. ` is run as a program.
-    return normal(_EXTENSIONS.get(PurePosixPath(name.rstrip(". ").lower()).suffix, ""))
+def _mismatch(content: str, declared: str, named: str) -> _Refusal | None:
+    if not _agrees(declared, content):
+        return _Refusal("type_mismatch", f"declared as {declared[:80]}, but the content is {content}")
+    if not _agrees(named, content):
+        return _Refusal("name_mismatch", f"named like {named}, but the content is {content}")
+    return None
+
+
+def _by_traits(content: Content, rules: Rules) -> Iterator[_Refusal]:
+    found = {finding.name: finding.detail for finding in content.traits}
+    for trait in TRAITS:
+        action = rules.actions.get(trait.name, trait.action)
+        if trait.name in found and action != "accept":
+            yield _Refusal(trait.name, f"{trait.says}: {found[trait.name]}", action == "suspicious")
+
+
+def _by_name(name: str) -> Iterator[_Refusal]:
+    if trick := names.deceives(name):
+        yield _Refusal("unsafe_name", f"a program whose name {trick}")
+
+
+def _by_rules(content: str, kept: str, rules: Rules) -> Iterator[_Refusal]:
+    # Both: what the content is, and what it is served as.
+    if fits(content, rules.refuse) or fits(kept, rules.refuse):
+        yield _Refusal("not_allowed", f"the application refuses {kept}")
+    elif rules.allow is not None and not fits(kept, rules.allow):
+        yield _Refusal("not_allowed", f"the application does not accept {kept}")
+
+
+def _drawn(content: str, kept: str) -> Kind | None:
+    if content in DRAWN:
+        return DRAWN[content]
+    if MEDIA.has(content):
+        # The containers of film and sound are the same, and who records a voice says so.
+        return "audio" if kept.startswith("audio/") else "video"
+    return None
 
 
 def _agrees(claim: str, content: str) -> bool:
@@ -301,14 +187,14 @@ def _script(claim: str) -> bool:
     return claim.startswith("text/") and PROGRAM.has(claim)
 
 
-def _best(content: str, declared: str, implied: str) -> str:
+def _best(content: str, declared: str, named: str) -> str:
     """Return the type to keep, of three that agree."""
     kind = family(content)
     if declared not in GENERIC and not (kind is TEXT and declared in ALSO_TEXT):
         return content if kind is not None and kind.correct else declared
     if content in GENERIC:
         return declared
-    if kind is not None and not kind.correct and family(implied) is kind:
-        return implied
+    if kind is not None and not kind.correct and family(named) is kind:
+        return named
     # libmagic takes TypeScript for Java.
     return "text/plain" if kind is TEXT and content.startswith("text/x-") else content

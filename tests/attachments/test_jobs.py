@@ -344,10 +344,13 @@ def test_a_file_that_kills_its_workers_is_parked(platform: Platform, app: str, a
         with platform.engine.begin() as connection:
             jobs.renew(connection, mine, platform.settings, "draw")
         expire(platform, row_id)
-    assert claim(platform, app, row_id) is None
+    last = claim(platform, app, row_id)
+    assert last is not None
+    assert last.parked
     parked = job(platform, row_id)
     assert (parked.state, parked.failures, parked.reason) == ("parked", attempts, "worker_lost")
-    assert parked.detail == f"{attempts} workers died over it, last at: draw"
+    assert parked.detail == f"{attempts} attempts failed or died, the last one at: draw"
+    assert claim(platform, app, row_id) is None
 
 
 def test_a_scanner_that_is_away_is_never_counted(platform: Platform) -> None:

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from redis import Redis
 
+from commands import checks
 from stack import signatures
 from stack.clamd import Clamd
 from stack.ports import free_port
@@ -18,7 +20,9 @@ from stack.valkey import Valkey
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
-from workers import migrate
+from workers import jail, migrate
+from workers.scanner import Version
+from workers.settings import load
 
 MIB = 1024 * 1024
 MIGRATE = "Run the migrations of the application that the table belongs to."
@@ -520,3 +524,45 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds) -> None
         "The virus scanner calls encrypted archives clean.",
     ]
     assert passed(outcome) == []
+
+
+# -- signatures ------------------------------------------------------------------------------------------
+
+
+def test_signatures_may_be_three_days_old_and_not_older() -> None:
+    settings = load({"DATABASE_URL": "postgresql://"})
+    released = datetime(2026, 3, 1, tzinfo=UTC)
+    version = Version("1.4.6", "27500", released)
+    limit = released + timedelta(days=3)
+    assert checks.signatures(version, settings, limit) == []
+    fault = checks.signatures(version, settings, limit + timedelta(seconds=1))
+    assert [found.sentence for found in fault] == [
+        "The virus signatures are 3 days old (number 27500, of 2026-03-01)."
+    ]
+    assert "ROOMKEEPER_SIGNATURE_MAX_AGE_DAYS" in fault[0].advice
+    longer = load({"DATABASE_URL": "postgresql://", "ROOMKEEPER_SIGNATURE_MAX_AGE_DAYS": "4"})
+    assert checks.signatures(version, longer, limit + timedelta(seconds=1)) == []
+
+
+def test_signatures_that_do_not_tell_their_age_are_ours() -> None:
+    assert checks.signatures(Version("1.4.6", "local"), load({"DATABASE_URL": "postgresql://"})) == []
+
+
+# -- jail ------------------------------------------------------------------------------------------------
+
+
+def test_a_wall_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load({"DATABASE_URL": "postgresql://"})
+    assert checks.decoder(settings) == []
+    monkeypatch.setattr(jail, "protections", lambda: {"limits": None, "landlock": "Function not implemented"})
+    assert [fault.sentence for fault in checks.decoder(settings)] == [
+        "Strangers' files are decoded without landlock: Function not implemented."
+    ]
+
+    def closed() -> dict[str, str | None]:
+        raise jail.Jailed("jail_closed", "the helper does not start")
+
+    monkeypatch.setattr(jail, "protections", closed)
+    assert [fault.sentence for fault in checks.decoder(settings)] == [
+        "Strangers' files can not be decoded: jail_closed: the helper does not start."
+    ]

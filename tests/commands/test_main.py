@@ -152,7 +152,7 @@ def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Plat
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "✗ The schema roomkeeper is absent, and this version needs 0001.",
+        "✗ The schema roomkeeper is absent, and this version needs 0002.",
         "  Run: roomkeeper db upgrade",
     ]
 

@@ -197,7 +197,7 @@ def test_a_second_interrupt_hurries(launch: Launcher) -> None:
 
 def test_a_killed_server_is_said_and_started_again(launch: Launcher) -> None:
     starter = launch.up()
-    for name in ("valkey", "clamd", "postgres"):
+    for name in ("valkey", "clamd", "postgres", "seaweedfs"):
         os.kill(program_pid(launch.state, name), signal.SIGKILL)
         starter.until(rf"{name} has ended \(terminated by SIGKILL\) and is started again")
         starter.until(rf"{name} runs again, pid \d+")
@@ -259,8 +259,18 @@ def test_a_wrong_setting_stops_it_before_anything_runs(launch: Launcher) -> None
     assert not (launch.state / "supervisord.pid").exists()
 
 
-def test_the_database_of_the_environment_is_left_alone(launch: Launcher) -> None:
+def test_database_and_stores_of_the_environment_are_left_alone(launch: Launcher) -> None:
     starter = launch.up(
-        DATABASE_URL="postgresql://production.example/chat", ROOMKEEPER_BROKER_URL="redis://production/0"
+        DATABASE_URL="postgresql://production.example/chat",
+        ROOMKEEPER_BROKER_URL="redis://production/0",
+        ROOMKEEPER_S3_BUCKET="production",
+        ROOMKEEPER_S3_PUBLIC_URL="https://production.example",
+        ROOMKEEPER_S3_ACCESS_KEY="production",
+        ROOMKEEPER_S3_SECRET_KEY="production",
     )
     assert re.fullmatch(r"up postgresql://roomkeeper@127\.0\.0\.1:\d+/roomkeeper", starter.lines[-1])
+    supervisor = int((launch.state / "supervisord.pid").read_text())
+    variables = Path(f"/proc/{supervisor}/environ").read_text().split("\0")
+    own = [line for line in variables if line.startswith("ROOMKEEPER_S3_")]
+    assert "ROOMKEEPER_S3_BUCKET=roomkeeper" in own
+    assert not any("production" in line for line in own)

@@ -70,3 +70,9 @@ def test_a_port_is_not_free_while_someone_listens() -> None:
         port = other.getsockname()[1]
         assert not ports.is_free(port)
     assert ports.is_free(port)
+
+
+def test_free_ports_are_different_ones() -> None:
+    numbers = ports.free_ports(str(number) for number in range(50))
+    assert len(set(numbers.values())) == 50
+    assert all(ports.is_free(number) for number in numbers.values())

@@ -6,9 +6,14 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,16 +21,18 @@ from redis import Redis
 
 from stack import clamd as clamd_module
 from stack import postgres as postgres_module
+from stack import seaweedfs as seaweedfs_module
 from stack import signatures
 from stack.clamd import Clamd
 from stack.errors import StackError
-from stack.ports import free_port
+from stack.ports import free_port, free_ports
 from stack.postgres import Postgres, create_database
 from stack.processes import POLL_SECONDS
+from stack.seaweedfs import PORTS, SeaweedFS
 from stack.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
 from stack.sockets import socket_path
 from stack.valkey import Valkey
-from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
 from workers.known_bad import EICAR
 
 
@@ -209,6 +216,66 @@ def test_an_interrupted_initdb_is_done_again(tmp_path: Path) -> None:
 def test_a_database_is_created_once(postgres: PostgresServer) -> None:
     assert create_database(postgres.server, "with space")
     assert not create_database(postgres.server, "with space")
+
+
+def test_seaweedfs_keeps_data_through_a_kill(seaweedfs: SeaweedFSServer, bucket: str) -> None:
+    for key in ("one", "two", "three"):
+        seaweedfs.client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    # Its ordinary end, too.
+    for end in (seaweedfs.kill, seaweedfs.stop):
+        end()
+        assert not seaweedfs.server.ready()
+        seaweedfs.start()
+        for key in ("one", "two", "three"):
+            assert seaweedfs.client.get_object(Bucket=bucket, Key=key)["Body"].read() == key.encode()
+        # Ready means that it takes something, too.
+        seaweedfs.client.put_object(Bucket=bucket, Key="one", Body=b"one")
+
+
+def test_seaweedfs_asks_for_its_key_and_listens_here_only(seaweedfs: SeaweedFSServer, bucket: str) -> None:
+    seaweedfs.client.put_object(Bucket=bucket, Key="key", Body=b"secret")
+    with pytest.raises(HTTPError, match="403"):
+        urlopen(f"{seaweedfs.server.address}/{bucket}/key")
+    for port in seaweedfs.server.ports.values():
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", port)) == 0
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.2", port)) != 0
+    assert (seaweedfs.server.directory / "s3.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_seaweedfs_is_not_ready_before_all_its_parts_are(seaweedfs: SeaweedFSServer) -> None:
+    server = seaweedfs.server
+    assert server.ready()
+    for part in ("s3", "master"):
+        assert not replace(server, ports={**server.ports, part: free_port()}).ready()
+
+
+def test_a_bucket_is_created_once(seaweedfs: SeaweedFSServer, bucket: str) -> None:
+    seaweedfs.client.put_object(Bucket=bucket, Key="key", Body=b"kept")
+    seaweedfs.server.create_bucket(bucket)
+    assert seaweedfs.client.get_object(Bucket=bucket, Key="key")["Body"].read() == b"kept"
+
+
+def test_a_missing_seaweedfs_is_one_sentence_with_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    seaweedfs_module.binary.cache_clear()
+    with pytest.raises(StackError, match=r"^SeaweedFS is missing; type: make install$"):
+        SeaweedFS(tmp_path, free_ports(PORTS), "secret").prepare()
+
+
+def test_what_killed_servers_leave_is_removed_and_what_living_ones_have_is_not(tmp_path: Path) -> None:
+    living, dead = (Path(f"/tmp/seaweedfs-test-{uuid4()}.sock") for _ in range(2))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(living))
+        server.listen()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(dead))
+        SeaweedFS(tmp_path, free_ports(PORTS), "secret").prepare()
+        assert (living.exists(), dead.exists()) == (True, False)
+    living.unlink()
 
 
 def test_servers_die_with_the_process_that_started_them(tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def test_only_the_enabled_ones_run_in_the_order_given() -> None:
             "audiorooms. Did you mean 'pern'?",
         ),
         (
+            "ROOMKEEPER_STRIP_ORIGINALS",
+            "pern,opnchat",
+            "ROOMKEEPER_STRIP_ORIGINALS names 'opnchat', which is not an application with attachments: "
+            "openchat, pern. Did you mean 'openchat'?",
+        ),
+        (
             "ROOMKEEPER_SCHEMAS",
             "opnchat=public",
             "ROOMKEEPER_SCHEMAS names 'opnchat', which is not a schema of an application: ",

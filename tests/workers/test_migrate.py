@@ -26,7 +26,15 @@ def tables(engine: Engine) -> set[str]:
     return set(inspect(engine).get_table_names(schema=SCHEMA))
 
 
-OURS = {"alembic_version", "attachment_jobs", "dead_letters", "job_runs", "positions"}
+OURS = {
+    "alembic_version",
+    "attachment_events",
+    "attachment_jobs",
+    "dead_letters",
+    "job_runs",
+    "positions",
+    "scan_verdicts",
+}
 
 
 def test_the_migrations_make_what_the_models_say(engine: Engine) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
@@ -153,7 +154,10 @@ def test_one_scanner_scans_many_files(address: str, file: Callable[[bytes], Path
 def test_versions_are_asked_for(address: str) -> None:
     version = Scanner(address, PATIENCE).versions()
     assert version.engine[0].isdigit()
-    assert version.signatures == "local"
+    assert version.signatures.isdigit()
+    assert version.dated
+    assert version.released is not None
+    assert abs((datetime.now(UTC) - version.released).total_seconds()) < 86400
 
 
 @pytest.mark.parametrize("content", [encrypted_zip(), nested_zip()], ids=["encrypted", "nested"])
@@ -389,7 +393,12 @@ def test_a_file_that_is_gone_is_not_clean(address: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "version"),
     [
-        (b"ClamAV 1.4.6/27000/Mon Jan  1 00:00:00 2024\n", Version("1.4.6", "27000")),
+        (
+            b"ClamAV 1.4.6/27000/Mon Jan  1 00:00:00 2024\n",
+            Version("1.4.6", "27000", datetime(2024, 1, 1, tzinfo=UTC)),
+        ),
+        (b"ClamAV 1.4.6/27000/yesterday\n", Version("1.4.6", "27000")),
+        (b"ClamAV 1.4.6/27000\n", Version("1.4.6", "27000")),
         (b"ClamAV 1.4.6\n", Version("1.4.6", "local")),
         (b"", None),
         (b"\n", None),

@@ -26,6 +26,12 @@ WRONG = {
     "attachment_requeue_seconds": ("0", "greater than 0"),
     "recover_every_seconds": ("0", "greater than 0"),
     "scan_timeout_seconds": ("soon", "valid number"),
+    "signature_max_age_days": ("0", "greater than 0"),
+    "rescan_every_seconds": ("0", "greater than 0"),
+    "rescan_share": ("1.1", "less than or equal to 1"),
+    "identify_timeout_seconds": ("0", "greater than 0"),
+    "metrics_port": ("0", "greater than or equal to 1"),
+    "worker_metrics_port": ("65536", "less than or equal to 65535"),
     "draw_timeout_seconds": ("0", "greater than 0"),
     "draw_memory_bytes": ("1.5", "valid integer"),
     "task_soft_limit_seconds": ("0", "greater than 0"),
@@ -42,6 +48,9 @@ WRONG = {
 #: Any text will do for these; `tasks.apps` has its say about the names of applications.
 FREE = {
     "apps",
+    "strip_originals",
+    "work_root",
+    "metrics_address",
     "storage_root",
     "quarantine_root",
     "storage_url",

@@ -1,10 +1,31 @@
 """Object stores behind one protocol; `store_for` finds the one that a row names."""
 
-from workers.settings import Settings
-from workers.storage.base import ObjectMissing, ObjectStore, ObjectTooLarge, StoreError, UnknownProvider
+from workers.settings import Settings, variable
+from workers.storage.base import (
+    Address,
+    BucketMissing,
+    Fetched,
+    ObjectChanged,
+    ObjectMissing,
+    ObjectStore,
+    ObjectTooLarge,
+    StoreError,
+    UnknownProvider,
+)
 from workers.storage.local import LocalStore
 
-__all__ = ["ObjectMissing", "ObjectStore", "ObjectTooLarge", "StoreError", "UnknownProvider", "store_for"]
+__all__ = [
+    "Address",
+    "BucketMissing",
+    "Fetched",
+    "ObjectChanged",
+    "ObjectMissing",
+    "ObjectStore",
+    "ObjectTooLarge",
+    "StoreError",
+    "UnknownProvider",
+    "store_for",
+]
 
 
 def store_for(provider: str, settings: Settings) -> ObjectStore:
@@ -15,4 +36,11 @@ def store_for(provider: str, settings: Settings) -> ObjectStore:
     """
     if provider == "local":
         return LocalStore(settings.storage_root, settings.quarantine_root, settings.storage_url)
-    raise UnknownProvider(f"storage provider {provider!r} is not set up; it must be 'local'")
+    if provider == "s3":
+        if not settings.s3_bucket:
+            raise UnknownProvider(f"storage provider 's3' is not set up; set {variable('s3_bucket')}")
+        # Third of a second and 20 MB that those who keep everything on disk need not spend.
+        from workers.storage import s3
+
+        return s3.store_for(settings)
+    raise UnknownProvider(f"storage provider {provider!r} is not set up; it must be 'local' or 's3'")

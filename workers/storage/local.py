@@ -1,6 +1,7 @@
 """The `local` store: a directory that the API services share with the workers."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -9,8 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote
+from uuid import uuid4
 
-from workers.storage.base import CHUNK_BYTES, Fetched, ObjectMissing, ObjectTooLarge, StoreError
+from workers.storage import keys
+from workers.storage.base import (
+    CHUNK_BYTES,
+    Address,
+    Fetched,
+    ObjectChanged,
+    ObjectMissing,
+    ObjectTooLarge,
+    StoreError,
+)
 
 #: What the operating system says of a key under which there can be no object, now or later.
 _NO_OBJECT = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -20,7 +31,7 @@ class LocalStore:
     """Objects are files below `root`; a key is a relative path.
 
     Infected files go to another directory, `quarantine_root`: a web server that serves `root` can not be
-    talked into serving them.
+    talked into serving them. Which headers it serves with is its own configuration's matter.
     """
 
     def __init__(self, root: Path, quarantine_root: Path, base_url: str) -> None:
@@ -32,44 +43,47 @@ class LocalStore:
         if not self.root.is_dir():
             # A disk that is not mounted, not an object that is missing.
             raise StoreError("the store's directory is not there")
-        return _fetch(self._path(key), into, limit)
+        return _fetch(self._original(key), into, limit)
 
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
         return _fetch(self.quarantine_root / _clean(name), into, limit)
 
-    def put(self, key: str, source: Path) -> None:
+    def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:  # noqa: ARG002 - no headers
         with _faults():
-            _copy(source, self._path(key))
+            return _copy(source, self._path(key))
+
+    def publish(self, key: str, version: str, media_type: str, name: str) -> None:  # noqa: ARG002 - no headers
+        with _faults():
+            if _version(self._original(key).stat()) != version:
+                raise ObjectChanged("the object is not the one that was scanned")
 
     def quarantine(self, key: str, name: str) -> str:
-        target = self.quarantine_root / _clean(name)
         with _faults():
-            source = self._path(key)
-            if source.exists():
-                # Copied whole before the original goes: a crash in between leaves both, and the next
-                # attempt ends it. A rename would fail across file systems.
-                _copy(source, target)
-                source.unlink()
-            elif not target.exists():
-                raise ObjectMissing("the object is gone")
+            _move(self._original(key), self.quarantine_root / _clean(name))
         return name
+
+    def restore(self, name: str, key: str) -> None:
+        with _faults():
+            _move(self.quarantine_root / _clean(name), self._original(key))
 
     def delete(self, key: str) -> None:
         with _faults():
-            self._path(key).unlink(missing_ok=True)
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            _incoming(path).unlink(missing_ok=True)
 
-    def url(self, key: str) -> str:
-        return f"{self.base_url}/{quote(str(_clean(key)))}"
+    def url(self, key: str, media_type: str, name: str) -> Address:  # noqa: ARG002 - no headers
+        return Address(f"{self.base_url}/{quote(str(_clean(key)))}", None)
 
     def probe(self) -> None:
-        with tempfile.NamedTemporaryFile() as empty:
-            key = f".roomkeeper-probe-{os.getpid()}"
-            try:
-                self.put(key, Path(empty.name))
-                self.fetch(key, Path(empty.name), limit=0)
-                self.delete(key)
-            except StoreError as error:
-                raise StoreError(f"{self.root} can not be written to: {error}") from error
+        path = self.root / f".roomkeeper-probe-{uuid4()}"
+        try:
+            with tempfile.NamedTemporaryFile() as empty, _faults():
+                _copy(Path(empty.name), path)
+                _fetch(path, Path(empty.name), limit=0)
+                path.unlink()
+        except StoreError as error:
+            raise StoreError(f"{self.root} can not be written to: {error}") from error
 
     def _path(self, key: str) -> Path:
         path = self.root / _clean(key)
@@ -79,18 +93,33 @@ class LocalStore:
             raise ObjectMissing("the key leads out of the store")
         return path
 
+    def _original(self, key: str) -> Path:
+        keys.check_original(key)
+        path = self._path(key)
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root / keys.DERIVED)):
+            raise ObjectMissing("the key leads to a picture")
+        return path
+
 
 def _fetch(path: Path, into: Path, limit: int) -> Fetched:
     digest = hashlib.sha256()
     size = 0
     with _faults(), _open(path) as source, into.open("wb") as target:
+        version = _version(os.fstat(source.fileno()))
         while chunk := source.read(CHUNK_BYTES):
             size += len(chunk)
             if size > limit:
                 raise ObjectTooLarge(f"the object is larger than {limit} bytes")
             digest.update(chunk)
             target.write(chunk)
-    return Fetched(size, digest.hexdigest())
+        # By its path: another file may have taken its place.
+        if _version(path.stat()) != version:
+            raise ObjectChanged("the object was written while it was read")
+    return Fetched(size, digest.hexdigest(), version)
+
+
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def _open(path: Path) -> BinaryIO:
@@ -104,28 +133,64 @@ def _open(path: Path) -> BinaryIO:
 
 def _clean(key: str) -> PurePosixPath:
     """Return `key` as a path that cannot leave the store."""
+    keys.check(key)
     path = PurePosixPath(key)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in key:
+    if path.is_absolute():
         raise ObjectMissing("the key is no relative path")
     return path
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy so that `target` is either the whole file or as it was."""
+def _move(source: Path, target: Path) -> None:
+    if source.exists():
+        # Copied whole before the original goes: a crash in between leaves both, and the next attempt ends it.
+        # A rename would fail across file systems.
+        _copy(source, target)
+        source.unlink()
+    elif not target.exists():
+        raise ObjectMissing("the object is gone")
+
+
+def _incoming(target: Path) -> Path:
+    # The same each time, so that what a killed process leaves is taken up by the next attempt. Not the name
+    # itself, which may be as long as names can be.
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()
+    return target.with_name(f".incoming-{digest[:32]}")
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy so that `target` is either the whole file or as it was; return its version."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".incoming-", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as out, source.open("rb") as data:
-            while chunk := data.read(CHUNK_BYTES):
-                out.write(chunk)
+    path = _incoming(target)
+    with _alone(path) as out:
+        try:
+            with source.open("rb") as data:
+                while chunk := data.read(CHUNK_BYTES):
+                    out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
-        # mkstemp keeps it to the owner; the web server is another user.
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+            # It was only its owner's until it was whole; the web server is another user.
+            os.fchmod(out.fileno(), 0o644)
+            path.replace(target)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return _version(os.fstat(out.fileno()))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """Open `path`, empty, for us alone: two who wrote the same object at once would mix their halves."""
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb") as file:
+        try:
+            # Ends with its holder, however that ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError):
+            same = False
+        if not same:
+            raise StoreError("somebody else is just writing the object")
+        file.truncate()
+        yield file
 
 
 @contextmanager

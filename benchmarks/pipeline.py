@@ -1,0 +1,185 @@
+"""What the pipeline costs besides scanning and drawing, and how many files it takes end to end.
+
+    python -m benchmarks.pipeline
+
+Prints one line, from real servers and one real worker of two processes on this machine:
+
+own      CPU time of the worker (all its processes, the confined ones too) for each of 300 small text files:
+         message, claim, rows, identification, events, outcome. The scanner and PostgreSQL are processes of
+         their own and are not counted, and a text has no pictures.
+mixed    500 files (150 photos of 12 megapixels, drawings, animations, texts, archives): files a second, and
+         the share of the two processes' time that is neither scanning nor drawing
+"""
+
+import io
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from stack import signatures
+from stack.clamd import Clamd
+from stack.ports import free_port
+from stack.postgres import Postgres
+from stack.samples import animation, drawing, photo
+from stack.valkey import Valkey
+from tasks.apps import APPS
+from tests.platform import Platform, Program
+from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers import migrate
+from workers.bootstrap import bootstrap
+from workers.db import create
+from workers.settings import Settings, load
+
+SMALL = 300
+MIXED = {"photo": 150, "drawing": 100, "animation": 50, "text": 100, "archive": 100}
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _platform() -> Iterator[Platform]:
+    folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=False))
+        valkey = ValkeyServer(Valkey(folder / "valkey", free_port()))
+        limit = Settings.model_fields["max_file_bytes"].default
+        own = signatures.choose(folder / "signatures", own_only=True)
+        clamd = ClamdServer(Clamd(folder / "clamd", own, limit))
+        for server in (postgres, valkey, clamd):
+            stack.callback(server.stop)
+            server.start()
+        values = {
+            "DATABASE_URL": postgres.url(),
+            "ROOMKEEPER_BROKER_URL": valkey.url(),
+            "ROOMKEEPER_CLAMD": clamd.address,
+            "ROOMKEEPER_STORAGE_ROOT": str(folder / "storage"),
+            "ROOMKEEPER_QUARANTINE_ROOT": str(folder / "quarantine"),
+            "ROOMKEEPER_WORKER_PROCESSES": "2",
+        }
+        (folder / "storage").mkdir()
+        engine = create(load(values))
+        bootstrap(engine, [app.models for app in APPS.values()])
+        migrate.upgrade(engine)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
+        platform = Platform(engine, inherited | values, folder)
+        stack.callback(platform.close)
+        yield platform
+
+
+def _cpu(program: Program) -> float:
+    """Return the CPU seconds of a program and all its descendants, those that have ended included."""
+    seconds, processes = 0.0, [program.process.pid]
+    while processes:
+        pid = processes.pop()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            processes += map(int, (task / "children").read_text().split())
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += sum(map(int, fields[11:15])) / _TICK
+    return seconds
+
+
+def _all_done(platform: Platform, count: int) -> None:
+    while (
+        platform.sql("SELECT count(*) FROM roomkeeper.attachment_jobs WHERE state = 'finished'")[0][0] < count
+    ):
+        time.sleep(0.05)
+
+
+def _overhead(platform: Platform, worker: Program) -> float:
+    rows = [platform.openchat_attachment(f"Note {number}\n".encode(), "a.txt") for number in range(SMALL)]
+    # Warm: imports, connections, the confined process, the trust in the scanner.
+    for row_id in rows[:20]:
+        platform.enqueue("openchat", row_id)
+    _all_done(platform, 20)
+    before = _cpu(worker)
+    for row_id in rows[20:]:
+        platform.enqueue("openchat", row_id)
+    _all_done(platform, SMALL)
+    return (_cpu(worker) - before) / (SMALL - 20)
+
+
+def _contents() -> dict[str, Callable[[random.Random], tuple[bytes, str, str]]]:
+    photos = [photo(4032 - 16 * number, 3024) for number in range(5)]
+    dance, triangle = animation(), drawing("PNG")
+
+    def shot(chance: random.Random) -> tuple[bytes, str, str]:
+        # Another comment makes other bytes of the same picture: nothing is known of it.
+        comment = chance.randbytes(32)
+        picture = chance.choice(photos)
+        return picture[:2] + b"\xff\xfe\x00\x22" + comment + picture[2:], "a.jpg", "image/jpeg"
+
+    def archive(chance: random.Random) -> tuple[bytes, str, str]:
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+            for number in range(5):
+                packed.writestr(f"{number}.txt", chance.randbytes(20_000))
+        return out.getvalue(), "a.zip", "application/zip"
+
+    return {
+        "photo": shot,
+        "drawing": lambda chance: (_commented(triangle, chance), "a.png", "image/png"),
+        "animation": lambda chance: (dance + chance.randbytes(8), "a.gif", "image/gif"),
+        "text": lambda chance: (chance.randbytes(20_000).hex().encode(), "a.txt", "text/plain"),
+        "archive": archive,
+    }
+
+
+def _commented(png: bytes, chance: random.Random) -> bytes:
+    body = b"tEXtnote\0" + chance.randbytes(16).hex().encode()
+    chunk = (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+    return png[:33] + chunk + png[33:]
+
+
+def _mixed(platform: Platform) -> tuple[float, float, str]:
+    """Return files a second, the share of time that is neither scanning nor drawing, and the outcomes."""
+    chance, contents = random.Random(1), _contents()  # noqa: S311 - the same files each time
+    kinds = [kind for kind, count in MIXED.items() for _ in range(count)]
+    chance.shuffle(kinds)
+    rows: list[UUID] = []
+    for kind in kinds:
+        content, name, media_type = contents[kind](chance)
+        rows.append(platform.openchat_attachment(content, name, media_type))
+    before = platform.sql("SELECT count(*) FROM roomkeeper.attachment_jobs")[0][0]
+    began = time.perf_counter()
+    for row_id in rows:
+        platform.enqueue("openchat", row_id)
+    _all_done(platform, before + len(rows))
+    took = time.perf_counter() - began
+    ids = [str(row_id) for row_id in rows]
+    busy = platform.sql(
+        "SELECT sum(seconds) FROM roomkeeper.attachment_events WHERE event IN ('scan', 'draw')"
+        " AND attachment_id = ANY(CAST(:ids AS uuid[]))",
+        ids=ids,
+    )[0][0]
+    outcomes = platform.sql(
+        "SELECT outcome, count(*) FROM roomkeeper.attachment_jobs"
+        " WHERE attachment_id = ANY(CAST(:ids AS uuid[])) GROUP BY 1",
+        ids=ids,
+    )
+    told = " ".join(f"{count} {outcome}" for outcome, count in outcomes)
+    return len(rows) / took, 1 - busy / (2 * took), told
+
+
+def main() -> None:
+    with _platform() as platform:
+        worker = platform.worker()
+        own = _overhead(platform, worker)
+        rate, rest, outcomes = _mixed(platform)
+    sys.stdout.write(
+        f"pipeline: own {own * 1000:.1f} ms CPU a file;"
+        f" mixed {rate:.1f} files/s on two processes, {rest:.0%} of their time neither scanning nor drawing"
+        f" ({outcomes})\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Megabytes a second through our scanner client, beside the bare protocol and clamdscan on the same clamd.
+
+    python -m benchmarks.scanning
+
+Prints one line. 200 files of 1 MB and 5 of 100 MB, all different, random bytes; clamd with test signatures
+(real ones are slower, for all) and `DisableCache yes`, for it would otherwise remember clean files. Each
+contender takes the files one by one; they take turns, and the medians of the rounds count:
+
+ours       `Scanner.scan_file`, by descriptor over the Unix socket
+bare       a loop that does no more than FILDES over a new connection for each file
+clamdscan  `clamdscan --fdpass`, a command for each file, as who scans uploads calls it
+clamdscan*  the same, all files in one command
+streamed   ours over TCP, INSTREAM
+instream   the `clamd` package's own
+"""
+
+import array
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import clamd as package
+
+from stack import signatures
+from stack.clamd import Clamd
+from stack.ports import free_port
+from tests.servers import ClamdServer
+from workers.scanner import Scanner
+
+MB = 1_000_000
+ROUNDS = 3
+SETS = {"200×1MB": (200, MB), "5×100MB": (5, 100 * MB)}
+_LIMIT = 128 * 1024 * 1024
+
+Contender = Callable[[Sequence[Path]], None]
+
+
+@dataclass(frozen=True)
+class _Uncached(Clamd):
+    """clamd without its memory for clean files, on TCP too."""
+
+    port: int = 0
+
+    def _configuration(self) -> str:
+        tcp = f"TCPSocket {self.port}\nTCPAddr 127.0.0.1\n"
+        return super()._configuration() + "DisableCache yes\n" + tcp
+
+
+def _ours(address: str) -> Contender:
+    scanner = Scanner(address, 300)
+
+    def scan(files: Sequence[Path]) -> None:
+        for path in files:
+            assert scanner.scan_file(path).signature is None
+
+    return scan
+
+
+def _bare(path_of_socket: Path) -> Contender:
+    def scan(files: Sequence[Path]) -> None:
+        for path in files:
+            with socket.socket(socket.AF_UNIX) as client, path.open("rb") as file:
+                client.connect(str(path_of_socket))
+                client.sendall(b"zFILDES\0")
+                descriptor = array.array("i", [file.fileno()])
+                client.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)])
+                assert client.recv(256).endswith(b": OK\0")
+
+    return scan
+
+
+def _clamdscan(configuration: Path) -> tuple[Contender, Contender]:
+    program = shutil.which("clamdscan")
+    if program is None:
+        sys.exit("clamdscan is missing; type: sudo apt-get install clamdscan")
+
+    def scan(files: Sequence[Path]) -> None:
+        for path in files:
+            scan_together([path])
+
+    def scan_together(files: Sequence[Path]) -> None:
+        command = [program, "--fdpass", "--no-summary", f"--config-file={configuration}", *map(str, files)]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+    return scan, scan_together
+
+
+def _instream(path_of_socket: Path) -> Contender:
+    def scan(files: Sequence[Path]) -> None:
+        for path in files:
+            with path.open("rb") as file:
+                answer = package.ClamdUnixSocket(str(path_of_socket), timeout=300).instream(file)
+            assert answer["stream"][0] == "OK"
+
+    return scan
+
+
+def _grown(address: str, path: Path) -> float:
+    """Return by how many MiB one file makes a process that scans it larger: measured in a new one."""
+    child = os.fork()
+    if child == 0:
+        scanner = Scanner(address, 300)
+        scanner.versions()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        scanner.scan_file(path)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        os._exit(min(grown // 1024, 255))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
+    own = signatures.choose(folder / "signatures", own_only=True)
+    server = ClamdServer(_Uncached(folder, own, _LIMIT, port=free_port()))
+    server.start()
+    try:
+        unix, tcp = server.address, f"tcp://127.0.0.1:{server.server.port}"  # type: ignore[attr-defined]
+        one_by_one, together = _clamdscan(folder / "clamd.conf")
+        contenders = {
+            "ours": _ours(unix),
+            "bare": _bare(server.server.socket),
+            "clamdscan": one_by_one,
+            "clamdscan*": together,
+            "streamed": _ours(tcp),
+            "instream": _instream(server.server.socket),
+        }
+        told = []
+        for name, (count, size) in SETS.items():
+            files = [folder / f"{name}-{number}" for number in range(count)]
+            for path in files:
+                path.write_bytes(os.urandom(size))
+            speeds: dict[str, list[float]] = {contender: [] for contender in contenders}
+            for _ in range(ROUNDS):
+                for contender, scan in contenders.items():
+                    began = time.perf_counter()
+                    scan(files)
+                    speeds[contender].append(count * size / MB / (time.perf_counter() - began))
+            middle = {contender: median(found) for contender, found in speeds.items()}
+            shown = " ".join(f"{contender} {speed:.0f}" for contender, speed in middle.items())
+            told.append(
+                f"{name}: {shown} MB/s (ours {middle['ours'] / middle['bare']:.2f} × bare,"
+                f" {middle['ours'] / middle['clamdscan']:.2f} × clamdscan)"
+            )
+            if size == 100 * MB:
+                told.append(
+                    f"100 MB adds {_grown(unix, files[0])} MiB passed, {_grown(tcp, files[0])} streamed"
+                )
+            for path in files:
+                path.unlink()
+        sys.stdout.write("scanning: " + "; ".join(told) + "\n")
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

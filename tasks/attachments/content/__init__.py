@@ -1,0 +1,15 @@
+"""What a file's bytes are besides their media type: traits. Pure functions, for the confined process.
+
+source.py     bounded reading
+budget.py     how much may be unpacked
+zips.py       a zip archive's directory, read by nobody's rules but ours
+archives.py   what is wrong with a zip archive, and with the archives in it
+packed.py     RAR, 7z, and streams that are packed alone
+office.py     office documents that are zip archives
+ole.py        the old office documents
+markup.py     SVG, HTML and other XML that a browser would run
+pdf.py        PDF
+pictures.py   where a picture ends
+script.py     bytes that parse as JavaScript
+polyglot.py   files that are two things at once
+"""

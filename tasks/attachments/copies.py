@@ -1,0 +1,38 @@
+"""All copies of some content, in every application: what one of them turns out to be, all are."""
+
+from sqlalchemy import select
+
+from models.platform import AttachmentJob as Job
+from tasks.apps import APPS
+from tasks.attachments import history, jobs
+from workers.db import transaction
+
+#: How many rows one transaction withdraws.
+BATCH = 200
+
+
+def withdraw(sha256: str, why: str) -> int:
+    """Withdraw every served copy of the content, and have each looked at again; return how many.
+
+    Their addresses go at once, in batches; the pipeline then quarantines them, knowing the verdict already.
+    Copies that an operator has released stay.
+    """
+    count = 0
+    while True:
+        with transaction() as connection:
+            served = connection.execute(
+                select(Job.app, Job.attachment_id)
+                .where(Job.sha256 == sha256, Job.outcome == "accepted", Job.override.is_(None))
+                # In the same order whoever does it, so that two of them do not wait for each other.
+                .order_by(Job.app, Job.attachment_id)
+                .limit(BATCH)
+                .with_for_update()
+            ).all()
+            for row in served:
+                table = APPS[row.app].attachments
+                assert table is not None
+                jobs.reopen(connection, row.app, table, row.attachment_id, f"late_detection: {why}")
+                history.note(connection, row.app, row.attachment_id, "late_detection", why=why)
+        count += len(served)
+        if len(served) < BATCH:
+            return count

@@ -1,0 +1,93 @@
+"""Every way of writing colours down, made sRGB."""
+
+import io
+import struct
+from itertools import chain, product
+from typing import Any
+
+from PIL import Image, ImageChops, ImageCms
+
+#: What Pillow raises on broken data. Not MemoryError: that may be the machine's doing.
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+)
+#: Colours all over the cube, and what no eye sees as a change in one, of 255.
+_PALETTE = Image.frombytes("RGB", (64, 64), bytes(chain(*product(range(0, 256, 17), repeat=3))))
+SAME = 2
+#: Modes with which a colour profile can be applied.
+_WITH_PROFILE = ("RGB", "RGBA", "CMYK", "L", "LAB")
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Return the picture in a mode that can be made smaller and that a profile can be applied to.
+
+    That is RGB, RGBa (its colours multiplied by alpha, so that what cannot be seen is not mixed in), L, CMYK
+    or LAB, with 8 bits for each.
+    """
+    mode = image.mode
+    if mode in ("F", "I") or mode.startswith("I;16"):
+        return _narrowed(image)
+    if mode in ("RGBA", "LA", "PA", "La") or image.has_transparency_data:
+        # A profile speaks of colours, not of their numbers in a palette.
+        return image.convert("LA").convert("RGBa") if mode == "La" else image.convert("RGBA").convert("RGBa")
+    if mode == "1":
+        # Anything smaller of it is grey.
+        return image.convert("L")
+    return image if mode in ("RGB", "RGBa", "L", "CMYK", "LAB") else image.convert("RGB")
+
+
+def srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return what `plain` returned in sRGB, RGB or RGBA; RGBA only if something is transparent.
+
+    Args:
+        image: best after it was made smaller: there is less to convert.
+        profile: the colour profile that came with it, if any. A broken one is ignored.
+    """
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (255, 255):
+            image = image.convert("RGB")
+    if (profile or image.mode == "LAB") and image.mode in _WITH_PROFILE:
+        try:
+            own: Any = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
+            wanted = "RGBA" if image.mode == "RGBA" else "RGB"
+            transform = ImageCms.buildTransform(
+                ImageCms.ImageCmsProfile(own), ImageCms.createProfile("sRGB"), image.mode, wanted
+            )
+            if image.mode == "RGB" and _changes_nothing(transform):
+                return image
+            return transform.apply(image)
+        except (ImageCms.PyCMSError, *BROKEN):
+            pass
+    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Return whether the profile is sRGB by another name, as most are: applying it to all costs far more."""
+    changes = ImageChops.difference(transform.apply(_PALETTE), _PALETTE).getextrema()
+    return all(isinstance(most, tuple) and most[1] <= SAME for most in changes)
+
+
+def _narrowed(image: Image.Image) -> Image.Image:
+    """Return a picture with more than 8 bits of grey as one with 8, where Pillow would cut off at 255."""
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value / 256).convert("L")
+    lowest, highest = image.getextrema()
+    assert isinstance(lowest, (int, float))
+    assert isinstance(highest, (int, float))
+    # No format says what white is: the least of the usual answers that fits, or else what there is.
+    for white in (1, 255, 65535) if image.mode == "F" else (255, 65535):
+        if lowest >= 0 and highest <= white:
+            lowest, highest = 0, white
+            break
+    scale = 255 / (highest - lowest) if highest > lowest else 0
+    return image.convert("F").point(lambda value: value * scale - lowest * scale).convert("L")

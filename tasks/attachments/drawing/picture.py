@@ -1,0 +1,205 @@
+"""Raster pictures: one decode, two WebP files, and what is shown until they are there."""
+
+import base64
+import warnings
+from pathlib import Path
+from typing import Any
+
+import thumbhash
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    MpoImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from tasks.attachments.drawing import animation
+from tasks.attachments.drawing.colours import BROKEN, plain, srgb
+
+# With the plugins above: what Pillow would otherwise look for when it opens a file, for each file again.
+Image.preinit()
+
+#: The long side of the small and the large picture, in pixels.
+SIDES = {"small": 320, "large": 1280}
+#: What a thumbhash is made from: it keeps seven waves a side, so that more pixels would change nothing.
+HASH_SIDE = 32
+#: Among how many colours the dominant one is chosen.
+HUES = 8
+#: Quality and effort of the WebP encoder, both as `cwebp` counts them.
+QUALITY = 80
+METHOD = 4
+#: What is opened; Pillow itself would try forty formats.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+#: EXIF's tag, and its values: what undoes them.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Those that turn a picture on its side.
+LYING = (5, 6, 7, 8)
+
+
+def draw(
+    source: Path, folder: Path, max_pixels: int, animation_frames: int, animation_pixels: int
+) -> dict[str, Any]:
+    """Draw `source` upright, in sRGB, with nothing but the picture in the files.
+
+    Args:
+        source, folder: the picture; where `small.webp` and `large.webp` are written.
+        max_pixels: the largest that is decoded, width × height × frames of an animation.
+        animation_frames, animation_pixels: the most that an animation keeps: frames, and pixels of all frames
+            together in the large picture. Beyond them it has fewer frames, for longer, and is smaller.
+
+    Returns:
+        As the package says. `metadata`: `width`, `height` as shown, `frames` that are played, `format`,
+        `color`, `thumbhash`. Refused: `too_many_pixels`, `undecodable`.
+    """
+    # One thread for each core would each want its share of the memory that there is for all.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    too_many = {"refused": "too_many_pixels", "detail": f"more than {max_pixels} pixels"}
+    try:
+        # Between the limit and twice the limit Pillow only warns.
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            formats = (*FORMATS, *_heif(source))
+            with Image.open(source, formats=formats) as image:
+                size, kind = image.size, image.format
+                most = min(max_pixels // (size[0] * size[1]), animation.MOST_FRAMES)
+                frames = animation.count(image, most)
+                if frames > most:
+                    return too_many
+                if frames > 1:
+                    moving = animation.reduced(
+                        image,
+                        frames,
+                        side=SIDES["large"],
+                        least_side=SIDES["small"],
+                        most_frames=animation_frames,
+                        pixels=animation_pixels,
+                    )
+                else:
+                    still, turned = _still(image)
+                    size = size[::-1] if turned else size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return too_many
+    except UnidentifiedImageError:
+        return {"refused": "undecodable", "detail": "no known picture format"}
+    except BROKEN as error:
+        return {"refused": "undecodable", "detail": f"{type(error).__name__}: {error}"[:200]}
+    drawn = render(still, folder) if frames == 1 else _render_moving(moving, folder)
+    # A photo with a second one inside is a photo.
+    kind = "JPEG" if kind == "MPO" else kind
+    metadata = {"width": size[0], "height": size[1], "frames": frames, "format": kind}
+    return {"pictures": drawn["pictures"], "metadata": metadata | drawn["metadata"]}
+
+
+def render(image: Image.Image, folder: Path) -> dict[str, Any]:
+    """Write a decoded still picture as `folder`/small.webp and large.webp.
+
+    Args:
+        image: RGB or RGBA in sRGB, upright. It is made smaller in place.
+        folder: where the pictures are written.
+
+    Returns:
+        `pictures`, by name: file, width and height in pixels, bytes; `metadata`: `color`, the dominant one
+        as #rrggbb, and `thumbhash`, in base64.
+    """
+    pictures = {}
+    # The small picture is made from the large one: one decode, one large reduction.
+    for name in ("large", "small"):
+        image.thumbnail((SIDES[name], SIDES[name]), Image.Resampling.LANCZOS, reducing_gap=2)
+        pictures[name] = _save(image, folder / f"{name}.webp")
+    return {"pictures": pictures, "metadata": _placeholder(image)}
+
+
+def _render_moving(moving: animation.Animation, folder: Path) -> dict[str, Any]:
+    pictures = {}
+    for name in ("large", "small"):
+        for frame in moving.frames:
+            frame.thumbnail((SIDES[name], SIDES[name]), Image.Resampling.LANCZOS)
+        first, *others = moving.frames
+        pictures[name] = _save(
+            first,
+            folder / f"{name}.webp",
+            save_all=True,
+            append_images=others,
+            duration=moving.durations,
+            loop=moving.loop,
+            background=(0, 0, 0, 0),
+        )
+    return {"pictures": pictures, "metadata": _placeholder(moving.frames[0])}
+
+
+def _still(image: Any) -> tuple[Image.Image, bool]:
+    """Decode the picture; return it at the large picture's size, and whether it lay on its side."""
+    # A JPEG decodes at a fraction of its size; the large picture needs no more.
+    image.draft("RGB", (SIDES["large"], SIDES["large"]))
+    image.load()
+    # Not before: TIFF turns itself while it loads, and forgets that it had to.
+    orientation = _orientation(image)
+    small = plain(image)
+    small.thumbnail((SIDES["large"], SIDES["large"]), Image.Resampling.LANCZOS, reducing_gap=2)
+    # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails if that is broken.
+    turn = TURNS.get(orientation)
+    if turn is not None:
+        small = small.transpose(turn)
+    return srgb(small, image.info.get("icc_profile")), orientation in LYING
+
+
+def _orientation(image: Any) -> int:
+    """Return how the camera was held; a broken EXIF is no reason to show no picture."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except BROKEN:
+        return 1
+
+
+def _heif(source: Path) -> tuple[str, ...]:
+    """Teach Pillow HEIF, if it may be needed: the library is larger than all that the others take."""
+    with source.open("rb") as file:
+        box = file.read(12)
+    if box[4:8] != b"ftyp" or box[8:12] in (b"avif", b"avis"):
+        return ()
+    import pillow_heif
+
+    # Of the pictures in the file only the first is wanted, in one thread, and none that is too small.
+    pillow_heif.register_heif_opener(
+        thumbnails=False,
+        depth_images=False,
+        aux_images=False,
+        decode_threads=1,
+        disable_security_limits=False,
+    )
+    return ("HEIF",)
+
+
+def _save(image: Image.Image, path: Path, **options: Any) -> dict[str, Any]:
+    # Named explicitly: what is not named Pillow may copy from the source.
+    image.save(path, "WEBP", quality=QUALITY, method=METHOD, exif=b"", icc_profile=b"", xmp=b"", **options)
+    return {"file": path.name, "width": image.width, "height": image.height, "bytes": path.stat().st_size}
+
+
+def _placeholder(image: Image.Image) -> dict[str, str]:
+    tiny = image.convert("RGBA")
+    tiny.thumbnail((HASH_SIDE, HASH_SIDE))
+    hashed = thumbhash.rgba_to_thumb_hash(tiny.width, tiny.height, tiny.tobytes())
+    return {"color": _dominant(tiny), "thumbhash": base64.b64encode(hashed).decode()}
+
+
+def _dominant(tiny: Image.Image) -> str:
+    """Return the colour that most of what can be seen has."""
+    pixels = tiny.tobytes()
+    seen = [pixels[at : at + 3] for at in range(0, len(pixels), 4) if pixels[at + 3] >= 128]
+    # Of what is invisible nothing can be said.
+    seen = seen or [bytes(3)]
+    few = Image.frombytes("RGB", (len(seen), 1), b"".join(seen)).quantize(HUES)
+    most = max(range(HUES), key=few.histogram().__getitem__)
+    return "#" + bytes((few.getpalette() or [])[most * 3 : most * 3 + 3]).hex()

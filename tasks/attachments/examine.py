@@ -1,0 +1,256 @@
+"""Finds out about one file: fetch → identify → scan → strip → draw. Changes nothing outside its directory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from tasks.attachments import draw, identify, jobs, policy, scan, trust, verdicts
+from tasks.attachments.errors import FailedError, NotYetError
+from tasks.attachments.history import Story
+from tasks.attachments.lease import Lease
+from tasks.attachments.scan import Verdict
+from workers import jail, metrics
+from workers.db import transaction
+from workers.jail import Jailed
+from workers.scanner import Scanner, ScannerUnavailable, Version
+from workers.settings import Settings
+from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge
+from workers.storage.base import Fetched
+
+
+@dataclass(frozen=True, slots=True)
+class Stripped:
+    """The original without its personal metadata; not stored yet."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is known of the file so far; `reason` says why it is not served."""
+
+    outcome: str = "accepted"
+    verdict: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    fetched: Fetched | None = None
+    in_quarantine: bool = False
+    media_type: str | None = None
+    corrected: str | None = None
+    traits: tuple[str, ...] = ()
+    risk: int = 0
+    signature: str | None = None
+    version: Version | None = None
+    fresh_verdict: Verdict | None = None
+    stripped: Stripped | None = None
+    pictures: dict[str, Path] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def refuse(self, reason: str, detail: str, verdict: str | None = None) -> None:
+        """Decide that the file is not served."""
+        self.outcome, self.reason, self.detail = "refused", reason, detail
+        self.verdict = verdict or self.verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What an examination works with."""
+
+    mine: jobs.Claim
+    store: ObjectStore
+    folder: Path
+    lease: Lease
+    story: Story
+    settings: Settings
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[dict[str, Any]]:
+        """Enter a phase: the lease is checked and says where we are, the story takes what is found."""
+        self.lease.enter(name)
+        with self.story.phase(name) as detail, metrics.PHASES.labels(name).time():
+            yield detail
+
+
+def quarantine_name(app: str, attachment_id: object) -> str:
+    """Return the name under which an attachment lies in quarantine."""
+    return f"{app}/{attachment_id}"
+
+
+def examine(desk: Desk) -> Findings:
+    """Return what is to become of the file.
+
+    Raises:
+        NotYetError, jobs.LeaseLostError, StoreError, OSError.
+    """
+    mine, found = desk.mine, Findings()
+    content = desk.folder / "content"
+
+    with desk.phase("fetch") as detail:
+        try:
+            found.fetched, found.in_quarantine = _fetch(desk, content)
+        except ObjectTooLarge as error:
+            # Not scanned, so not clean: what is too large to look into is suspicious.
+            found.refuse("too_large", str(error), "suspicious")
+            return found
+        detail |= {"bytes": found.fetched.size, "sha256": found.fetched.sha256}
+    metrics.BYTES.labels(mine.app).inc(found.fetched.size)
+    if found.fetched.size == 0:
+        found.refuse("empty", "the object has no bytes")
+        return found
+    mismatch = _mismatch(mine, found.fetched)
+
+    if mine.override == "quarantine":
+        found.refuse("operator", "quarantined by an operator", "suspicious")
+        found.outcome = "quarantined"
+        return found
+    if mine.encrypted:
+        if mismatch:
+            found.refuse(*mismatch)
+        else:
+            found.verdict = "opaque"
+        return found
+
+    with desk.phase("identify") as detail:
+        decision = _identify(desk, content, found)
+        detail |= {"type": found.media_type, "traits": list(found.traits)}
+
+    # What will be refused is scanned all the same: malware under a false name belongs in quarantine.
+    with desk.phase("scan") as detail:
+        known = _scan(content, found, desk.settings)
+        detail |= {"verdict": found.verdict, "signature": found.signature, "known": known}
+    if found.verdict == "suspicious" and decision.verdict == "suspicious":
+        # The scanner only says that it could not look; ours may say why.
+        found.refuse(decision.reason or "", decision.detail or "")
+    if found.verdict == "clean" and mismatch:
+        found.refuse(*mismatch)
+    elif found.verdict == "clean" and decision.reason:
+        found.refuse(decision.reason, decision.detail or "", decision.verdict)
+    if mine.override == "release" and found.reason:
+        desk.story.add("released", in_spite_of=f"{found.reason}: {found.detail}")
+        found.outcome, found.reason, found.detail = "accepted", None, None
+    if found.reason or found.verdict != "clean":
+        return found
+    # Another spelling is no correction: it would cost a text its charset.
+    if decision.media_type != policy.normal(mine.media_type):
+        found.corrected = decision.media_type
+
+    if mine.app in desk.settings.strip_originals:
+        with desk.phase("strip") as detail:
+            detail |= _strip(desk, content, found)
+        if found.outcome != "accepted":
+            return found
+    if decision.draw:
+        with desk.phase("draw") as detail:
+            _draw(content, decision.draw, desk, found)
+            detail["pictures"] = sorted(found.pictures)
+    return found
+
+
+def _fetch(desk: Desk, content: Path) -> tuple[Fetched, bool]:
+    """Fetch the object. Return whether it came from quarantine, too."""
+    mine, limit = desk.mine, desk.settings.max_file_bytes
+    try:
+        return desk.store.fetch(mine.key, content, limit=limit), False
+    except ObjectMissing:
+        # An attempt that died after it moved the object and before it could say so, or a second look.
+        name = quarantine_name(mine.app, mine.id)
+        return desk.store.fetch_quarantined(name, content, limit=limit), True
+
+
+def _mismatch(mine: jobs.Claim, fetched: Fetched) -> tuple[str, str] | None:
+    """Return why the object is not the one that the row describes, or None."""
+    if mine.rewritten_sha256 == fetched.sha256:
+        # An attempt that died after it had stripped the original, and before it could tell the row.
+        return None
+    if fetched.size != mine.size:
+        return "size_mismatch", f"the row says {mine.size} bytes, the object has {fetched.size}"
+    if mine.sha256 is not None and mine.sha256.strip().lower() != fetched.sha256:
+        return "hash_mismatch", "the object's SHA-256 is not the one in the row"
+    return None
+
+
+def _identify(desk: Desk, content: Path, found: Findings) -> policy.Decision:
+    try:
+        seen = identify.parse(_jailed("tasks.attachments.identify:inspect", content, desk))
+    except (Jailed, ValueError) as error:
+        raise FailedError("identify_failed", str(error)) from error
+    decision = policy.decide(seen, desk.mine.media_type, desk.mine.name, desk.mine.table.rules)
+    found.media_type, found.traits, found.risk = seen.media_type, decision.findings, decision.risk
+    return decision
+
+
+def _jailed(work: str, content: Path, desk: Desk, **options: Any) -> dict[str, Any]:
+    return jail.run(
+        work,
+        content,
+        desk.folder,
+        options,
+        seconds=desk.settings.identify_timeout_seconds,
+        memory_bytes=desk.settings.draw_memory_bytes,
+    )
+
+
+def _scan(content: Path, found: Findings, settings: Settings) -> bool:
+    """Judge the file. Return whether its content had been judged before."""
+    assert found.fetched is not None
+    scanner = Scanner(settings.clamd, settings.scan_timeout_seconds)
+    try:
+        # Before the scan: signatures that arrive in between only make the file be scanned again.
+        found.version = version = scanner.versions()
+        trust.check(scanner, version, settings)
+        with transaction() as connection:
+            verdict = verdicts.known(connection, found.fetched.sha256, version)
+        known = verdict is not None
+        if verdict is None:
+            verdict = found.fresh_verdict = scan.judge(scanner.scan_file(content))
+    except ScannerUnavailable as error:
+        raise NotYetError("scanner_unavailable", str(error)) from error
+    metrics.VERDICTS.labels(verdict.name, "known" if known else "scanner").inc()
+    found.verdict, found.signature = verdict.name, verdict.signature
+    if verdict.reason:
+        found.refuse(verdict.reason, verdict.signature or "")
+    if verdict.name == "infected":
+        found.outcome = "quarantined"
+    return known
+
+
+def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
+    """Take the personal metadata out of the original; return what is to be told of it."""
+    assert found.media_type is not None
+    try:
+        said = _jailed("tasks.attachments.strip:strip", content, desk, media_type=found.media_type)
+    except Jailed as error:
+        raise FailedError("strip_failed", str(error)) from error
+    path = desk.folder / "stripped"
+    if said.get("changed") is not True or not path.is_file():
+        # Served as it is where it cannot be stripped: the alternative is to refuse every format unknown.
+        return {"changed": False, "unavailable": str(said.get("unavailable") or "")[:200]}
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    # What is served must have been scanned, and these bytes have not been.
+    scanner = Scanner(desk.settings.clamd, desk.settings.scan_timeout_seconds)
+    try:
+        verdict = scan.judge(scanner.scan_file(path))
+    except ScannerUnavailable as error:
+        raise NotYetError("scanner_unavailable", str(error)) from error
+    if verdict.reason:
+        found.verdict = verdict.name
+        found.refuse(verdict.reason, f"without its metadata: {verdict.signature}")
+        return {"verdict": verdict.name}
+    found.stripped = Stripped(path, digest, path.stat().st_size)
+    return {"changed": True, "bytes": found.stripped.size, "sha256": digest}
+
+
+def _draw(content: Path, kind: str, desk: Desk, found: Findings) -> None:
+    try:
+        drawing = draw.draw(content, desk.folder, desk.settings, kind)
+    except draw.DrawingFailedError as error:
+        raise FailedError("drawing_failed", str(error)) from error
+    if drawing.reason:
+        found.refuse(drawing.reason, drawing.detail or "")
+    found.pictures, found.metadata = drawing.pictures, drawing.metadata

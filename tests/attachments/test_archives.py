@@ -1,0 +1,200 @@
+"""Archives: locked, lying, nested, overwhelming; on either side of each limit."""
+
+import struct
+import zipfile
+from io import BytesIO
+
+import pytest
+
+from tasks.attachments.content import zips
+from tasks.attachments.content.archives import MAX_DEPTH
+from tasks.attachments.content.source import Source
+from tests.attachments import hostile
+from tests.attachments.carriers import RAR4, RAR5, SEVEN, ole, tar, zipped
+from tests.attachments.looking import traits
+
+TRAPS = hostile.traps()
+LOCKED = hostile.encrypted_archives()
+MACROS = hostile.macro_documents()
+SEALED = hostile.encrypted_documents()
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_a_trap_is_named(name: str) -> None:
+    content, trait = TRAPS[name]
+    assert trait in traits(content)
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_a_locked_archive_is_named(name: str) -> None:
+    assert "encrypted_archive" in traits(LOCKED[name])
+
+
+@pytest.mark.parametrize("name", MACROS)
+def test_a_program_in_a_document_is_named(name: str) -> None:
+    assert "macros" in traits(MACROS[name])
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_a_locked_document_is_named(name: str) -> None:
+    assert "encrypted_document" in traits(SEALED[name])
+
+
+@pytest.mark.parametrize("content", [RAR4, RAR5, SEVEN, zipped({"a": b"b"}), tar("w:gz")], ids=lambda _: "")
+def test_an_open_archive_is_no_locked_one(content: bytes) -> None:
+    assert traits(content) == {}
+
+
+@pytest.mark.parametrize("make", [hostile.claims, hostile.wide_claims])
+def test_a_member_as_large_as_the_scanners_limit(make: object) -> None:
+    assert callable(make)
+    assert "oversized_member" in traits(make(1000), max_member_bytes=1000)
+    assert "oversized_member" not in traits(make(999), max_member_bytes=1000)
+    assert "oversized_member" in traits(make(2**31))
+    assert "oversized_member" not in traits(make(2**31 - 1))
+
+
+def test_how_deep_archives_may_nest() -> None:
+    assert "nested_archive" not in traits(hostile.nested(1))
+    assert traits(hostile.nested(2))["nested_archive"] == "inner.zip"
+    assert "nested_too_deep" not in traits(hostile.nested(MAX_DEPTH))
+    assert "nested_too_deep" in traits(hostile.nested(MAX_DEPTH + 1))
+
+
+def test_how_many_files_are_looked_at() -> None:
+    assert traits(hostile.crowded(2_000)) == {"duplicate_members": "a"}
+    assert "too_many_members" not in traits(hostile.crowded(zips.MAX_ENTRIES))
+    assert "too_many_members" in traits(hostile.crowded(zips.MAX_ENTRIES + 1))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "total", "bomb"),
+    [(900, 300_000_000, True), (900, 250_000_000, False), (150, 300_000_000, False)],
+)
+def test_how_much_an_archive_may_unpack_to(ratio: int, total: int, bomb: bool) -> None:
+    assert ("zip_bomb" in traits(hostile.squashed(ratio, total))) == bomb
+
+
+@pytest.mark.parametrize(("size", "bomb"), [(300_000_000, True), (200_000_000, False)])
+def test_how_much_a_stream_may_unpack_to(size: int, bomb: bool) -> None:
+    assert ("zip_bomb" in traits(hostile.squashed_gzip(size))) == bomb
+
+
+def test_files_that_touch_do_not_overlap() -> None:
+    assert traits(zipped({f"{number}.txt": b"x" * number for number in range(200)})) == {}
+    assert "zip_bomb" in traits(hostile.overlapping(2))
+    assert "zip_bomb" not in traits(hostile.overlapping(1))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "contradicts"),
+    [
+        (30, b"x", True),  # the name
+        (26, b"\4\0", True),  # its length
+        (8, b"\0\0", True),  # the method
+        (6, b"\1\0", True),  # the password
+        (18, b"\1\0\0\0", True),  # the packed size
+        (22, b"\1\0\0\0", True),  # the size
+        (0, b"PK\x03\x05", True),
+        # What honest programs write: sizes that stand behind the file, or nowhere.
+        (6, b"\x08\0", False),
+        (18, bytes(8), False),
+        (18, b"\xff" * 8, False),
+        (14, b"\1\1\1\1", False),  # the checksum
+    ],
+)
+def test_two_lists_that_differ(at: int, value: bytes, contradicts: bool) -> None:
+    # An archive in another place of the file: the first bytes tell what the file is.
+    archive = bytearray(zipped({"first": b"1", "a.txt": b"hello" * 99}))
+    second = archive.index(b"PK\x03\x04", 4)
+    archive[second + at : second + at + len(value)] = value
+    assert ("contradictory_archive" in traits(bytes(archive))) == contradicts
+
+
+@pytest.mark.parametrize(
+    ("name", "trait"),
+    [
+        ("a/../b.txt", "unsafe_members"),
+        ("..", "unsafe_members"),
+        ("..\\a", "unsafe_members"),
+        ("a..b/c...txt", None),
+        ("photo\u202egpj.exe", "unsafe_members"),
+        ("photo\u202egpj.txt", None),
+        ("invoice.pdf.exe", None),
+        ("/a.txt", "absolute_members"),
+        ("C:/a.txt", "absolute_members"),
+        ("\u0635\u0648\u0631\u0629.jpg", None),
+    ],
+)
+def test_names_in_archives(name: str, trait: str | None) -> None:
+    assert set(traits(zipped({name: b"x"}))) == ({trait} if trait else set())
+
+
+def test_two_files_of_one_name_are_noted() -> None:
+    out = BytesIO()
+    with zipfile.ZipFile(out, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a", "1")
+        archive.writestr("a", "2")
+    assert traits(out.getvalue()) == {"duplicate_members": "a"}
+
+
+def test_a_list_that_breaks_off() -> None:
+    archive = bytearray(zipped({"a": b"1", "b": b"2"}))
+    end = archive.index(b"PK\x05\x06")
+    assert "broken_archive" not in traits(bytes(archive))
+    archive[end + 10 : end + 12] = struct.pack("<H", 3)
+    assert "broken_archive" in traits(bytes(archive))
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "fetched"),
+    [
+        ("http://example.org/a.dotm", "attachedTemplate", True),
+        ("HTTPS://example.org/a.dotm", "attachedTemplate", True),
+        (r"\\host\share\a.dotm", "attachedTemplate", True),
+        ("file://host/share/a.dotm", "attachedTemplate", True),
+        ("file:///\\\\host\\share\\a.dotm", "attachedTemplate", True),
+        ("mhtml:http://example.org/a!x", "oleObject", True),
+        ("https://example.org/a.html", "frame", True),
+        # A path on somebody's own disk, as Word writes it for its own templates.
+        ("file:///C:\\Users\\ada\\Templates\\a.dotm", "attachedTemplate", False),
+        ("file:///C:/Templates/a.dotm", "attachedTemplate", False),
+        ("Normal.dotm", "attachedTemplate", False),
+        # Followed by a click only, or a picture.
+        ("https://example.org/", "hyperlink", False),
+        ("https://example.org/a.png", "image", False),
+    ],
+)
+def test_what_a_document_fetches(target: str, kind: str, fetched: bool) -> None:
+    assert ("external_template" in traits(hostile.template_letter(target, kind))) == fetched
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ole({"VBAdvice": b"x", "Notes/dir": b"x"}),
+        ole({"Workbook": b"\x85\0\x08\0" + bytes(5) + b"\0\0\0"}),
+        ole({"WordDocument": bytes(10) + b"\0\2"}),
+        zipped({"docs/macros.txt": b"vbaProject.bin"}),
+        b"a text on QWN0aXZlTWltZQ and vbaProject.bin",
+    ],
+    ids=lambda _: "",
+)
+def test_what_looks_like_a_macro(content: bytes) -> None:
+    assert traits(content) == {}
+
+
+def test_a_broken_old_document_says_nothing() -> None:
+    assert traits(hostile.looped_ole()) == {}
+    document = ole({"Macros/VBA/dir": b"x"})
+    for length in range(8, len(document), 256):
+        traits(document[:length])
+
+
+def test_reading_is_bounded() -> None:
+    archive = zips.find(Source(BytesIO(zipped({"zeros": bytes(10_000_000)}))))
+    assert archive is not None
+    (entry,) = archive.entries
+    assert len(archive.read(entry, 1000) or b"") == 1000
+    assert len(archive.read(entry, 10_000_000) or b"") == 10_000_000
+    assert archive.read(entry, 0) is None

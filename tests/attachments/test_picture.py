@@ -1,0 +1,352 @@
+"""Still pictures, drawn in the jail from real files: what is shown, what is gone, what is refused."""
+
+import base64
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pillow_heif
+import pytest
+import thumbhash
+from PIL import Image, PngImagePlugin
+
+from stack.samples import bomb, photo
+from tasks.attachments.draw import Drawing
+from tests.attachments.picturing import (
+    BLUE,
+    GOLD,
+    LIME,
+    PICTURE_ONLY,
+    RED,
+    SECRET,
+    Draw,
+    alike,
+    chunks,
+    draw_bytes,
+    exif,
+    flag,
+    is_flag,
+    opened,
+    profile,
+    quarters,
+    saved,
+    swapped_profile,
+)
+
+pillow_heif.register_heif_opener()
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Draw:
+    """Draw content with settings as given."""
+    return partial(draw_bytes, tmp_path)
+
+
+# -- Sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "large", "small"),
+    [
+        ((4000, 3000), (1280, 960), (320, 240)),
+        ((1500, 3000), (640, 1280), (160, 320)),
+        ((2000, 2000), (1280, 1280), (320, 320)),
+        ((1281, 700), (1280, 699), (320, 175)),
+        ((1280, 700), (1280, 700), (320, 175)),
+        ((321, 100), (321, 100), (320, 100)),
+        ((320, 100), (320, 100), (320, 100)),
+        ((100, 50), (100, 50), (100, 50)),
+        ((1, 1), (1, 1), (1, 1)),
+        ((5000, 1), (1280, 1), (320, 1)),
+        ((1, 5000), (1, 1280), (1, 320)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_have_the_right_size_and_are_never_enlarged(
+    drawn: Draw, kind: str, size: tuple[int, int], large: tuple[int, int], small: tuple[int, int]
+) -> None:
+    drawing = drawn(saved(Image.new("RGB", size, "teal"), kind))
+    assert drawing.reason is None
+    for name, wanted in (("large", large), ("small", small)):
+        picture = opened(drawing.pictures[name])
+        assert picture.size == wanted
+        assert drawing.metadata[name] == {
+            "width": wanted[0],
+            "height": wanted[1],
+            "bytes": drawing.pictures[name].stat().st_size,
+        }
+    # The size of what was uploaded, although a JPEG is decoded at a fraction of it.
+    assert (drawing.metadata["width"], drawing.metadata["height"]) == size
+
+
+def test_a_photo_is_drawn_upright_and_small(drawn: Draw) -> None:
+    drawing = drawn(photo())
+    assert opened(drawing.pictures["large"]).size == (960, 1280)
+    assert (drawing.metadata["width"], drawing.metadata["height"]) == (3024, 4032)
+    assert (drawing.metadata["format"], drawing.metadata["frames"]) == ("JPEG", 1)
+    assert len(json.dumps(drawing.metadata)) < 2000
+
+
+# -- Orientation --------------------------------------------------------------------------------------------
+
+TURNED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_however_the_camera_was_held_the_picture_is_upright(drawn: Draw, kind: str, orientation: int) -> None:
+    turn = TURNED[orientation]
+    stored = flag() if turn is None else flag().transpose(turn)
+    options = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
+    drawing = drawn(saved(stored, kind, **options))
+    for path in drawing.pictures.values():
+        assert opened(path).size == (60, 40)
+        assert is_flag(opened(path)), quarters(opened(path))
+    assert (drawing.metadata["width"], drawing.metadata["height"]) == (60, 40)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_other_formats_say_how_they_were_held_too(drawn: Draw, kind: str) -> None:
+    stored = flag().transpose(Image.Transpose.ROTATE_90)
+    drawing = drawn(saved(stored, kind, exif=exif(6), quality=90))
+    assert is_flag(opened(drawing.pictures["large"]))
+    assert (drawing.metadata["width"], drawing.metadata["height"]) == (60, 40)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_is_ignored(drawn: Draw, value: int) -> None:
+    assert is_flag(opened(drawn(saved(flag(), "JPEG", exif=exif(value))).pictures["small"]))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"Exif\0\0nonsense",
+        b"Exif\0\0MM\0\x2a\xff\xff\xff\xff",
+        # The maker's name counts three floats, where four bytes are given.
+        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\x0c\0\0\0\3\0\0\0\0\0\0\0\0",
+        # A number where a text should be, which cannot be written again.
+        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\2\x01\x0f\0\x03\0\0\0\1\0\x05\0\0\x01\x12\0\x03\0\0\0\1\0\1\0\0\0\0\0\0",
+        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\x02\0\0\0\3up\0\0\0\0\0\0",
+    ],
+)
+def test_a_broken_exif_is_no_reason_to_show_no_picture(drawn: Draw, broken: bytes) -> None:
+    assert is_flag(opened(drawn(saved(flag(), "JPEG", exif=broken)).pictures["small"]))
+
+
+# -- What is gone -------------------------------------------------------------------------------------------
+
+
+def png_with_everything() -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", SECRET.decode())
+    text.add_itxt("Comment", SECRET.decode(), zip=True)
+    text.add_itxt("XML:com.adobe.xmp", f"<x:xmpmeta>{SECRET.decode()}</x:xmpmeta>")
+    return saved(flag(), "PNG", pnginfo=text, exif=exif(), icc_profile=profile())
+
+
+def gif_with_everything() -> bytes:
+    return saved(flag().quantize(), "GIF", comment=SECRET)
+
+
+WITH_EVERYTHING: dict[str, Callable[[], bytes]] = {
+    "JPEG": lambda: saved(
+        flag(), "JPEG", exif=exif(), icc_profile=profile(), comment=SECRET, xmp=b"<x>" + SECRET + b"</x>"
+    ),
+    "PNG": png_with_everything,
+    "GIF": gif_with_everything,
+    "WEBP": lambda: saved(flag(), "WEBP", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
+    "AVIF": lambda: saved(flag(), "AVIF", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
+    "TIFF": lambda: saved(flag(), "TIFF", tiffinfo={0x010F: SECRET.decode()}, icc_profile=profile()),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_EVERYTHING)
+def test_nothing_but_the_picture_is_kept(drawn: Draw, kind: str) -> None:
+    drawing = drawn(WITH_EVERYTHING[kind]())
+    for content in (path.read_bytes() for path in drawing.pictures.values()):
+        assert chunks(content) <= PICTURE_ONLY
+        assert SECRET not in content
+        with Image.open(io.BytesIO(content)) as picture:
+            assert not picture.getexif()
+            assert not {"exif", "icc_profile", "xmp", "comment"} & set(picture.info)
+    assert SECRET.decode() not in json.dumps(drawing.metadata)
+    assert is_flag(opened(drawing.pictures["large"]))
+
+
+# -- Colours ------------------------------------------------------------------------------------------------
+
+
+def colour(drawing: Drawing, name: str = "large") -> Any:
+    return opened(drawing.pictures[name]).getpixel((5, 5))
+
+
+def test_what_is_transparent_stays_transparent(drawn: Draw) -> None:
+    see_through = Image.new("RGBA", (400, 300), (255, 0, 0, 0))
+    see_through.paste((0, 0, 255, 255), (200, 0, 400, 300))
+    palette = see_through.convert("RGB").quantize()
+    for content in (
+        saved(see_through, "PNG"),
+        saved(see_through, "WEBP", lossless=True, exact=True),
+        saved(see_through, "TIFF"),
+        saved(see_through.convert("LA"), "PNG"),
+        saved(palette, "PNG", transparency=palette.getpixel((0, 0))),
+        saved(palette, "GIF", transparency=palette.getpixel((0, 0))),
+        saved(see_through.convert("RGB"), "PNG", transparency=RED),
+    ):
+        drawing = drawn(content)
+        for path in drawing.pictures.values():
+            picture = opened(path)
+            assert picture.mode == "RGBA"
+            left, right = picture.getpixel((5, 5)), picture.getpixel((picture.width - 5, 5))
+            assert isinstance(left, tuple)
+            assert isinstance(right, tuple)
+            assert (left[3], right[3]) == (0, 255)
+
+
+def test_what_is_opaque_needs_no_alpha(drawn: Draw) -> None:
+    assert opened(drawn(saved(flag(), "PNG")).pictures["large"]).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "JPEG"),
+        saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "TIFF"),
+        saved(Image.new("RGB", (50, 50), RED).convert("YCbCr"), "TIFF"),
+        saved(Image.new("RGB", (50, 50), RED).quantize(), "PNG"),
+        saved(Image.new("RGB", (50, 50), RED), "BMP"),
+        saved(Image.new("RGB", (50, 50), RED), "JPEG", progressive=True),
+        saved(Image.new("RGB", (50, 50), RED), "AVIF"),
+        # Profiles that are broken, or of another kind of colour.
+        saved(Image.new("RGB", (50, 50), RED), "PNG", icc_profile=b"nonsense"),
+        saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "JPEG", icc_profile=profile()),
+    ],
+)
+def test_red_is_red(drawn: Draw, content: bytes) -> None:
+    assert alike(colour(drawn(content)), RED)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("RGB", "WEBP"), ("RGBA", "WEBP")],
+)
+def test_a_colour_profile_is_applied(drawn: Draw, mode: str, kind: str) -> None:
+    picture = Image.new("RGB", (50, 50), RED).convert(mode)
+    drawing = drawn(saved(picture, kind, icc_profile=swapped_profile()))
+    assert alike(colour(drawing)[:3], LIME)
+    if mode == "RGBA":
+        half = Image.new("RGBA", (50, 50), (255, 0, 0, 128))
+        assert alike(colour(drawn(saved(half, kind, icc_profile=swapped_profile()))), (0, 255, 0, 128))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_deep_grey_is_scaled_and_not_cut_off(drawn: Draw, kind: str) -> None:
+    ramp = Image.new("I;16", (256, 20))
+    for x in range(256):
+        for y in range(20):
+            ramp.putpixel((x, y), x * 257)
+    picture = opened(drawn(saved(ramp, kind)).pictures["large"]).convert("L")
+    for x in (8, 64, 128, 192, 248):
+        assert abs(picture.getpixel((x, 10)) - x) < 8  # type: ignore[operator]
+
+
+def test_black_and_white_stays_so(drawn: Draw) -> None:
+    assert alike(colour(drawn(saved(Image.new("1", (50, 50), 1), "PNG"))), (255, 255, 255))
+    assert alike(colour(drawn(saved(Image.new("L", (50, 50), 100), "JPEG"))), (100, 100, 100))
+
+
+# -- Frames -------------------------------------------------------------------------------------------------
+
+
+def test_of_a_tiff_with_several_pages_the_first_is_drawn(drawn: Draw) -> None:
+    pages = [Image.new("RGB", (50, 50), colour) for colour in (RED, LIME, BLUE)]
+    drawing = drawn(saved(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+    assert alike(colour(drawing), RED)
+    assert drawing.metadata["frames"] == 1
+
+
+def test_a_photo_with_a_second_one_inside_is_a_photo(drawn: Draw) -> None:
+    second = Image.new("RGB", (50, 50), BLUE)
+    drawing = drawn(saved(Image.new("RGB", (50, 50), RED), "MPO", save_all=True, append_images=[second]))
+    assert drawing.reason is None
+    assert alike(colour(drawing), RED)
+
+
+# -- What is refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_a_truncated_picture_is_refused(drawn: Draw, kind: str, part: float) -> None:
+    content = saved(Image.effect_noise((200, 200), 90).convert("RGB"), kind)
+    drawing = drawn(content[: int(len(content) * part)])
+    assert (drawing.reason, drawing.pictures, drawing.metadata) == ("undecodable", {}, {})
+    assert drawing.detail
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nothing like a picture",
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"\xff\xd8\xff\xe0" + bytes(100),
+        b'<svg xmlns="http://www.w3.org/2000/svg"></svg>',
+        # What Pillow could open, but nobody asked it to.
+        saved(Image.new("RGB", (9, 9)), "TGA"),
+        saved(Image.new("RGB", (9, 9)), "ICO"),
+        saved(Image.new("RGB", (9, 9)), "PPM"),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_what_is_no_picture_is_refused(drawn: Draw, content: bytes) -> None:
+    assert drawn(content).reason == "undecodable"
+
+
+@pytest.mark.parametrize(("size", "refused"), [((27, 37), False), ((40, 25), False), ((91, 11), True)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_the_limit_of_pixels_is_exact(drawn: Draw, kind: str, size: tuple[int, int], refused: bool) -> None:
+    """999 and 1000 pixels are drawn, 1001 are not."""
+    reason = drawn(saved(Image.new("RGB", size), kind), max_pixels=1000).reason
+    assert reason == ("too_many_pixels" if refused else None)
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "refused"), [(3, (9, 37), False), (8, (5, 25), False), (7, (11, 13), True)]
+)
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_frames_count(drawn: Draw, kind: str, frames: int, size: tuple[int, int], refused: bool) -> None:
+    """999 and 1000 pixels in all frames together are drawn, 1001 are not."""
+    pictures = [Image.new("RGB", size, (number * 30, 0, 0)) for number in range(frames)]
+    content = saved(pictures[0], kind, save_all=True, append_images=pictures[1:])
+    reason = drawn(content, max_pixels=1000).reason
+    assert reason == ("too_many_pixels" if refused else None)
+
+
+@pytest.mark.parametrize("factor", [1.5, 3])
+def test_a_bomb_is_refused_before_it_is_decoded(drawn: Draw, factor: float) -> None:
+    """Both where Pillow itself only warns and where it refuses."""
+    # Decoding it would take more memory than it may use here.
+    drawing = drawn(bomb(), max_pixels=int(400_000_000 / factor), draw_memory_bytes=200 * 2**20)
+    assert drawing.reason == "too_many_pixels"
+
+
+def test_a_picture_at_the_stock_limit_fits_into_the_stock_memory(drawn: Draw) -> None:
+    content = saved(Image.new("RGBA", (7071, 7071)), "PNG", exif=exif(6), icc_profile=profile())
+    assert drawn(content).reason is None

@@ -1,0 +1,423 @@
+"""Served files are looked at again when signatures are new, on a real scanner that gets new ones."""
+
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import insert
+
+from models.platform import AttachmentJob
+from stack import signatures
+from stack.clamd import Clamd
+from stack.samples import drawing
+from tasks.attachments import copies, popularity, rescan
+from tasks.attachments.rescan import JOB
+from tests.attachments.desk import BOTH, Desk, at_scan, stored
+from tests.platform import Platform, environment, eventually
+from tests.servers import ClamdServer
+from workers.known_bad import EICAR
+from workers.scanner import Answer, Scanner, Version
+
+LIMIT = 104_857_600
+#: What no signature knows at first.
+LATE = b"LATE-DISCOVERED-MALWARE"
+LATE_NAME = "Late.Discovered.UNOFFICIAL"
+
+
+class RenewedClamd(ClamdServer):
+    """A scanner whose signatures can be renewed."""
+
+    def renew(self, number: int, texts: dict[str, bytes], released: datetime | None = None) -> None:
+        """Give it signatures with this number; return when it uses them."""
+        directory = self.server.signatures.directory
+        signatures.write(directory, texts, number=number, released=released)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.server.socket))
+            client.sendall(b"zRELOAD\0")
+            client.recv(64)
+        scanner = Scanner(self.address, 10)
+        eventually(lambda: scanner.versions().signatures == str(number), what="new signatures")
+
+
+BASE = {signatures.EICAR_NAME: EICAR}
+NEW = BASE | {LATE_NAME: LATE}
+
+
+@pytest.fixture(scope="module")
+def _scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RenewedClamd]:
+    directory = tmp_path_factory.mktemp("renewed-clamd")
+    own = signatures.choose(directory / "signatures", own_only=True)
+    server = RenewedClamd(Clamd(directory, own, LIMIT))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def scanner(_scanner: RenewedClamd, platform: Platform) -> Iterator[RenewedClamd]:
+    """A scanner with signatures number 1, which the platform uses."""
+    _scanner.start()
+    _scanner.renew(1, BASE)
+    # The whole of the time: what is tested is not the budget, mostly.
+    platform.set(clamd=_scanner.address, rescan_share=1, rescan_every_seconds=60)
+    values = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
+    with environment(values):
+        yield _scanner
+
+
+@pytest.fixture
+def desk(platform: Platform, scanner: RenewedClamd, app: str) -> Desk:
+    return Desk(platform, app)
+
+
+@pytest.fixture
+def open_desk(platform: Platform, scanner: RenewedClamd) -> Desk:
+    return Desk(platform, "openchat")
+
+
+def run(desk: Desk, rescans: int = 1) -> None:
+    for _ in range(rescans):
+        with environment(dict(desk.platform.environment)):
+            rescan.rescan()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the contents that are handed to the scanner from now on, in this order."""
+    contents: list[bytes] = []
+    real = Scanner.scan_file
+
+    def scan_file(self: Scanner, path: Path) -> Answer:
+        if path.name == "content":
+            contents.append(path.read_bytes())
+        return real(self, path)
+
+    monkeypatch.setattr(Scanner, "scan_file", scan_file)
+    return contents
+
+
+@BOTH
+def test_a_clean_file_notices_nothing(desk: Desk, scanner: RenewedClamd) -> None:
+    row_id = desk.upload(drawing("PNG"), "a.png", "image/png")
+    assert desk.work(row_id) == "accepted"
+    row, before = desk.row(row_id), desk.job(row_id)
+    objects = stored(desk.platform.store)
+    scanner.renew(2, NEW)
+    run(desk)
+    job = desk.job(row_id)
+    assert (before.signature_version, job.signature_version) == ("1", "2")
+    assert job.rescanned_at is not None
+    changed = {"signature_version", "rescanned_at"}
+    assert {k for k in job._mapping if job._mapping[k] != before._mapping[k]} == changed
+    assert desk.row(row_id) == row
+    assert stored(desk.platform.store) == objects
+
+
+@BOTH
+def test_a_late_detection_withdraws_every_copy_and_quarantines_it(desk: Desk, scanner: RenewedClamd) -> None:
+    content = drawing("PNG") + LATE
+    first = desk.upload(content, "a.png", "image/png")
+    # pern's hashes are unique; its copies lie elsewhere.
+    copy = Desk(desk.platform, "openchat").upload(content, "b.png", "image/png")
+    other = desk.upload(drawing("GIF"), "b.gif", "image/gif")
+    desks = {first: desk, copy: Desk(desk.platform, "openchat"), other: desk}
+    for row_id, its in desks.items():
+        assert its.work(row_id) == "accepted"
+    scanner.renew(2, NEW)
+    bystander = desk.row(other)
+    run(desk)
+    for row_id in (first, copy):
+        # At once, before anybody has moved anything.
+        its = desks[row_id]
+        assert its.job(row_id).state == "waiting"
+        row = its.row(row_id)
+        if its.app == "openchat":
+            assert (row.storage_url, row.thumbnail_url, row.preview_url) == (None, None, None)
+            assert row.processing_error == f"late_detection: infected with {LATE_NAME}"
+        else:
+            assert row.thumbnail_path is None
+        assert its.work(row_id) == "quarantined (malware)"
+        its.assert_unserved(row_id)
+        assert its.quarantined(row_id) == content
+        assert its.job(row_id).signature == LATE_NAME
+        events = desk.platform.sql(
+            "SELECT detail FROM roomkeeper.attachment_events WHERE attachment_id = :id"
+            " AND event = 'late_detection'",
+            id=row_id,
+        )
+        assert [event.detail["why"] for event in events] == [f"infected with {LATE_NAME}"]
+    assert desk.row(other) == bystander
+    assert desk.job(other).outcome == "accepted"
+    assert not any(LATE in content for content in stored(desk.platform.store).values())
+
+
+def test_the_same_bytes_are_scanned_once_for_each_version(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned = counted(monkeypatch)
+    rows = [open_desk.upload(b"the same bytes") for _ in range(3)]
+    for row_id in rows:
+        assert open_desk.work(row_id) == "accepted"
+    assert scanned == [b"the same bytes"]
+    scanner.renew(2, NEW)
+    run(open_desk)
+    assert scanned == [b"the same bytes"] * 2
+    assert {open_desk.job(row_id).signature_version for row_id in rows} == {"2"}
+    run(open_desk)
+    assert len(scanned) == 2
+
+
+def test_a_known_verdict_is_told_as_if_it_were_new(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (open_desk.upload(EICAR) for _ in range(2))
+    scanned = counted(monkeypatch)
+    assert open_desk.work(first) == open_desk.work(second) == "quarantined (malware)"
+    assert scanned == [EICAR]
+    one, two = open_desk.job(first), open_desk.job(second)
+    for column in ("verdict", "reason", "signature", "signature_version", "engine_version", "detail"):
+        assert getattr(one, column) == getattr(two, column)
+    assert open_desk.quarantined(second) == EICAR
+
+
+def test_signatures_without_a_version_are_never_believed_twice(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scanner, "versions", lambda self: Version("1.4.6", "local"))
+    scanned = counted(monkeypatch)
+    rows = [open_desk.upload(b"the same bytes") for _ in range(2)]
+    for row_id in rows:
+        open_desk.work(row_id)
+    assert len(scanned) == 2
+    run(open_desk)
+    assert len(scanned) == 2
+    assert open_desk.platform.sql("SELECT * FROM roomkeeper.scan_verdicts") == []
+
+
+def test_the_riskiest_come_first(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = (b"often", b"risky", b"young", b"old")
+    rows: dict[bytes, UUID] = {}
+    for content in reversed(order):
+        rows[content] = open_desk.upload(content)
+        open_desk.work(rows[content])
+    sql = open_desk.platform.sql
+    sql(
+        "UPDATE openchat.attachment SET download_count = CASE id WHEN :id THEN 100 ELSE 9 END",
+        id=rows[b"often"],
+    )
+    sql("UPDATE roomkeeper.attachment_jobs SET risk = 1 WHERE attachment_id = :id", id=rows[b"risky"])
+    sql(
+        "UPDATE roomkeeper.attachment_jobs SET finished_at = now() - interval '1 day'"
+        " WHERE attachment_id = :id",
+        id=rows[b"old"],
+    )
+    scanner.renew(2, NEW)
+    scanned = counted(monkeypatch)
+    run(open_desk)
+    assert scanned == list(order)
+    assert open_desk.job(rows[b"often"]).popularity == 2
+
+
+@pytest.mark.parametrize(("downloads", "popularity"), [(None, 0), (0, 0), (9, 0), (10, 1), (99, 1), (100, 2)])
+def test_what_is_often_downloaded_is_popular(open_desk: Desk, downloads: int | None, popularity: int) -> None:
+    row_id = open_desk.upload(b"x", download_count=downloads)
+    open_desk.work(row_id)
+    run(open_desk)
+    assert open_desk.job(row_id).popularity == popularity
+
+
+def test_popularity_is_noted_a_stretch_at_a_time(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(popularity, "STRETCH", 2)
+    rows = sorted(open_desk.upload(bytes([65 + n]), download_count=50) for n in range(5))
+    for row_id in rows:
+        open_desk.work(row_id)
+    seen = []
+    for _ in range(4):
+        run(open_desk)
+        seen.append([open_desk.job(row_id).popularity for row_id in rows])
+    assert seen[0] == [1, 1, 0, 0, 0]
+    assert seen[1] == [1, 1, 1, 1, 0]
+    assert seen[2] == [1, 1, 1, 1, 1]
+    # And from the beginning again.
+    open_desk.platform.sql("UPDATE openchat.attachment SET download_count = 0")
+    run(open_desk)
+    assert sum(open_desk.job(row_id).popularity for row_id in rows) < 5
+
+
+def test_a_run_ends_with_its_budget_and_the_next_goes_on(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [open_desk.upload(bytes([65 + n])) for n in range(3)]
+    for row_id in rows:
+        open_desk.work(row_id)
+    scanner.renew(2, NEW)
+    # A budget that is spent by the first file, whatever it is.
+    open_desk.platform.set(rescan_share=1, rescan_every_seconds=0.000_001)
+    done = []
+    for _ in rows:
+        run(open_desk)
+        # Nothing is owed: a run of some milliseconds is over before the next.
+        done.append(sum(open_desk.job(row_id).signature_version == "2" for row_id in rows))
+        outcome = open_desk.platform.sql(
+            f"SELECT outcome FROM roomkeeper.job_runs WHERE job = '{JOB}' ORDER BY id DESC LIMIT 1"
+        )
+        assert outcome[0].outcome == "more"
+    assert done == [1, 2, 3]
+
+
+def test_what_a_long_run_took_too_much_is_paid_back(open_desk: Desk, scanner: RenewedClamd) -> None:
+    row_id = open_desk.upload(b"x")
+    open_desk.work(row_id)
+    scanner.renew(2, NEW)
+    open_desk.platform.set(rescan_share=0.1)
+    insert_run = (
+        f"INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome) VALUES ('{JOB}',"
+        " now() - make_interval(secs => :ago), now() - make_interval(secs => :ago) + interval '10 s', 1,"
+        " 'more')"
+    )
+    # 10 s at a tenth of the time: for 100 s, less the tenth that runs are early or late, nothing.
+    open_desk.platform.sql(insert_run, ago=85)
+    run(open_desk)
+    assert open_desk.job(row_id).signature_version == "1"
+    open_desk.platform.sql(
+        "UPDATE roomkeeper.job_runs SET started_at = started_at - interval '10 s',"
+        " finished_at = finished_at - interval '10 s'"
+    )
+    run(open_desk)
+    assert open_desk.job(row_id).signature_version == "2"
+
+
+def test_a_share_of_nothing_is_no_rescans(open_desk: Desk, scanner: RenewedClamd) -> None:
+    row_id = open_desk.upload(LATE)
+    open_desk.work(row_id)
+    scanner.renew(2, NEW)
+    open_desk.platform.set(rescan_share=0)
+    run(open_desk)
+    assert open_desk.job(row_id).signature_version == "1"
+
+
+@pytest.mark.parametrize("change", ["replaced", "gone"])
+def test_an_object_that_is_another_by_now_is_not_served_any_more(
+    open_desk: Desk, scanner: RenewedClamd, change: str
+) -> None:
+    row_id = open_desk.upload(b"what was scanned")
+    assert open_desk.work(row_id) == "accepted"
+    path = open_desk.platform.store / open_desk.key(row_id)
+    path.write_bytes(b"what was swapped") if change == "replaced" else path.unlink()
+    scanner.renew(2, NEW)
+    # What it was before is known to be clean: that must not speak for what it is now.
+    run(open_desk)
+    open_desk.assert_unserved(row_id)
+    assert open_desk.job(row_id).state == "waiting"
+
+
+def test_a_scanner_that_is_away_changes_nothing(open_desk: Desk, scanner: RenewedClamd) -> None:
+    row_id = open_desk.upload(LATE)
+    assert open_desk.work(row_id) == "accepted"
+    scanner.renew(2, NEW)
+    scanner.stop()
+    row, job = open_desk.row(row_id), open_desk.job(row_id)
+    run(open_desk)
+    assert (open_desk.row(row_id), open_desk.job(row_id)) == (row, job)
+    scanner.start()
+    run(open_desk)
+    assert open_desk.work(row_id) == "quarantined (malware)"
+
+
+def test_a_store_that_is_away_changes_nothing(open_desk: Desk, scanner: RenewedClamd) -> None:
+    row_id = open_desk.upload(LATE)
+    open_desk.work(row_id)
+    scanner.renew(2, NEW)
+    row, job = open_desk.row(row_id), open_desk.job(row_id)
+    open_desk.platform.store.rename(away := open_desk.platform.store.with_name("away"))
+    run(open_desk)
+    assert (open_desk.row(row_id), open_desk.job(row_id)) == (row, job)
+    away.rename(open_desk.platform.store)
+    run(open_desk)
+    assert open_desk.job(row_id).state == "waiting"
+
+
+def test_who_is_at_a_file_is_not_disturbed(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that went through the pipeline again while it was being rescanned keeps that outcome."""
+    row_id = open_desk.upload(b"x")
+    open_desk.work(row_id)
+    scanner.renew(2, NEW)
+
+    def meanwhile() -> None:
+        open_desk.platform.sql(
+            "UPDATE roomkeeper.attachment_jobs SET attempt = attempt + 1, signature_version = '2', risk = 3"
+        )
+
+    at_scan(monkeypatch, meanwhile)
+    run(open_desk)
+    job = open_desk.job(row_id)
+    assert (job.signature_version, job.rescanned_at, job.risk) == ("2", None, 3)
+
+
+def test_a_crash_between_the_verdict_and_its_copies_is_made_good(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_desk.upload(LATE)
+    open_desk.work(first)
+    scanner.renew(2, NEW)
+    second = open_desk.upload(LATE)
+
+    def crash(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(copies, "withdraw", crash)
+        with pytest.raises(KeyboardInterrupt):
+            open_desk.work(second)
+    assert open_desk.job(first).outcome == "accepted"
+    run(open_desk)
+    assert open_desk.job(first).state == "waiting"
+    open_desk.assert_unserved(first)
+
+
+def test_a_new_upload_of_what_is_bad_withdraws_the_older_copies(
+    open_desk: Desk, scanner: RenewedClamd
+) -> None:
+    first = open_desk.upload(LATE)
+    assert open_desk.work(first) == "accepted"
+    scanner.renew(2, NEW)
+    assert open_desk.work(open_desk.upload(LATE)) == "quarantined (malware)"
+    assert open_desk.job(first).state == "waiting"
+    open_desk.assert_unserved(first)
+
+
+def test_many_copies_are_withdrawn_in_batches(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "BATCH", 2)
+    for count in (0, 1, 2, 3, 4, 5):
+        content = bytes([65 + count])
+        rows = [open_desk.upload(content) for _ in range(count)]
+        for row_id in rows:
+            open_desk.work(row_id)
+        assert copies.withdraw(sha256(content).hexdigest(), "test") == count
+        assert {open_desk.job(row_id).state for row_id in rows} <= {"waiting"}
+
+
+def test_the_old_versions_are_found(open_desk: Desk) -> None:
+    """Each version is found once, however many files have it, and not the current one."""
+    with open_desk.platform.engine.begin() as connection:
+        rows = [
+            {
+                "app": "openchat",
+                "attachment_id": uuid4(),
+                "state": "finished",
+                "outcome": "accepted",
+                "verdict": "clean",
+                "signature_version": str(100 + n % 3),
+                "sha256": str(n),
+                "finished_at": datetime.now(UTC) - timedelta(seconds=n),
+            }
+            for n in range(3000)
+        ]
+        connection.execute(insert(AttachmentJob), rows)
+        assert sorted(rescan._old_versions(connection, Version("1", "101"))) == ["100", "102"]
+        assert sorted(rescan._old_versions(connection, Version("1", "new"))) == ["100", "101", "102"]

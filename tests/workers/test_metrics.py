@@ -1,0 +1,168 @@
+"""Metrics over HTTP: what the processes of a worker count together, and what the database knows."""
+
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stack.ports import free_port
+from tests.platform import Platform, environment, eventually
+from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers.known_bad import EICAR
+from workers.scanner import Scanner, Version
+from workers.state_metrics import State
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parsed(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scraped(port: int) -> Samples:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return parsed(answer.read().decode())
+
+
+@pytest.fixture
+def state(platform: Platform) -> Iterator[State]:
+    values = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
+    with environment(values):
+        yield State(platform.settings)
+
+
+def asked(state: State) -> Samples:
+    registry = CollectorRegistry()
+    registry.register(state)
+    return parsed(generate_latest(registry).decode())
+
+
+def test_the_processes_of_a_worker_are_counted_together(platform: Platform) -> None:
+    port = free_port()
+    platform.set(worker_metrics_port=port, worker_processes=2)
+    worker = platform.worker()
+    rows = [platform.openchat_attachment(b"text") for _ in range(4)] + [platform.openchat_attachment(EICAR)]
+    for row_id in rows:
+        platform.enqueue("openchat", row_id)
+    for row_id in rows:
+        platform.finished(row_id)
+    accepted = (("app", "openchat"), ("outcome", "accepted"), ("reason", ""), ("verdict", "clean"))
+    infected = (
+        ("app", "openchat"),
+        ("outcome", "quarantined"),
+        ("reason", "malware"),
+        ("verdict", "infected"),
+    )
+
+    def counted() -> bool:
+        found = scraped(port)
+        return (
+            found.get(("roomkeeper_attachment_attempts_total", accepted)) == 4
+            and found.get(("roomkeeper_attachment_attempts_total", infected)) == 1
+        )
+
+    eventually(counted, what="five attempts are counted")
+    found = scraped(port)
+    assert found["roomkeeper_attachment_bytes_total", (("app", "openchat"),)] == 4 * 4 + len(EICAR)
+    for phase in ("fetch", "identify", "scan"):
+        assert found["roomkeeper_attachment_phase_seconds_count", (("phase", phase),)] == 5
+    assert sum(value for (name, _), value in found.items() if name == "roomkeeper_scans_total") == 5
+    worker.process.terminate()
+    worker.process.wait(30)
+
+
+def test_the_command_serves_the_state(platform: Platform) -> None:
+    port = free_port()
+    platform.set(metrics_port=port)
+    platform.start("metrics")
+
+    def up() -> bool:
+        try:
+            return scraped(port)["roomkeeper_up", (("part", "database"),)] == 1
+        except OSError:
+            return False
+
+    eventually(up, what="metrics are served")
+    taken = platform.start("metrics")
+    assert taken.process.wait(60) == 1
+    assert f"Metrics can not be served on 127.0.0.1:{port}" in taken.said()
+
+
+def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State) -> None:
+    found = asked(state)
+    assert not any(name == "roomkeeper_attachment_queue_age_seconds" for name, _ in found)
+    for app, job_state, due in (
+        ("openchat", "waiting", "now() - interval '100 s'"),
+        ("openchat", "waiting", "now() - interval '50 s'"),
+        ("openchat", "waiting", "now() + interval '50 s'"),
+        ("pern", "waiting", "now() + interval '50 s'"),
+        ("pern", "parked", "NULL"),
+    ):
+        platform.sql(
+            "INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state, not_before)"
+            f" VALUES (:app, :id, :state, {due})",
+            app=app,
+            id=uuid4(),
+            state=job_state,
+        )
+    platform.sql(
+        "INSERT INTO roomkeeper.dead_letters (task, task_id, payload, reason) VALUES ('t', 'i', '{}', 'r')"
+    )
+    found = asked(state)
+    jobs = {labels: value for (name, labels), value in found.items() if name == "roomkeeper_attachment_jobs"}
+    assert jobs == {
+        (("app", "openchat"), ("state", "waiting")): 3,
+        (("app", "pern"), ("state", "waiting")): 1,
+        (("app", "pern"), ("state", "parked")): 1,
+    }
+    ages = {
+        labels: v for (name, labels), v in found.items() if name == "roomkeeper_attachment_queue_age_seconds"
+    }
+    # Not those that are not due yet.
+    assert list(ages) == [(("app", "openchat"),)]
+    assert 100 <= ages[("app", "openchat"),] < 160
+    assert found["roomkeeper_dead_letters", ()] == 1
+
+
+def test_what_is_away_is_said_and_the_rest_told(
+    platform: Platform, state: State, valkey: ValkeyServer, clamd: ClamdServer
+) -> None:
+    platform.send("attachments.recover", queue="maintenance")
+    found = asked(state)
+    assert {labels[0][1]: v for (name, labels), v in found.items() if name == "roomkeeper_up"} == {
+        "database": 1,
+        "broker": 1,
+        "scanner": 1,
+    }
+    assert found["roomkeeper_queue_length", (("queue", "maintenance"),)] == 1
+    assert found["roomkeeper_queue_length", (("queue", "attachments"),)] == 0
+    valkey.stop()
+    clamd.stop()
+    found = asked(state)
+    assert found["roomkeeper_up", (("part", "broker"),)] == 0
+    assert found["roomkeeper_up", (("part", "scanner"),)] == 0
+    assert found["roomkeeper_up", (("part", "database"),)] == 1
+
+
+def test_a_database_that_is_away_is_said(state: State, postgres: PostgresServer) -> None:
+    postgres.stop()
+    found = asked(state)
+    assert found["roomkeeper_up", (("part", "database"),)] == 0
+    assert found["roomkeeper_up", (("part", "broker"),)] == 1
+
+
+def test_the_age_of_the_signatures_is_told(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = datetime.now(UTC) - timedelta(days=5)
+    monkeypatch.setattr(Scanner, "versions", lambda self: Version("1", "2", released))
+    age = asked(state)["roomkeeper_signature_age_seconds", ()]
+    assert 5 * 86400 <= age < 5 * 86400 + 60
+    monkeypatch.setattr(Scanner, "versions", lambda self: Version("1", "local"))
+    assert ("roomkeeper_signature_age_seconds", ()) not in asked(state)

@@ -1,0 +1,124 @@
+"""What the database, the broker and the scanner know, as Prometheus metrics: asked at each scrape."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import redis
+import structlog
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.platform import AttachmentJob as Job
+from models.platform import DeadLetter, JobRun
+from workers.db import transaction
+from workers.queues import KINDS
+from workers.scanner import Scanner, ScannerUnavailable
+from workers.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: A scrape does not wait long for a scanner that is busy.
+SCANNER_SECONDS = 5
+
+
+class State(Collector):
+    """Gauges of the platform's state. What cannot be asked is left out, and `roomkeeper_up` says so."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Ask everything; see `Collector`."""
+        up = GaugeMetricFamily("roomkeeper_up", "Whether a part answers.", labels=["part"])
+        parts: dict[str, Callable[[], list[GaugeMetricFamily]]] = {
+            "database": _database,
+            "broker": lambda: _broker(self._settings),
+            "scanner": lambda: _scanner(self._settings),
+        }
+        for name, ask in parts.items():
+            try:
+                yield from ask()
+                up.add_metric([name], 1)
+            except (SQLAlchemyError, redis.RedisError, ScannerUnavailable) as error:
+                log.warning("metrics.part_away", part=name, error=type(error).__name__)
+                up.add_metric([name], 0)
+        yield up
+
+
+def _database() -> list[GaugeMetricFamily]:
+    with transaction() as connection:
+        return [*_attachments(connection), *_periodic(connection)]
+
+
+def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
+    jobs = GaugeMetricFamily(
+        "roomkeeper_attachment_jobs", "Attachments that are not finished.", labels=["app", "state"]
+    )
+    # Each by its partial index: finished ones, nearly all, are not counted.
+    for state in ("waiting", "running", "parked"):
+        for app, count in connection.execute(
+            select(Job.app, func.count()).where(Job.state == state).group_by(Job.app)
+        ):
+            jobs.add_metric([app, state], count)
+    yield jobs
+    age = GaugeMetricFamily(
+        "roomkeeper_attachment_queue_age_seconds",
+        "How long the attachment that waits longest has been due.",
+        labels=["app"],
+    )
+    since = func.min(func.coalesce(Job.not_before, Job.created_at))
+    for app, seconds in connection.execute(
+        select(Job.app, func.extract("epoch", func.now() - since))
+        .where(Job.state == "waiting")
+        .where(func.coalesce(Job.not_before, Job.created_at) <= func.now())
+        .group_by(Job.app)
+    ):
+        age.add_metric([app], float(seconds))
+    yield age
+    yield GaugeMetricFamily(
+        "roomkeeper_dead_letters",
+        "Dead letters that are kept.",
+        connection.scalar(select(func.count(DeadLetter.id))),
+    )
+
+
+def _periodic(connection: Connection) -> Iterator[GaugeMetricFamily]:
+    last = GaugeMetricFamily(
+        "roomkeeper_job_last_run_timestamp_seconds", "When a periodic job last ended well.", labels=["job"]
+    )
+    for job, ended in connection.execute(
+        select(JobRun.job, func.extract("epoch", func.max(JobRun.finished_at)))
+        .where(
+            JobRun.outcome.in_(["done", "more"]),
+            JobRun.started_at > func.now() - func.make_interval(0, 0, 0, 1),
+        )
+        .group_by(JobRun.job)
+    ):
+        last.add_metric([job], float(ended))
+    yield last
+
+
+def _broker(settings: Settings) -> list[GaugeMetricFamily]:
+    length = GaugeMetricFamily("roomkeeper_queue_length", "Messages that no worker has.", labels=["queue"])
+    with redis.Redis.from_url(
+        settings.broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5
+    ) as client:
+        for kind in KINDS.values():
+            for queue in kind.queues:
+                length.add_metric([queue], int(client.llen(queue)))
+    return [length]
+
+
+def _scanner(settings: Settings) -> list[GaugeMetricFamily]:
+    version = Scanner(settings.clamd, SCANNER_SECONDS).versions()
+    if version.released is None:
+        return []
+    return [
+        GaugeMetricFamily(
+            "roomkeeper_signature_age_seconds",
+            "How old the virus signatures are.",
+            (datetime.now(UTC) - version.released).total_seconds(),
+        )
+    ]

@@ -1,0 +1,44 @@
+"""Which keys can be keys at all. They come from rows, and so, perhaps, from strangers."""
+
+import unicodedata
+
+from workers.storage.base import ObjectMissing
+
+#: Where the pictures are that the platform draws. No original is there: a row whose key points to somebody
+#: else's pictures must not get them moved or given other headers.
+DERIVED = "derived"
+
+#: What S3 allows, in UTF-8.
+LONGEST_BYTES = 1024
+
+
+def parts(key: str) -> list[str]:
+    """Return the key's parts, without empty ones: some stores take `a//b` and `/a/b` for `a/b`."""
+    return [part for part in key.split("/") if part]
+
+
+def check(key: str) -> None:
+    """Let a key pass.
+
+    Raises:
+        ObjectMissing: there can be no object under it.
+    """
+    found = parts(key)
+    if not found or {".", ".."} & set(found):
+        raise ObjectMissing("the key is no relative path")
+    # Not spaces and the like: file names from a Mac have some that even `isprintable` does not know.
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in key):
+        raise ObjectMissing("the key has characters that no key has")
+    if len(key.encode()) > LONGEST_BYTES:
+        raise ObjectMissing(f"the key is longer than {LONGEST_BYTES} bytes")
+
+
+def check_original(key: str) -> None:
+    """Let the key of an original pass.
+
+    Raises:
+        ObjectMissing: there can be no original under it.
+    """
+    check(key)
+    if parts(key)[0] == DERIVED:
+        raise ObjectMissing(f"there are no originals under {DERIVED}/")
