@@ -1,6 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lock clean
+.PHONY: help install run demo test check bench lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,12 @@ demo: install ## The same without staying: exit 0 only if every sample met its e
 test: install check ## Run every check and every test
 	@# Two at once: much of the time is waiting for servers. A file stays together, for what it shares.
 	@exec $(BIN)/pytest -n 2 --dist loadfile
+
+bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline's own cost
+	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
+	@$(BIN)/python -m benchmarks.pictures
+	@$(BIN)/python -m benchmarks.scanning
+	@$(BIN)/python -m benchmarks.pipeline
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .

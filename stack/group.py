@@ -42,6 +42,8 @@ OWN = (
     "storage_root",
     "quarantine_root",
     "flower_port",
+    "metrics_port",
+    "worker_metrics_port",
     *(field for field in Settings.model_fields if field.startswith("s3_")),
 )
 
@@ -60,9 +62,9 @@ class LocalStack:
     of the start, and nowhere else; however the block is left, all that was started is ended, in reverse
     order, and nothing else; another signal meanwhile kills what is left. Use it in the main thread.
 
-    The environment's DATABASE_URL is **not** used, nor are the broker, scanner, stores and port of Flower
-    set there: the stack has its own. (ROOMKEEPER_FLOWER_PORT is where it tries first.) All other settings of
-    the environment hold.
+    The environment's DATABASE_URL is **not** used, nor are the broker, scanner, stores and ports set there:
+    the stack has its own. (ROOMKEEPER_FLOWER_PORT and ROOMKEEPER_METRICS_PORT are tried first.) All other
+    settings of the environment hold.
 
     Args:
         state: the directory for data, logs and sockets; made if it is missing.
@@ -92,6 +94,7 @@ class LocalStack:
         self._say = say
         self._interrupts = Interrupts()
         self._environment: dict[str, str] = {}
+        self._counts_port = 0
         self._addresses: dict[str, str] = {}
         self._supervisor: Supervisor | None = None
         self._held = ExitStack()
@@ -154,7 +157,7 @@ class LocalStack:
             self._state,
             [
                 [_program(server) for server in servers],
-                programs.supervised(settings),
+                programs.supervised(settings, self._counts_port),
             ],
             self._environment,
             ROOT,
@@ -218,7 +221,7 @@ class LocalStack:
         # Checked before anything runs, and without the addresses that do not count.
         asked = {**_DEFAULTS, **self._overrides, **os.environ}
         for field in OWN:
-            if field != "flower_port":
+            if field not in {"flower_port", "metrics_port"}:
                 asked.pop(variable(field), None)
         settings = load({**asked, variable("database_url"): "postgresql://127.0.0.1"})
         parts = {part: f"seaweedfs_{part}" for part in PORTS}
@@ -227,6 +230,8 @@ class LocalStack:
             "valkey": None,
             **dict.fromkeys(parts.values()),
             "flower": settings.flower_port,
+            "metrics": settings.metrics_port,
+            "counts": settings.worker_metrics_port,
         }
         chosen = ports.choose(self._state / "ports.json", wishes)
         for name, port in chosen.taken.items():
@@ -262,10 +267,14 @@ class LocalStack:
             "s3_secret_key": seaweedfs.secret_key,
             "flower_port": str(chosen.numbers["flower"]),
             "flower_password": password,
+            "metrics_port": str(chosen.numbers["metrics"]),
         }
+        self._counts_port = chosen.numbers["counts"]
         self._environment = {**asked, **{variable(field): value for field, value in own.items()}}
         self._addresses = {
             "Flower": f"{flower} (user {settings.flower_user}, password {password})",
+            "metrics": f"http://127.0.0.1:{chosen.numbers['metrics']}/metrics",
+            "counts": f"http://127.0.0.1:{self._counts_port}/metrics (of the worker for attachments)",
             "PostgreSQL": own["database_url"],
             "Valkey": own["broker_url"],
             "S3": f"{seaweedfs.address}/{BUCKET} (key {seaweedfs.access_key}, secret {seaweedfs.secret_key})",

@@ -16,7 +16,7 @@ from tasks.apps import enabled
 from workers.bootstrap import bootstrap
 from workers.db import create
 from workers.migrate import upgrade
-from workers.settings import Settings
+from workers.settings import Settings, variable
 
 Probe = Callable[[], bool]
 
@@ -26,6 +26,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "maintenance": ("worker", "maintenance"),
     "beat": ("beat",),
     "flower": ("flower",),
+    "metrics": ("metrics",),
 }
 
 #: Beyond what a worker may finish: handing the rest back to the queue, and saying goodbye.
@@ -53,11 +54,21 @@ def set_up(settings: Settings) -> None:
         engine.dispose()
 
 
-def supervised(settings: Settings) -> list[Program]:
-    """Return the programs as they are to be supervised."""
+def supervised(settings: Settings, counts_port: int) -> list[Program]:
+    """Return the programs as they are to be supervised; one worker serves its counts on `counts_port`."""
     seconds = settings.shutdown_seconds + _GOODBYE_SECONDS
+    # For one program alone: two on one machine cannot have the same.
+    counting = ("env", f"{variable('worker_metrics_port')}={counts_port}")
     return [
-        Program(name, (*bound(signal.SIGTERM), *roomkeeper(arguments)), stop_seconds=seconds)
+        Program(
+            name,
+            (
+                *(counting if name == "attachments" else ()),
+                *bound(signal.SIGTERM),
+                *roomkeeper(arguments),
+            ),
+            stop_seconds=seconds,
+        )
         for name, arguments in PROGRAMS.items()
     ]
 
@@ -72,7 +83,9 @@ def ready_probes(settings: Settings) -> Iterator[tuple[str, Probe]]:
         broker = settings.broker_url.get_secret_value()
         yield "workers", lambda: _answering(broker, workers) >= workers
     if "flower" in PROGRAMS:
-        yield "flower", lambda: _serves(settings.flower_port)
+        yield "flower", lambda: _serves(settings.flower_port, "/healthcheck")
+    if "metrics" in PROGRAMS:
+        yield "metrics", lambda: _serves(settings.metrics_port, "/metrics")
 
 
 def _answering(broker_url: str, limit: int) -> int:
@@ -85,10 +98,10 @@ def _answering(broker_url: str, limit: int) -> int:
     return len({name for answer in answers for name in answer})
 
 
-def _serves(port: int) -> bool:
+def _serves(port: int, path: str) -> bool:
     with closing(HTTPConnection("127.0.0.1", port, timeout=1)) as client:
         try:
-            client.request("GET", "/healthcheck")
+            client.request("GET", path)
             return client.getresponse().status == 200
         except (OSError, HTTPException):
             return False

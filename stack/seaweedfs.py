@@ -105,8 +105,8 @@ class SeaweedFS:
 
     def ready(self) -> bool:
         """See `Server`."""
-        # The second asks whether there is a volume to write to.
-        return self._serves("s3", "/healthz") and self._serves("master", "/dir/assign")
+        # S3 answers before there is anything that it could write to, at times by seconds.
+        return self._serves("s3", "/healthz") and self._serves("master", "/dir/status", b'"DataNodes"')
 
     def create_bucket(self, name: str) -> None:
         """Make the bucket, if it is not there."""
@@ -116,11 +116,12 @@ class SeaweedFS:
             if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
                 client.create_bucket(Bucket=name)
 
-    def _serves(self, part: str, path: str) -> bool:
+    def _serves(self, part: str, path: str, containing: bytes = b"") -> bool:
         with closing(HTTPConnection("127.0.0.1", self.ports[part], timeout=1)) as client:
             try:
                 client.request("GET", path)
-                return client.getresponse().status == 200
+                answer = client.getresponse()
+                return answer.status == 200 and containing in answer.read()
             except (OSError, HTTPException):
                 return False
 

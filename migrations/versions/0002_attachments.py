@@ -37,9 +37,7 @@ def upgrade() -> None:
         _moment("rescanned_at"),
     ):
         op.add_column(JOBS, column, schema=SCHEMA)
-    op.create_check_constraint(
-        "override_known", JOBS, "override in ('release', 'quarantine')", schema=SCHEMA
-    )
+    op.create_check_constraint("override_known", JOBS, "override in ('release', 'quarantine')", schema=SCHEMA)
     _index("parked", ["updated_at"], "state = 'parked'")
     _index("sha256", ["sha256"], None)
     _index(

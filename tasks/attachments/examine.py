@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from tasks.attachments import draw, identify, jobs, policy, scan, trust, verdicts
@@ -12,6 +13,7 @@ from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import Story
 from tasks.attachments.lease import Lease
 from tasks.attachments.scan import Verdict
+from tasks.attachments.traits import phrase
 from workers import jail, metrics
 from workers.db import transaction
 from workers.jail import Jailed
@@ -19,6 +21,9 @@ from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings
 from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge
 from workers.storage.base import Fetched
+
+#: With less room than this, work that writes files may have failed for want of it.
+FULL_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,7 @@ def _identify(desk: Desk, content: Path, found: Findings) -> policy.Decision:
     try:
         seen = identify.parse(_jailed("tasks.attachments.identify:inspect", content, desk))
     except (Jailed, ValueError) as error:
-        raise FailedError("identify_failed", str(error)) from error
+        raise _failed("identify_failed", error, desk) from error
     decision = policy.decide(seen, desk.mine.media_type, desk.mine.name, desk.mine.table.rules)
     found.media_type, found.traits, found.risk = seen.media_type, decision.findings, decision.risk
     return decision
@@ -193,6 +198,15 @@ def _jailed(work: str, content: Path, desk: Desk, **options: Any) -> dict[str, A
         seconds=desk.settings.identify_timeout_seconds,
         memory_bytes=desk.settings.draw_memory_bytes,
     )
+
+
+def _failed(reason: str, error: Exception, desk: Desk) -> NotYetError:
+    """Return how an attempt ends whose work in the jail came to nothing."""
+    if disk_usage(desk.folder).free < FULL_BYTES:
+        # Looked up, not believed: a file that only says so would be tried for ever.
+        return NotYetError("disk_full", "no room for what is made of the file")
+    # In words of a process that a stranger may rule: the database can not hold every character.
+    return FailedError(reason, phrase(str(error)))
 
 
 def _scan(content: Path, found: Findings, settings: Settings) -> bool:
@@ -225,11 +239,11 @@ def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
     try:
         said = _jailed("tasks.attachments.strip:strip", content, desk, media_type=found.media_type)
     except Jailed as error:
-        raise FailedError("strip_failed", str(error)) from error
+        raise _failed("strip_failed", error, desk) from error
     path = desk.folder / "stripped"
     if said.get("changed") is not True or not path.is_file():
         # Served as it is where it cannot be stripped: the alternative is to refuse every format unknown.
-        return {"changed": False, "unavailable": str(said.get("unavailable") or "")[:200]}
+        return {"changed": False, "unavailable": phrase(str(said.get("unavailable") or ""))}
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     # What is served must have been scanned, and these bytes have not been.
@@ -250,7 +264,7 @@ def _draw(content: Path, kind: str, desk: Desk, found: Findings) -> None:
     try:
         drawing = draw.draw(content, desk.folder, desk.settings, kind)
     except draw.DrawingFailedError as error:
-        raise FailedError("drawing_failed", str(error)) from error
+        raise _failed("drawing_failed", error, desk) from error
     if drawing.reason:
         found.refuse(drawing.reason, drawing.detail or "")
     found.pictures, found.metadata = drawing.pictures, drawing.metadata

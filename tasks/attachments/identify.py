@@ -104,13 +104,13 @@ def _finding(trait: object) -> Finding:
 def _refined(file: Source, media_type: str) -> tuple[str, zips.Archive | None]:
     """Return the media type, put right where libmagic only looks at the first byte, and the zip archive."""
     archive = zips.find(file)
-    if archive and archive.start and media_type in ("application/zip", UNKNOWN) and archive.exact:
-        # libmagic sees the end, or a muddle. What stands before the archive is what others go by.
-        before = normal(libmagic().from_buffer(file.head(min(archive.start, _BEFORE_BYTES))))
-        media_type = before if _TYPE.fullmatch(before) else UNKNOWN
-    if media_type == UNKNOWN and archive and archive.exact:
-        # Something before it that nobody knows: an unpacker does not mind.
-        return "application/zip", archive
+    if archive and archive.exact and media_type in ("application/zip", UNKNOWN):
+        # libmagic sees the end, or a muddle. What stands before the archive is what others go by; unpackers
+        # do not mind.
+        head = file.head(min(archive.start, _BEFORE_BYTES))
+        before = normal(libmagic().from_buffer(head)) if head else UNKNOWN
+        known = _TYPE.fullmatch(before) and before != UNKNOWN
+        return before if known else "application/zip", archive
     if (media_type == UNKNOWN or _textual(media_type)) and pdf.prefixed(file):
         # Mail and printers put lines before a PDF, and readers do not mind.
         return "application/pdf", archive

@@ -76,12 +76,9 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
         why = FailedError("object_changed", str(error))
     except UnknownProvider as error:
         why = FailedError("unknown_provider", str(error))
-    except StoreError as error:
-        # A store that is away: like a scanner that is away, not the file's fault.
-        why = NotYetError("store_unavailable", str(error))
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        why = NotYetError("disk_full" if full else "disk_unavailable", error.strerror or str(error))
+    except (StoreError, OSError) as error:
+        # A store or a disk that is away: like a scanner that is away, not the file's fault.
+        why = _away(error)
     except OperationalError as error:
         # The database is restarting, say. Given back, or the lease would run out and count as a dead worker.
         why = NotYetError("database_unavailable", type(error.orig).__name__)
@@ -89,6 +86,16 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
     except SoftTimeLimitExceeded:
         why = FailedError("timed_out", f"took longer than {settings.task_soft_limit_seconds} s")
     return _put_off(mine, why, story, settings, patience)
+
+
+def _away(error: StoreError | OSError) -> NotYetError:
+    """Say what is away. A disk that is full is called so, whoever met it: our own, or the local store's."""
+    met = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(met, OSError) and met.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NotYetError("disk_full", met.strerror)
+    if isinstance(error, StoreError):
+        return NotYetError("store_unavailable", str(error))
+    return NotYetError("disk_unavailable", error.strerror or str(error))
 
 
 def _put_off(

@@ -67,6 +67,12 @@ def test_how_many_files_are_looked_at() -> None:
     assert "too_many_members" in traits(hostile.crowded(zips.MAX_ENTRIES + 1))
 
 
+def test_how_many_files_are_looked_at_in_all() -> None:
+    crowd = hostile.crowded(35_000)
+    assert "too_many_members" not in traits(zipped({"a.zip": crowd}))
+    assert "too_many_members" in traits(zipped({"a.zip": crowd, "b.zip": crowd}))
+
+
 @pytest.mark.parametrize(
     ("ratio", "total", "bomb"),
     [(900, 300_000_000, True), (900, 250_000_000, False), (150, 300_000_000, False)],
@@ -109,6 +115,14 @@ def test_two_lists_that_differ(at: int, value: bytes, contradicts: bool) -> None
     second = archive.index(b"PK\x03\x04", 4)
     archive[second + at : second + at + len(value)] = value
     assert ("contradictory_archive" in traits(bytes(archive))) == contradicts
+
+
+def test_sizes_that_stand_behind_the_file() -> None:
+    archive = bytearray(zipped({"a.txt": b"hello" * 99}))
+    archive[18:26] = b"\1\0\0\0" * 2
+    assert "contradictory_archive" in traits(bytes(archive))
+    archive[6] |= 8
+    assert "contradictory_archive" not in traits(bytes(archive))
 
 
 @pytest.mark.parametrize(

@@ -1,532 +1,165 @@
-"""Pictures, drawn by the real process from real files: what is shown, what is gone, what is refused."""
+"""Drawing as the pipeline asks for it: what comes back is checked, and what comes to no end is a failure."""
 
-import base64
-import io
-import json
-import signal
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image
 
-from stack.samples import animation, bomb, photo
-from tasks.attachments import sandbox
-from tasks.attachments.draw import Drawing, DrawingFailedError, draw
-from workers.settings import Settings, load
-
-RED, LIME, BLUE, GOLD = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 215, 0)
-SECRET = b"taken at home by Ada"
-#: What a WebP file may consist of, if nothing but a picture is in it.
-PICTURE_ONLY = {"VP8 ", "VP8L", "VP8X", "ALPH"}
-
-Draw = Callable[..., Drawing]
+from stack.samples import animation, drawing
+from tasks.attachments import draw
+from tasks.attachments.draw import Drawing, DrawingFailedError
+from tests.attachments.picturing import draw_bytes, saved, settings
+from workers import jail
 
 
-def settings(**values: object) -> Settings:
-    environment = {f"ROOMKEEPER_{name.upper()}": str(value) for name, value in values.items()}
-    return load({"DATABASE_URL": "postgresql://nobody"} | environment)
+def webp(path: Path, width: int = 30, height: int = 20) -> dict[str, Any]:
+    """Write a picture and return how the jail describes it."""
+    Image.new("RGB", (width, height)).save(path, "WEBP")
+    return {"file": path.name, "width": width, "height": height, "bytes": path.stat().st_size}
 
 
 @pytest.fixture
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
-    """Draw content with settings as given; `apart` in a process of its own, as it is done in earnest."""
+def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have the jail answer what is given, and return what `draw` makes of it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    good = {name: webp(folder / f"{name}.webp") for name in draw.NAMES}
 
-    def run(content: bytes, *, apart: bool = False, **values: object) -> Drawing:
-        source, folder = tmp_path / "source", tmp_path / "out"
-        source.write_bytes(content)
-        folder.mkdir(exist_ok=True)
-        using = settings(**values)
-        drawing = draw(source, folder, using) if apart else here(source, folder, using)
-        assert source.read_bytes() == content
-        # Nothing is left behind beside the pictures.
-        assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
-        assert set(folder.iterdir()) == set(drawing.pictures.values())
-        return drawing
-
-    def here(source: Path, folder: Path, using: Settings) -> Drawing:
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            answer = sandbox.draw(source, folder, using.max_pixels)
-        if "refused" in answer:
-            return Drawing({}, {}, answer["refused"], answer["detail"])
-        return Drawing({name: folder / f"{name}.webp" for name in sandbox.SIDES}, answer)
+    def run(change: dict[str, Any], kind: str = "picture") -> Drawing:
+        answer = {"pictures": good, "metadata": {"width": 3, "height": 2}} | change
+        answer = {name: value for name, value in answer.items() if value is not None}
+        monkeypatch.setattr(jail, "run", lambda *arguments, **limits: answer)
+        return draw.draw(tmp_path / "source", folder, settings(), kind)
 
     return run
 
 
-def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
+# -- What comes back ----------------------------------------------------------------------------------------
 
 
-def opened(path: Path) -> Image.Image:
-    """Return the picture, made sure that it is a WebP and nothing else is in the file."""
-    assert chunks(path.read_bytes()) <= PICTURE_ONLY
-    picture = Image.open(path)
-    assert picture.format == "WEBP"
-    picture.load()
-    return picture
+@pytest.mark.parametrize("kind", draw.KINDS)
+def test_every_kind_is_drawn_by_work_that_the_jail_knows(kind: str) -> None:
+    assert draw.KINDS[kind].work in jail.WORKS
+    assert draw.KINDS[kind].options(settings(max_pixels=77))["max_pixels"] == 77
 
 
-def chunks(webp: bytes) -> set[str]:
-    """Return the names of what a WebP file consists of."""
-    assert webp[:4] + webp[8:12] == b"RIFFWEBP"
-    names, at = set(), 12
-    while at < len(webp):
-        names.add(webp[at : at + 4].decode())
-        size = int.from_bytes(webp[at + 4 : at + 8], "little")
-        at += 8 + size + size % 2
-    return names
+def test_a_good_answer_is_believed(answered: Any, tmp_path: Path) -> None:
+    found = answered({"metadata": {"width": 3, "peaks": [1, 2.5], "color": "#aabbcc", "has_audio": True}})
+    assert found.pictures == {name: tmp_path / "out" / f"{name}.webp" for name in ("small", "large")}
+    assert found.metadata.pop("small")["bytes"] == found.pictures["small"].stat().st_size
+    assert found.metadata.pop("large")["height"] == 20
+    assert found.metadata == {"width": 3, "peaks": [1, 2.5], "color": "#aabbcc", "has_audio": True}
+    assert found.reason is None
 
 
-def placeholder(drawing: Drawing) -> bytes:
-    head, _, data = drawing.metadata["placeholder"].partition(",")
-    assert head == "data:image/webp;base64"
-    return base64.b64decode(data)
+def test_a_refusal_is_told(answered: Any) -> None:
+    found = answered({"pictures": None, "metadata": None, "refused": "undecodable", "detail": "a\0b"})
+    assert found == Drawing({}, {}, "undecodable", "ab")
 
 
-def flag(width: int = 60, height: int = 40) -> Image.Image:
-    """Return a picture with a colour of its own in each quarter."""
-    picture = Image.new("RGB", (width, height))
-    half = (width // 2, height // 2)
-    for colour, at in (
-        (RED, (0, 0)),
-        (LIME, (half[0], 0)),
-        (BLUE, (0, half[1])),
-        (GOLD, half),
-    ):
-        picture.paste(Image.new("RGB", half, colour), at)
-    return picture
-
-
-def quarters(picture: Image.Image) -> list[Any]:
-    """Return the colours in the middle of each quarter: above left, right, below left, right."""
-    near, far = (1, 3)
-    width, height = picture.size
-    return [
-        picture.convert("RGB").getpixel((width * x // 4, height * y // 4))
-        for y in (near, far)
-        for x in (near, far)
-    ]
-
-
-def alike(found: Any, wanted: Any, tolerance: int = 40) -> bool:
-    return all(abs(a - b) <= tolerance for a, b in zip(found, wanted, strict=True))
-
-
-def is_flag(picture: Image.Image) -> bool:
-    return all(map(alike, quarters(picture), (RED, LIME, BLUE, GOLD)))
-
-
-def exif(orientation: int = 1) -> Image.Exif:
-    """Return what a phone writes beside a picture."""
-    made = Image.Exif()
-    made[0x0112] = orientation
-    made[0x010F] = SECRET.decode()
-    made[0x8825] = {1: "N", 2: (48.0, 51.0, 29.0), 3: "E", 4: (2.0, 17.0, 40.0)}
-    return made
-
-
-def profile() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def swapped_profile() -> bytes:
-    """Return a colour profile in which red means green and green means red."""
-    content = bytearray(profile())
-    entries = {
-        bytes(content[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(content[128:132]), 12)
-    }
-    red, green = entries[b"rXYZ"], entries[b"gXYZ"]
-    content[red : red + 4], content[green : green + 4] = b"gXYZ", b"rXYZ"
-    return bytes(content)
-
-
-# -- Sizes --------------------------------------------------------------------------------------------------
+def test_what_cannot_be_shown_is_no_fault(answered: Any) -> None:
+    found = answered({"pictures": None, "unavailable": "encrypted", "metadata": {"pages": 3}}, "document")
+    assert found == Drawing({}, {"pages": 3, "preview_unavailable": "encrypted"})
+    assert answered({"pictures": {}, "metadata": {"duration": 1.5}}, "audio") == Drawing(
+        {}, {"duration": 1.5}
+    )
 
 
 @pytest.mark.parametrize(
-    ("size", "large", "small"),
+    "change",
     [
-        ((4000, 3000), (1280, 960), (320, 240)),
-        ((1500, 3000), (640, 1280), (160, 320)),
-        ((2000, 2000), (1280, 1280), (320, 320)),
-        ((1281, 700), (1280, 699), (320, 175)),
-        ((1280, 700), (1280, 700), (320, 175)),
-        ((321, 100), (321, 100), (320, 100)),
-        ((320, 100), (320, 100), (320, 100)),
-        ((100, 50), (100, 50), (100, 50)),
-        ((1, 1), (1, 1), (1, 1)),
-        ((5000, 1), (1280, 1), (320, 1)),
-        ((1, 5000), (1, 1280), (1, 320)),
+        {"pictures": None},
+        {"pictures": []},
+        {"pictures": {}},
+        {"metadata": None},
+        {"metadata": [1]},
+        {"metadata": {"a": {"b": "c"}}},
+        {"metadata": {"a": float("nan")}},
+        {"metadata": {"a": float("inf")}},
+        {"metadata": {"a": 2**63}},
+        {"metadata": {"a": [0] * 257}},
+        {"metadata": {str(number): 0 for number in range(257)}},
+        {"metadata": {"a": [[1]]}},
+        {"unavailable": "no picture"},
+        {"refused": "Drop table"},
+        {"refused": 1, "detail": "x"},
+        {"refused": "undecodable"},
+        {"refused": "undecodable", "detail": ["x"]},
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_pictures_have_the_right_size_and_are_never_enlarged(
-    drawn: Draw, kind: str, size: tuple[int, int], large: tuple[int, int], small: tuple[int, int]
+def test_an_answer_that_makes_no_sense_is_a_failure(answered: Any, change: dict[str, Any]) -> None:
+    with pytest.raises(DrawingFailedError):
+        answered(change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "large.webp"},
+        {"file": "../source"},
+        {"file": None},
+        {"width": 0},
+        {"width": True},
+        {"height": 2**31},
+        {"height": "2"},
+        {"bytes": 1},
+    ],
+    ids=str,
+)
+def test_a_picture_that_is_not_as_described_is_a_failure(
+    answered: Any, change: dict[str, Any], tmp_path: Path
 ) -> None:
-    drawing = drawn(saved(Image.new("RGB", size, "teal"), kind))
-    assert drawing.reason is None
-    for name, wanted in (("large", large), ("small", small)):
-        picture = opened(drawing.pictures[name])
-        assert picture.size == wanted
-        assert drawing.metadata[name] == {
-            "width": wanted[0],
-            "height": wanted[1],
-            "bytes": drawing.pictures[name].stat().st_size,
-        }
-    # The size of what was uploaded, although a JPEG is decoded at a fraction of it.
-    assert (drawing.metadata["width"], drawing.metadata["height"]) == size
-    with Image.open(io.BytesIO(placeholder(drawing))) as tiny:
-        assert max(tiny.size) <= 16
-    assert chunks(placeholder(drawing)) <= PICTURE_ONLY
+    described = {name: webp(tmp_path / "out" / f"{name}.webp") for name in draw.NAMES}
+    assert answered({"pictures": described}).pictures
+    with pytest.raises(DrawingFailedError):
+        answered({"pictures": described | {"small": described["small"] | change}})
 
 
-def test_a_photo_is_drawn_upright_and_small(drawn: Draw) -> None:
-    drawing = drawn(photo(), apart=True)
-    assert opened(drawing.pictures["large"]).size == (960, 1280)
-    assert (drawing.metadata["width"], drawing.metadata["height"]) == (3024, 4032)
-    assert (drawing.metadata["format"], drawing.metadata["frames"]) == ("JPEG", 1)
-    assert len(json.dumps(drawing.metadata)) < 2000
+def test_a_picture_that_is_a_link_or_no_picture_or_missing_is_a_failure(
+    answered: Any, tmp_path: Path
+) -> None:
+    small, secret = tmp_path / "out" / "small.webp", tmp_path / "secret"
+    described = webp(small)
+    pictures = {"small": described, "large": webp(tmp_path / "out" / "large.webp")}
+    small.rename(secret)
+    small.symlink_to(secret)
+    with pytest.raises(DrawingFailedError, match="no file"):
+        answered({"pictures": pictures})
+    small.unlink()
+    with pytest.raises(DrawingFailedError):
+        answered({"pictures": pictures})
+    small.write_bytes(bytes(described["bytes"]))
+    with pytest.raises(DrawingFailedError, match="as described"):
+        answered({"pictures": pictures})
 
 
-# -- Orientation --------------------------------------------------------------------------------------------
-
-TURNED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-@pytest.mark.parametrize("orientation", TURNED)
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_however_the_camera_was_held_the_picture_is_upright(drawn: Draw, kind: str, orientation: int) -> None:
-    turn = TURNED[orientation]
-    stored = flag() if turn is None else flag().transpose(turn)
-    options = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
-    drawing = drawn(saved(stored, kind, **options))
-    for path in drawing.pictures.values():
-        assert opened(path).size == (60, 40)
-        assert is_flag(opened(path)), quarters(opened(path))
-    assert (drawing.metadata["width"], drawing.metadata["height"]) == (60, 40)
-
-
-@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
-def test_other_formats_say_how_they_were_held_too(drawn: Draw, kind: str) -> None:
-    stored = flag().transpose(Image.Transpose.ROTATE_90)
-    drawing = drawn(saved(stored, kind, exif=exif(6), quality=90))
-    assert is_flag(opened(drawing.pictures["large"]))
-    assert (drawing.metadata["width"], drawing.metadata["height"]) == (60, 40)
-
-
-@pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_means_nothing_is_ignored(drawn: Draw, value: int) -> None:
-    assert is_flag(opened(drawn(saved(flag(), "JPEG", exif=exif(value))).pictures["small"]))
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        b"Exif\0\0nonsense",
-        b"Exif\0\0MM\0\x2a\xff\xff\xff\xff",
-        # The maker's name counts three floats, where four bytes are given.
-        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\x0c\0\0\0\3\0\0\0\0\0\0\0\0",
-        # A number where a text should be, which cannot be written again.
-        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\2\x01\x0f\0\x03\0\0\0\1\0\x05\0\0\x01\x12\0\x03\0\0\0\1\0\1\0\0\0\0\0\0",
-        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\x02\0\0\0\3up\0\0\0\0\0\0",
-    ],
-)
-def test_a_broken_exif_is_no_reason_to_show_no_picture(drawn: Draw, broken: bytes) -> None:
-    assert is_flag(opened(drawn(saved(flag(), "JPEG", exif=broken)).pictures["small"]))
-
-
-# -- What is gone -------------------------------------------------------------------------------------------
-
-
-def png_with_everything() -> bytes:
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Author", SECRET.decode())
-    text.add_itxt("Comment", SECRET.decode(), zip=True)
-    text.add_itxt("XML:com.adobe.xmp", f"<x:xmpmeta>{SECRET.decode()}</x:xmpmeta>")
-    return saved(flag(), "PNG", pnginfo=text, exif=exif(), icc_profile=profile())
-
-
-def gif_with_everything() -> bytes:
-    return saved(flag().quantize(), "GIF", comment=SECRET)
-
-
-WITH_EVERYTHING: dict[str, Callable[[], bytes]] = {
-    "JPEG": lambda: saved(
-        flag(), "JPEG", exif=exif(), icc_profile=profile(), comment=SECRET, xmp=b"<x>" + SECRET + b"</x>"
-    ),
-    "PNG": png_with_everything,
-    "GIF": gif_with_everything,
-    "WEBP": lambda: saved(flag(), "WEBP", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
-    "AVIF": lambda: saved(flag(), "AVIF", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
-    "TIFF": lambda: saved(flag(), "TIFF", tiffinfo={0x010F: SECRET.decode()}, icc_profile=profile()),
-}
-
-
-@pytest.mark.parametrize("kind", WITH_EVERYTHING)
-def test_nothing_but_the_picture_is_kept(drawn: Draw, kind: str) -> None:
-    drawing = drawn(WITH_EVERYTHING[kind]())
-    for content in (*(path.read_bytes() for path in drawing.pictures.values()), placeholder(drawing)):
-        assert chunks(content) <= PICTURE_ONLY
-        assert SECRET not in content
-        with Image.open(io.BytesIO(content)) as picture:
-            assert not picture.getexif()
-            assert not {"exif", "icc_profile", "xmp", "comment"} & set(picture.info)
-    assert SECRET.decode() not in json.dumps(drawing.metadata)
-    assert is_flag(opened(drawing.pictures["large"]))
-
-
-# -- Colours ------------------------------------------------------------------------------------------------
-
-
-def colour(drawing: Drawing, name: str = "large") -> Any:
-    return opened(drawing.pictures[name]).getpixel((5, 5))
-
-
-def test_what_is_transparent_stays_transparent(drawn: Draw) -> None:
-    see_through = Image.new("RGBA", (400, 300), (255, 0, 0, 0))
-    see_through.paste((0, 0, 255, 255), (200, 0, 400, 300))
-    palette = see_through.convert("RGB").quantize()
-    for content in (
-        saved(see_through, "PNG"),
-        saved(see_through, "WEBP", lossless=True, exact=True),
-        saved(see_through, "TIFF"),
-        saved(see_through.convert("LA"), "PNG"),
-        saved(palette, "PNG", transparency=palette.getpixel((0, 0))),
-        saved(palette, "GIF", transparency=palette.getpixel((0, 0))),
-        saved(see_through.convert("RGB"), "PNG", transparency=RED),
-    ):
-        drawing = drawn(content)
-        for path in drawing.pictures.values():
-            picture = opened(path)
-            assert picture.mode == "RGBA"
-            left, right = picture.getpixel((5, 5)), picture.getpixel((picture.width - 5, 5))
-            assert isinstance(left, tuple)
-            assert isinstance(right, tuple)
-            assert (left[3], right[3]) == (0, 255)
-
-
-def test_what_is_opaque_needs_no_alpha(drawn: Draw) -> None:
-    assert opened(drawn(saved(flag(), "PNG")).pictures["large"]).mode == "RGB"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "JPEG"),
-        saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "TIFF"),
-        saved(Image.new("RGB", (50, 50), RED).convert("YCbCr"), "TIFF"),
-        saved(Image.new("RGB", (50, 50), RED).quantize(), "PNG"),
-        saved(Image.new("RGB", (50, 50), RED), "BMP"),
-        saved(Image.new("RGB", (50, 50), RED), "JPEG", progressive=True),
-        saved(Image.new("RGB", (50, 50), RED), "AVIF"),
-        # Profiles that are broken, or of another kind of colour.
-        saved(Image.new("RGB", (50, 50), RED), "PNG", icc_profile=b"nonsense"),
-        saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "JPEG", icc_profile=profile()),
-    ],
-)
-def test_red_is_red(drawn: Draw, content: bytes) -> None:
-    assert alike(colour(drawn(content)), RED)
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"),
-    [("RGB", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("RGB", "WEBP"), ("RGBA", "WEBP")],
-)
-def test_a_colour_profile_is_applied(drawn: Draw, mode: str, kind: str) -> None:
-    picture = Image.new("RGB", (50, 50), RED).convert(mode)
-    drawing = drawn(saved(picture, kind, icc_profile=swapped_profile()))
-    assert alike(colour(drawing)[:3], LIME)
-    if mode == "RGBA":
-        half = Image.new("RGBA", (50, 50), (255, 0, 0, 128))
-        assert alike(colour(drawn(saved(half, kind, icc_profile=swapped_profile()))), (0, 255, 0, 128))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_deep_grey_is_scaled_and_not_cut_off(drawn: Draw, kind: str) -> None:
-    ramp = Image.new("I;16", (256, 20))
-    for x in range(256):
-        for y in range(20):
-            ramp.putpixel((x, y), x * 257)
-    picture = opened(drawn(saved(ramp, kind)).pictures["large"]).convert("L")
-    for x in (8, 64, 128, 192, 248):
-        assert abs(picture.getpixel((x, 10)) - x) < 8  # type: ignore[operator]
-
-
-def test_black_and_white_stays_so(drawn: Draw) -> None:
-    assert alike(colour(drawn(saved(Image.new("1", (50, 50), 1), "PNG"))), (255, 255, 255))
-    assert alike(colour(drawn(saved(Image.new("L", (50, 50), 100), "JPEG"))), (100, 100, 100))
-
-
-# -- Animations ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
-def test_of_an_animation_the_first_frame_is_drawn(drawn: Draw, kind: str) -> None:
-    frames = [Image.new("RGB", (50, 50), colour) for colour in (RED, LIME, BLUE)]
-    drawing = drawn(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
-    assert alike(colour(drawing), RED)
-    assert drawing.metadata["frames"] == 3
-    for path in drawing.pictures.values():
-        assert getattr(opened(path), "n_frames", 1) == 1
-
-
-def test_a_photo_with_a_second_one_inside_is_a_photo(drawn: Draw) -> None:
-    second = Image.new("RGB", (50, 50), BLUE)
-    drawing = drawn(saved(Image.new("RGB", (50, 50), RED), "MPO", save_all=True, append_images=[second]))
-    assert drawing.reason is None
-    assert alike(colour(drawing), RED)
-
-
-# -- What is refused ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
-def test_a_truncated_picture_is_refused(drawn: Draw, kind: str, part: float) -> None:
-    content = saved(Image.effect_noise((200, 200), 90).convert("RGB"), kind)
-    drawing = drawn(content[: int(len(content) * part)])
-    assert (drawing.reason, drawing.pictures, drawing.metadata) == ("undecodable", {}, {})
-    assert drawing.detail
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"nothing like a picture",
-        b"\x89PNG\r\n\x1a\n" + bytes(100),
-        b"\xff\xd8\xff\xe0" + bytes(100),
-        b'<svg xmlns="http://www.w3.org/2000/svg"></svg>',
-        # What Pillow could open, but nobody asked it to.
-        saved(Image.new("RGB", (9, 9)), "TGA"),
-        saved(Image.new("RGB", (9, 9)), "ICO"),
-        saved(Image.new("RGB", (9, 9)), "PPM"),
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-    ],
-    ids=lambda content: repr(content[:12]),
-)
-def test_what_is_no_picture_is_refused(drawn: Draw, content: bytes) -> None:
-    assert drawn(content).reason == "undecodable"
-
-
-@pytest.mark.parametrize(("size", "refused"), [((27, 37), False), ((40, 25), False), ((91, 11), True)])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
-def test_the_limit_of_pixels_is_exact(drawn: Draw, kind: str, size: tuple[int, int], refused: bool) -> None:
-    """999 and 1000 pixels are drawn, 1001 are not."""
-    reason = drawn(saved(Image.new("RGB", size), kind), max_pixels=1000).reason
-    assert reason == ("too_many_pixels" if refused else None)
-
-
-@pytest.mark.parametrize(
-    ("frames", "size", "refused"), [(3, (9, 37), False), (8, (5, 25), False), (7, (11, 13), True)]
-)
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_frames_count(drawn: Draw, kind: str, frames: int, size: tuple[int, int], refused: bool) -> None:
-    """999 and 1000 pixels in all frames together are drawn, 1001 are not."""
-    pictures = [Image.new("RGB", size, (number * 30, 0, 0)) for number in range(frames)]
-    content = saved(pictures[0], kind, save_all=True, append_images=pictures[1:])
-    reason = drawn(content, max_pixels=1000).reason
-    assert reason == ("too_many_pixels" if refused else None)
-
-
-@pytest.mark.parametrize("factor", [1.5, 3])
-def test_a_bomb_is_refused_before_it_is_decoded(drawn: Draw, factor: float) -> None:
-    """Both where Pillow itself only warns and where it refuses."""
-    # Decoding it would take more memory than it may use here.
-    drawing = drawn(bomb(), apart=True, max_pixels=int(400_000_000 / factor), draw_memory_bytes=200 * 2**20)
-    assert drawing.reason == "too_many_pixels"
-
-
-def test_a_picture_at_the_stock_limit_fits_into_the_stock_memory(drawn: Draw) -> None:
-    content = saved(Image.new("RGBA", (7071, 7071)), "PNG", exif=exif(6), icc_profile=profile())
-    assert drawn(content, apart=True).reason is None
+def test_texts_are_cut_and_can_be_stored(answered: Any) -> None:
+    metadata = answered({"metadata": {"a": "x" * 501, "b": "\0\ud800y", "c": ["z" * 600]}}).metadata
+    assert (metadata["a"], metadata["b"], metadata["c"]) == ("x" * 500, "?y", ["z" * 500])
 
 
 # -- Processes that come to an end --------------------------------------------------------------------------
 
 
-def test_drawing_that_takes_too_long_is_a_failure(drawn: Draw) -> None:
-    with pytest.raises(DrawingFailedError, match=r"longer than 0\.02 s"):
-        drawn(animation(), apart=True, draw_timeout_seconds=0.02)
+def test_drawing_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(DrawingFailedError, match=r"jail_timed_out: took longer than 0\.02 s"):
+        draw_bytes(tmp_path, animation(), draw_timeout_seconds=0.02)
 
 
-def test_drawing_that_takes_too_much_memory_is_a_failure(drawn: Draw) -> None:
+def test_drawing_that_takes_too_much_memory_is_a_failure(tmp_path: Path) -> None:
     content = saved(Image.new("RGB", (7000, 7000)), "PNG")
-    with pytest.raises(DrawingFailedError, match="MemoryError"):
-        drawn(content, apart=True, draw_memory_bytes=250 * 2**20)
+    with pytest.raises(DrawingFailedError, match="jail_out_of_memory"):
+        draw_bytes(tmp_path, content, draw_memory_bytes=200 * 2**20)
 
 
-def test_no_memory_at_all_is_a_failure(drawn: Draw) -> None:
-    with pytest.raises(DrawingFailedError, match="status 1"):
-        drawn(animation(), apart=True, draw_memory_bytes=1)
+def test_after_a_failure_the_next_file_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(DrawingFailedError):
+        draw_bytes(tmp_path, animation(), draw_timeout_seconds=0.02)
+    assert draw_bytes(tmp_path, drawing("PNG")).reason is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT, signal.SIGXCPU])
-def test_a_decoder_that_crashes_is_a_failure(
-    drawn: Draw,
-    number: signal.Signals,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    script = tmp_path_factory.mktemp("decoder") / "crash.py"
-    script.write_text(f"import os; os.kill(os.getpid(), {int(number)})")
-    monkeypatch.setattr(sandbox, "__file__", str(script))
-    with pytest.raises(DrawingFailedError, match=number.name):
-        drawn(b"x", apart=True)
-
-
-def test_a_decoder_that_answers_nonsense_is_a_failure(
-    drawn: Draw, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = tmp_path_factory.mktemp("decoder") / "nonsense.py"
-    monkeypatch.setattr(sandbox, "__file__", str(script))
-    for said in ("", "{", "nonsense"):
-        script.write_text(f"print({said!r})")
-        with pytest.raises(DrawingFailedError):
-            drawn(b"x", apart=True)
-
-
-def test_the_decoder_knows_no_secrets_and_is_confined(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://roomkeeper:hunter2@localhost/chat")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    script = tmp_path_factory.mktemp("decoder") / "curious.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(sandbox.__file__).parent)!r})\n"
-        "import json, os, resource, sandbox\n"
-        "sandbox.confine(int(sys.argv[4]), int(sys.argv[5]))\n"
-        "limits = {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name))\n"
-        "          for name in ('AS', 'CPU', 'FSIZE', 'CORE')}\n"
-        "print(json.dumps({'environment': dict(os.environ), 'limits': limits,\n"
-        "                  'isolated': sys.flags.isolated, 'path': sys.path}))"
-    )
-    monkeypatch.setattr(sandbox, "__file__", str(script))
-    answer = draw(tmp_path / "x", tmp_path, settings(draw_timeout_seconds=7)).metadata
-    # Python itself adds its own notion of the locale.
-    assert set(answer["environment"]) <= {"LC_CTYPE"}
-    assert answer["isolated"]
-    assert str(tmp_path) not in answer["path"]
-    gib = 2**30
-    assert answer["limits"] == {
-        "AS": [gib, gib],
-        "CPU": [8, 8],
-        "FSIZE": [sandbox.OUTPUT_LIMIT_BYTES] * 2,
-        "CORE": [0, 0],
-    }
+def test_pictures_of_a_refused_file_are_not_left(tmp_path: Path) -> None:
+    assert draw_bytes(tmp_path, b"nonsense").reason == "undecodable"
+    assert not list((tmp_path / "out").iterdir())

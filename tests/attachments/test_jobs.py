@@ -419,14 +419,31 @@ def test_a_lease_is_renewed_while_its_file_is_worked_on(platform: Platform) -> N
 
 
 def test_a_phase_is_noted_and_renews_the_lease(platform: Platform) -> None:
+    platform.set(attachment_lease_seconds=30)
     row_id = upload(platform, "openchat")
     mine = claimed(platform, "openchat", row_id)
     before = job(platform, row_id)
     with Lease(mine, platform.settings) as lease:
         lease.enter("scan")
-    after = job(platform, row_id)
-    assert (before.phase, after.phase) == ("claimed", "scan")
-    assert after.lease_until > before.lease_until
+        eventually(lambda: job(platform, row_id).phase == "scan")
+        noted = job(platform, row_id)
+        assert noted.lease_until > before.lease_until
+        # One that publishes is noted, and the lease confirmed, before anything else is done.
+        lease.confirm("store")
+        after = job(platform, row_id)
+    assert (before.phase, after.phase) == ("claimed", "store")
+    assert after.lease_until > noted.lease_until
+
+
+def test_a_phase_that_is_over_at_once_costs_no_update(platform: Platform) -> None:
+    platform.set(attachment_lease_seconds=30)
+    row_id = upload(platform, "openchat")
+    mine = claimed(platform, "openchat", row_id)
+    before = job(platform, row_id)
+    with Lease(mine, platform.settings) as lease:
+        for phase in ("fetch", "identify", "scan"):
+            lease.enter(phase)
+    assert job(platform, row_id) == before
 
 
 def lost(lease: Lease) -> bool:
@@ -445,7 +462,7 @@ def test_who_lost_the_lease_to_another_is_told(platform: Platform) -> None:
         alter(platform, row_id, "attempt = attempt + 1")
         before = job(platform, row_id)
         with pytest.raises(jobs.LeaseLostError):
-            lease.enter("scan")
+            lease.confirm("store")
         # By its thread, well within the lease.
         eventually(lambda: lost(lease), 0.9)
         assert job(platform, row_id) == before

@@ -13,7 +13,7 @@ from typing import Any
 import pillow_heif
 import pytest
 import thumbhash
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageChops, PngImagePlugin
 
 from stack.samples import bomb, photo
 from tasks.attachments.draw import Drawing
@@ -119,10 +119,10 @@ def test_however_the_camera_was_held_the_picture_is_upright(drawn: Draw, kind: s
     assert (drawing.metadata["width"], drawing.metadata["height"]) == (60, 40)
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
 def test_other_formats_say_how_they_were_held_too(drawn: Draw, kind: str) -> None:
     stored = flag().transpose(Image.Transpose.ROTATE_90)
-    drawing = drawn(saved(stored, kind, exif=exif(6), quality=90))
+    drawing = drawn(saved(stored, kind, exif=exif(6).tobytes(), quality=90))
     assert is_flag(opened(drawing.pictures["large"]))
     assert (drawing.metadata["width"], drawing.metadata["height"]) == (60, 40)
 
@@ -171,13 +171,42 @@ WITH_EVERYTHING: dict[str, Callable[[], bytes]] = {
     "GIF": gif_with_everything,
     "WEBP": lambda: saved(flag(), "WEBP", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
     "AVIF": lambda: saved(flag(), "AVIF", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
-    "TIFF": lambda: saved(flag(), "TIFF", tiffinfo={0x010F: SECRET.decode()}, icc_profile=profile()),
+    "HEIF": lambda: saved(flag(), "HEIF", exif=exif(), icc_profile=profile(), xmp=b"<x>" + SECRET + b"</x>"),
+    "TIFF": lambda: saved(
+        flag(),
+        "TIFF",
+        # The camera, a comment, XMP, IPTC.
+        tiffinfo={0x010F: SECRET.decode(), 0x010E: SECRET.decode(), 0x02BC: SECRET, 0x83BB: SECRET},
+        icc_profile=profile(),
+    ),
+    "BMP": lambda: saved(flag(), "BMP") + SECRET,
+    # What other programs write: Photoshop's block, a maker's own, a comment, and something behind the end.
+    "JPEG of many": lambda: with_segments(saved(flag(), "JPEG"), (0xED, 0xE4, 0xFE, 0xEF)) + SECRET,
+    # Text behind the picture's data, where it is read last.
+    "PNG with text at its end": lambda: with_late_text(saved(flag(), "PNG")),
 }
+
+
+def with_segments(jpeg: bytes, markers: tuple[int, ...]) -> bytes:
+    segments = (bytes((0xFF, marker)) + struct.pack(">H", len(SECRET) + 2) + SECRET for marker in markers)
+    return jpeg[:2] + b"".join(segments) + jpeg[2:]
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_late_text(png: bytes) -> bytes:
+    end = png.rindex(b"IEND") - 4
+    text = png_chunk(b"tEXt", b"Comment\0" + SECRET) + png_chunk(b"eXIf", exif().tobytes())
+    return png[:end] + text + png[end:] + SECRET
 
 
 @pytest.mark.parametrize("kind", WITH_EVERYTHING)
 def test_nothing_but_the_picture_is_kept(drawn: Draw, kind: str) -> None:
-    drawing = drawn(WITH_EVERYTHING[kind]())
+    content = WITH_EVERYTHING[kind]()
+    assert SECRET in content or kind == "PNG"
+    drawing = drawn(content)
     for content in (path.read_bytes() for path in drawing.pictures.values()):
         assert chunks(content) <= PICTURE_ONLY
         assert SECRET not in content
@@ -222,6 +251,50 @@ def test_what_is_opaque_needs_no_alpha(drawn: Draw) -> None:
     assert opened(drawn(saved(flag(), "PNG")).pictures["large"]).mode == "RGB"
 
 
+def without_adobe(jpeg: bytes) -> bytes:
+    """Return a JPEG of four inks that are written as they are, and not inverted as Adobe does."""
+    at = jpeg.index(b"\xff\xee")
+    end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+    stored = saved(ImageChops.invert(Image.open(io.BytesIO(jpeg))), "JPEG")
+    return stored[:at] + stored[end:]
+
+
+def lab() -> Image.Image:
+    """Return red, as CIE L*a*b* has it."""
+    return Image.merge("LAB", [Image.new("L", (50, 50), part) for part in (138, 128 + 81, 128 + 70)])
+
+
+def deep_png(colour: tuple[int, int, int]) -> bytes:
+    """Return a PNG with 16 bits for each of red, green and blue."""
+    row = b"\0" + b"".join(bytes((part, part)) for part in colour) * 50
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 50, 50, 16, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(row * 50))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def deep_tiff(colour: tuple[int, int, int]) -> bytes:
+    """Return a TIFF with 16 bits for each of red, green and blue."""
+    pixels = struct.pack("<3H", *(part * 257 for part in colour)) * 2500
+    entries = [
+        *((256, 3, 1, 50), (257, 3, 1, 50), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)),
+        *((277, 3, 1, 3), (278, 3, 1, 50), (279, 4, 1, len(pixels))),
+    ]
+    directory = struct.pack("<H", len(entries))
+    for tag, kind, count, value in entries:
+        directory += struct.pack("<HHII", tag, kind, count, value)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 14 + len(pixels))
+        + struct.pack("<3H", 16, 16, 16)
+        + pixels
+        + directory
+        + bytes(4)
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -232,6 +305,11 @@ def test_what_is_opaque_needs_no_alpha(drawn: Draw) -> None:
         saved(Image.new("RGB", (50, 50), RED), "BMP"),
         saved(Image.new("RGB", (50, 50), RED), "JPEG", progressive=True),
         saved(Image.new("RGB", (50, 50), RED), "AVIF"),
+        saved(Image.new("RGB", (50, 50), RED), "HEIF"),
+        without_adobe(saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "JPEG")),
+        saved(lab(), "TIFF"),
+        deep_png(RED),
+        deep_tiff(RED),
         # Profiles that are broken, or of another kind of colour.
         saved(Image.new("RGB", (50, 50), RED), "PNG", icc_profile=b"nonsense"),
         saved(Image.new("RGB", (50, 50), RED).convert("CMYK"), "JPEG", icc_profile=profile()),
@@ -265,6 +343,28 @@ def test_deep_grey_is_scaled_and_not_cut_off(drawn: Draw, kind: str) -> None:
         assert abs(picture.getpixel((x, 10)) - x) < 8  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("mode", "darkest", "lightest"),
+    [
+        ("F", 0.0, 1.0),
+        ("F", 0.0, 255.0),
+        ("F", -3.5, 90_000.0),
+        ("F", 7.0, 7.0),
+        ("I", 0, 65535),
+        ("I", 9, 10**8),
+    ],
+)
+def test_grey_without_a_white_is_stretched(drawn: Draw, mode: str, darkest: float, lightest: float) -> None:
+    ramp = Image.new(mode, (256, 20))
+    for x in range(256):
+        for y in range(20):
+            ramp.putpixel((x, y), type(darkest)(darkest + (lightest - darkest) * x / 255))
+    picture = opened(drawn(saved(ramp, "TIFF")).pictures["large"]).convert("L")
+    for x in (8, 64, 128, 192, 248):
+        expected = x if lightest > darkest else 0
+        assert abs(picture.getpixel((x, 10)) - expected) < 8  # type: ignore[operator]
+
+
 def test_black_and_white_stays_so(drawn: Draw) -> None:
     assert alike(colour(drawn(saved(Image.new("1", (50, 50), 1), "PNG"))), (255, 255, 255))
     assert alike(colour(drawn(saved(Image.new("L", (50, 50), 100), "JPEG"))), (100, 100, 100))
@@ -291,7 +391,7 @@ def test_a_photo_with_a_second_one_inside_is_a_photo(drawn: Draw) -> None:
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "HEIF", "BMP"])
 def test_a_truncated_picture_is_refused(drawn: Draw, kind: str, part: float) -> None:
     content = saved(Image.effect_noise((200, 200), 90).convert("RGB"), kind)
     drawing = drawn(content[: int(len(content) * part)])
@@ -320,7 +420,7 @@ def test_what_is_no_picture_is_refused(drawn: Draw, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("size", "refused"), [((27, 37), False), ((40, 25), False), ((91, 11), True)])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "TIFF", "BMP"])
 def test_the_limit_of_pixels_is_exact(drawn: Draw, kind: str, size: tuple[int, int], refused: bool) -> None:
     """999 and 1000 pixels are drawn, 1001 are not."""
     reason = drawn(saved(Image.new("RGB", size), kind), max_pixels=1000).reason
@@ -350,3 +450,129 @@ def test_a_bomb_is_refused_before_it_is_decoded(drawn: Draw, factor: float) -> N
 def test_a_picture_at_the_stock_limit_fits_into_the_stock_memory(drawn: Draw) -> None:
     content = saved(Image.new("RGBA", (7071, 7071)), "PNG", exif=exif(6), icc_profile=profile())
     assert drawn(content).reason is None
+
+
+# -- Bombs --------------------------------------------------------------------------------------------------
+
+
+def huge_profile() -> bytes:
+    """Return a PNG whose profile unpacks to 400 MB."""
+    packed = zlib.compressobj(9)
+    content = b"".join(packed.compress(bytes(1 << 20)) for _ in range(400)) + packed.flush()
+    png = saved(flag(), "PNG")
+    return png[:33] + png_chunk(b"iCCP", b"icc\0\0" + content) + png[33:]
+
+
+def huge_text() -> bytes:
+    """Return a PNG whose texts unpack to 400 MB."""
+    packed = zlib.compress(bytes(1_000_000), 9)
+    png = saved(flag(), "PNG")
+    return png[:33] + png_chunk(b"zTXt", b"Comment\0\0" + packed) * 400 + png[33:]
+
+
+def many_pages() -> bytes:
+    """Return a TIFF of 100,000 pages, the first of them a picture."""
+    first = bytearray(saved(flag(), "TIFF"))
+    pages = 100_000
+    begin = int.from_bytes(first[4:8], "little")
+    count = int.from_bytes(first[begin : begin + 2], "little")
+    end = begin + 2 + 12 * count
+    entry = struct.pack("<HHII", 256, 3, 1, 9)
+    at = len(first) + len(first) % 2
+    first[end : end + 4] = at.to_bytes(4, "little")
+    first += bytes(at - len(first))
+    for number in range(pages):
+        following = at + 18 * (number + 1) if number < pages - 1 else 0
+        first += struct.pack("<H", 1) + entry + struct.pack("<I", following)
+    return bytes(first)
+
+
+def endless_pages() -> bytes:
+    """Return a TIFF whose second page is its first."""
+    content = bytearray(saved(flag(), "TIFF"))
+    begin = int.from_bytes(content[4:8], "little")
+    end = begin + 2 + 12 * int.from_bytes(content[begin : begin + 2], "little")
+    content[end : end + 4] = begin.to_bytes(4, "little")
+    return bytes(content)
+
+
+def claims(content: bytes, kind: str) -> bytes:
+    """Return a small picture that says that it is of 60,000 × 60,000 pixels."""
+    sizes = {"PNG": (16, ">II"), "GIF": (6, "<HH"), "BMP": (18, "<II")}
+    at, form = sizes[kind]
+    return content[:at] + struct.pack(form, 60_000, 60_000) + content[at + struct.calcsize(form) :]
+
+
+@pytest.mark.parametrize("make", [huge_profile, huge_text, many_pages, endless_pages])
+def test_what_is_huge_beside_the_picture_is_not_unpacked(drawn: Draw, make: Callable[[], bytes]) -> None:
+    drawing = drawn(make(), draw_timeout_seconds=10, draw_memory_bytes=256 * 2**20)
+    assert drawing.reason in (None, "undecodable")
+    if not drawing.reason:
+        assert is_flag(opened(drawing.pictures["large"]))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP"])
+def test_who_claims_to_be_huge_is_believed(drawn: Draw, kind: str) -> None:
+    content = claims(saved(flag(), kind), kind)
+    drawing = drawn(content, draw_timeout_seconds=10, draw_memory_bytes=256 * 2**20)
+    assert drawing.reason in ("too_many_pixels", "undecodable")
+    # The checksum of a PNG gives it away; the others are only too large.
+    assert kind == "PNG" or drawing.reason == "too_many_pixels"
+
+
+# -- What is shown until the picture is there ---------------------------------------------------------------
+
+
+def shown(drawing: Drawing) -> Image.Image:
+    """Return the blurred picture that a client makes of the thumbhash."""
+    width, height, pixels = thumbhash.thumb_hash_to_rgba(base64.b64decode(drawing.metadata["thumbhash"]))
+    return Image.frombytes("RGBA", (width, height), pixels)
+
+
+def test_the_thumbhash_is_the_picture_blurred(drawn: Draw) -> None:
+    drawing = drawn(saved(flag(), "PNG"))
+    assert len(drawing.metadata["thumbhash"]) <= 36
+    blurred = shown(drawing)
+    assert abs(blurred.width / blurred.height - 1.5) < 0.2
+    assert all(
+        alike(found, wanted, 90)
+        for found, wanted in zip(quarters(blurred), (RED, LIME, BLUE, GOLD), strict=True)
+    )
+
+
+def test_the_thumbhash_knows_what_is_transparent(drawn: Draw) -> None:
+    picture = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
+    picture.paste((255, 0, 0, 255), (30, 0, 60, 40))
+    drawing = drawn(saved(picture, "PNG"))
+    left, right = shown(drawing).getpixel((2, 10)), shown(drawing).getpixel((29, 10))
+    assert isinstance(left, tuple)
+    assert isinstance(right, tuple)
+    assert left[3] < 60 < 200 < right[3]
+    # What cannot be seen is not the colour of the picture.
+    assert drawing.metadata["color"] == "#ff0000"
+
+
+@pytest.mark.parametrize(
+    ("most", "wanted"), [(BLUE, "#0000ff"), (GOLD, "#ffd700"), ((128, 128, 128), "#808080")]
+)
+def test_the_colour_is_the_dominant_one_and_no_mixture(drawn: Draw, most: Any, wanted: str) -> None:
+    picture = Image.new("RGB", (100, 100), RED)
+    picture.paste(most, (0, 0, 100, 60))
+    found = bytes.fromhex(drawn(saved(picture, "PNG")).metadata["color"][1:])
+    assert alike(found, bytes.fromhex(wanted[1:]), 12)
+
+
+def test_nothing_to_be_seen_has_a_colour_too(drawn: Draw) -> None:
+    assert drawn(saved(Image.new("RGBA", (5, 5)), "PNG")).metadata["color"] == "#000000"
+
+
+def test_pictures_in_heic_are_found_by_their_content_whatever_their_brand(drawn: Draw) -> None:
+    content = saved(flag(), "HEIF", quality=90)
+    drawing = drawn(content)
+    assert (drawing.metadata["format"], drawing.metadata["frames"]) == ("HEIF", 1)
+    assert is_flag(opened(drawing.pictures["large"]))
+    assert is_flag(opened(drawn(content.replace(b"ftypheic", b"ftypmif1")).pictures["large"]))
+
+
+def test_what_is_opaque_although_it_could_be_transparent_needs_no_alpha(drawn: Draw) -> None:
+    assert opened(drawn(saved(flag().convert("RGBA"), "PNG")).pictures["large"]).mode == "RGB"

@@ -67,6 +67,7 @@ def test_a_sound_platform_is_ready(platform: Platform) -> None:
         "✓ broker",
         "✓ store",
         "✓ scanner",
+        "✓ decoder",
         f"Ready for: {ALL_APPS}.",
     ]
 
@@ -103,7 +104,7 @@ def test_a_database_that_is_down(platform: Platform) -> None:
             "Start it, or name another in DATABASE_URL.",
         )
     ]
-    assert passed(outcome) == ["broker", "store", "scanner"]
+    assert passed(outcome) == ["broker", "store", "scanner", "decoder"]
 
 
 def test_a_database_that_there_is_not(platform: Platform) -> None:
@@ -296,7 +297,7 @@ def test_a_broker_that_is_down(platform: Platform) -> None:
             "Start it, or name another in ROOMKEEPER_BROKER_URL.",
         )
     ]
-    assert passed(outcome) == ["database", "store", "scanner"]
+    assert passed(outcome) == ["database", "store", "scanner", "decoder"]
 
 
 def test_a_broker_that_is_frozen(platform: Platform, valkey: ValkeyServer) -> None:
@@ -370,7 +371,7 @@ def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
             "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT.",
         )
     ]
-    assert passed(outcome) == ["database", "broker", "scanner"]
+    assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
 
 
 def test_a_quarantine_that_cannot_be_written_to(platform: Platform) -> None:
@@ -442,7 +443,7 @@ def test_a_scanner_that_is_down(platform: Platform) -> None:
     ((sentence, advice),) = found(outcome)
     assert sentence.startswith(f"The virus scanner does not answer: clamd at unix:{socket}: ")
     assert advice == "Start it, or set ROOMKEEPER_CLAMD."
-    assert passed(outcome) == ["database", "broker", "store"]
+    assert passed(outcome) == ["database", "broker", "store", "decoder"]
 
 
 @pytest.mark.parametrize(
@@ -523,7 +524,7 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds) -> None
         "The virus scanner calls clean what goes beyond its limits.",
         "The virus scanner calls encrypted archives clean.",
     ]
-    assert passed(outcome) == []
+    assert passed(outcome) == ["decoder"]
 
 
 # -- signatures ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import thumbhash
 from PIL import (
     AvifImagePlugin,
     Image,
+    ImageChops,
     MpoImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
@@ -146,6 +147,9 @@ def _still(image: Any) -> tuple[Image.Image, bool]:
     # Not before: TIFF turns itself while it loads, and forgets that it had to.
     orientation = _orientation(image)
     small = plain(image)
+    if small.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Pillow takes all to be inverted, as Adobe writes them.
+        small = ImageChops.invert(small)
     small.thumbnail((SIDES["large"], SIDES["large"]), Image.Resampling.LANCZOS, reducing_gap=2)
     # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails if that is broken.
     turn = TURNS.get(orientation)

@@ -1,0 +1,120 @@
+"""Signed addresses in rows are renewed before they expire, on a real S3 server; others are left alone."""
+
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from stack.samples import drawing
+from tasks.attachments import addresses
+from tasks.attachments.addresses import JOB, renew_addresses
+from tests.attachments.desk import Desk
+from tests.platform import Platform, environment
+from tests.servers import SeaweedFSServer
+
+DAY = 86_400
+
+
+@pytest.fixture
+def desk(platform: Platform, seaweedfs: SeaweedFSServer, bucket: str) -> Iterator[Desk]:
+    """openchat, with files in S3 whose addresses hold for three days."""
+    platform.use_s3(seaweedfs, bucket)
+    platform.set(s3_url_seconds=3 * DAY)
+    values = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
+    with environment(values):
+        yield Desk(platform, "openchat")
+
+
+def upload(desk: Desk, content: bytes, *said: str) -> UUID:
+    return desk.upload(content, *said, storage_provider="s3")
+
+
+def urls(row: Any) -> tuple[str | None, ...]:
+    return row.storage_url, row.thumbnail_url, row.preview_url
+
+
+def expire(desk: Desk, row_id: UUID, seconds: float) -> None:
+    desk.platform.sql(
+        "UPDATE roomkeeper.attachment_jobs SET address_expires_at = now() + make_interval(secs => :left)"
+        " WHERE attachment_id = :id",
+        left=seconds,
+        id=row_id,
+    )
+
+
+def test_addresses_with_a_third_of_their_time_left_are_renewed(desk: Desk) -> None:
+    rows = [upload(desk, drawing("PNG"), "a.png", "image/png") for _ in range(2)]
+    for row_id in rows:
+        assert desk.work(row_id) == "accepted"
+        left = desk.job(row_id).address_expires_at - datetime.now(UTC)
+        assert timedelta(days=2.9) < left <= timedelta(days=3)
+    due, fine = rows
+    # A day is the third.
+    expire(desk, due, DAY - 60)
+    expire(desk, fine, DAY + 60)
+    before = {row_id: urls(desk.row(row_id)) for row_id in rows}
+    desk.platform.sql("UPDATE openchat.attachment SET storage_url = 'old', thumbnail_url = 'old'")
+    renew_addresses.run()
+    assert desk.row(fine).storage_url == "old"
+    after = urls(desk.row(due))
+    assert all(url and url != "old" for url in after)
+    for url, earlier in zip(after, before[due], strict=True):
+        assert url and earlier
+        # The same objects.
+        assert url.partition("?")[0] == earlier.partition("?")[0]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read()
+    assert desk.job(due).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    runs = desk.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
+    assert [tuple(run) for run in runs] == [(1, "done")]
+
+
+def test_all_that_are_due_are_renewed_in_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "BATCH", 2)
+    rows = [upload(desk, bytes([65 + n])) for n in range(5)]
+    for row_id in rows:
+        desk.work(row_id)
+        expire(desk, row_id, 60)
+    monkeypatch.setattr(addresses, "BATCHES", 1)
+    renew_addresses.run()
+    renewed = sum(
+        desk.job(row_id).address_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows
+    )
+    assert renewed == 2
+    monkeypatch.setattr(addresses, "BATCHES", 50)
+    renew_addresses.run()
+    assert all(desk.job(row_id).address_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
+
+
+def test_what_is_not_served_gets_no_address(desk: Desk) -> None:
+    withdrawn, deleted = (upload(desk, bytes([65 + n])) for n in range(2))
+    for row_id in (withdrawn, deleted):
+        desk.work(row_id)
+        expire(desk, row_id, 60)
+    sql = desk.platform.sql
+    sql("UPDATE openchat.attachment SET storage_url = NULL")
+    sql("UPDATE openchat.attachment SET is_deleted = true WHERE id = :id", id=deleted)
+    sql(
+        "UPDATE roomkeeper.attachment_jobs SET state = 'waiting', outcome = NULL WHERE attachment_id = :id",
+        id=withdrawn,
+    )
+    renew_addresses.run()
+    assert desk.row(withdrawn).storage_url is None
+    assert desk.row(deleted).storage_url is None
+    # And a second run does not ask again for what is deleted.
+    renew_addresses.run()
+    runs = sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
+    assert [run.rows for run in runs] == [1, 0]
+
+
+def test_addresses_that_do_not_expire_are_left_alone(platform: Platform) -> None:
+    desk = Desk(platform, "openchat")
+    row_id = desk.upload(b"text")
+    desk.work(row_id)
+    before = desk.row(row_id)
+    renew_addresses.run()
+    assert desk.row(row_id) == before
+    assert desk.job(row_id).address_expires_at is None
