@@ -13,7 +13,7 @@ from tasks.apps import enabled
 from workers import telemetry
 from workers.queues import KINDS, WorkerKind
 from workers.settings import Settings, SettingsError, get_settings, variable
-from workers.workdir import workdir
+from workers.workdir import sweep, workdir
 
 
 def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> None:
@@ -27,6 +27,8 @@ def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> Non
         checks.tell(faults, Console(stderr=True))
         raise typer.Exit(1)
     chosen = KINDS[kind]
+    # Strangers' files that a killed worker had under its hands.
+    sweep(settings.work_root)
     if settings.worker_metrics_port is None:
         _become_worker(chosen, settings)
     else:

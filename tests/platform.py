@@ -250,10 +250,13 @@ class Platform:
 
     # -- its programs -----------------------------------------------------------------------------------
 
-    def start(self, *arguments: str) -> Program:
-        """Start `roomkeeper ARGUMENTS` as a process of its own, in a process group of its own."""
+    def start(self, *arguments: str, under: Sequence[str] = ()) -> Program:
+        """Start `roomkeeper ARGUMENTS` as a process of its own, in a process group of its own.
+
+        `under` is what it is started by, and replaced with: `unshare --mount`, say.
+        """
         log = self.folder / f"program-{len(self.programs)}.log"
-        command = [str(Path(sys.executable).with_name("roomkeeper")), *arguments]
+        command = [*under, str(Path(sys.executable).with_name("roomkeeper")), *arguments]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command,
@@ -268,9 +271,9 @@ class Platform:
         self.programs.append(program)
         return program
 
-    def worker(self, kind: str = "attachments") -> Program:
+    def worker(self, kind: str = "attachments", under: Sequence[str] = ()) -> Program:
         """Start a worker and wait until it takes messages."""
-        program = self.start("worker", kind)
+        program = self.start("worker", kind, under=under)
 
         def ready() -> bool:
             assert program.process.poll() is None, last_lines(program.said())

@@ -43,7 +43,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
     """Confine this process to these files, and to what is beneath those that are directories.
 
     Args:
-        readable: may be read. What does not exist is left out.
+        readable: may be read. What cannot be reached is left out.
         writable: files that exist already and may be read, written and cut. None can be made or removed.
 
     Returns:
@@ -71,7 +71,8 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
 def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         descriptor = os.open(path, _O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
+        # What cannot be reached without walls cannot be reached with them.
         return
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):

@@ -111,7 +111,7 @@ class Scanner(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package ha
         except (OSError, clamd.ClamdError, UnicodeDecodeError) as error:
             raise ScannerUnavailable(f"clamd at {self.address}: {error}") from error
         parts = line.split("/")
-        if not parts[0].startswith("ClamAV "):
+        if not parts[0].startswith("ClamAV ") or not line.isprintable():
             raise ScannerUnavailable(f"clamd at {self.address} gave no version but {line[:80]!r}")
         engine = parts[0].removeprefix("ClamAV ")
         if len(parts) == 1:
@@ -152,7 +152,7 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-_ANSWER = re.compile(r"[^:]+: (?:(?P<signature>\S+) FOUND|OK)")
+_ANSWER = re.compile(r"[^:]+: (?:(?P<signature>[!-~]+) FOUND|OK)")
 
 
 def _answer(line: str) -> Answer:

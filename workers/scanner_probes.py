@@ -55,6 +55,9 @@ def _alerts_on_limits(clamd: Scanner, folder: Path, settings: Settings) -> list[
     try:
         largest = clamd.scan_file(path).signature
     except ScannerUnavailable as error:
+        if "size limit" not in str(error):
+            # It has said nothing, for another reason.
+            raise
         return [
             Fault(f"The virus scanner does not take the largest upload that is allowed: {error}.", advice)
         ]

@@ -150,11 +150,15 @@ def _text(value: object) -> str:
 
 
 def _plain(value: object) -> Any:
-    """Return a number, a text, or a list of them."""
+    """Return a number or a text, or a list of them."""
+    if isinstance(value, list) and len(value) <= MOST_VALUES:
+        return [_one(item) for item in value]
+    return _one(value)
+
+
+def _one(value: object) -> Any:
     if isinstance(value, str):
         return _text(value)
-    if isinstance(value, list) and len(value) <= MOST_VALUES:
-        return [_plain(item) for item in value if not isinstance(item, list)]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float) and abs(value) < 2**63:

@@ -85,6 +85,11 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
         patience = settings.attachment_lease_seconds
     except SoftTimeLimitExceeded:
         why = FailedError("timed_out", f"took longer than {settings.task_soft_limit_seconds} s")
+    except jobs.LeaseLostError:
+        raise
+    except Exception as error:  # noqa: BLE001 - told with its traceback; the row says more than a lost worker
+        log.exception("attachment.internal_error", app=mine.app, id=str(mine.id))
+        why = FailedError("internal_error", type(error).__name__)
     return _put_off(mine, why, story, settings, patience)
 
 
@@ -92,7 +97,7 @@ def _away(error: StoreError | OSError) -> NotYetError:
     """Say what is away. A disk that is full is called so, whoever met it: our own, or the local store's."""
     met = error.__cause__ if isinstance(error, StoreError) else error
     if isinstance(met, OSError) and met.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NotYetError("disk_full", met.strerror)
+        return NotYetError("disk_full", met.strerror or str(met))
     if isinstance(error, StoreError):
         return NotYetError("store_unavailable", str(error))
     return NotYetError("disk_unavailable", error.strerror or str(error))

@@ -278,6 +278,11 @@ def rar4_locked() -> bytes:
     return b"Rar!\x1a\x07\x00" + b"\xcf\x90\x73\0\0\x0d\0" + bytes(6) + b"\0\0\x74\x04\0\x20\0" + bytes(25)
 
 
+def rar4_locked_list() -> bytes:
+    """Return a RAR archive of the old kind with a locked list of contents."""
+    return b"Rar!\x1a\x07\x00" + b"\xce\x99\x73\x80\0\x0d\0" + bytes(40)
+
+
 def rar5_locked() -> bytes:
     """Return a RAR archive with a locked list of contents."""
     return b"Rar!\x1a\x07\x01\x00" + b"\0\0\0\0" + b"\x15\x04\0\0\0\x0f" + bytes(30)
@@ -335,15 +340,25 @@ def typed_macro_letter() -> bytes:
     return letter({"word/photo.bin": b"x", "[Content_Types].xml": types})
 
 
+def hidden_macro_letter() -> bytes:
+    """Return a letter whose list of types says nothing until its entities are unfolded."""
+    types = content_types(photo="application/&a;").replace(
+        b"<Types", b'<!DOCTYPE x [<!ENTITY a "vnd.ms-office.vbaProject">]><Types', 1
+    )
+    return letter({"word/photo.bin": b"x", "[Content_Types].xml": types})
+
+
 def macro_sheet() -> bytes:
     """Return a workbook with a sheet of Excel 4.0 macros."""
     types = content_types(sheet="application/vnd.ms-excel.macrosheet+xml")
     return letter({"xl/macrosheets/sheet1.xml": b"<x/>", "[Content_Types].xml": types})
 
 
-def template_letter(target: str = "https://example.org/a.dotm", kind: str = "attachedTemplate") -> bytes:
+def template_letter(
+    target: str = "https://example.org/a.dotm", kind: str = "attachedTemplate", mode: str = "External"
+) -> bytes:
     """Return a letter that fetches its template."""
-    relation = f'Type="http://x/relationships/{kind}" Target="{target}" TargetMode="External"'
+    relation = f'Type="http://x/relationships/{kind}" Target="{target}" TargetMode="{mode}"'
     return letter({"word/_rels/settings.xml.rels": relations(relation)})
 
 
@@ -409,6 +424,7 @@ def macro_documents() -> dict[str, bytes]:
         "letter": macro_letter(),
         "letter with a renamed part": renamed_macro_letter(),
         "letter with a typed part": typed_macro_letter(),
+        "letter with a hidden part": hidden_macro_letter(),
         "workbook of Excel 4.0": macro_sheet(),
         "old letter": ole({"Macros/VBA/dir": b"x", "WordDocument": bytes(12)}),
         "old workbook": ole({"_VBA_PROJECT_CUR/VBA/dir": b"x"}),
@@ -449,6 +465,7 @@ def encrypted_archives() -> dict[str, bytes]:
         "zip, AES": _patched(zipped({"a": b"b" * 99}), 10, 8, struct.pack("<H", 99)),
         "zip in a zip": zipped({"inner.zip": encrypted_zip()}),
         "rar 4": rar4_locked(),
+        "rar 4 with a locked list": rar4_locked_list(),
         "rar 5": rar5_locked(),
         "rar 5 with a locked file": rar5_locked_file(),
         "7z": seven_locked(),
@@ -468,6 +485,7 @@ def traps() -> dict[str, tuple[bytes, str]]:
         "oversized beyond 32 bits": (wide_claims(5 * 2**30), "oversized_member"),
         "two names": (two_names(), "contradictory_archive"),
         "truncated": (truncated(), "broken_archive"),
+        "truncated in a zip": (zipped({"a.zip": truncated()}), "broken_archive"),
         "crowded": (crowded(50_001), "too_many_members"),
         "too deep": (nested(6), "nested_too_deep"),
         "far too deep": (nested_zip(), "nested_too_deep"),

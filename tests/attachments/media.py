@@ -3,8 +3,10 @@
 import array
 import io
 import math
+import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -66,7 +68,8 @@ def video(
     """
     out = io.BytesIO()
     pictures = list(frames)
-    with av.open(out, "w", format=kind, options=dict(options or {})) as container:
+    opened = av.open(out, "w", format=kind, options=dict(options or {}))
+    with _ordinary_scheduling(), opened as container:
         stream: Any = container.add_stream(codec, rate=fps, options=dict(codec_options or {}))
         stream.width, stream.height = pictures[0].size
         stream.pix_fmt = pixels
@@ -85,6 +88,19 @@ def video(
         if track is not None:
             _sing(container, track, [0.5] * 48000, 48000)
     return out.getvalue()
+
+
+@contextmanager
+def _ordinary_scheduling() -> Iterator[None]:
+    """Be scheduled afterwards as before: SVT-AV1, as root, makes its caller a real-time process.
+
+    All that the test run starts from then on would be one too, and leave nothing for the rest.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def frame(picture: Image.Image) -> Any:

@@ -183,6 +183,16 @@ def test_what_a_document_fetches(target: str, kind: str, fetched: bool) -> None:
     assert ("external_template" in traits(hostile.template_letter(target, kind))) == fetched
 
 
+def test_entities_are_not_unfolded() -> None:
+    assert traits(hostile.hidden_macro_letter())["macros"].endswith("behind entities")
+
+
+def test_a_part_of_the_document_is_not_fetched() -> None:
+    target = "http://example.org/a.dotm"
+    assert "external_template" in traits(hostile.template_letter(target, mode="external"))
+    assert traits(hostile.template_letter(target, mode="Internal")) == {}
+
+
 @pytest.mark.parametrize(
     "content",
     [

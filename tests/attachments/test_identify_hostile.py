@@ -82,6 +82,7 @@ def _many(part: bytes, size: int = 20_000_000) -> bytes:
         lambda: b"%PDF-1.7\n" + _many(b"<<" * 500 + b"[" * 500),
         lambda: b"%PDF-1.7\n" + _many(b"trailer << /Prev 0 >> startxref 0 %%EOF\n", 2_000_000),
         lambda: _bottomless(),
+        lambda: ole()[:30] + struct.pack("<H", 31) + ole()[32:],
         lambda: ole()[:512] + _many(struct.pack("<I", 1)),
         lambda: b"Rar!\x1a\x07\0" + _many(b"\0\0\x74\0\0\7\0"),
         lambda: b"Rar!\x1a\x07\1\0" + _many(b"\0\0\0\0\3\2\0\0"),

@@ -542,7 +542,7 @@ def test_the_thumbhash_is_the_picture_blurred(drawn: Draw) -> None:
 
 def test_the_thumbhash_knows_what_is_transparent(drawn: Draw) -> None:
     picture = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
-    picture.paste((255, 0, 0, 255), (30, 0, 60, 40))
+    picture.paste((255, 0, 0, 255), (40, 0, 60, 40))
     drawing = drawn(saved(picture, "PNG"))
     left, right = shown(drawing).getpixel((2, 10)), shown(drawing).getpixel((29, 10))
     assert isinstance(left, tuple)

@@ -321,6 +321,8 @@ def test_without_a_scanner_a_file_waits_for_as_long_as_it_takes(desk: Desk, clam
 def test_a_scanner_that_goes_away_in_the_middle_has_said_nothing(
     open_desk: Desk, clamd: ClamdServer, monkeypatch: pytest.MonkeyPatch, end: str, content: bytes
 ) -> None:
+    # The scanner is trusted by now, which takes longer to find out.
+    assert open_desk.work(open_desk.upload(b"first")) == "accepted"
     open_desk.platform.set(scan_timeout_seconds=0.3)
     row_id = open_desk.upload(content)
     at_scan(monkeypatch, getattr(clamd, end))
@@ -416,6 +418,21 @@ def test_drawing_that_fails_is_tried_again_and_then_given_up(open_desk: Desk) ->
     open_desk.platform.set(draw_timeout_seconds=60)
     assert open_desk.again(other) == "accepted"
     assert open_desk.job(other).failures == 1
+
+
+def test_a_fault_of_our_own_is_a_failure_and_said(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_desk.platform.set(attachment_attempts=2)
+    row_id = open_desk.upload(b"Milk\n")
+
+    def fault() -> None:
+        raise ZeroDivisionError
+
+    at_scan(monkeypatch, fault)
+    assert open_desk.work(row_id) == "waiting (internal_error)"
+    assert open_desk.job(row_id).detail == "ZeroDivisionError"
+    at_scan(monkeypatch, fault)
+    assert open_desk.again(row_id) == "parked (internal_error)"
+    open_desk.assert_unserved(row_id)
 
 
 def test_a_file_that_takes_too_long_is_a_failure(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

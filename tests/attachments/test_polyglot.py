@@ -148,6 +148,6 @@ def test_what_a_pdf_may_hold() -> None:
     assert "polyglot" in traits(pdf(tail=attack))
     assert traits(pdf(tail=b"\0" * 5000)) == {}
     # The header, as far as readers look for it.
-    assert "polyglot" in traits(picture("JPEG", comment=b"x" * 900 + b"%PDF-1.7") + pdf())
+    assert "polyglot" in traits(picture("JPEG", comment=b"x" * 900 + b"%PDF-1.7") + b"x" + pdf())
     far = picture("JPEG", comment=b"x" * 1024 + b"%PDF-1.7") + b"x" + pdf()
     assert "polyglot" not in traits(far)

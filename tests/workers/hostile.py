@@ -148,11 +148,15 @@ def fill_the_disk(source: Path, folder: Path) -> dict[str, Any]:
             path.open("wb").close()
         except OSError as error:
             failed.append([str(path), type(error).__name__])
-    for flags in (os.O_TMPFILE | os.O_RDWR,):
+    for path, flags in (
+        (folder, os.O_TMPFILE | os.O_RDWR),
+        (source, os.O_RDWR),
+        (source, os.O_APPEND | os.O_WRONLY),
+    ):
         try:
-            os.open(folder, flags)
+            os.open(path, flags)
         except OSError as error:
-            failed.append(["unnamed", type(error).__name__])
+            failed.append([str(path), type(error).__name__])
     try:
         with (folder / "wanted").open("wb", buffering=0) as file:
             while True:

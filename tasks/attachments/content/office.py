@@ -51,6 +51,10 @@ _LIBREOFFICE_PROGRAM = re.compile(
 )
 
 
+class _HiddenError(Exception):
+    """A part declares entities: what it says can not be read without unfolding them."""
+
+
 def media_type(archive: Archive, budget: Budget) -> str | None:
     """Return what the archive says that it is, as an office document or book, or None."""
     first = archive.entries[:1]
@@ -58,19 +62,24 @@ def media_type(archive: Archive, budget: Budget) -> str | None:
         told = (budget.read(archive, first[0], 100) or b"").decode("latin-1").strip().lower()
         if re.fullmatch(r"application/(epub\+zip|vnd\.(oasis\.opendocument|sun\.xml)\.[a-z.-]+)", told):
             return told
-    for entry in _named(archive.entries, "[content_types].xml"):
-        for _, given in _elements(budget.read(archive, entry, _PART_BYTES)):
-            if found := _MAIN.get(given.get("ContentType", "")):
-                return found
+    with suppress(_HiddenError):
+        for entry in _named(archive.entries, "[content_types].xml"):
+            for _, given in _elements(budget.read(archive, entry, _PART_BYTES)):
+                if found := _MAIN.get(given.get("ContentType", "")):
+                    return found
     return None
 
 
 def examine(archive: Archive, entries: list[Entry], budget: Budget) -> Iterator[Finding]:
     """Yield what is to be said of the archive as an office document; nothing if it is none."""
-    if any(_named(entries, "[content_types].xml")):
-        yield from _microsoft(archive, entries, budget)
-    elif any(_named(entries, "meta-inf/manifest.xml")):
-        yield from _open(archive, entries, budget)
+    try:
+        if any(_named(entries, "[content_types].xml")):
+            yield from _microsoft(archive, entries, budget)
+        elif any(_named(entries, "meta-inf/manifest.xml")):
+            yield from _open(archive, entries, budget)
+    except _HiddenError:
+        # No program writes them there, and unfolding them is a trap.
+        yield Finding("macros", "an office document that hides what is in it behind entities")
 
 
 def _named(entries: list[Entry], name: str) -> list[Entry]:
@@ -122,7 +131,6 @@ def _elements(data: bytes | None) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler = lambda tag, given: found.append((tag, given))
-    # Parts of documents define no entities; those that do are traps, and office programs refuse them.
     parser.EntityDeclHandler = _refuse
     with suppress(expat.ExpatError, ValueError, LookupError):
         parser.Parse(data or b"", True)
@@ -130,4 +138,4 @@ def _elements(data: bytes | None) -> list[tuple[str, dict[str, str]]]:
 
 
 def _refuse(*_: object) -> None:
-    raise ValueError("an entity")
+    raise _HiddenError

@@ -55,6 +55,7 @@ def srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode == "RGBa":
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (255, 255):
+            # What follows is faster without alpha.
             image = image.convert("RGB")
     if (profile or image.mode == "LAB") and image.mode in _WITH_PROFILE:
         try:
