@@ -87,7 +87,8 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
         why = FailedError("timed_out", f"took longer than {settings.task_soft_limit_seconds} s")
     except jobs.LeaseLostError:
         raise
-    except Exception as error:  # noqa: BLE001 - told with its traceback; the row says more than a lost worker
+    except Exception as error:
+        # Told with its traceback; and the row says more than that a worker was lost.
         log.exception("attachment.internal_error", app=mine.app, id=str(mine.id))
         why = FailedError("internal_error", type(error).__name__)
     return _put_off(mine, why, story, settings, patience)
