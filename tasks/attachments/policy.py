@@ -43,6 +43,9 @@ DRAWN: Mapping[str, Kind] = MappingProxyType(
         "image/tiff": "picture",
         "image/heic": "picture",
         "image/heif": "picture",
+        "image/heic-sequence": "picture",
+        "image/heif-sequence": "picture",
+        "image/apng": "picture",
         "application/pdf": "document",
     }
 )
