@@ -128,7 +128,7 @@ def _findings(
     file: Source, media_type: str, archive: zips.Archive | None, budget: Budget
 ) -> Iterator[Finding]:
     start = file.head(8)
-    zipped = start.startswith((zips.LOCAL, zips.END)) or media_type == "application/zip"
+    zipped = start.startswith(zips.LOCAL) or media_type == "application/zip"
     yield from polyglot.examine(file, media_type, None if zipped else archive)
     # Programs and scripts may carry an archive and unpack themselves.
     if archive and (zipped or PROGRAM.has(media_type) or start.startswith(b"#!")):

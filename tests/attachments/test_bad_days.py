@@ -21,7 +21,7 @@ from tasks.attachments import examine
 from tests.attachments.desk import Desk, at_scan
 from tests.attachments.shelf import Shelf
 from tests.fault_proxy import Fault, FaultProxy
-from tests.platform import Platform
+from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer
 from workers.known_bad import EICAR
 from workers.storage import local, s3_client
@@ -383,9 +383,10 @@ def test_a_store_that_is_killed_in_any_phase_and_comes_back(
         assert remote.job(row).failures == 0
         assert work_is_clear(remote)
         seaweedfs.start()
-    assert remote.again(row_id) == "accepted"
+    # It answers before it can store again.
+    eventually(lambda: remote.again(row_id) == "accepted", what="the file is served")
     assert len(remote.pictures(row_id)) == 2
-    assert remote.again(infected) == "quarantined (malware)"
+    eventually(lambda: remote.again(infected) == "quarantined (malware)", what="the virus is moved")
     assert remote.quarantined(infected) == EICAR
     assert len(remote.objects()) == 3
 

@@ -125,6 +125,11 @@ def test_a_header_that_reads_like_code_is_no_script(after: bytes) -> None:
     assert "polyglot" in traits(bytes(gif) + b"*/" + hostile.CODE)
 
 
+def test_code_that_breaks_off_does_not_run() -> None:
+    assert "polyglot" in traits(hostile.gif_code_script())
+    assert traits(hostile.gif_code_script() + b"\0") == {}
+
+
 def test_a_tag_in_compressed_data_is_no_page() -> None:
     # Short ones come up by chance; then no text follows.
     for tag in (b"<svg ", b"<html>", b"<body>", b"<?php "):

@@ -59,8 +59,8 @@ def proxy(seaweedfs: SeaweedFSServer) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def behind(seaweedfs: SeaweedFSServer, bucket: str, proxy: FaultProxy) -> S3Subject:
-    """The store behind the proxy, with parts as small as can be, and without patience."""
-    settings = s3_settings(seaweedfs, bucket, proxy.address, s3_timeout_seconds=1)
+    """The store behind the proxy, with parts as small as can be, and without much patience."""
+    settings = s3_settings(seaweedfs, bucket, proxy.address, s3_timeout_seconds=3)
     place = Place(bucket, "quarantine/")
     return S3Subject(
         seaweedfs,

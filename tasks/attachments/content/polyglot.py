@@ -12,7 +12,7 @@ from tasks.attachments.content import packed, pdf, pictures, script
 from tasks.attachments.content.markup import TAG
 from tasks.attachments.content.source import Source
 from tasks.attachments.content.zips import Archive
-from tasks.attachments.media_types import ACTIVE, MEDIA, PICTURE, TEXT
+from tasks.attachments.media_types import ACTIVE, MEDIA, PICTURE, TEXT, fits
 from tasks.attachments.traits import Finding
 
 _NOUNS = {
@@ -23,6 +23,8 @@ _NOUNS = {
     "application/pdf": "a PDF",
     "text/html": "an HTML page",
 }
+#: Pictures that are written as C, which begins like JavaScript.
+_SOURCES = ("image/x-xpm*", "image/x-xpixmap", "image/x-xbitmap")
 #: Long enough not to turn up in compressed data by chance.
 _HIDDEN = {
     b"Rar!\x1a\x07\x00": "a RAR archive",
@@ -63,7 +65,7 @@ def _second(source: Source, media_type: str, archive: Archive | None) -> str | N
         return (
             ("a ZIP archive" if archive else None)
             or ("a PDF" if pdf.prefixed(source) else None)
-            or ("JavaScript" if script.runs(source) else None)
+            or ("JavaScript" if not fits(media_type, _SOURCES) and script.runs(source) else None)
             or _hidden(source)
             or (_in_picture(source, media_type) if picture else None)
         )

@@ -10,7 +10,7 @@ import re
 from tasks.attachments.content.source import Source
 
 #: In Latin-1: white space, what can be seen in ASCII, letters. Not what begins comments and strings.
-_CODE = re.compile(rb"[\t\n\v\f\r !#-&(-.0-_a-~\xa0\xaa\xb5\xba\xc0-\xd6\xd8-\xf6\xf8-\xff]+")
+_CODE = re.compile(rb"[\t\n\v\f\r !$-&(-.0-_a-~\xa0\xaa\xb5\xba\xc0-\xd6\xd8-\xf6\xf8-\xff]+")
 _STRINGS = {
     b"'": re.compile(rb"'(?:[^'\\\n\r]|\\.){0,60000}'", re.S),
     b'"': re.compile(rb'"(?:[^"\\\n\r]|\\.){0,60000}"', re.S),
