@@ -1,0 +1,70 @@
+"""Feeds changed files to everything that draws or strips, through the jail, and keeps what it does not stand.
+
+    python -m tests.fuzz.draw --minutes 10
+
+A file may be refused or said to be unavailable. What raises, dies, runs out of memory or takes too long is
+kept in a directory, with the reason beside it; the last line counts. The exit status is 1 if there was any.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+from time import monotonic
+from zlib import crc32
+
+from tests.attachments.carriers import carriers
+from tests.attachments.hostile import everything
+from tests.fuzz.mutations import mutated
+from workers import jail
+
+SECONDS, MEMORY_BYTES = 20.0, 1024 * 1024 * 1024
+SEED_BYTES = 300_000
+MAX_PIXELS = 64_000_000
+_DRAWINGS: dict[str, object] = {"max_pixels": MAX_PIXELS}
+#: Beginnings of files → what draws them; media for all else.
+_PICTURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II", b"MM")
+
+
+def _works(content: bytes) -> list[tuple[str, dict[str, object]]]:
+    drawing = "tasks.attachments.drawing"
+    if content.startswith(b"%PDF"):
+        return [(f"{drawing}.document:draw", _DRAWINGS)]
+    if content.startswith(_PICTURES) or content[4:12] in {b"ftypavif", b"ftypheic", b"ftypmif1"}:
+        animation = {"animation_frames": 120, "animation_pixels": 24_000_000}
+        return [(f"{drawing}.picture:draw", _DRAWINGS | animation)]
+    return [(f"{drawing}.video:draw", _DRAWINGS), (f"{drawing}.audio:draw", _DRAWINGS)]
+
+
+def main() -> int:
+    """Run until the time is over. Return the exit status."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--minutes", type=float, default=1.0)
+    options.add_argument("--seed", type=int, default=0, help="the same inputs again")
+    options.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "roomkeeper-fuzz-draw")
+    given = options.parse_args()
+    given.kept.mkdir(parents=True, exist_ok=True)
+    seeds = [content for content in (carriers() | everything()).values() if len(content) <= SEED_BYTES]
+    random, runs, kept = Random(given.seed), 0, 0
+    deadline = monotonic() + given.minutes * 60
+    with tempfile.TemporaryDirectory(prefix="roomkeeper-") as name:
+        source = Path(name) / "content"
+        while monotonic() < deadline:
+            content = mutated(random, random.choice(seeds), seeds)
+            source.write_bytes(content)
+            for work, how in _works(content):
+                runs += 1
+                try:
+                    jail.run(work, source, Path(name), how, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
+                except jail.Jailed as error:
+                    kept += 1
+                    path = given.kept / f"{crc32(content):08x}"
+                    path.write_bytes(content)
+                    path.with_suffix(".why").write_text(f"{work}: {error}\n")
+    sys.stdout.write(f"{runs} inputs, {kept} kept in {given.kept}\n")
+    return 1 if kept else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
