@@ -113,7 +113,8 @@ def s3_settings(
         "DATABASE_URL": "postgresql://x",
         **server.settings(endpoint),
         "ROOMKEEPER_S3_BUCKET": bucket,
-        "ROOMKEEPER_S3_TIMEOUT_SECONDS": "5",
+        # A new bucket takes the server its seconds on a busy machine.
+        "ROOMKEEPER_S3_TIMEOUT_SECONDS": "15",
     }
     return load(values | {f"ROOMKEEPER_{name.upper()}": str(value) for name, value in more.items()})
 
