@@ -17,6 +17,7 @@ from PIL import Image, ImageChops, PngImagePlugin
 
 from stack.samples import bomb, photo
 from tasks.attachments.draw import Drawing
+from tasks.attachments.drawing import picture as drawing
 from tests.attachments.picturing import (
     BLUE,
     GOLD,
@@ -576,3 +577,18 @@ def test_pictures_in_heic_are_found_by_their_content_whatever_their_brand(drawn:
 
 def test_what_is_opaque_although_it_could_be_transparent_needs_no_alpha(drawn: Draw) -> None:
     assert opened(drawn(saved(flag().convert("RGBA"), "PNG")).pictures["large"]).mode == "RGB"
+
+
+def test_what_the_library_asserts_of_a_broken_file_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by fuzzing: a GIF without the palette that Pillow takes for granted."""
+
+    def asserts(*_: object) -> None:
+        raise AssertionError
+
+    source = tmp_path / "a.gif"
+    Image.new("P", (8, 8)).save(source)
+    monkeypatch.setattr(Image.Image, "load", asserts)
+    answer = drawing.draw(source, tmp_path, 64_000_000, 120, 24_000_000)
+    assert answer["refused"] == "undecodable"
