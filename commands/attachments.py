@@ -2,6 +2,8 @@
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -56,7 +58,8 @@ _LINES = (
 def show(application: App, attachment_id: Id) -> None:
     """Tell one file's story: each phase, when, how long, and what was found."""
     console = Console(soft_wrap=True, highlight=False)
-    job, events = _told(lambda: operate.look(application, attachment_id))
+    with _told():
+        job, events = operate.look(application, attachment_id)
     if job is None and not events:
         raise SettingsError(f"Nobody has worked on {application} {attachment_id}; is it in the table?")
     if job is not None:
@@ -114,7 +117,8 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str) -> None:
     if not reason.strip():
         raise SettingsError("--reason must say why, in a few words.")
     actor = os.environ.get("SUDO_USER") or getpass.getuser()
-    _told(lambda: operate.act(name, application, attachment_id, actor=actor, reason=reason.strip()))
+    with _told():
+        operate.act(name, application, attachment_id, actor=actor, reason=reason.strip())
     # Not before: importing tasks makes the Celery application, which no other command here needs.
     from tasks.attachments.payload import ProcessAttachment
     from tasks.attachments.process import process
@@ -130,9 +134,11 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str) -> None:
     )
 
 
-def _told(work: Any) -> Any:
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell what is not there in a sentence."""
     try:
-        return work()
+        yield
     except UnknownAttachmentError as error:
         raise SettingsError(f"{error}.") from error
 

@@ -7,7 +7,6 @@ know is told by `roomkeeper metrics`.
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess, start_http_server
 
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 #: From a tenth of a millisecond for a claim to minutes for a scan of the largest file.
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 

@@ -7,8 +7,7 @@ from sqlalchemy import func, select, update
 from models.platform import AttachmentJob as Job
 from tasks.apps import enabled
 from tasks.apps.spec import AttachmentTable
-from tasks.attachments import mirror
-from tasks.attachments.conclude import PICTURE_TYPE
+from tasks.attachments import mirror, objects
 from workers import ledger
 from workers.app import task
 from workers.db import transaction
@@ -64,12 +63,9 @@ def _batch(name: str, table: AttachmentTable, settings: Settings) -> int:
                 continue
             key, provider, media_type, file_name = row
             store = store_for(provider, settings)
-            addresses = {"original": store.url(key, media_type, file_name)}
-            for size, picture in (("small", job.small_key), ("large", job.large_key)):
-                if picture:
-                    addresses[size] = store.url(picture, PICTURE_TYPE, f"{size}.webp")
-            urls = {size: address.url for size, address in addresses.items()}
-            mirror.readdressed(connection, table, job.attachment_id, urls)
-            expiries = [address.expires_at for address in addresses.values() if address.expires_at]
-            connection.execute(update(Job).where(its).values(address_expires_at=min(expiries, default=None)))
+            keys = {"small": job.small_key, "large": job.large_key}
+            drawn = {name: picture for name, picture in keys.items() if picture}
+            fresh = objects.addresses(store, key, media_type, file_name, drawn)
+            mirror.readdressed(connection, table, job.attachment_id, fresh)
+            connection.execute(update(Job).where(its).values(address_expires_at=fresh.expires_at))
         return len(expiring)

@@ -1,26 +1,11 @@
 """Makes the outcome of one attempt true: objects first, then the rows, so that a crash can be made good."""
 
-from tasks.attachments import copies, jobs, verdicts
-from tasks.attachments.examine import Desk, Findings, quarantine_name
+from tasks.attachments import copies, jobs, objects, verdicts
+from tasks.attachments.examine import Desk, Findings
 from tasks.attachments.mirror import Seen
+from tasks.attachments.objects import Addresses, delete_pictures, picture_key, quarantine_name
 from workers.db import transaction
-from workers.storage import ObjectStore
-from workers.storage.base import Address
-
-PICTURE_TYPE = "image/webp"
-#: The pictures that an attachment may have.
-SIZES = ("small", "large")
-
-
-def picture_key(app: str, attachment_id: object, size: str) -> str:
-    """Return the key of an attachment's picture: it follows from the id, so that drawing again overwrites."""
-    return f"derived/{app}/{attachment_id}/{size}.webp"
-
-
-def delete_pictures(store: ObjectStore, app: str, attachment_id: object) -> None:
-    """Remove the attachment's pictures, if there are any: of this attempt or of one that died."""
-    for size in SIZES:
-        store.delete(picture_key(app, attachment_id, size))
+from workers.storage import ObjectChanged
 
 
 def conclude(desk: Desk, found: Findings) -> str:
@@ -32,7 +17,7 @@ def conclude(desk: Desk, found: Findings) -> str:
     mine, store = desk.mine, desk.store
     served = found.outcome == "accepted"
     quarantined = found.outcome == "quarantined"
-    addresses: dict[str, Address] = {}
+    addresses = None
     if served:
         # Whoever lost the file must not publish it: an operator may have withdrawn it meanwhile.
         desk.lease.confirm("store")
@@ -62,8 +47,8 @@ def conclude(desk: Desk, found: Findings) -> str:
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
 
 
-def _store(desk: Desk, found: Findings) -> dict[str, Address]:
-    """Store the pictures, publish the original; return the addresses of all, by name."""
+def _store(desk: Desk, found: Findings) -> Addresses:
+    """Store the pictures, publish the original; return the addresses of all."""
     mine, store = desk.mine, desk.store
     media_type = found.corrected or mine.media_type
     assert found.fetched is not None
@@ -73,29 +58,33 @@ def _store(desk: Desk, found: Findings) -> dict[str, Address]:
         name = quarantine_name(mine.app, mine.id)
         store.restore(name, mine.key)
         again = store.fetch(mine.key, desk.folder / "restored", limit=desk.settings.max_file_bytes)
-        assert again.sha256 == found.fetched.sha256
+        if again.sha256 != found.fetched.sha256:
+            raise ObjectChanged("what came back from quarantine is not what was scanned")
         version = again.version
-    addresses = {}
-    for size, picture in found.pictures.items():
-        key = picture_key(mine.app, mine.id, size)
-        store.put(key, picture, PICTURE_TYPE)
-        addresses[size] = store.url(key, PICTURE_TYPE, f"{size}.webp")
+    keys = _picture_keys(desk, found)
+    for name, picture in found.pictures.items():
+        store.put(keys[name], picture, objects.PICTURE_TYPE)
+    if mine.attempt > 1:
+        # An earlier attempt may have drawn what this one does not.
+        delete_pictures(store, mine.app, mine.id, but=keys)
     if found.stripped is not None:
         with transaction() as connection:
-            jobs.rewrite(connection, mine, found.stripped.sha256, found.stripped.size)
+            jobs.rewrite(connection, mine, found.stripped.sha256)
         version = store.put(mine.key, found.stripped.path, media_type, mine.name)
     # Also says no if the bytes are others by now than those that were scanned.
     store.publish(mine.key, version, media_type, mine.name)
-    addresses["original"] = store.url(mine.key, media_type, mine.name)
-    return addresses
+    return objects.addresses(store, mine.key, media_type, mine.name, keys)
 
 
-def _values(desk: Desk, found: Findings, addresses: dict[str, Address]) -> dict[str, object]:
+def _picture_keys(desk: Desk, found: Findings) -> dict[str, str]:
+    return {name: picture_key(desk.mine.app, desk.mine.id, name) for name in found.pictures}
+
+
+def _values(desk: Desk, found: Findings, addresses: Addresses | None) -> dict[str, object]:
     """Return what our own row is to say."""
     mine, fetched, version = desk.mine, found.fetched, found.version
-    expiries = [address.expires_at for address in addresses.values() if address.expires_at]
     stored = found.stripped or fetched
-    keys = {size: picture_key(mine.app, mine.id, size) for size in addresses if size != "original"}
+    keys = _picture_keys(desk, found) if addresses else {}
     held = found.outcome == "quarantined" or (found.in_quarantine and found.outcome != "accepted")
     return {
         "outcome": found.outcome,
@@ -113,18 +102,18 @@ def _values(desk: Desk, found: Findings, addresses: dict[str, Address]) -> dict[
         "small_key": keys.get("small"),
         "large_key": keys.get("large"),
         "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
-        "address_expires_at": min(expiries, default=None),
+        "address_expires_at": addresses.expires_at if addresses else None,
         "timings": desk.story.timings(),
     }
 
 
-def _seen(desk: Desk, found: Findings, addresses: dict[str, Address]) -> Seen:
+def _seen(desk: Desk, found: Findings, addresses: Addresses | None) -> Seen:
     """Return what the application is to see."""
     mine, fetched, version = desk.mine, found.fetched, found.version
     stored = found.stripped or fetched
     # Or it was rewritten by an attempt that died before it could tell the row.
     rewritten = found.stripped or (fetched if fetched and fetched.sha256 == mine.rewritten_sha256 else None)
-    url = {name: address.url for name, address in addresses.items()}
+    pictures = addresses.pictures if addresses else {}
     return Seen(
         served=found.outcome == "accepted",
         scanned=version is not None,
@@ -141,8 +130,8 @@ def _seen(desk: Desk, found: Findings, addresses: dict[str, Address]) -> Seen:
         metadata=found.metadata,
         media_type=found.corrected,
         rewritten=(rewritten.size, rewritten.sha256) if rewritten else None,
-        url=url.get("original"),
-        small_url=url.get("small"),
-        large_url=url.get("large"),
-        small_key=picture_key(mine.app, mine.id, "small") if "small" in url else None,
+        url=addresses.original if addresses else None,
+        small_url=pictures.get("small"),
+        large_url=pictures.get("large"),
+        small_key=picture_key(mine.app, mine.id, "small") if "small" in pictures else None,
     )

@@ -12,6 +12,7 @@ from tasks.attachments import draw, identify, jobs, policy, scan, trust, verdict
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import Story
 from tasks.attachments.lease import Lease
+from tasks.attachments.objects import quarantine_name
 from tasks.attachments.scan import Verdict
 from tasks.attachments.traits import phrase
 from workers import jail, metrics
@@ -79,11 +80,6 @@ class Desk:
         self.lease.enter(name)
         with self.story.phase(name) as detail, metrics.PHASES.labels(name).time():
             yield detail
-
-
-def quarantine_name(app: str, attachment_id: object) -> str:
-    """Return the name under which an attachment lies in quarantine."""
-    return f"{app}/{attachment_id}"
 
 
 def examine(desk: Desk) -> Findings:
@@ -212,8 +208,7 @@ def _failed(reason: str, error: Exception, desk: Desk) -> NotYetError:
 def _scan(content: Path, found: Findings, settings: Settings) -> bool:
     """Judge the file. Return whether its content had been judged before."""
     assert found.fetched is not None
-    scanner = Scanner(settings.clamd, settings.scan_timeout_seconds)
-    try:
+    with _scanner(settings) as scanner:
         # Before the scan: signatures that arrive in between only make the file be scanned again.
         found.version = version = scanner.versions()
         trust.check(scanner, version, settings)
@@ -222,8 +217,6 @@ def _scan(content: Path, found: Findings, settings: Settings) -> bool:
         known = verdict is not None
         if verdict is None:
             verdict = found.fresh_verdict = scan.judge(scanner.scan_file(content))
-    except ScannerUnavailable as error:
-        raise NotYetError("scanner_unavailable", str(error)) from error
     metrics.VERDICTS.labels(verdict.name, "known" if known else "scanner").inc()
     found.verdict, found.signature = verdict.name, verdict.signature
     if verdict.reason:
@@ -231,6 +224,15 @@ def _scan(content: Path, found: Findings, settings: Settings) -> bool:
     if verdict.name == "infected":
         found.outcome = "quarantined"
     return known
+
+
+@contextmanager
+def _scanner(settings: Settings) -> Iterator[Scanner]:
+    """Yield the scanner; one that does not answer means that the file waits."""
+    try:
+        yield Scanner(settings.clamd, settings.scan_timeout_seconds)
+    except ScannerUnavailable as error:
+        raise NotYetError("scanner_unavailable", str(error)) from error
 
 
 def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
@@ -247,11 +249,8 @@ def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     # What is served must have been scanned, and these bytes have not been.
-    scanner = Scanner(desk.settings.clamd, desk.settings.scan_timeout_seconds)
-    try:
+    with _scanner(desk.settings) as scanner:
         verdict = scan.judge(scanner.scan_file(path))
-    except ScannerUnavailable as error:
-        raise NotYetError("scanner_unavailable", str(error)) from error
     if verdict.reason:
         found.verdict = verdict.name
         found.refuse(verdict.reason, f"without its metadata: {verdict.signature}")

@@ -46,7 +46,6 @@ class Claim:
     worker: str = ""
     override: str | None = None
     rewritten_sha256: str | None = None
-    rewritten_bytes: int | None = None
     #: The claim that found the file dead too often: there is nothing to do but to clean up after it.
     parked: bool = False
 
@@ -119,7 +118,6 @@ def claim(
             Job.phase,
             Job.override,
             Job.rewritten_sha256,
-            Job.rewritten_bytes,
         )
     ).one_or_none()
     if held is None:
@@ -142,7 +140,6 @@ def claim(
         worker=worker,
         override=held.override,
         rewritten_sha256=held.rewritten_sha256,
-        rewritten_bytes=held.rewritten_bytes,
     )
     if held.failures >= settings.attachment_attempts:
         detail = f"{held.failures} attempts failed or died, the last one at: {held.phase}"
@@ -219,13 +216,13 @@ def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "m
     return there
 
 
-def rewrite(connection: Connection, mine: Claim, sha256: str, size: int) -> None:
+def rewrite(connection: Connection, mine: Claim, sha256: str) -> None:
     """Note what the original is about to become, before it does: a later attempt must know it again.
 
     Raises:
         LeaseLostError: another holds the file by now.
     """
-    _fenced(connection, mine, {"rewritten_sha256": sha256, "rewritten_bytes": size})
+    _fenced(connection, mine, {"rewritten_sha256": sha256})
 
 
 def reopen(

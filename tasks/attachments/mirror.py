@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from tasks.apps.spec import AttachmentTable, Column
+from tasks.attachments.objects import Addresses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +86,13 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
     return _write(connection, table, row_id, values, table.live)
 
 
-def readdressed(connection: Connection, table: AttachmentTable, row_id: UUID, urls: dict[str, str]) -> bool:
-    """Write new addresses of a served file, by name (original, small, large). Return whether it is there."""
+def readdressed(connection: Connection, table: AttachmentTable, row_id: UUID, fresh: Addresses) -> None:
+    """Write new addresses of a served file, if it is still there."""
     to = table.mirror
-    columns = {"original": to.url, "small": to.small_url, "large": to.large_url}
-    values: list[tuple[Column | None, Any]] = [(columns[name], url) for name, url in urls.items()]
-    return _write(connection, table, row_id, values, table.live)
+    columns = {"small": to.small_url, "large": to.large_url}
+    values: list[tuple[Column | None, Any]] = [(to.url, fresh.original)]
+    values += [(columns[name], url) for name, url in fresh.pictures.items()]
+    _write(connection, table, row_id, values, table.live)
 
 
 def merged(text: str | None, ours: dict[str, Any]) -> str:

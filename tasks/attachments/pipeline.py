@@ -14,11 +14,12 @@ from sqlalchemy.exc import OperationalError
 
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
-from tasks.attachments.conclude import conclude, delete_pictures
+from tasks.attachments.conclude import conclude
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.examine import Desk, examine
 from tasks.attachments.history import Story
 from tasks.attachments.lease import Lease
+from tasks.attachments.objects import delete_pictures
 from workers import metrics
 from workers.db import transaction
 from workers.settings import Settings

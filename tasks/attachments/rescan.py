@@ -8,6 +8,7 @@ every copy of it, and goes through the pipeline, which quarantines it.
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -43,7 +44,6 @@ class Candidate:
     id: UUID
     attempt: int
     sha256: str | None
-    risk: int
 
 
 @task(name=JOB, queue=ATTACHMENTS)
@@ -72,10 +72,16 @@ def rescan() -> None:
             if not version.dated:
                 return
             trust.check(scanner, version, settings)
+            put_off: set[UUID] = set()
             # One at least: a budget may be smaller than any file takes, and is paid back then.
-            while batch := _candidates(version, settings):
+            while batch := _candidates(version, settings, put_off):
                 for candidate in batch:
-                    run.rows += _look_again(candidate, scanner, version, settings)
+                    try:
+                        run.rows += _look_again(candidate, scanner, version, settings)
+                    except NotYetError:
+                        # Its store is away, or not set up any more: the others must not wait for that.
+                        put_off.add(candidate.id)
+                        run.outcome = "more"
                     if monotonic() >= deadline:
                         run.outcome = "more"
                         return
@@ -128,13 +134,13 @@ def _old_versions(connection: Connection, version: Version) -> list[str]:
     return list(connection.scalars(statement))
 
 
-def _candidates(version: Version, settings: Settings) -> list[Candidate]:
-    """Return the riskiest files that were scanned with other signatures."""
-    found: list[tuple[int, object, Candidate]] = []
+def _candidates(version: Version, settings: Settings, put_off: set[UUID]) -> list[Candidate]:
+    """Return the riskiest files that were scanned with other signatures, without those `put_off`."""
+    found: list[Any] = []
     apps = list(enabled(settings))
     with transaction() as connection:
         for old in _old_versions(connection, version):
-            rows = connection.execute(
+            found += connection.execute(
                 select(
                     Job.app,
                     Job.attachment_id,
@@ -144,20 +150,12 @@ def _candidates(version: Version, settings: Settings) -> list[Candidate]:
                     Job.finished_at,
                 )
                 .where(Job.outcome == "accepted", Job.verdict == "clean", Job.signature_version == old)
-                .where(Job.app.in_(apps))
+                .where(Job.app.in_(apps), Job.attachment_id.not_in(put_off))
                 .order_by((Job.risk + Job.popularity).desc(), Job.finished_at.desc())
                 .limit(BATCH)
-            )
-            found += [
-                (
-                    row.risk,
-                    row.finished_at,
-                    Candidate(row.app, row.attachment_id, row.attempt, row.sha256, row.risk),
-                )
-                for row in rows
-            ]
-    found.sort(key=lambda entry: entry[:2], reverse=True)
-    return [candidate for _, _, candidate in found[:BATCH]]
+            ).all()
+    found.sort(key=lambda row: (row.risk, row.finished_at), reverse=True)
+    return [Candidate(row.app, row.attachment_id, row.attempt, row.sha256) for row in found[:BATCH]]
 
 
 def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settings: Settings) -> bool:
@@ -165,6 +163,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
 
     Raises:
         ScannerUnavailable: no answer.
+        NotYetError: the file cannot be had now.
     """
     table = APPS[candidate.app].attachments
     assert table is not None

@@ -225,6 +225,15 @@ def test_a_disguise_is_refused_and_not_drawn(desk: Desk) -> None:
         assert stored(desk.platform.store)[desk.key(row_id)] == content
 
 
+def test_pictures_that_are_not_drawn_any_more_do_not_stay(open_desk: Desk) -> None:
+    row_id = open_desk.upload(b"Milk\n")
+    open_desk.platform.put(b"picture", f"derived/openchat/{row_id}/small.webp")
+    assert open_desk.work(row_id) == "accepted"
+    open_desk.platform.sql("UPDATE roomkeeper.attachment_jobs SET state = 'waiting', outcome = NULL")
+    assert open_desk.work(row_id) == "accepted"
+    assert open_desk.pictures(row_id) == []
+
+
 def test_what_can_not_be_drawn_is_refused(open_desk: Desk) -> None:
     open_desk.platform.set(max_pixels=640 * 480 - 1)
     for content, reason in ((drawing("PNG"), "too_many_pixels"), (photo(400, 300)[:2000], "undecodable")):

@@ -340,6 +340,24 @@ def test_a_store_that_is_away_changes_nothing(open_desk: Desk, scanner: RenewedC
     assert open_desk.job(row_id).state == "waiting"
 
 
+def test_a_file_that_can_not_be_had_does_not_keep_the_others_waiting(
+    open_desk: Desk, scanner: RenewedClamd
+) -> None:
+    lost, other = open_desk.upload(b"in a store that is gone"), open_desk.upload(b"here")
+    for row_id in (lost, other):
+        open_desk.work(row_id)
+    # It would be the first.
+    open_desk.platform.sql(
+        "UPDATE roomkeeper.attachment_jobs SET risk = 3 WHERE attachment_id = :id", id=lost
+    )
+    open_desk.platform.sql("UPDATE openchat.attachment SET storage_provider = 'gcs' WHERE id = :id", id=lost)
+    scanner.renew(2, NEW)
+    run(open_desk)
+    assert open_desk.job(other).signature_version == "2"
+    assert open_desk.job(lost).signature_version == "1"
+    assert open_desk.job(lost).outcome == "accepted"
+
+
 def test_who_is_at_a_file_is_not_disturbed(
     open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

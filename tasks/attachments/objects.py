@@ -1,0 +1,60 @@
+"""Where an attachment's objects are: keys that follow from its id, and the addresses it is served under.
+
+Doing it again overwrites, and never litters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tasks.attachments.draw import NAMES
+from workers.storage import ObjectStore
+from workers.storage.base import Address
+
+PICTURE_TYPE = "image/webp"
+
+
+def quarantine_name(app: str, attachment_id: object) -> str:
+    """Return the name under which an attachment lies in quarantine."""
+    return f"{app}/{attachment_id}"
+
+
+def picture_key(app: str, attachment_id: object, name: str) -> str:
+    """Return the key of an attachment's picture."""
+    return f"derived/{app}/{attachment_id}/{name}.webp"
+
+
+def delete_pictures(
+    store: ObjectStore, app: str, attachment_id: object, *, but: Mapping[str, object] | None = None
+) -> None:
+    """Remove the attachment's pictures, if there are any: of this attempt or of an earlier one.
+
+    Args:
+        but: by name, those that stay.
+    """
+    for name in NAMES:
+        if name not in (but or {}):
+            store.delete(picture_key(app, attachment_id, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where clients get a served file: `pictures` by name; `expires_at` is when the first of them ends."""
+
+    original: str
+    pictures: Mapping[str, str]
+    expires_at: datetime | None
+
+
+def addresses(
+    store: ObjectStore, key: str, media_type: str, file_name: str, pictures: Mapping[str, str]
+) -> Addresses:
+    """Return the addresses of a served file and its pictures, whose keys are given by name."""
+    original = store.url(key, media_type, file_name)
+    drawn: dict[str, Address] = {
+        name: store.url(picture, PICTURE_TYPE, f"{name}.webp") for name, picture in pictures.items()
+    }
+    ends = [address.expires_at for address in (original, *drawn.values()) if address.expires_at]
+    return Addresses(
+        original.url, {name: address.url for name, address in drawn.items()}, min(ends, default=None)
+    )
