@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
 from workers.settings import Settings, get_settings
 
 #: Set per transaction, not per connection: behind a transaction pooler a session-wide SET would leak into,
 #: or be lost to, other clients. One statement, so one round trip.
-_PIN = text(
-    "SELECT set_config('TimeZone', 'UTC', true), set_config('statement_timeout', :statement, true),"
-    " set_config('lock_timeout', :lock, true)"
+_PIN = (
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('statement_timeout', %(statement)s, true),"
+    " set_config('lock_timeout', %(lock)s, true)"
 )
 
 
@@ -40,7 +40,7 @@ def create(settings: Settings) -> Engine:
     limits = {"statement": str(settings.statement_timeout_ms), "lock": str(settings.lock_timeout_ms)}
 
     def pin(connection: Connection) -> None:
-        connection.execute(_PIN, limits)
+        connection.exec_driver_sql(_PIN, limits)
 
     event.listen(engine, "begin", pin)
     return engine

@@ -54,7 +54,7 @@ class Mirror:
         return {column.property.columns[0].name for column in named if column is not None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttachmentTable:
     """A table of attachments, fed to `attachments.process`.
 

@@ -5,12 +5,13 @@ Unscanned means unserved: the addresses are taken away when work begins, and com
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import Connection, Update, bindparam, func, select, update
 
-from tasks.apps.spec import AttachmentTable, Column
+from tasks.apps.spec import AttachmentTable, Column, table_of
 from tasks.attachments.objects import Addresses
 
 
@@ -83,7 +84,7 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
             (to.large_url, seen.large_url),
             (to.small_key, seen.small_key),
         ]
-    return _write(connection, table, row_id, values, table.live)
+    return _write(connection, table, row_id, values, live=True)
 
 
 def readdressed(connection: Connection, table: AttachmentTable, row_id: UUID, fresh: Addresses) -> None:
@@ -92,7 +93,7 @@ def readdressed(connection: Connection, table: AttachmentTable, row_id: UUID, fr
     columns = {"small": to.small_url, "large": to.large_url}
     values: list[tuple[Column | None, Any]] = [(to.url, fresh.original)]
     values += [(columns[name], url) for name, url in fresh.pictures.items()]
-    _write(connection, table, row_id, values, table.live)
+    _write(connection, table, row_id, values, live=True)
 
 
 def merged(text: str | None, ours: dict[str, Any]) -> str:
@@ -127,10 +128,21 @@ def _write(
     table: AttachmentTable,
     row_id: UUID,
     values: list[tuple[Column | None, Any]],
-    *conditions: ColumnElement[bool],
+    *,
+    live: bool = False,
 ) -> bool:
-    stamped = [*values, (table.mirror.updated_at, func.now())]
+    """Write, if the row is there, and `live` if that is asked for. Return whether it was."""
     # A later entry wins: the addresses of a served file come after their removal.
-    wanted = {column.key: value for column, value in stamped if column is not None}
-    done = connection.execute(update(table.model).where(table.id == row_id, *conditions).values(wanted))
-    return done.rowcount == 1
+    wanted = {column.property.columns[0].key: value for column, value in values if column is not None}
+    statement = _update(table, live=live)
+    return connection.execute(statement, {"its_id": row_id} | wanted).rowcount == 1
+
+
+@cache
+def _update(table: AttachmentTable, *, live: bool) -> Update:
+    """Return the statement for one row; which columns it writes is said by the parameters."""
+    statement = update(table_of(table.model)).where(table.id == bindparam("its_id"))
+    if live:
+        statement = statement.where(table.live)
+    updated_at = table.mirror.updated_at
+    return statement if updated_at is None else statement.values({updated_at: func.now()})

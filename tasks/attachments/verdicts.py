@@ -1,9 +1,10 @@
 """What is known of content by its hash: the same bytes are not scanned twice with the same signatures."""
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy.dialects.postgresql import Insert, insert
 
 from models.platform import ScanVerdict
+from tasks.apps.spec import table_of
 from tasks.attachments.scan import Verdict, judge
 from workers.scanner import Answer, Version
 
@@ -16,11 +17,7 @@ def known(connection: Connection, sha256: str, version: Version) -> Verdict | No
     if not version.dated:
         return None
     row = connection.execute(
-        select(ScanVerdict.verdict, ScanVerdict.signature).where(
-            ScanVerdict.sha256 == sha256,
-            ScanVerdict.engine_version == version.engine,
-            ScanVerdict.signature_version == version.signatures,
-        )
+        _KNOWN, {"content": sha256, "engine": version.engine, "signatures": version.signatures}
     ).one_or_none()
     return judge(Answer(row.signature)) if row else None
 
@@ -29,23 +26,29 @@ def keep(connection: Connection, sha256: str, version: Version, verdict: Verdict
     """Remember the verdict in place of any older one."""
     if not version.dated:
         return
-    statement = insert(ScanVerdict).values(
-        sha256=sha256,
-        engine_version=version.engine,
-        signature_version=version.signatures,
-        verdict=verdict.name,
-        signature=verdict.signature,
-    )
-    fresh = statement.excluded
     connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[ScanVerdict.sha256],
-            set_={
-                "engine_version": fresh.engine_version,
-                "signature_version": fresh.signature_version,
-                "verdict": fresh.verdict,
-                "signature": fresh.signature,
-                "scanned_at": func.now(),
-            },
-        )
+        _KEEP,
+        {
+            "sha256": sha256,
+            "engine_version": version.engine,
+            "signature_version": version.signatures,
+            "verdict": verdict.name,
+            "signature": verdict.signature,
+        },
     )
+
+
+def _keeping() -> Insert:
+    statement = insert(table_of(ScanVerdict))
+    names = ("engine_version", "signature_version", "verdict", "signature")
+    fresh = {name: statement.excluded[name] for name in names}
+    return statement.on_conflict_do_update(index_elements=["sha256"], set_=fresh | {"scanned_at": func.now()})
+
+
+# Made once: making them anew took longer than executing them.
+_KEEP = _keeping()
+_KNOWN = select(ScanVerdict.verdict, ScanVerdict.signature).where(
+    ScanVerdict.sha256 == bindparam("content"),
+    ScanVerdict.engine_version == bindparam("engine"),
+    ScanVerdict.signature_version == bindparam("signatures"),
+)
