@@ -13,35 +13,15 @@ from PIL import Image
 
 from tasks.attachments.drawing import container, video
 from tests.attachments import media
+from tests.attachments.easel import Easel
 from tests.attachments.media import BLACK, BLUE, FLAG, LIME, RED, alike, flag, quarters
 
-LIMIT = 64_000_000
 FAST = {"preset": "ultrafast"}
 
 
-class Desk:
-    """Draws a video, and opens what was drawn."""
-
-    def __init__(self, folder: Path) -> None:
-        self.source, self.folder = folder / "source", folder / "out"
-        self.folder.mkdir()
-
-    def draw(self, content: bytes, max_pixels: int = LIMIT) -> dict[str, Any]:
-        self.source.write_bytes(content)
-        answer = video.draw(self.source, self.folder, max_pixels)
-        drawn = {picture["file"] for picture in answer.get("pictures", {}).values()}
-        assert {path.name for path in self.folder.iterdir()} == drawn
-        return answer
-
-    def large(self) -> Image.Image:
-        with Image.open(self.folder / "large.webp") as picture:
-            picture.load()
-            return picture
-
-
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def easel(tmp_path: Path) -> Easel:
+    return Easel(tmp_path, video.draw)
 
 
 def plain(colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -79,7 +59,7 @@ SIZES = {"h263": (176, 144)}
 
 
 @pytest.mark.parametrize(("kind", "codec", "name", "options"), KINDS, ids=lambda value: str(value)[:9])
-def test_every_kind_is_drawn(desk: Desk, kind: str, codec: str, name: str, options: dict[str, str]) -> None:
+def test_every_kind_is_drawn(easel: Easel, kind: str, codec: str, name: str, options: dict[str, str]) -> None:
     size = SIZES.get(codec, (64, 48))
     content = media.video(
         [flag(*size)] * 20,
@@ -90,8 +70,8 @@ def test_every_kind_is_drawn(desk: Desk, kind: str, codec: str, name: str, optio
         ratio=Fraction(1),
         codec_options=options,
     )
-    answer = desk.draw(content)
-    assert alike(quarters(desk.large()), FLAG, 90)
+    answer = easel.draw(content)
+    assert alike(quarters(easel.large()), FLAG, 90)
     told = answer["metadata"]
     assert (told["width"], told["height"], told["video_codec"]) == (*size, name)
     assert told["has_audio"] is False
@@ -101,9 +81,9 @@ def test_every_kind_is_drawn(desk: Desk, kind: str, codec: str, name: str, optio
     assert told["fps"] == pytest.approx(25, abs=0.1)
 
 
-def test_what_a_player_needs_to_know_is_told(desk: Desk) -> None:
+def test_what_a_player_needs_to_know_is_told(easel: Easel) -> None:
     content = media.video([flag(1920, 1080)] * 30, fps=30, sound="aac", codec_options=FAST)
-    answer = desk.draw(content)
+    answer = easel.draw(content)
     assert (
         answer["metadata"].items()
         >= {
@@ -116,7 +96,7 @@ def test_what_a_player_needs_to_know_is_told(desk: Desk) -> None:
             "has_audio": True,
         }.items()
     )
-    assert desk.large().size == (1280, 720)
+    assert easel.large().size == (1280, 720)
     assert (answer["pictures"]["small"]["width"], answer["pictures"]["small"]["height"]) == (320, 180)
 
 
@@ -124,38 +104,38 @@ def test_what_a_player_needs_to_know_is_told(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("gop", ["1", "10", "1000"])
-def test_a_black_beginning_is_passed_over(desk: Desk, gop: str) -> None:
-    desk.draw(media.video(shade(15, BLACK, RED), codec_options={"g": gop}))
-    assert alike(quarters(desk.large()), [RED] * 4)
+def test_a_black_beginning_is_passed_over(easel: Easel, gop: str) -> None:
+    easel.draw(media.video(shade(15, BLACK, RED), codec_options={"g": gop}))
+    assert alike(quarters(easel.large()), [RED] * 4)
 
 
-def test_a_long_black_beginning_is_passed_over(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_black_beginning_is_passed_over(easel: Easel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the next place is looked at, and no more is decoded at the first than was allowed."""
     monkeypatch.setattr(video, "DECODED_PIXELS", 64 * 48 * 15)
-    desk.draw(media.video(shade(20, BLACK, RED, BLUE), codec_options={"g": "10"}))
-    assert alike(quarters(desk.large()), [RED] * 4)
+    easel.draw(media.video(shade(20, BLACK, RED, BLUE), codec_options={"g": "10"}))
+    assert alike(quarters(easel.large()), [RED] * 4)
 
 
-def test_it_is_not_the_beginning_that_is_shown(desk: Desk) -> None:
+def test_it_is_not_the_beginning_that_is_shown(easel: Easel) -> None:
     """A title, usually."""
-    desk.draw(media.video(shade(10, BLUE) + shade(90, LIME), codec_options={"g": "10"}))
-    assert alike(quarters(desk.large()), [LIME] * 4)
+    easel.draw(media.video(shade(10, BLUE) + shade(90, LIME), codec_options={"g": "10"}))
+    assert alike(quarters(easel.large()), [LIME] * 4)
 
 
-def test_of_a_dark_film_the_brightest_frame_is_shown(desk: Desk) -> None:
+def test_of_a_dark_film_the_brightest_frame_is_shown(easel: Easel) -> None:
     dark, darker = (35, 0, 0), (0, 12, 0)
-    desk.draw(media.video(shade(30, darker, dark, darker), codec_options={"g": "5"}))
-    assert alike(quarters(desk.large()), [dark] * 4, 12)
+    easel.draw(media.video(shade(30, darker, dark, darker), codec_options={"g": "5"}))
+    assert alike(quarters(easel.large()), [dark] * 4, 12)
 
 
-def test_a_title_on_black_is_a_picture(desk: Desk) -> None:
+def test_a_title_on_black_is_a_picture(easel: Easel) -> None:
     title = plain(BLACK)
     title.paste((255, 255, 255), (10, 20, 30, 26))
-    desk.draw(media.video([title] * 10 + shade(90, RED), codec_options={"g": "1000"}))
-    assert alike(quarters(desk.large()), [BLACK] * 4)
+    easel.draw(media.video([title] * 10 + shade(90, RED), codec_options={"g": "1000"}))
+    assert alike(quarters(easel.large()), [BLACK] * 4)
 
 
-def test_little_is_decoded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_is_decoded(easel: Easel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a film that is black to its end, no more than is allowed in all."""
     monkeypatch.setattr(video, "DECODED_PIXELS", 64 * 48 * 30)
     seen = []
@@ -166,7 +146,7 @@ def test_little_is_decoded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         return image(*args, **options)
 
     monkeypatch.setattr(video, "_image", watched)
-    desk.draw(media.video(shade(300, BLACK), codec_options={"g": "30"}))
+    easel.draw(media.video(shade(300, BLACK), codec_options={"g": "30"}))
     # The picture itself is one more; a packet may give more than one frame.
     assert 20 <= len(seen) <= 40
 
@@ -193,36 +173,36 @@ ABOVE_LEFT, ABOVE_RIGHT, BELOW_LEFT, BELOW_RIGHT = FLAG
 )
 @pytest.mark.parametrize("kind", ["mp4", "mov", "matroska"])
 def test_phones_are_held_in_every_way(
-    desk: Desk, kind: str, turn: dict[str, Any], wanted: list[Any], lying: bool
+    easel: Easel, kind: str, turn: dict[str, Any], wanted: list[Any], lying: bool
 ) -> None:
-    answer = desk.draw(media.video([flag()] * 10, kind=kind, turn=turn))
+    answer = easel.draw(media.video([flag()] * 10, kind=kind, turn=turn))
     size = (48, 64) if lying else (64, 48)
     assert (answer["metadata"]["width"], answer["metadata"]["height"]) == size
-    assert desk.large().size == size
-    assert alike(quarters(desk.large()), wanted, 90)
+    assert easel.large().size == size
+    assert alike(quarters(easel.large()), wanted, 90)
 
 
 @pytest.mark.parametrize(
     ("ratio", "size"), [(Fraction(2), (128, 48)), (Fraction(1, 2), (32, 48)), (Fraction(1), (64, 48))]
 )
-def test_pixels_are_made_square(desk: Desk, ratio: Fraction, size: tuple[int, int]) -> None:
-    answer = desk.draw(media.video([flag()] * 10, ratio=ratio))
+def test_pixels_are_made_square(easel: Easel, ratio: Fraction, size: tuple[int, int]) -> None:
+    answer = easel.draw(media.video([flag()] * 10, ratio=ratio))
     assert (answer["metadata"]["width"], answer["metadata"]["height"]) == size
-    assert desk.large().size == size
+    assert easel.large().size == size
 
 
-def test_pixels_as_wide_as_a_street_are_a_mistake(desk: Desk) -> None:
-    answer = desk.draw(media.video([flag()] * 10, ratio=Fraction(8)))
+def test_pixels_as_wide_as_a_street_are_a_mistake(easel: Easel) -> None:
+    answer = easel.draw(media.video([flag()] * 10, ratio=Fraction(8)))
     assert (answer["metadata"]["width"], answer["metadata"]["height"]) == (64, 48)
 
 
-def test_a_turned_film_of_flat_pixels(desk: Desk) -> None:
-    answer = desk.draw(media.video([flag()] * 10, ratio=Fraction(2), turn={"degrees": 90}))
+def test_a_turned_film_of_flat_pixels(easel: Easel) -> None:
+    answer = easel.draw(media.video([flag()] * 10, ratio=Fraction(2), turn={"degrees": 90}))
     assert (answer["metadata"]["width"], answer["metadata"]["height"]) == (48, 128)
 
 
 @pytest.mark.parametrize("height", [576, 720])
-def test_colours_without_a_name_are_those_of_the_size(desk: Desk, height: int) -> None:
+def test_colours_without_a_name_are_those_of_the_size(easel: Easel, height: int) -> None:
     """Large films are BT.709, small ones BT.601."""
     standard = "ITU709" if height >= 720 else "ITU601"
     size = (height, height)
@@ -237,59 +217,59 @@ def test_colours_without_a_name_are_those_of_the_size(desk: Desk, height: int) -
             planes.pts = number
             film.mux(stream.encode(planes))
         film.mux(stream.encode())
-    desk.draw(out.getvalue())
-    assert alike(quarters(desk.large()), [LIME] * 4, 8)
+    easel.draw(out.getvalue())
+    assert alike(quarters(easel.large()), [LIME] * 4, 8)
 
 
 # -- Lengths that are not told ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["webm", "matroska"])
-def test_a_recording_of_a_browser_says_nothing_of_its_length(desk: Desk, kind: str) -> None:
+def test_a_recording_of_a_browser_says_nothing_of_its_length(easel: Easel, kind: str) -> None:
     content = media.video(
         shade(20, BLACK, RED), kind=kind, codec="libvpx", options={"live": "1"}, codec_options={"g": "5"}
     )
     with av.open(io.BytesIO(content), "r") as film:
         assert film.duration is None
-    answer = desk.draw(content)
+    answer = easel.draw(content)
     assert answer["metadata"]["duration"] == pytest.approx(4, abs=0.11)
-    assert alike(quarters(desk.large()), [RED] * 4)
+    assert alike(quarters(easel.large()), [RED] * 4)
 
 
-def test_a_fragmented_film_is_drawn(desk: Desk) -> None:
+def test_a_fragmented_film_is_drawn(easel: Easel) -> None:
     content = media.video(
         shade(20, BLACK, RED),
         options={"movflags": "frag_keyframe+empty_moov+default_base_moof"},
         codec_options={"g": "5"},
     )
-    answer = desk.draw(content)
+    answer = easel.draw(content)
     assert answer["metadata"]["duration"] == pytest.approx(4, abs=0.11)
-    assert alike(quarters(desk.large()), [RED] * 4)
+    assert alike(quarters(easel.large()), [RED] * 4)
 
 
 # -- What is no film ----------------------------------------------------------------------------------------
 
 
-def test_a_film_without_pictures_is_a_sound(desk: Desk) -> None:
-    answer = desk.draw(media.audio(lambda _: 0.5, 1, kind="mp4", codec="aac"))
+def test_a_film_without_pictures_is_a_sound(easel: Easel) -> None:
+    answer = easel.draw(media.audio(lambda _: 0.5, 1, kind="mp4", codec="aac"))
     assert answer["pictures"] == {}
     assert answer["metadata"]["audio_codec"] == "aac"
     assert len(answer["metadata"]["peaks"]) == 128
 
 
-def test_a_song_with_a_cover_is_a_sound(desk: Desk) -> None:
+def test_a_song_with_a_cover_is_a_sound(easel: Easel) -> None:
     cover = media.saved(flag(100, 100), "JPEG", quality=95)
-    answer = desk.draw(media.audio(lambda _: 0.5, 1, kind="mp3", codec="libmp3lame", cover=cover))
+    answer = easel.draw(media.audio(lambda _: 0.5, 1, kind="mp3", codec="libmp3lame", cover=cover))
     assert answer["metadata"]["audio_codec"] == "mp3"
-    assert alike(quarters(desk.large()), FLAG)
+    assert alike(quarters(easel.large()), FLAG)
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webm", "avi", "mpegts"])
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.9])
-def test_what_is_cut_off_is_no_fault(desk: Desk, kind: str, part: float) -> None:
+def test_what_is_cut_off_is_no_fault(easel: Easel, kind: str, part: float) -> None:
     codec = "libvpx" if kind == "webm" else "mpeg4"
     content = media.video([flag()] * 50, kind=kind, codec=codec)
-    answer = desk.draw(content[: int(len(content) * part)])
+    answer = easel.draw(content[: int(len(content) * part)])
     assert "refused" not in answer
     assert answer.get("unavailable") or answer["pictures"]
     assert "metadata" in answer
@@ -300,23 +280,23 @@ def test_what_is_cut_off_is_no_fault(desk: Desk, kind: str, part: float) -> None
     [b"", b"no film", media.box(b"ftyp", b"isom\0\0\0\0isom"), b"\x1a\x45\xdf\xa3" + bytes(100), b"RIFF" * 9],
     ids=range(5),
 )
-def test_what_cannot_be_opened_is_no_fault(desk: Desk, content: bytes) -> None:
-    answer = desk.draw(content)
+def test_what_cannot_be_opened_is_no_fault(easel: Easel, content: bytes) -> None:
+    answer = easel.draw(content)
     assert answer["unavailable"]
     assert answer["metadata"] == {}
 
 
-def test_noise_in_a_film_is_no_fault(desk: Desk) -> None:
+def test_noise_in_a_film_is_no_fault(easel: Easel) -> None:
     content = bytearray(media.video([flag()] * 50, kind="matroska", codec="mpeg4"))
     for at in range(1000, len(content), 37):
         content[at] ^= 0x55
-    answer = desk.draw(bytes(content))
+    answer = easel.draw(bytes(content))
     assert answer.get("unavailable") or answer["pictures"]
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(64 * 48 - 1, True), (64 * 48, False)])
-def test_the_limit_of_pixels_is_exact(desk: Desk, limit: int, refused: bool) -> None:
-    answer = desk.draw(media.video([flag()] * 10), max_pixels=limit)
+def test_the_limit_of_pixels_is_exact(easel: Easel, limit: int, refused: bool) -> None:
+    answer = easel.draw(media.video([flag()] * 10), max_pixels=limit)
     assert answer.get("reason", answer.get("refused")) == ("too_many_pixels" if refused else None)
 
 
@@ -329,20 +309,20 @@ def test_opening_decodes_nothing_too_large(tmp_path: Path, limit: int, width: in
         assert film.streams.video[0].width == width
 
 
-def test_a_frame_larger_than_the_file_says_is_not_decoded(desk: Desk) -> None:
+def test_a_frame_larger_than_the_file_says_is_not_decoded(easel: Easel) -> None:
     content = media.video([flag(640, 480)] * 10, kind="webm", codec="libvpx")
     # Width and height, in the description of the track.
     size = b"\xb0\x82\x02\x80\xba\x82\x01\xe0"
     assert size in content
-    answer = desk.draw(content.replace(size, b"\xb0\x82\x00\x40\xba\x82\x00\x30"), max_pixels=10_000)
+    answer = easel.draw(content.replace(size, b"\xb0\x82\x00\x40\xba\x82\x00\x30"), max_pixels=10_000)
     assert answer.get("pictures") is None
 
 
 @pytest.mark.parametrize("kind", ["avi", "matroska"])
-def test_what_is_said_may_be_in_any_encoding(desk: Desk, kind: str) -> None:
+def test_what_is_said_may_be_in_any_encoding(easel: Easel, kind: str) -> None:
     content = media.video([flag()] * 10, kind=kind, codec="mpeg4", tags={"title": "Ada Lovelace"})
     assert b"Ada Lovelace" in content
-    assert desk.draw(content.replace(b"Ada Lovelace", b"\xff\xfe\xe4\xf6 Lovelace"))["pictures"]
+    assert easel.draw(content.replace(b"Ada Lovelace", b"\xff\xfe\xe4\xf6 Lovelace"))["pictures"]
 
 
 # -- Nothing but the file itself ----------------------------------------------------------------------------
@@ -387,12 +367,12 @@ def playlists(address: str, path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", playlists("", Path()))
-def test_a_list_of_other_files_reads_none(desk: Desk, tmp_path: Path, visits: Any, name: str) -> None:
+def test_a_list_of_other_files_reads_none(easel: Easel, tmp_path: Path, visits: Any, name: str) -> None:
     asked, address = visits
     other = tmp_path / "other.mp4"
     other.write_bytes(media.video([flag()] * 10))
-    desk.source = tmp_path / "film.mp4"
-    answer = desk.draw(playlists(address, other)[name].encode())
+    easel.source = tmp_path / "film.mp4"
+    answer = easel.draw(playlists(address, other)[name].encode())
     assert answer["unavailable"]
     assert answer["metadata"] == {}
     assert asked == []
@@ -400,25 +380,25 @@ def test_a_list_of_other_files_reads_none(desk: Desk, tmp_path: Path, visits: An
 
 @pytest.mark.parametrize("name", ["hls", "hls of a file"])
 def test_even_if_lists_were_allowed_nothing_else_would_be_opened(
-    desk: Desk, tmp_path: Path, visits: Any, monkeypatch: pytest.MonkeyPatch, name: str
+    easel: Easel, tmp_path: Path, visits: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(container, "FORMATS", (*container.FORMATS, "hls"))
     asked, address = visits
     # By which a playlist is known.
-    desk.source = tmp_path / "film.m3u8"
+    easel.source = tmp_path / "film.m3u8"
     other = tmp_path / "other.ts"
     other.write_bytes(media.video([flag()] * 10, kind="mpegts"))
-    answer = desk.draw(playlists(address + "/x.ts", other)[name].encode())
+    answer = easel.draw(playlists(address + "/x.ts", other)[name].encode())
     assert answer["unavailable"]
     assert asked == []
 
 
-def test_a_film_whose_data_is_in_another_file_reads_none(desk: Desk, tmp_path: Path) -> None:
+def test_a_film_whose_data_is_in_another_file_reads_none(easel: Easel, tmp_path: Path) -> None:
     content = media.video([flag()] * 10, kind="mov")
     other = tmp_path / "other.mov"
     other.write_bytes(content)
     elsewhere = content.replace(b"\0\0\0\x0curl \0\0\0\x01", b"\0\0\0\x0curl \0\0\0\0")
     elsewhere = elsewhere.replace(b"\0\0\0\x0calis\0\0\0\x01", b"\0\0\0\x0calis\0\0\0\0")
     assert elsewhere != content
-    answer = desk.draw(elsewhere)
+    answer = easel.draw(elsewhere)
     assert answer.get("unavailable") or answer["pictures"]

@@ -9,6 +9,7 @@ kept in a directory, with the reason beside it; the last line counts. The exit s
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -37,6 +38,23 @@ def _works(content: bytes) -> list[tuple[str, dict[str, object]]]:
     return [(f"{drawing}.video:draw", _DRAWINGS), (f"{drawing}.audio:draw", _DRAWINGS)]
 
 
+def seeds() -> list[bytes]:
+    """Return the files to be changed."""
+    return [content for content in (carriers() | everything()).values() if len(content) <= SEED_BYTES]
+
+
+def faults(content: bytes, folder: Path) -> Iterator[str | None]:
+    """Draw the file in all ways that its beginning allows; yield for each what went wrong, or None."""
+    source = folder / "content"
+    source.write_bytes(content)
+    for work, how in _works(content):
+        try:
+            jail.run(work, source, folder, how, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
+            yield None
+        except jail.Jailed as error:
+            yield f"{work}: {error}"
+
+
 def main() -> int:
     """Run until the time is over. Return the exit status."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -45,23 +63,18 @@ def main() -> int:
     options.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "roomkeeper-fuzz-draw")
     given = options.parse_args()
     given.kept.mkdir(parents=True, exist_ok=True)
-    seeds = [content for content in (carriers() | everything()).values() if len(content) <= SEED_BYTES]
-    random, runs, kept = Random(given.seed), 0, 0
+    random, originals, runs, kept = Random(given.seed), seeds(), 0, 0
     deadline = monotonic() + given.minutes * 60
     with tempfile.TemporaryDirectory(prefix="roomkeeper-") as name:
-        source = Path(name) / "content"
         while monotonic() < deadline:
-            content = mutated(random, random.choice(seeds), seeds)
-            source.write_bytes(content)
-            for work, how in _works(content):
+            content = mutated(random, random.choice(originals), originals)
+            for why in faults(content, Path(name)):
                 runs += 1
-                try:
-                    jail.run(work, source, Path(name), how, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
-                except jail.Jailed as error:
+                if why:
                     kept += 1
                     path = given.kept / f"{crc32(content):08x}"
                     path.write_bytes(content)
-                    path.with_suffix(".why").write_text(f"{work}: {error}\n")
+                    path.with_suffix(".why").write_text(f"{why}\n")
     sys.stdout.write(f"{runs} inputs, {kept} kept in {given.kept}\n")
     return 1 if kept else 0
 

@@ -46,18 +46,6 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
     return s3_subject(server, bucket, quarantine=other)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.write_bytes(b"content")
-    return path
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 def refused(attempt: Callable[[], object], fault: type[StoreError] = ObjectMissing) -> None:
     with pytest.raises(StoreError) as caught:
         attempt()

@@ -34,18 +34,6 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "root", tmp_path / "quarantine", "https://cdn.example.org/files/")
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.write_bytes(b"content")
-    return path
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 @contextmanager
 def full_disk(after_bytes: int) -> Iterator[None]:
     """Let no file grow beyond so many bytes: what a full disk does, without filling one."""

@@ -70,18 +70,6 @@ def behind(seaweedfs: SeaweedFSServer, bucket: str, proxy: FaultProxy) -> S3Subj
     )
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.write_bytes(b"content")
-    return path
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 def head(subject: S3Subject, key: str) -> dict[str, Any]:
     return dict(subject.client.head_object(Bucket=subject.bucket, Key=key, ChecksumMode="ENABLED"))
 
