@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.apps import APPS
-from tasks.apps.spec import App, table_of
+from tasks.apps.columns import table_of
+from tasks.apps.spec import App
 from workers.settings import SettingsError
 
 
@@ -26,7 +27,8 @@ def _table(app: App) -> Table:
     table.add_column("job", no_wrap=True)
     table.add_column("why", ratio=1)
     for job in app.jobs():
-        table.add_row(table_of(job.model).fullname, job.task, job.why)
+        for model in job.models:
+            table.add_row(table_of(model).fullname, job.task, job.why)
     for model, reason in app.untouched.items():
         table.add_row(table_of(model).fullname, "–", reason, style="dim")
     return table

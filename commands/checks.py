@@ -78,7 +78,7 @@ def needs(settings: Settings) -> list[Need]:
         for table in Base.metadata.tables.values()
         if table.schema == SCHEMA
     ]
-    return ours + [job.need() for app in enabled(settings).values() for job in app.jobs()]
+    return ours + [need for app in enabled(settings).values() for job in app.jobs() for need in job.needs()]
 
 
 def broker(settings: Settings) -> list[Fault]:

@@ -104,7 +104,6 @@ class AttachmentJob(PlatformBase):
     findings: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
     override: Mapped[str | None]
     rewritten_sha256: Mapped[str | None]
-    rewritten_bytes: Mapped[int | None] = mapped_column(BigInteger)
     risk: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     popularity: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     address_expires_at: Mapped[datetime | None]
@@ -183,6 +182,59 @@ class DeadLetter(PlatformBase):
     payload: Mapped[dict[str, Any]]
     reason: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class OutboxMessage(PlatformBase):
+    """A task that somebody enqueued in SQL, in a transaction of their own: `outbox.relay` publishes it.
+
+    `task_id` becomes the id of the message, so that a message published twice is the same task twice.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        # The relay takes these in order; published rows, nearly all, are not in the index.
+        Index("outbox_due", "id", postgresql_where=text("published_at is null")),
+        Index("outbox_published", "published_at", postgresql_where=text("published_at is not null")),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    task_id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    task: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    published_at: Mapped[datetime | None]
+
+
+class StatusInbox(PlatformBase):
+    """Message statuses that `delivery.drain` is to merge: of one application, one row for each call.
+
+    Rows come from `roomkeeper.record_status`, and from `delivery.record`, whose messages were not there yet.
+    A row goes in the transaction that merges it. `due_at` is when it is worth trying (again).
+    """
+
+    __tablename__ = "status_inbox"
+    __table_args__ = (Index("status_inbox_due", "due_at"), {"schema": SCHEMA})
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    app: Mapped[str]
+    events: Mapped[list[Any]] = mapped_column(JSONB)
+    received_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    due_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class SqlTask(PlatformBase):
+    """A task that `roomkeeper.enqueue` takes, and its payload's fields: by name 'app' or 'uuid'.
+
+    `apps` are the applications that the field of kind 'app' may name.
+    """
+
+    __tablename__ = "sql_tasks"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    task: Mapped[str] = mapped_column(primary_key=True)
+    fields: Mapped[dict[str, Any]]
+    apps: Mapped[list[str]]
 
 
 class JobRun(PlatformBase):

@@ -23,6 +23,7 @@ Probe = Callable[[], bool]
 #: name → what follows `roomkeeper` on the command line.
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "attachments": ("worker", "attachments"),
+    "delivery": ("worker", "delivery"),
     "maintenance": ("worker", "maintenance"),
     "beat": ("beat",),
     "flower": ("flower",),

@@ -20,6 +20,7 @@ class WorkerKind:
 
 
 ATTACHMENTS = "attachments"
+DELIVERY = "delivery"
 MAINTENANCE = "maintenance"
 #: Where a message goes that names no queue, as those of foreign clients may.
 UNNAMED = "celery"
@@ -28,6 +29,12 @@ KINDS = {
     kind.name: kind
     for kind in (
         WorkerKind("attachments", (ATTACHMENTS,), "scans and draws files: CPU and bytes", memory_mib=400),
+        WorkerKind(
+            "delivery",
+            (DELIVERY,),
+            "merges message statuses and publishes the outbox: small, many, and in a hurry",
+            memory_mib=250,
+        ),
         WorkerKind(
             "maintenance",
             (MAINTENANCE, UNNAMED),

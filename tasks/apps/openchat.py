@@ -1,8 +1,9 @@
 """`openchat`: a messenger with attachments, threads and relationships."""
 
 from models import openchat
-from models.openchat import Attachment
+from models.openchat import Attachment, Conversation, ConversationParticipant, Message
 from tasks.apps.spec import App, AttachmentTable, Mirror
+from tasks.apps.statuses import ReadPointers
 
 OPENCHAT = App(
     name="openchat",
@@ -40,14 +41,34 @@ OPENCHAT = App(
             updated_at=Attachment.updated_at,
         ),
     ),
+    delivery=ReadPointers(
+        why="Read pointers, delivery status and counters (openchat.md, conversation_participant and "
+        "message): nothing in the database maintains them.",
+        message=Message.id,
+        conversation=Message.conversation_id,
+        sender=Message.sender_id,
+        created_at=Message.created_at,
+        status=Message.status,
+        delivered_at=Message.delivered_at,
+        read_by_count=Message.read_by_count,
+        deleted=Message.is_deleted,
+        participant=ConversationParticipant.id,
+        member_of=ConversationParticipant.conversation_id,
+        user=ConversationParticipant.user_id,
+        member_status=ConversationParticipant.status,
+        pointer=ConversationParticipant.last_read_message_id,
+        last_read_at=ConversationParticipant.last_read_at,
+        unread_count=ConversationParticipant.unread_count,
+        conversation_id=Conversation.id,
+        message_count=Conversation.message_count,
+        participant_count=Conversation.participant_count,
+        last_message_at=Conversation.last_message_at,
+    ),
     untouched={
         openchat.User: "presence is cleaned by a job to come",
         openchat.Session: "expired sessions are cleaned by a job to come",
         openchat.Account: "OAuth links live as long as their user",
         openchat.Verification: "expired verifications are cleaned by a job to come",
-        openchat.Conversation: "counters are audited by a job to come",
-        openchat.ConversationParticipant: "read pointers and mutes are kept by jobs to come",
-        openchat.Message: "delivery states are kept by a job to come",
         openchat.UserRelationship: "relationships are the users' own and do not age",
     },
 )

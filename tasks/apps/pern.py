@@ -3,8 +3,9 @@
 from sqlalchemy import true
 
 from models import pern
-from models.pern import Attachment
+from models.pern import Attachment, Message, MessageStatus, User
 from tasks.apps.spec import App, AttachmentTable, Mirror
+from tasks.apps.statuses import StatusRows
 
 PERN = App(
     name="pern",
@@ -33,6 +34,23 @@ PERN = App(
             updated_at=Attachment.updated_at,
         ),
     ),
+    delivery=StatusRows(
+        model=MessageStatus,
+        why="Delivery and read receipts (pern.md, Message Queue), merged and not overwritten: 'read' is not "
+        "taken back by a late 'delivered', and a row that holds a reaction keeps it.",
+        # 'reacted' comes from the application alone.
+        order=("sent", "failed", "delivered", "read", "reacted"),
+        id=MessageStatus.id,
+        message=MessageStatus.message_id,
+        user=MessageStatus.user_id,
+        status=MessageStatus.status,
+        delivered_at=MessageStatus.delivered_at,
+        read_at=MessageStatus.read_at,
+        created_at=MessageStatus.created_at,
+        updated_at=MessageStatus.updated_at,
+        message_id=Message.id,
+        user_id=User.id,
+    ),
     untouched={
         pern.User: "presence is cleaned by a job to come",
         pern.AuthSession: "expired and revoked sessions are cleaned by a job to come",
@@ -40,7 +58,6 @@ PERN = App(
         pern.Conversation: "read by retention, a job to come",
         pern.ConversationParticipant: "memberships are the application's own and do not age",
         pern.Message: "aged out by retention, a job to come",
-        pern.MessageStatus: "delivery states are kept by a job to come",
         pern.AuditLog: "never edited; aged out by retention, a job to come",
     },
 )

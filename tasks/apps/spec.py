@@ -3,19 +3,37 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Column as TableColumn
 from sqlalchemy import ColumnElement, Table, literal
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.visitors import iterate
 
 from models.base import Base
+from tasks.apps.columns import Column, Model, names_of, table_of
+from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
 from tasks.attachments.policy import Rules
 from workers.inspection import Need
 
-Model = type[DeclarativeBase]
-Column = InstrumentedAttribute[Any]
+
+class Job(Protocol):
+    """What a page says of one job: the tables that it is fed from, and what it needs of them."""
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+
+    @property
+    def why(self) -> str:
+        """The rule in a sentence, with the document it comes from."""
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The tables that it feeds on; those that it only looks into are not among them."""
+
+    def needs(self) -> list[Need]:
+        """Return what the job needs of the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +68,7 @@ class Mirror:
 
     def columns(self) -> set[str]:
         """Return the names of the table's columns that are written."""
-        named = (getattr(self, field.name) for field in fields(self))
-        return {column.property.columns[0].name for column in named if column is not None}
+        return names_of(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,18 +118,25 @@ class AttachmentTable:
         """Return the name of the store that a row uses."""
         return self.provider if self.provider is not None else literal("local")
 
-    def need(self) -> Need:
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The table."""
+        return (self.model,)
+
+    def needs(self) -> list[Need]:
         """Return what the job needs of the database."""
         named = (getattr(self, field.name) for field in fields(self))
-        read = {value.property.columns[0].name for value in named if isinstance(value, InstrumentedAttribute)}
+        read = names_of(value for value in named if isinstance(value, InstrumentedAttribute))
         # Conditions name columns too.
         for condition in filter(lambda given: given is not None, (self.live, self.unprocessed)):
             read |= {part.name for part in iterate(condition) if isinstance(part, TableColumn)}
-        return Need(
-            table=table_of(self.model),
-            columns=frozenset(read | self.mirror.columns()),
-            privileges=frozenset({"SELECT", "UPDATE"}),
-        )
+        return [
+            Need(
+                table=table_of(self.model),
+                columns=frozenset(read | self.mirror.columns()),
+                privileges=frozenset({"SELECT", "UPDATE"}),
+            )
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +149,7 @@ class App:
         document: the document that its rules come from.
         models: its module of models.
         attachments: its table of attachments, if it has one.
+        delivery: how it keeps the statuses of messages, if it does.
         untouched: the tables that no job touches, each with the reason.
     """
 
@@ -133,19 +158,14 @@ class App:
     document: str
     models: ModuleType
     attachments: AttachmentTable | None = None
+    delivery: StatusRows | ReadMarks | ReadPointers | None = None
     untouched: Mapping[Model, str]
 
     def tables(self) -> list[Table]:
         """Return all tables of the application, in the order of their definition."""
         return [table for table in Base.metadata.tables.values() if table.schema in self.models.SCHEMAS]
 
-    def jobs(self) -> list[AttachmentTable]:
+    def jobs(self) -> list[Job]:
         """Return what the page feeds to jobs."""
-        return [job for job in (self.attachments,) if job]
-
-
-def table_of(model: Model) -> Table:
-    """Return the table that `model` maps."""
-    table = model.__table__
-    assert isinstance(table, Table)
-    return table
+        named: tuple[Job | None, ...] = (self.attachments, self.delivery)
+        return [job for job in named if job]

@@ -32,7 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
-from tasks.apps.spec import AttachmentTable, table_of
+from tasks.apps.columns import table_of
+from tasks.apps.spec import AttachmentTable
 from tasks.attachments import history, mirror
 from workers.settings import Settings
 

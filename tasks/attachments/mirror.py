@@ -11,7 +11,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Update, bindparam, func, select, update
 
-from tasks.apps.spec import AttachmentTable, Column, table_of
+from tasks.apps.columns import Column, table_of
+from tasks.apps.spec import AttachmentTable
 from tasks.attachments.objects import Addresses
 
 

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from models.platform import ScanVerdict
-from tasks.apps.spec import table_of
+from tasks.apps.columns import table_of
 from tasks.attachments.scan import Verdict, judge
 from workers.scanner import Answer, Version
 

@@ -104,7 +104,7 @@ def test_a_fault_of_ours_keeps_its_traceback(platform: Platform) -> None:
 def test_an_unknown_kind_of_worker_is_a_sentence() -> None:
     outcome = roomkeeper("worker", "attachment")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == "'attachment' is not a kind of worker: attachments, maintenance.\n"
+    assert outcome.err == "'attachment' is not a kind of worker: attachments, delivery, maintenance.\n"
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,12 @@ def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Plat
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "✗ The schema roomkeeper is absent, and this version needs 0002.",
+        "✗ The schema roomkeeper is absent, and this version needs 0003.",
         "  Run: roomkeeper db upgrade",
     ]
 
 
-@pytest.mark.parametrize("kind", ["attachments", "maintenance"])
+@pytest.mark.parametrize("kind", ["attachments", "delivery", "maintenance"])
 def test_a_worker_does_not_start_where_a_table_is_missing(platform: Platform, kind: str) -> None:
     platform.sql("ALTER TABLE openchat.attachment RENAME TO attachments")
     outcome = roomkeeper("worker", kind)

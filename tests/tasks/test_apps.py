@@ -2,16 +2,19 @@
 
 import importlib
 import pkgutil
+from dataclasses import fields
 
 import pytest
-from sqlalchemy import Column
+from sqlalchemy import ClauseElement, Column
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.visitors import iterate
 
 import tasks.apps
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import APPS, enabled
-from tasks.apps.spec import App, table_of
+from tasks.apps.columns import table_of
+from tasks.apps.spec import App
 from workers.settings import Settings, SettingsError, load
 
 each_app = pytest.mark.parametrize("app", APPS.values(), ids=list(APPS))
@@ -19,7 +22,7 @@ each_app = pytest.mark.parametrize("app", APPS.values(), ids=list(APPS))
 
 @each_app
 def test_every_table_feeds_a_job_or_says_why_not(app: App) -> None:
-    fed = [table_of(job.model) for job in app.jobs()]
+    fed = [table_of(model) for job in app.jobs() for model in job.models]
     untouched = [table_of(model) for model in app.untouched]
     assert len(fed + untouched) == len({*fed, *untouched}), "a table is on the page twice"
     named = {table.fullname for table in fed + untouched}
@@ -36,22 +39,27 @@ def test_there_is_a_reason_for_everything(app: App) -> None:
 @each_app
 def test_a_job_needs_columns_that_there_are(app: App) -> None:
     for job in app.jobs():
-        need = job.need()
-        assert need.table is table_of(job.model)
-        assert need.columns
-        assert need.columns <= set(need.table.columns.keys())
-        assert need.columns >= job.mirror.columns()
-        assert need.privileges == {"SELECT", "UPDATE"}, "the applications' rows are neither made nor removed"
+        needs = {need.table: need for need in job.needs()}
+        assert set(map(table_of, job.models)) <= set(needs)
+        for need in needs.values():
+            assert need.columns
+            assert need.columns <= set(need.table.columns.keys())
+            assert "DELETE" not in need.privileges, "the applications' rows are not removed"
 
 
 @each_app
-def test_a_job_needs_the_columns_that_its_conditions_name(app: App) -> None:
+def test_what_is_needed_is_all_that_the_page_names(app: App) -> None:
     """Or `roomkeeper check` would call a database sound on which the job fails."""
     for job in app.jobs():
-        for condition in (job.live, job.unprocessed):
-            named = [element for element in iterate(condition) if isinstance(element, Column)]
-            assert {column.table for column in named} <= {table_of(job.model)}
-            assert {column.name for column in named} <= job.need().columns
+        needed = {(need.table, name) for need in job.needs() for name in need.columns}
+        for field in fields(job):  # type: ignore[arg-type]  # every record of a job is a dataclass
+            value = getattr(job, field.name)
+            if isinstance(value, ClauseElement | InstrumentedAttribute):
+                expression = value.__clause_element__() if isinstance(value, InstrumentedAttribute) else value
+                named = [part for part in iterate(expression) if isinstance(part, Column)]
+                assert {(column.table, column.name) for column in named} <= needed
+    if app.attachments:
+        assert app.attachments.mirror.columns() <= app.attachments.needs()[0].columns
 
 
 def test_the_pages_are_all_there_is() -> None:

@@ -32,8 +32,11 @@ OURS = {
     "attachment_jobs",
     "dead_letters",
     "job_runs",
+    "outbox",
     "positions",
     "scan_verdicts",
+    "sql_tasks",
+    "status_inbox",
 }
 
 

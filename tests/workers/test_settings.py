@@ -194,7 +194,7 @@ def test_a_worker_with_a_wrong_setting_ends_with_just_the_sentence() -> None:
 def test_a_kind_of_worker_that_is_none_ends_with_just_the_sentence() -> None:
     ended = run("worker", "attachment", DATABASE_URL=DATABASE)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "'attachment' is not a kind of worker: attachments, maintenance.\n"
+    assert ended.stderr == "'attachment' is not a kind of worker: attachments, delivery, maintenance.\n"
 
 
 def test_an_application_that_is_none_ends_a_worker_with_just_the_sentence() -> None:
