@@ -41,7 +41,8 @@ class AttachmentJob(PlatformBase):
 
     `attempt` counts claims and fences writes: only the holder of the latest claim may write. `failures`
     counts the claims that ended badly (an error, a dead worker); a scanner that does not answer is not one.
-    `override` is an operator's word, which stands above any verdict. `rewritten_sha256` is what the original
+    `override` is an operator's word, which stands above any verdict: a release for the content and the reason
+    that it was given for, and no other. `rewritten_sha256` is what the original
     became when its personal metadata was taken out; the row may still describe what it was before.
     `risk` and `popularity` say which files a new version of the signatures looks at first.
     """
@@ -103,6 +104,8 @@ class AttachmentJob(PlatformBase):
     timings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     findings: Mapped[list[str]] = mapped_column(server_default=text("'{}'::text[]"))
     override: Mapped[str | None]
+    override_sha256: Mapped[str | None]
+    override_reason: Mapped[str | None]
     rewritten_sha256: Mapped[str | None]
     risk: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     popularity: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))

@@ -4,7 +4,6 @@ clamd fails open by default: past its limits, and before an encrypted archive, i
 scanner counts that has not passed these probes.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from workers.inspection import Fault
 from workers.known_bad import EICAR, encrypted_zip, nested_zip
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings, variable
+from workers.workdir import workdir
 
 
 def faults(clamd: Scanner, settings: Settings) -> list[Fault]:
@@ -20,8 +20,8 @@ def faults(clamd: Scanner, settings: Settings) -> list[Fault]:
     Raises:
         ScannerUnavailable: it does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="roomkeeper-probe-") as folder:
-        return [fault for probe in _PROBES for fault in probe(clamd, Path(folder), settings)]
+    with workdir(settings.work_root) as folder:
+        return [fault for probe in _PROBES for fault in probe(clamd, folder, settings)]
 
 
 def _finds_eicar(clamd: Scanner, folder: Path, _settings: Settings) -> list[Fault]:

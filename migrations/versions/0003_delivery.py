@@ -3,6 +3,8 @@
 Goes before the deploy of the code that uses it. Drops a column that nothing has read or written since 0002.
 """
 
+from pathlib import Path
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -11,6 +13,9 @@ revision = "0003"
 down_revision = "0002"
 
 SCHEMA = "roomkeeper"
+JOBS = "attachment_jobs"
+#: Functions, and the tasks that they take.
+WAYS_IN = Path(__file__).parent.parent / "sql" / "0003_ways_in.sql"
 
 
 def _id() -> "sa.Column[object]":
@@ -23,7 +28,11 @@ def _moment(name: str, *, now: bool = False) -> "sa.Column[object]":
 
 
 def upgrade() -> None:
-    op.drop_column("attachment_jobs", "rewritten_bytes", schema=SCHEMA)
+    op.drop_column(JOBS, "rewritten_bytes", schema=SCHEMA)
+    # What a release was given for. One that was given before holds for nothing: a file looked at again
+    # is refused, and an operator decides anew.
+    for name in ("override_sha256", "override_reason"):
+        op.add_column(JOBS, sa.Column(name, sa.Text), schema=SCHEMA)
     op.create_table(
         "outbox",
         _id(),
@@ -56,9 +65,24 @@ def upgrade() -> None:
         sa.Column("apps", ARRAY(sa.Text), nullable=False),
         schema=SCHEMA,
     )
+    # Statements in a row, for which the driver takes no parameters.
+    op.get_bind().exec_driver_sql(WAYS_IN.read_text(), execution_options={"no_parameters": True})
 
 
 def downgrade() -> None:
+    # With the triggers that call it.
+    op.execute(f"DROP FUNCTION {SCHEMA}.enqueue_attachment() CASCADE")
+    for function in (
+        "record_status(text, jsonb)",
+        "enqueue(text, jsonb)",
+        "is_moment(text)",
+        "is_uuid(text)",
+        "shape(jsonb)",
+        "refuse(text, text)",
+    ):
+        op.execute(f"DROP FUNCTION {SCHEMA}.{function}")
     for table in ("sql_tasks", "status_inbox", "outbox"):
         op.drop_table(table, schema=SCHEMA)
-    op.add_column("attachment_jobs", sa.Column("rewritten_bytes", sa.BigInteger), schema=SCHEMA)
+    for name in ("override_sha256", "override_reason"):
+        op.drop_column(JOBS, name, schema=SCHEMA)
+    op.add_column(JOBS, sa.Column("rewritten_bytes", sa.BigInteger), schema=SCHEMA)

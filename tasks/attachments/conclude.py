@@ -5,7 +5,7 @@ from tasks.attachments.examine import Desk, Findings
 from tasks.attachments.mirror import Seen
 from tasks.attachments.objects import Addresses, delete_pictures, picture_key, quarantine_name
 from workers.db import transaction
-from workers.storage import ObjectChanged
+from workers.storage import ObjectChanged, ObjectStore
 
 
 def conclude(desk: Desk, found: Findings) -> str:
@@ -23,9 +23,6 @@ def conclude(desk: Desk, found: Findings) -> str:
         desk.lease.confirm("store")
         with desk.phase("store"):
             addresses = _store(desk, found)
-    else:
-        # Before the row says so: if the store is away now, the file waits and this is done again.
-        delete_pictures(store, mine.app, mine.id)
     desk.story.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
     with transaction() as connection:
         there = jobs.finish(connection, mine, _values(desk, found, addresses), _seen(desk, found, addresses))
@@ -33,18 +30,37 @@ def conclude(desk: Desk, found: Findings) -> str:
             desk.story.write(connection)
         if found.fresh_verdict is not None and found.fetched and found.version:
             verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
-        if quarantined and not found.in_quarantine:
-            # While our row is locked, so that no other attempt looks for the object; before the commit, so
-            # that a row that says "quarantined" tells the truth. The next attempt ends what a crash cuts.
+        # While our row is locked, so that no other attempt is at the objects; before the commit, so that a
+        # row tells the truth: if the store is away now, the file waits and all this is done again. The next
+        # attempt ends what a crash cuts.
+        if quarantined:
+            # Even what came from there: an attempt that an operator has overtaken may have put it back.
             store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
-        if not there:
+        if not (served and there):
             delete_pictures(store, mine.app, mine.id)
     if found.verdict == "infected" and found.fetched:
-        # Copies that were served before anybody knew. A crash here is made good by the next rescan.
+        # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
+        # signatures have a version to remember the verdict by.
         copies.withdraw(found.fetched.sha256, f"infected with {found.signature}")
     if not there:
         return "vanished"
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
+
+
+def clear_away(mine: jobs.Claim, store: ObjectStore) -> None:
+    """Take back what an attempt may have stored after it had lost the file to somebody else.
+
+    Raises:
+        StoreError.
+    """
+    with transaction() as connection:
+        state, outcome = jobs.end(connection, mine)
+        # Whoever works on it now or will, concludes after this, and does it all again.
+        if state in ("waiting", "running") or outcome == "accepted":
+            return
+        delete_pictures(store, mine.app, mine.id)
+        if outcome == "quarantined":
+            store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
 
 
 def _store(desk: Desk, found: Findings) -> Addresses:

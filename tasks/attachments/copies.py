@@ -1,11 +1,18 @@
 """All copies of some content, in every application: what one of them turns out to be, all are."""
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 
 from models.platform import AttachmentJob as Job
 from tasks.apps import APPS
 from tasks.attachments import history, jobs
+from tasks.attachments.scan import INFECTED
 from workers.db import transaction
+
+
+def unaware() -> ColumnElement[bool]:
+    """Return the condition on the jobs whose file is served by nobody's word that it may be infected."""
+    return (Job.outcome == "accepted") & or_(Job.override.is_(None), Job.override_reason != INFECTED)
+
 
 #: How many rows one transaction withdraws.
 BATCH = 200
@@ -15,14 +22,14 @@ def withdraw(sha256: str, why: str) -> int:
     """Withdraw every served copy of the content, and have each looked at again; return how many.
 
     Their addresses go at once, in batches; the pipeline then quarantines them, knowing the verdict already.
-    Copies that an operator has released stay.
+    Copies that an operator has released as infected stay.
     """
     count = 0
     while True:
         with transaction() as connection:
             served = connection.execute(
                 select(Job.app, Job.attachment_id)
-                .where(Job.sha256 == sha256, Job.outcome == "accepted", Job.override.is_(None))
+                .where(Job.sha256 == sha256, unaware())
                 # In the same order whoever does it, so that two of them do not wait for each other.
                 .order_by(Job.app, Job.attachment_id)
                 .limit(BATCH)

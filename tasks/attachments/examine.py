@@ -8,6 +8,8 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+from sqlalchemy import select
+
 from tasks.attachments import draw, identify, jobs, policy, scan, trust, verdicts
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import Story
@@ -97,24 +99,56 @@ def examine(desk: Desk) -> Findings:
         except ObjectTooLarge as error:
             # Not scanned, so not clean: what is too large to look into is suspicious.
             found.refuse("too_large", str(error), "suspicious")
-            return found
+            return _overridden(desk, found)
         detail |= {"bytes": found.fetched.size, "sha256": found.fetched.sha256}
     metrics.BYTES.labels(mine.app).inc(found.fetched.size)
-    if found.fetched.size == 0:
-        found.refuse("empty", "the object has no bytes")
-        return found
-    mismatch = _mismatch(mine, found.fetched)
+    if mine.override != "quarantine":
+        _look_into(desk, content, found)
+    return _overridden(desk, found)
 
+
+def _overridden(desk: Desk, found: Findings) -> Findings:
+    """Do what an operator has said, in spite of what was found."""
+    mine = desk.mine
     if mine.override == "quarantine":
         found.refuse("operator", "quarantined by an operator", "suspicious")
         found.outcome = "quarantined"
-        return found
+    elif _released(desk, found):
+        found.outcome, found.reason, found.detail = "accepted", None, None
+        # Nobody has looked into it.
+        found.verdict = found.verdict or "opaque"
+    return found
+
+
+def _released(desk: Desk, found: Findings) -> bool:
+    """Say whether an operator wants the file served, knowing this content and this reason against it."""
+    mine = desk.mine
+    if mine.override != "release" or not found.reason or not (found.fetched and found.fetched.size):
+        return False
+    same = mine.override_sha256 == found.fetched.sha256 and mine.override_reason == found.reason
+    desk.story.add("released" if same else "release_void", in_spite_of=f"{found.reason}: {found.detail}")
+    return same
+
+
+def _look_into(desk: Desk, content: Path, found: Findings) -> None:
+    """Find out whether the file may be served, and what is to be shown of it."""
+    mine = desk.mine
+    assert found.fetched is not None
+    if found.fetched.size == 0:
+        found.refuse("empty", "the object has no bytes")
+        return
+    mismatch = _mismatch(mine, found.fetched)
     if mine.encrypted:
-        if mismatch:
+        with transaction() as connection:
+            known_bad = verdicts.infected(connection, found.fetched.sha256)
+        if known_bad:
+            # Not what its row says, then: somebody has uploaded the same bytes elsewhere.
+            _take_over(found, known_bad)
+        elif mismatch:
             found.refuse(*mismatch)
         else:
             found.verdict = "opaque"
-        return found
+        return
 
     with desk.phase("identify") as detail:
         decision = _identify(desk, content, found)
@@ -131,11 +165,10 @@ def examine(desk: Desk) -> Findings:
         found.refuse(*mismatch)
     elif found.verdict == "clean" and decision.reason:
         found.refuse(decision.reason, decision.detail or "", decision.verdict)
-    if mine.override == "release" and found.reason:
-        desk.story.add("released", in_spite_of=f"{found.reason}: {found.detail}")
+    if _released(desk, found):
         found.outcome, found.reason, found.detail = "accepted", None, None
     if found.reason or found.verdict != "clean":
-        return found
+        return
     # Another spelling is no correction: it would cost a text its charset.
     if decision.media_type != policy.normal(mine.media_type):
         found.corrected = decision.media_type
@@ -144,12 +177,11 @@ def examine(desk: Desk) -> Findings:
         with desk.phase("strip") as detail:
             detail |= _strip(desk, content, found)
         if found.outcome != "accepted":
-            return found
+            return
     if decision.draw:
         with desk.phase("draw") as detail:
             _draw(content, decision.draw, desk, found)
             detail["pictures"] = sorted(found.pictures)
-    return found
 
 
 def _fetch(desk: Desk, content: Path) -> tuple[Fetched, bool]:
@@ -198,6 +230,9 @@ def _jailed(work: str, content: Path, desk: Desk, **options: Any) -> dict[str, A
 
 def _failed(reason: str, error: Exception, desk: Desk) -> NotYetError:
     """Return how an attempt ends whose work in the jail came to nothing."""
+    if isinstance(error, Jailed) and error.reason == "jail_closed":
+        # The machine's fault: no file can be looked into.
+        return NotYetError("jail_unavailable", phrase(error.detail))
     if disk_usage(desk.folder).free < FULL_BYTES:
         # Looked up, not believed: a file that only says so would be tried for ever.
         return NotYetError("disk_full", "no room for what is made of the file")
@@ -218,12 +253,17 @@ def _scan(content: Path, found: Findings, settings: Settings) -> bool:
         if verdict is None:
             verdict = found.fresh_verdict = scan.judge(scanner.scan_file(content))
     metrics.VERDICTS.labels(verdict.name, "known" if known else "scanner").inc()
+    _take_over(found, verdict)
+    return known
+
+
+def _take_over(found: Findings, verdict: Verdict) -> None:
+    """Take over the scanner's verdict, whatever it is."""
     found.verdict, found.signature = verdict.name, verdict.signature
     if verdict.reason:
         found.refuse(verdict.reason, verdict.signature or "")
     if verdict.name == "infected":
         found.outcome = "quarantined"
-    return known
 
 
 @contextmanager
@@ -248,6 +288,15 @@ def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
         return {"changed": False, "unavailable": phrase(str(said.get("unavailable") or ""))}
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
+    table = desk.mine.table
+    if table.sha256 is not None:
+        with transaction() as connection:
+            other = select(table.id).where(table.sha256 == digest, table.id != desk.mine.id).limit(1)
+            taken = connection.scalar(other)
+        if taken is not None:
+            # Before the object is touched: the row could never be made to fit it.
+            found.refuse("duplicate", f"without its metadata it is attachment {taken}, and hashes are unique")
+            return {"changed": False}
     # What is served must have been scanned, and these bytes have not been.
     with _scanner(desk.settings) as scanner:
         verdict = scan.judge(scanner.scan_file(path))

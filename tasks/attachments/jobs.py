@@ -65,6 +65,9 @@ class Claim:
     sha256: str | None
     worker: str = ""
     override: str | None = None
+    #: The content and the reason of refusal that a release was given for.
+    override_sha256: str | None = None
+    override_reason: str | None = None
     rewritten_sha256: str | None = None
     #: The claim that found the file dead too often: there is nothing to do but to clean up after it.
     parked: bool = False
@@ -87,8 +90,12 @@ def claim(
         if row is None and not connection.execute(select(Job.state).where(its)).all():
             raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
         # Our row goes with the application's, or the twin would announce it for ever. A row that is
-        # restored later is new to us.
-        connection.execute(delete(Job).where(its, or_(Job.state == "waiting", due())))
+        # restored later is new to us; but what an operator has said of it is not forgotten.
+        idle = or_(Job.state == "waiting", due())
+        connection.execute(delete(Job).where(its, idle, Job.override.is_(None)))
+        connection.execute(
+            update(Job).where(its, idle).values(state="parked", lease_until=None, reason="row_deleted")
+        )
         return None
 
     held = connection.execute(
@@ -119,6 +126,8 @@ def claim(
         sha256=row.sha256,
         worker=worker,
         override=held.override,
+        override_sha256=held.override_sha256,
+        override_reason=held.override_reason,
         rewritten_sha256=held.rewritten_sha256,
     )
     if held.failures >= settings.attachment_attempts:
@@ -167,14 +176,15 @@ def wait(
 def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "mirror.Seen") -> bool:
     """Write the outcome into our row and the application's.
 
-    Return False when that row is gone or deleted by now: then ours goes too, as in `claim`.
+    Return False when that row is gone or deleted by now: then ours goes too, as in `claim`, unless an
+    operator has said something of it.
 
     Raises:
         LeaseLostError: another holds the file by now; nothing is written.
     """
     _fenced(connection, mine, _FINISHED, **values)
     there = mirror.finished(connection, mine.table, mine.id, seen)
-    if not there:
+    if not there and mine.override is None:
         its = (Job.app == mine.app) & (Job.attachment_id == mine.id)
         connection.execute(delete(Job).where(its))
     return there
@@ -202,6 +212,11 @@ def reopen(
         statement.values(
             state="waiting",
             outcome=None,
+            # What was true of it then.
+            verdict=None,
+            reason=None,
+            detail=None,
+            signature=None,
             # Also fences a worker that is at it.
             attempt=Job.attempt + 1,
             failures=0,
@@ -217,6 +232,16 @@ def reopen(
     if attempt is not None:
         mirror.waiting(connection, table, row_id, why)
     return attempt
+
+
+def end(connection: Connection, mine: Claim) -> tuple[str | None, str | None]:
+    """Return the state and outcome of a file that this claim has lost, once nobody is writing them."""
+    row = connection.execute(
+        select(Job.state, Job.outcome)
+        .where(Job.app == mine.app, Job.attachment_id == mine.id)
+        .with_for_update()
+    ).one_or_none()
+    return (row.state, row.outcome) if row else (None, None)
 
 
 def due() -> ColumnElement[bool]:
@@ -285,7 +310,8 @@ def _claiming() -> Any:
         },
         where=due(),
     ).returning(
-        *(_JOBS.c[name] for name in ("attempt", "failures", "waits", "phase", "override", "rewritten_sha256"))
+        *(_JOBS.c[name] for name in ("attempt", "failures", "waits", "phase")),
+        *(_JOBS.c[name] for name in ("override", "override_sha256", "override_reason", "rewritten_sha256")),
     )
 
 

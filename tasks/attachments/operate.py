@@ -8,22 +8,30 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, select, true
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentEvent as Event
 from models.platform import AttachmentJob as Job
-from tasks.apps import APPS
+from tasks.apps import APPS, enabled
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import history, jobs
 from tasks.attachments.jobs import UnknownAttachmentError
 from workers.db import transaction
+from workers.settings import get_settings, variable
+
+#: What a job may be asked for by.
+WITH_ATTACHMENTS = tuple(name for name, page in APPS.items() if page.attachments)
+STATES = ("waiting", "running", "finished", "parked")
+OUTCOMES = ("accepted", "refused", "quarantined")
 
 #: act → what it sets on the job. Release and quarantine stand above the verdict; a retry changes neither.
+#: A release holds for the content that was judged, and for the reason that it was refused for: what was
+#: released in spite of its name is not released in spite of the malware that replaced it.
 ACTS: dict[str, dict[str, Any]] = {
     "retry": {},
-    "quarantine": {"override": "quarantine"},
-    "release": {"override": "release"},
+    "quarantine": {"override": "quarantine", "override_sha256": None, "override_reason": None},
+    "release": {"override": "release", "override_sha256": Job.sha256, "override_reason": Job.reason},
 }
 
 
@@ -44,6 +52,45 @@ def act(name: str, app: str, attachment_id: UUID, *, actor: str, reason: str) ->
         history.note(connection, app, attachment_id, name, attempt=attempt or 0, actor=actor, reason=reason)
 
 
+def elsewhere(app: str, attachment_id: UUID) -> list[str]:
+    """Return the other enabled applications that have an attachment of that id."""
+    others = {name: page.attachments for name, page in enabled(get_settings()).items() if name != app}
+    with transaction() as connection:
+        return [
+            name
+            for name, table in others.items()
+            if table and connection.scalar(select(table.id).where(table.id == attachment_id)) is not None
+        ]
+
+
+def why_idle(app: str, attachment_id: UUID) -> str:
+    """Return why nobody has worked on an attachment of the application's, a sentence without its full stop.
+
+    Raises:
+        UnknownAttachmentError: the application has no such row.
+    """
+    table, settings = _table(app), get_settings()
+    unprocessed = table.unprocessed if table.unprocessed is not None else true()
+    with transaction() as connection:
+        row = connection.execute(
+            select(table.live.label("live"), unprocessed.label("unprocessed")).where(
+                table.id == attachment_id
+            )
+        ).one_or_none()
+    if row is None:
+        raise UnknownAttachmentError(f"{app} has no attachment {attachment_id}")
+    if not row.live:
+        return f"{app} has deleted it"
+    if app not in enabled(settings):
+        return f"it is in the table, but {variable('apps')} does not name {app}"
+    if not row.unprocessed:
+        return "its row says that it is done, so the periodic twin passes over it; retry has it looked at"
+    if table.unprocessed is None:
+        return "it is in the table; the periodic twin takes it up when its round comes to that row"
+    seconds = settings.attachment_grace_seconds + settings.recover_every_seconds
+    return f"it is in the table; the periodic twin takes it up within {seconds:g} s"
+
+
 def look(app: str, attachment_id: UUID) -> tuple[Row[Any] | None, Sequence[Row[Any]]]:
     """Return the attachment's job, None if it has none, and its events in the order of their happening."""
     _table(app)
@@ -62,7 +109,7 @@ def look(app: str, attachment_id: UUID) -> tuple[Row[Any] | None, Sequence[Row[A
 def _table(app: str) -> AttachmentTable:
     page = APPS.get(app)
     if page is None or page.attachments is None:
-        named = ", ".join(name for name, other in APPS.items() if other.attachments)
+        named = ", ".join(WITH_ATTACHMENTS)
         raise UnknownAttachmentError(f"{app!r} is no application with attachments: {named}")
     return page.attachments
 
@@ -101,3 +148,19 @@ def find(
         statement = statement.where(select(Event.id).where(happened).exists())
     with transaction() as connection:
         return connection.execute(statement).all()
+
+
+def file_names(rows: Sequence[Row[Any]]) -> dict[tuple[str, UUID], str]:
+    """Return what the attachments of these jobs are called, by application and id, if they are still there.
+
+    The names are strangers' words.
+    """
+    found: dict[tuple[str, UUID], str] = {}
+    with transaction() as connection:
+        for name, page in enabled(get_settings()).items():
+            ids = [row.attachment_id for row in rows if row.app == name]
+            if page.attachments and ids:
+                table = page.attachments
+                named = connection.execute(select(table.id, table.name).where(table.id.in_(ids)))
+                found.update({(name, row_id): file_name for row_id, file_name in named})
+    return found

@@ -10,11 +10,11 @@ from uuid import UUID
 
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
-from tasks.attachments.conclude import conclude
+from tasks.attachments.conclude import clear_away, conclude
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.examine import Desk, examine
 from tasks.attachments.history import Story
@@ -40,10 +40,11 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     """
     with transaction() as connection:
         mine = jobs.claim(connection, app, table, row_id, worker, settings)
+        if mine is not None and mine.parked:
+            _tidy(mine, settings)
     if mine is None:
         return "nothing to do"
     if mine.parked:
-        _tidy(mine, settings)
         metrics.ATTEMPTS.labels(app, "parked", "", "worker_lost").inc()
         return "parked (worker_lost)"
     try:
@@ -51,6 +52,7 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     except jobs.LeaseLostError as error:
         # Whoever took over does it all again.
         log.warning("attachment.lease_lost", app=app, id=str(row_id), error=str(error))
+        _clear_away(mine, settings)
         return "taken over"
 
 
@@ -118,14 +120,13 @@ def _put_off(
                 state = jobs.wait(connection, mine, why.reason, why.detail, settings, failed=failed)
                 if state == "parked":
                     story.add("parked", why=f"{why.reason}: {why.detail}")
+                    _tidy(mine, settings)
                 story.write(connection)
             break
         except OperationalError:
             if monotonic() > deadline:
                 raise
             sleep(DATABASE_PAUSE_SECONDS)
-    if state == "parked":
-        _tidy(mine, settings)
     outcome = f"{state} ({why.reason})"
     metrics.ATTEMPTS.labels(mine.app, state, "", why.reason).inc()
     log.info("attachment.attempted", app=mine.app, id=str(mine.id), attempt=mine.attempt, outcome=outcome)
@@ -133,9 +134,20 @@ def _put_off(
 
 
 def _tidy(mine: jobs.Claim, settings: Settings) -> None:
-    """Remove the pictures of a file that is parked: an attempt may have stored them before it failed."""
+    """Remove the pictures of a file that is parked: an attempt may have stored them before it failed.
+
+    While its row is locked: an operator may want it served in a moment.
+    """
     try:
         delete_pictures(store_for(mine.provider, settings), mine.app, mine.id)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         # Nobody links to them; a store that is away is no reason to try a parked file again.
         log.warning("attachment.pictures_left", app=mine.app, id=str(mine.id), error=str(error))
+
+
+def _clear_away(mine: jobs.Claim, settings: Settings) -> None:
+    try:
+        clear_away(mine, store_for(mine.provider, settings))
+    except (StoreError, OSError, SQLAlchemyError) as error:
+        # Told, for there is no row that would have anybody try again.
+        log.error("attachment.objects_left", app=mine.app, id=str(mine.id), key=mine.key, error=str(error))

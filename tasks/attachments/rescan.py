@@ -51,17 +51,18 @@ def rescan() -> None:
     """Look again at served files, for as long as the budget allows."""
     settings = get_settings()
     sweep(settings.work_root)
-    if not settings.rescan_share:
-        return
     with ledger.run(JOB) as run:
         if run is None:
+            return
+        # Whatever the budget: this costs next to nothing, and makes good what a crash has left.
+        _withdraw_known()
+        if not settings.rescan_share:
             return
         for name, page in enabled(settings).items():
             if page.attachments is not None:
                 # On its own, like all that follows: the run's transaction only holds the job's lock.
                 with transaction() as connection:
                     note_popularity(connection, name, page.attachments)
-        _withdraw_known()
         if _in_debt(run.connection, settings):
             run.outcome = "more"
             return
@@ -97,7 +98,7 @@ def _withdraw_known() -> None:
         bad = connection.execute(
             select(ScanVerdict.sha256, ScanVerdict.signature)
             .join(Job, Job.sha256 == ScanVerdict.sha256)
-            .where(ScanVerdict.verdict == "infected", Job.outcome == "accepted", Job.override.is_(None))
+            .where(ScanVerdict.verdict == "infected", copies.unaware())
             .distinct()
             .limit(BATCH)
         ).all()
@@ -172,29 +173,31 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
         if candidate.sha256:
             verdict = verdicts.known(connection, candidate.sha256, version)
         row = connection.execute(
-            select(table.key, table.store_name()).where(table.id == candidate.id, table.live)
+            # A deleted row too: it may be restored, with its addresses.
+            select(table.key, table.store_name()).where(table.id == candidate.id)
         ).one_or_none()
     if row is None:
-        # Deleted meanwhile: nobody serves it.
+        # Nobody serves it.
         _note_clean(candidate, version)
         return False
-    known, changed = verdict is not None, False
+    known, changed = verdict is not None, None
     if verdict is None:
         try:
             with workdir(settings.work_root) as folder:
                 store = store_for(row[1], settings)
                 fetched = store.fetch(row[0], folder / "content", limit=settings.max_file_bytes)
-                changed = fetched.sha256 != candidate.sha256
+                if fetched.sha256 != candidate.sha256:
+                    changed = "the object is not the one that was scanned"
                 verdict = scan.judge(scanner.scan_file(folder / "content"))
-        except (ObjectMissing, ObjectTooLarge):
-            changed = True
+        except (ObjectMissing, ObjectTooLarge) as error:
+            changed = str(error)
         except (StoreError, UnknownProvider, OSError) as error:
             log.warning("rescan.store_unavailable", app=candidate.app, id=str(candidate.id), error=str(error))
             raise NotYetError("store_unavailable", str(error)) from error
     if changed or verdict is None:
-        # It is not what was scanned: replaced, grown or gone since. The pipeline decides what that means.
+        # Replaced, grown beyond what is allowed or gone since. The pipeline decides what that means.
         metrics.RESCANS.labels("changed").inc()
-        _reopen(candidate, "object_changed", "the object is not the one that was scanned")
+        _reopen(candidate, "object_changed", changed or "")
         return True
     metrics.RESCANS.labels(verdict.name).inc()
     if not known and candidate.sha256:

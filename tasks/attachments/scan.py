@@ -13,6 +13,9 @@ SUSPICIONS = {
     "Heuristics.": "heuristics",
 }
 
+#: The reason of an infected file.
+INFECTED = "malware"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -30,4 +33,4 @@ def judge(answer: Answer) -> Verdict:
     for prefix, reason in SUSPICIONS.items():
         if answer.signature.startswith(prefix):
             return Verdict("suspicious", reason, answer.signature)
-    return Verdict("infected", "malware", answer.signature)
+    return Verdict("infected", INFECTED, answer.signature)

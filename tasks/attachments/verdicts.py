@@ -1,6 +1,6 @@
 """What is known of content by its hash: the same bytes are not scanned twice with the same signatures."""
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from models.platform import ScanVerdict
@@ -22,8 +22,14 @@ def known(connection: Connection, sha256: str, version: Version) -> Verdict | No
     return judge(Answer(row.signature)) if row else None
 
 
+def infected(connection: Connection, sha256: str) -> Verdict | None:
+    """Return the verdict on content that any signatures have called infected."""
+    row = connection.execute(_INFECTED, {"content": sha256}).one_or_none()
+    return judge(Answer(row.signature)) if row else None
+
+
 def keep(connection: Connection, sha256: str, version: Version, verdict: Verdict) -> None:
-    """Remember the verdict in place of any older one."""
+    """Remember the verdict in place of any older one; but what newer signatures call infected stays so."""
     if not version.dated:
         return
     connection.execute(
@@ -42,11 +48,24 @@ def _keeping() -> Insert:
     statement = insert(table_of(ScanVerdict))
     names = ("engine_version", "signature_version", "verdict", "signature")
     fresh = {name: statement.excluded[name] for name in names}
-    return statement.on_conflict_do_update(index_elements=["sha256"], set_=fresh | {"scanned_at": func.now()})
+    return statement.on_conflict_do_update(
+        index_elements=["sha256"],
+        set_=fresh | {"scanned_at": func.now()},
+        where=or_(ScanVerdict.verdict != "infected", ~_older(fresh["signature_version"])),
+    )
+
+
+def _older(version: ColumnElement[str]) -> ColumnElement[bool]:
+    # They are numbers in decimal: the longer is the larger.
+    held = ScanVerdict.signature_version
+    return tuple_(func.length(version), version) < tuple_(func.length(held), held)
 
 
 # Made once: making them anew took longer than executing them.
 _KEEP = _keeping()
+_INFECTED = select(ScanVerdict.signature).where(
+    ScanVerdict.sha256 == bindparam("content"), ScanVerdict.verdict == "infected"
+)
 _KNOWN = select(ScanVerdict.verdict, ScanVerdict.signature).where(
     ScanVerdict.sha256 == bindparam("content"),
     ScanVerdict.engine_version == bindparam("engine"),

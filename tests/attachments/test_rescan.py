@@ -14,11 +14,13 @@ from models.platform import AttachmentJob
 from stack import signatures
 from stack.clamd import Clamd
 from stack.samples import drawing
-from tasks.attachments import copies, popularity, rescan
+from tasks.attachments import copies, operate, popularity, rescan, verdicts
 from tasks.attachments.rescan import JOB
+from tasks.attachments.scan import Verdict
 from tests.attachments.desk import BOTH, Desk, at_scan, stored
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer
+from workers.db import transaction
 from workers.known_bad import EICAR
 from workers.scanner import Answer, Scanner, Version
 
@@ -83,6 +85,10 @@ def run(desk: Desk, rescans: int = 1) -> None:
     for _ in range(rescans):
         with environment(dict(desk.platform.environment)):
             rescan.rescan()
+
+
+def act(desk: Desk, name: str, row_id: UUID) -> None:
+    operate.act(name, desk.app, row_id, actor="Ada", reason="because")
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
@@ -439,3 +445,85 @@ def test_the_old_versions_are_found(open_desk: Desk) -> None:
         connection.execute(insert(AttachmentJob), rows)
         assert sorted(rescan._old_versions(connection, Version("1", "101"))) == ["100", "102"]
         assert sorted(rescan._old_versions(connection, Version("1", "new"))) == ["100", "101", "102"]
+
+
+def test_known_malware_that_calls_itself_encrypted_is_quarantined(
+    platform: Platform, scanner: RenewedClamd
+) -> None:
+    """`pern`'s encrypted files cannot be looked into; but the same bytes were, elsewhere."""
+    hidden, seen = Desk(platform, "pern"), Desk(platform, "openchat")
+    private = hidden.upload(EICAR, is_encrypted=True)
+    assert hidden.work(private) == "accepted"
+    assert seen.work(seen.upload(EICAR)) == "quarantined (malware)"
+    assert hidden.job(private).state == "waiting"
+    assert hidden.work(private) == "quarantined (malware)"
+    attempt = hidden.job(private).attempt
+    run(hidden, 2)
+    assert hidden.job(private).attempt == attempt
+    assert EICAR not in stored(platform.store).values()
+
+
+def test_what_an_operator_released_for_another_reason_is_withdrawn(
+    open_desk: Desk, scanner: RenewedClamd
+) -> None:
+    row_id = open_desk.upload(drawing("PNG") + LATE, "a.pdf", "application/pdf")
+    assert open_desk.work(row_id).startswith("refused")
+    act(open_desk, "release", row_id)
+    assert open_desk.work(row_id) == "accepted"
+    scanner.renew(2, NEW)
+    run(open_desk)
+    assert open_desk.row(row_id).storage_url is None
+    assert open_desk.work(row_id) == "quarantined (malware)"
+
+
+def test_what_an_operator_released_as_infected_stays(open_desk: Desk, scanner: RenewedClamd) -> None:
+    row_id = open_desk.upload(EICAR)
+    open_desk.work(row_id)
+    act(open_desk, "release", row_id)
+    assert open_desk.work(row_id) == "accepted"
+    # A copy brings it to light once more.
+    assert open_desk.work(open_desk.upload(EICAR)) == "quarantined (malware)"
+    scanner.renew(2, NEW)
+    run(open_desk)
+    assert open_desk.job(row_id).outcome == "accepted"
+
+
+def test_a_deleted_file_is_looked_at_too_for_it_may_be_restored(
+    open_desk: Desk, scanner: RenewedClamd
+) -> None:
+    row_id = open_desk.upload(b"x" + LATE)
+    assert open_desk.work(row_id) == "accepted"
+    open_desk.platform.sql("UPDATE openchat.attachment SET is_deleted = true WHERE id = :id", id=row_id)
+    scanner.renew(2, NEW)
+    run(open_desk)
+    open_desk.platform.sql("UPDATE openchat.attachment SET is_deleted = false WHERE id = :id", id=row_id)
+    assert open_desk.row(row_id).storage_url is None
+    assert open_desk.work(row_id) == "quarantined (malware)"
+
+
+def test_copies_that_a_crash_left_are_withdrawn_without_any_budget(
+    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = open_desk.upload(b"x" + LATE)
+    assert open_desk.work(served) == "accepted"
+    scanner.renew(2, NEW)
+    with monkeypatch.context() as crash:
+        crash.setattr(copies, "withdraw", lambda *_: 0)
+        assert open_desk.work(open_desk.upload(b"x" + LATE)) == "quarantined (malware)"
+    assert open_desk.job(served).outcome == "accepted"
+    open_desk.platform.set(rescan_share=0)
+    run(open_desk)
+    assert open_desk.row(served).storage_url is None
+
+
+@pytest.mark.parametrize(("number", "stays"), [("9", True), ("10", True), ("100", False), ("11", False)])
+def test_older_signatures_do_not_call_clean_what_newer_ones_know(
+    open_desk: Desk, number: str, stays: bool
+) -> None:
+    """Two scanners, one of which is late with its updates. The numbers are no text: 9 is before 10."""
+    with transaction() as connection:
+        verdicts.keep(connection, "ab", Version("1.4", "10"), Verdict("infected", "malware", "X"))
+        verdicts.keep(connection, "ab", Version("1.4", number), Verdict("clean"))
+        assert (verdicts.infected(connection, "ab") is not None) is (stays and number != "10")
+        verdicts.keep(connection, "ab", Version("1.4", "8"), Verdict("infected", "malware", "Y"))
+        assert verdicts.infected(connection, "ab") is not None

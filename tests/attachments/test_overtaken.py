@@ -1,0 +1,133 @@
+"""An attempt that has lost its file goes on for a while, and nothing of what it does then may stay."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from stack.samples import drawing, photo
+from tasks.attachments import operate, pipeline
+from tasks.attachments.conclude import conclude
+from tests.attachments.desk import Desk, stored
+from tests.platform import Platform
+from workers import jail
+from workers.jail import Jailed
+from workers.known_bad import EICAR
+from workers.storage.local import LocalStore
+
+
+@pytest.fixture
+def desk(platform: Platform) -> Desk:
+    return Desk(platform, "openchat")
+
+
+def act(name: str, row_id: UUID) -> None:
+    operate.act(name, "openchat", row_id, actor="Ada", reason="because")
+
+
+def once(monkeypatch: pytest.MonkeyPatch, method: str, event: Callable[[], object], key: str = "") -> None:
+    """Let something happen before the first call of the store's `method`, for `key` if one is given."""
+    real = getattr(LocalStore, method)
+
+    def called(self: LocalStore, *arguments: Any, **options: Any) -> Any:
+        if not key or key in arguments:
+            monkeypatch.setattr(LocalStore, method, real)
+            event()
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(LocalStore, method, called)
+
+
+def test_a_stripped_original_that_comes_too_late_follows_into_quarantine(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.platform.set(strip_originals="openchat")
+    row_id = desk.upload(photo(400, 300), "p.jpg", "image/jpeg")
+
+    def overtaken() -> None:
+        act("quarantine", row_id)
+        assert desk.work(row_id) == "quarantined (operator)"
+        assert stored(desk.platform.store) == {}
+
+    once(monkeypatch, "put", overtaken, desk.key(row_id))
+    assert desk.work(row_id) == "taken over"
+    assert desk.job(row_id).outcome == "quarantined"
+    assert desk.quarantined(row_id) is not None
+    assert stored(desk.platform.store) == {}
+
+
+def test_what_is_restored_too_late_goes_back_into_quarantine(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_id = desk.upload(EICAR)
+    assert desk.work(row_id) == "quarantined (malware)"
+    act("release", row_id)
+
+    def overtaken() -> None:
+        act("quarantine", row_id)
+        assert desk.work(row_id) == "quarantined (operator)"
+
+    once(monkeypatch, "restore", overtaken)
+    assert desk.work(row_id) == "taken over"
+    assert desk.job(row_id).outcome == "quarantined"
+    assert desk.quarantined(row_id) == EICAR
+    assert stored(desk.platform.store) == {}
+
+
+@pytest.mark.parametrize("end", ["quarantine", "delete"])
+def test_pictures_that_come_too_late_are_removed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    row_id = desk.upload(drawing("PNG"), "a.png", "image/png")
+
+    def overtaken() -> None:
+        act("quarantine", row_id)
+        if end == "delete":
+            desk.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=row_id)
+            desk.platform.sql("DELETE FROM roomkeeper.attachment_jobs WHERE attachment_id = :id", id=row_id)
+        else:
+            assert desk.work(row_id) == "quarantined (operator)"
+
+    once(monkeypatch, "put", overtaken)
+    assert desk.work(row_id) == "taken over"
+    assert desk.pictures(row_id) == []
+
+
+def test_pictures_of_who_serves_it_now_stay(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One attempt found it refused; before it can say so, another has served it."""
+    row_id = desk.upload(drawing("PNG"), "a.pdf", "application/pdf")
+
+    def late(*arguments: Any) -> str:
+        monkeypatch.setattr(pipeline, "conclude", conclude)
+        desk.platform.sql(
+            "UPDATE openchat.attachment SET mime_type = 'image/png', original_filename = 'a.png'"
+            " WHERE id = :id",
+            id=row_id,
+        )
+        act("retry", row_id)
+        assert desk.work(row_id) == "accepted"
+        return conclude(*arguments)
+
+    monkeypatch.setattr(pipeline, "conclude", late)
+    assert desk.work(row_id) == "taken over"
+    assert desk.job(row_id).outcome == "accepted"
+    assert desk.pictures(row_id) == ["large.webp", "small.webp"]
+
+
+def test_a_jail_that_cannot_be_had_is_not_the_files_fault(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_id = desk.upload(b"hello\n")
+    real = jail.run
+
+    def closed(*_: Any, **__: Any) -> dict[str, Any]:
+        raise Jailed("jail_closed", "the helper does not start")
+
+    monkeypatch.setattr(jail, "run", closed)
+    assert desk.work(row_id) == "waiting (jail_unavailable)"
+    for _ in range(4):
+        assert desk.again(row_id) == "waiting (jail_unavailable)"
+    assert desk.job(row_id).failures == 0
+    monkeypatch.setattr(jail, "run", real)
+    assert desk.again(row_id) == "accepted"
