@@ -13,12 +13,21 @@ from workers.settings import Settings
 def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return Celery's beat schedule: name of the entry → task, period, expiry."""
     return {
+        "delivery.drain": every(settings.drain_every_seconds, "delivery.drain", patience_seconds=60),
+        "delivery.audit": every(settings.audit_every_seconds, "delivery.audit"),
         "attachments.recover": every(settings.recover_every_seconds, "attachments.recover"),
         "attachments.rescan": every(settings.rescan_every_seconds, "attachments.rescan"),
         "attachments.renew_addresses": every(600, "attachments.renew_addresses"),
+        "outbox.relay": every(settings.outbox_every_seconds, "outbox.relay", patience_seconds=60),
     }
 
 
-def every(seconds: float, task: str) -> dict[str, Any]:
-    """Return the entry that runs `task` every so many seconds."""
-    return {"task": task, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
+def every(seconds: float, task: str, patience_seconds: float = 0) -> dict[str, Any]:
+    """Return the entry that runs `task` every so many seconds.
+
+    Args:
+        patience_seconds: how long its message may wait, if longer than its period. One of each second would
+            expire behind any queue, and the job would never run; where it did, the others have nothing to do.
+    """
+    expires = max(seconds, patience_seconds)
+    return {"task": task, "schedule": timedelta(seconds=seconds), "options": {"expires": expires}}

@@ -2,9 +2,10 @@
 
 import getpass
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 from uuid import UUID
 
 import typer
@@ -14,6 +15,7 @@ from sqlalchemy import Row
 
 from tasks.attachments import operate
 from tasks.attachments.jobs import UnknownAttachmentError
+from tasks.attachments.traits import phrase
 from workers.settings import SettingsError
 
 app = typer.Typer(help="One file's story; retry, quarantine or release it.", no_args_is_help=True)
@@ -21,6 +23,15 @@ app = typer.Typer(help="One file's story; retry, quarantine or release it.", no_
 App = Annotated[str, typer.Argument(metavar="APP", help="The application.")]
 Id = Annotated[UUID, typer.Argument(metavar="ID", help="The attachment's id.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the file's story.")]
+Actor = Annotated[str, typer.Option("--actor", help="Who says so; whoever is logged in if it is not given.")]
+
+#: More lines than this nobody reads.
+_LISTED = 1000
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
 
 #: What of a job is worth a line, in this order.
 _LINES = (
@@ -58,10 +69,11 @@ _LINES = (
 def show(application: App, attachment_id: Id) -> None:
     """Tell one file's story: each phase, when, how long, and what was found."""
     console = Console(soft_wrap=True, highlight=False)
-    with _told():
+    with _told(application, attachment_id):
         job, events = operate.look(application, attachment_id)
-    if job is None and not events:
-        raise SettingsError(f"Nobody has worked on {application} {attachment_id}; is it in the table?")
+        if job is None and not events:
+            why = operate.why_idle(application, attachment_id)
+            raise SettingsError(f"Nobody has worked on {application} {attachment_id} yet: {why}.")
     if job is not None:
         for name in _LINES:
             value = getattr(job, name)
@@ -74,51 +86,84 @@ def show(application: App, attachment_id: Id) -> None:
 
 @app.command("list")
 def list_(
-    application: Annotated[str | None, typer.Option("--app", help="Only this application's.")] = None,
-    state: Annotated[str | None, typer.Option(help="waiting, running, finished or parked.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="accepted, refused or quarantined.")] = None,
+    application: Annotated[
+        str | None, typer.Option("--app", help=f"{_either(operate.WITH_ATTACHMENTS)}: only its files.")
+    ] = None,
+    state: Annotated[str | None, typer.Option(help=f"{_either(operate.STATES)}.")] = None,
+    outcome: Annotated[str | None, typer.Option(help=f"{_either(operate.OUTCOMES)}.")] = None,
     reason: Annotated[str | None, typer.Option(help="Such as malware or type_mismatch.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="All copies of this content.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="All copies of this content: 64 hexadecimal digits.")
+    ] = None,
     event: Annotated[str | None, typer.Option(help="What has happened, such as late_detection.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the latest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=_LISTED, help="At most so many, the latest first.")] = 50,
 ) -> None:
     """List attachments that fit everything given: what is parked, quarantined, withdrawn by a rescan."""
+    _known("--app", application, operate.WITH_ATTACHMENTS)
+    _known("--state", state, operate.STATES)
+    _known("--outcome", outcome, operate.OUTCOMES)
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise SettingsError("--sha256 must be 64 hexadecimal digits.")
     console = Console(soft_wrap=True, highlight=False)
     jobs = operate.find(
-        app=application, state=state, outcome=outcome, reason=reason, sha256=sha256, event=event, limit=limit
+        app=application,
+        state=state,
+        outcome=outcome,
+        reason=_words(reason),
+        sha256=sha256,
+        event=_words(event),
+        limit=limit,
     )
+    names = operate.file_names(jobs)
     for job in jobs:
         became = ", ".join(filter(None, (job.outcome, job.verdict, job.reason)))
-        line = f"{_plain(job.updated_at)}  {job.app} {job.attachment_id}  {job.state:<8}  {became}"
-        console.print(line.rstrip(), markup=False)
+        which = (
+            f"{job.app} {job.attachment_id} {phrase(names.get((job.app, job.attachment_id), ''))}".rstrip()
+        )
+        console.print(f"{_plain(job.updated_at)}  {which}  {job.state:<8}  {became}".rstrip(), markup=False)
     if not jobs:
         console.print("None.")
 
 
 @app.command()
-def retry(application: App, attachment_id: Id, reason: Reason) -> None:
+def retry(application: App, attachment_id: Id, reason: Reason, actor: Actor = "") -> None:
     """Have the file go through the pipeline once more; it is not served meanwhile."""
-    _act("retry", application, attachment_id, reason)
+    _act("retry", application, attachment_id, reason, actor)
 
 
 @app.command()
-def quarantine(application: App, attachment_id: Id, reason: Reason) -> None:
+def quarantine(application: App, attachment_id: Id, reason: Reason, actor: Actor = "") -> None:
     """Withdraw the file and move it to quarantine, whatever the scanner says of it."""
-    _act("quarantine", application, attachment_id, reason)
+    _act("quarantine", application, attachment_id, reason, actor)
 
 
 @app.command()
-def release(application: App, attachment_id: Id, reason: Reason) -> None:
-    """Serve the file in spite of its verdict: a false alarm. Copies of it are judged on their own."""
-    _act("release", application, attachment_id, reason)
+def release(application: App, attachment_id: Id, reason: Reason, actor: Actor = "") -> None:
+    """Serve the file in spite of its verdict: a false alarm. Copies of it are judged on their own.
+
+    Holds for this content and the reason that it was refused for; not for what is empty or too_large.
+    """
+    with _told(application, attachment_id):
+        job, _ = operate.look(application, attachment_id)
+    against = job.reason if job is not None and job.outcome else None
+    if against in operate.UNRELEASABLE:
+        raise SettingsError(
+            f"{application} {attachment_id} can not be released from {against}: "
+            f"{operate.UNRELEASABLE[against]}."
+        )
+    if job is not None and job.outcome == "accepted" and job.override == "release":
+        raise SettingsError(f"{application} {attachment_id} has been released already.")
+    _act("release", application, attachment_id, reason, actor)
+    if against is None:
+        typer.echo("Nothing was known against it: should it be refused now, release it then.")
 
 
-def _act(name: str, application: str, attachment_id: UUID, reason: str) -> None:
-    if not reason.strip():
+def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: str) -> None:
+    why, who = _words(reason).strip(), _words(actor).strip() or _myself()
+    if not why:
         raise SettingsError("--reason must say why, in a few words.")
-    actor = os.environ.get("SUDO_USER") or getpass.getuser()
-    with _told():
-        operate.act(name, application, attachment_id, actor=actor, reason=reason.strip())
+    with _told(application, attachment_id):
+        operate.act(name, application, attachment_id, actor=who, reason=why)
     # Not before: importing tasks makes the Celery application, which no other command here needs.
     from tasks.attachments.payload import ProcessAttachment
     from tasks.attachments.process import process
@@ -129,18 +174,46 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str) -> None:
     except (OperationalError, OSError):
         typer.echo("The broker is away; the file is announced when it is back.")
     typer.echo(
-        f"{name}: {application} {attachment_id} is taken up; see: roomkeeper attachments show "
+        f"{name}: {application} {attachment_id} is queued; see: roomkeeper attachments show "
         f"{application} {attachment_id}"
     )
 
 
+def _myself() -> str:
+    try:
+        return _words(os.environ.get("SUDO_USER") or getpass.getuser())
+    except (KeyError, OSError):
+        # In a container a user need not have a name. (Which of the two it is depends on Python's version.)
+        return f"uid {os.getuid()}"
+
+
+@overload
+def _words(given: str) -> str: ...
+@overload
+def _words(given: None) -> None: ...
+def _words(given: str | None) -> str | None:
+    """Return what was typed without what no terminal shows and no database keeps: bytes that are no text."""
+    if given is None:
+        return None
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in given)
+
+
+def _known(option: str, given: str | None, known: tuple[str, ...]) -> None:
+    if given is not None and given not in known:
+        raise SettingsError(f"{option} must be {_either(known)}, not {given!r}.")
+
+
 @contextmanager
-def _told() -> Iterator[None]:
-    """Tell what is not there in a sentence."""
+def _told(application: str, attachment_id: UUID) -> Iterator[None]:
+    """Tell what is not there in a sentence, and where else it is."""
     try:
         yield
     except UnknownAttachmentError as error:
-        raise SettingsError(f"{error}.") from error
+        there = [
+            f" {other} has one: roomkeeper attachments show {other} {attachment_id}"
+            for other in operate.elsewhere(application, attachment_id)
+        ]
+        raise SettingsError(f"{error}.{';'.join(there)}") from error
 
 
 def _told_event(event: Row[Any]) -> str:

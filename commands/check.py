@@ -1,17 +1,20 @@
 """`roomkeeper check`: can everything that the platform needs be had?"""
 
+from collections.abc import Callable
+
 import typer
 from rich.console import Console
 
 from commands import checks
 from tasks.apps import enabled
-from workers.settings import get_settings
+from workers.inspection import Fault
+from workers.settings import Settings, get_settings
 
 #: What is checked, in the order in which it is told.
-CHECKS = {
+CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "database": checks.database,
     "broker": checks.broker,
-    "store": checks.store,
+    "store": lambda settings: [*checks.store(settings), *checks.providers(settings)],
     "scanner": checks.scanner,
     "decoder": checks.decoder,
 }
@@ -33,3 +36,4 @@ def check() -> None:
     if bad:
         raise typer.Exit(1)
     console.print(f"Ready for: {names}.")
+    console.print("Workers and beat are not looked at: see Flower, or the metrics.")

@@ -1,21 +1,30 @@
 """What must hold before the platform can work: each check returns its faults, a sentence and an advice."""
 
+import os
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from psycopg.errors import InsufficientPrivilege
 from rich.console import Console
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import enabled
+from tasks.apps.spec import AttachmentTable
 from workers import jail, migrate, scanner_probes
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
 from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings, variable
-from workers.storage import BucketMissing, StoreError, store_for
+from workers.storage import BucketMissing, ObjectStore, StoreError, UnknownProvider, store_for
 from workers.storage.local import LocalStore
+
+#: How many rows of a table are asked which store they name: some milliseconds' worth.
+SAMPLED_ROWS = 5000
 
 
 def tell(faults: list[Fault], console: Console) -> None:
@@ -120,32 +129,100 @@ def broker(settings: Settings) -> list[Fault]:
 def store(settings: Settings) -> list[Fault]:
     """Check that each store that is set up and its quarantine work, and that no one serves the latter."""
     faults = _bucket(settings) if settings.s3_bucket else []
-    places = {
-        "storage_root": ("store", store_for("local", settings)),
-        # What is moved here must arrive: until it does, the infected file waits in the store.
-        "quarantine_root": (
-            "quarantine",
-            LocalStore(settings.quarantine_root, settings.quarantine_root, settings.storage_url),
-        ),
-    }
-    for field, (name, place) in places.items():
-        try:
-            place.probe()
-        except StoreError as error:
-            faults.append(
-                Fault(
-                    f"The {name} does not work: {error}.",
-                    f"Give this user the right to write there, or set {variable(field)}.",
-                )
-            )
-    if settings.quarantine_root.resolve().is_relative_to(settings.storage_root.resolve()):
+    root, quarantine = settings.storage_root, settings.quarantine_root
+    # Not pathlib's: they raise where a directory above may not be looked into.
+    if os.path.isdir(root):  # noqa: PTH112
+        faults += _works("store", store_for("local", settings), "storage_root")
+    else:
+        # Not made here: a disk that is not mounted would become an empty store.
         faults.append(
             Fault(
-                f"The quarantine {settings.quarantine_root} lies in the store, whose files are served.",
-                f"Name a place outside of {settings.storage_root} in {variable('quarantine_root')}.",
+                f"There is no directory {root} for the store.",
+                "Create it, for this user and the API services to write to, or set "
+                f"{variable('storage_root')}.",
+            )
+        )
+    # What is moved here must arrive: until it does, the infected file waits in the store.
+    if os.path.isdir(quarantine):  # noqa: PTH112
+        place = LocalStore(quarantine, quarantine, settings.storage_url)
+        faults += _works("quarantine", place, "quarantine_root")
+    else:
+        faults += _can_be_made("quarantine", quarantine, "quarantine_root")
+    if quarantine.resolve().is_relative_to(root.resolve()):
+        faults.append(
+            Fault(
+                f"The quarantine {quarantine} lies in the store, whose files are served.",
+                f"Name a place outside of {root} in {variable('quarantine_root')}.",
             )
         )
     return faults
+
+
+def _works(name: str, place: ObjectStore, field: str) -> list[Fault]:
+    try:
+        place.probe()
+    except StoreError as error:
+        return [_unwritable(name, str(error), field)]
+    return []
+
+
+def _can_be_made(name: str, root: Path, field: str) -> list[Fault]:
+    """Check that a worker could make the directory, which a check must not leave behind."""
+    ways = (root.absolute(), *root.absolute().parents)
+    above = next(path for path in ways if os.path.exists(path))  # noqa: PTH110 - as above
+    try:
+        with tempfile.TemporaryDirectory(prefix=".roomkeeper-probe-", dir=above):
+            return []
+    except OSError as error:
+        return [_unwritable(name, f"{root} can not be made: {error.strerror}", field)]
+
+
+def _unwritable(name: str, why: str, field: str) -> Fault:
+    return Fault(
+        f"The {name} does not work: {why}.",
+        f"Give this user the right to write there, or set {variable(field)}.",
+    )
+
+
+def providers(settings: Settings) -> list[Fault]:
+    """Check that the stores that rows name are set up; of a database that does not answer others tell."""
+    engine = create(settings)
+    try:
+        with engine.begin() as connection:
+            return [
+                fault
+                for name, page in enabled(settings).items()
+                if page.attachments is not None
+                for fault in _providers(connection, name, page.attachments, settings)
+            ]
+    except DBAPIError:
+        return []
+    finally:
+        engine.dispose()
+
+
+def _providers(
+    connection: Connection, name: str, table: AttachmentTable, settings: Settings
+) -> Iterator[Fault]:
+    if table.provider is None:
+        return
+    # A sample, for no index knows the providers: by their ids, the rows are either random or the latest.
+    sample = (
+        select(table.provider.label("provider"), table.live.label("live"))
+        .order_by(table.id.desc())
+        .limit(SAMPLED_ROWS)
+        .subquery()
+    )
+    for provider in connection.scalars(select(sample.c.provider).where(sample.c.live).distinct()):
+        try:
+            store_for(provider, settings)
+        except UnknownProvider:
+            advice = (
+                f"Set {variable('s3_bucket')}, and what else that store needs."
+                if provider == "s3"
+                else "Move them to 'local' or 's3': their files wait, and their addresses are not renewed."
+            )
+            yield Fault(f"Rows of {name} name the store {provider!r}, which is not set up.", advice)
 
 
 def _bucket(settings: Settings) -> list[Fault]:

@@ -6,7 +6,19 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
-from commands import apps, attachments, check, checks, database, programs, settings, stack
+from commands import (
+    apps,
+    attachments,
+    check,
+    checks,
+    database,
+    dead_letters,
+    grants,
+    programs,
+    settings,
+    stack,
+    triggers,
+)
 from stack.errors import StackError
 from workers.bootstrap import BootstrapError
 from workers.settings import SettingsError
@@ -20,6 +32,7 @@ app = typer.Typer(
 )
 app.command("apps")(apps.apps)
 app.command("check")(check.check)
+app.command("grant")(grants.grant)
 app.command("settings")(settings.settings)
 app.command("worker")(programs.worker)
 app.command("beat")(programs.beat)
@@ -27,7 +40,9 @@ app.command("flower")(programs.flower)
 app.command("metrics")(programs.metrics)
 app.add_typer(attachments.app, name="attachments")
 app.add_typer(database.app, name="db")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(stack.app, name="stack")
+app.add_typer(triggers.app, name="triggers")
 
 
 def main() -> None:

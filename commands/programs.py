@@ -1,8 +1,10 @@
 """`roomkeeper worker|beat|flower|metrics`: the long-running programs, with the options that they need."""
 
 import os
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -65,8 +67,16 @@ def beat() -> None:
 def flower() -> None:
     """Run Flower, the operators' view of workers and tasks, behind a password."""
     settings = get_settings()
+    password = _password(settings)
+    # Tried first: of a port that is taken Flower itself makes a traceback, seconds later.
+    with _on("Flower", settings.flower_address, settings.flower_port, "flower_port") as place:
+        family = socket.AF_INET6 if ":" in settings.flower_address else socket.AF_INET
+        with socket.socket(family) as tried:
+            # As Flower does: a port that was left a minute ago is not taken.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
     # In the environment, not among the arguments: those are in everybody's process list.
-    os.environ["FLOWER_BASIC_AUTH"] = f"{settings.flower_user}:{_password(settings)}"
+    os.environ["FLOWER_BASIC_AUTH"] = f"{settings.flower_user}:{password}"
     _become(
         "flower",
         f"--address={settings.flower_address}",
@@ -92,12 +102,18 @@ def metrics() -> None:
 
 
 def _listen(serve: Callable[[str, int], object], settings: Settings, field: str) -> None:
-    address, port = settings.metrics_address, getattr(settings, field)
-    try:
+    with _on("Metrics", settings.metrics_address, getattr(settings, field), field) as (address, port):
         serve(address, port)
+
+
+@contextmanager
+def _on(what: str, address: str, port: int, field: str) -> Iterator[tuple[str, int]]:
+    """Yield address and port, and tell in a sentence why nobody can listen there."""
+    try:
+        yield address, port
     except OSError as error:
         raise SettingsError(
-            f"Metrics can not be served on {address}:{port}: {error.strerror}; set {variable(field)}."
+            f"{what} can not be served on {address}:{port}: {error.strerror}; set {variable(field)}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""`roomkeeper settings`: the configuration table, as it stands in the README."""
+"""`roomkeeper settings`: the configuration table, as it stands in docs/settings.md."""
 
 import typer
 from pydantic_core import PydanticUndefined

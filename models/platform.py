@@ -227,9 +227,10 @@ class StatusInbox(PlatformBase):
 
 
 class SqlTask(PlatformBase):
-    """A task that `roomkeeper.enqueue` takes, and its payload's fields: by name 'app' or 'uuid'.
+    """A task that may be handed over in SQL: its payload's fields, with their kinds 'app', 'uuid' or 'events'.
 
-    `apps` are the applications that the field of kind 'app' may name.
+    `apps` are the applications that the field of kind 'app' may name. A task with 'events' is not for
+    `roomkeeper.enqueue`, but for `roomkeeper.record_status`.
     """
 
     __tablename__ = "sql_tasks"

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stack import lock, ports, programs, session, signatures
+from stack import exports, lock, ports, programs, session, signatures
 from stack.clamd import Clamd
 from stack.interrupts import Interrupted, Interrupts
 from stack.postgres import Postgres, create_database
@@ -30,6 +30,7 @@ DEMO_STATE = ROOT / ".roomkeeper" / "demo"
 DATABASE = "roomkeeper"
 BUCKET = "roomkeeper"
 _LOCK = "lock"
+_EXPORTS = "env"
 #: Python's imports on a slow machine, and a broker that another beat's lock still holds.
 _PATIENCE_SECONDS = 120
 _WATCH_SECONDS = 0.5
@@ -153,6 +154,8 @@ class LocalStack:
         for server in servers:
             server.prepare(lambda command: run(command, pause=self._pause))
         settings = load(self._environment)
+        settings.storage_root.mkdir(exist_ok=True)
+        exports.write(self._state / _EXPORTS, self._environment)
         self._supervisor = supervisor = Supervisor(
             self._state,
             [
@@ -280,6 +283,7 @@ class LocalStack:
             "S3": f"{seaweedfs.address}/{BUCKET} (key {seaweedfs.access_key}, secret {seaweedfs.secret_key})",
             "clamd": own["clamd"],
             "storage": own["storage_root"],
+            "by hand": exports.example(self._state / _EXPORTS),
         }
         return postgres, valkey, seaweedfs, clamd
 

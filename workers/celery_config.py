@@ -95,4 +95,8 @@ include = [
     "tasks.attachments.recover",
     "tasks.attachments.rescan",
     "tasks.attachments.addresses",
+    "tasks.delivery.record",
+    "tasks.delivery.drain",
+    "tasks.delivery.audit",
+    "tasks.outbox",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import DeadLetter
@@ -14,8 +14,9 @@ from workers.db import transaction
 
 log = structlog.get_logger(__name__)
 
-#: A payload beyond this many characters is cut: a dead letter explains, it is no archive.
-MAX_PAYLOAD_CHARS = 64 * 1024
+#: A payload beyond this many characters is cut, and cannot be sent again. The longest that any task takes, a
+#: thousand message statuses, is not.
+MAX_PAYLOAD_CHARS = 512 * 1024
 MAX_REASON_CHARS = 1000
 
 
@@ -31,16 +32,37 @@ def reason(error: BaseException) -> str:
 
 def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> bool:
     """Write a dead letter; return whether that worked. If not, at least the log says that one was due."""
-    said = {"task": _text(task), "task_id": _text(task_id), "reason": _text(reason)[:MAX_REASON_CHARS]}
+    said = _said(task, task_id, reason)
     try:
         with transaction() as connection:
-            connection.execute(insert(DeadLetter), said | {"payload": _storable(payload)})
+            _insert(connection, said, payload)
     except SQLAlchemyError as error:
         # Its own words may repeat the payload.
         log.error("dead_letter.lost", **said, error=type(error).__name__)
         return False
     log.warning("dead_letter.kept", **said)
     return True
+
+
+def keep_within(
+    connection: Connection, *, task: str, task_id: str, payload: dict[str, Any], reason: str
+) -> None:
+    """Write a dead letter in the caller's own transaction: it is there if what else happened there is.
+
+    Raises:
+        SQLAlchemyError: it could not be written.
+    """
+    said = _said(task, task_id, reason)
+    _insert(connection, said, payload)
+    log.warning("dead_letter.kept", **said)
+
+
+def _said(task: str, task_id: str, reason: str) -> dict[str, str]:
+    return {"task": _text(task), "task_id": _text(task_id), "reason": _text(reason)[:MAX_REASON_CHARS]}
+
+
+def _insert(connection: Connection, said: dict[str, str], payload: dict[str, Any]) -> None:
+    connection.execute(insert(DeadLetter), said | {"payload": _storable(payload)})
 
 
 def _text(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The ledger: one row for each run of a periodic job, and one run of a job at a time."""
+"""The ledger: a row for each run of a periodic job, and one run of a job at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +26,13 @@ class Run:
 
 
 @contextmanager
-def run(job: str) -> Iterator[Run | None]:
+def run(job: str, *, quiet: bool = False) -> Iterator[Run | None]:
     """Open a transaction for one run of `job`; None where another run of it is under way.
 
     The run's row is written in the same transaction; a failed run leaves one with its error.
+
+    Args:
+        quiet: a run that was skipped or changed no row leaves none: for jobs that look every second.
     """
     started = None
     try:
@@ -37,12 +40,14 @@ def run(job: str) -> Iterator[Run | None]:
             started = connection.execute(select(func.clock_timestamp())).scalar_one()
             # Of the transaction, not the session: it can not outlive a crash, and a pooler keeps it.
             if not connection.execute(select(func.pg_try_advisory_xact_lock(_key(job)))).scalar_one():
-                _write(connection, job, started, 0, "skipped")
+                if not quiet:
+                    _write(connection, job, started, 0, "skipped")
                 yield None
                 return
             this = Run(connection)
             yield this
-            _write(connection, job, started, this.rows, this.outcome)
+            if this.rows or not quiet:
+                _write(connection, job, started, this.rows, this.outcome)
     except Exception as error:
         if started is not None:
             with transaction() as connection:

@@ -26,6 +26,12 @@ VERDICTS = Counter(
 )
 RESCANS = Counter("roomkeeper_rescans", "Served files looked at again with new signatures.", ["verdict"])
 
+DRIFT = Counter(
+    "roomkeeper_counter_drift",
+    "Rows whose counters were wrong, and were mended; by the counter, or 'conversation' for all of its own.",
+    ["app", "counter"],
+)
+
 
 def serve(address: str, port: int) -> None:
     """Serve the sum of all processes' counts over HTTP, from a thread of this process.

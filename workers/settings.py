@@ -1,7 +1,7 @@
 """Every knob, typed, read from the environment once.
 
 A wrong or misspelt value stops the process with a sentence that names the variable. The description of
-each field is what the README's configuration table prints.
+each field is what the table in docs/settings.md prints.
 """
 
 import difflib
@@ -155,6 +155,19 @@ class Settings(BaseModel):
         gt=0,
         description="How long the periodic twin waits before it announces the same file again.",
     )
+    delivery_wait_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="How long a message status waits for its message to be there before it is a dead letter.",
+    )
+    drain_every_seconds: float = Field(
+        default=1, gt=0, description="How often the inbox of message statuses is looked into."
+    )
+    audit_every_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="How often counters of conversations are recounted, three seconds' worth.",
+    )
     recover_every_seconds: float = Field(
         default=10, gt=0, description="How often the periodic twin looks for attachments nobody works on."
     )
@@ -172,6 +185,12 @@ class Settings(BaseModel):
         ge=0,
         le=1,
         description="The share of one scanner thread's time that rescans may take; 0 for no rescans.",
+    )
+    outbox_every_seconds: float = Field(
+        default=1, gt=0, description="How often what was enqueued in SQL is published."
+    )
+    outbox_keep_seconds: float = Field(
+        default=24 * 3600, ge=0, description="How long what was published is kept to be looked at."
     )
     strip_originals: tuple[str, ...] = Field(
         default=(),

@@ -7,11 +7,11 @@ import redis
 import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, ScalarSelect, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import AttachmentJob as Job
-from models.platform import DeadLetter, JobRun
+from models.platform import DeadLetter, JobRun, OutboxMessage, StatusInbox
 from workers.db import transaction
 from workers.queues import KINDS
 from workers.scanner import Scanner, ScannerUnavailable
@@ -49,7 +49,12 @@ class State(Collector):
 
 def _database() -> list[GaugeMetricFamily]:
     with transaction() as connection:
-        return [*_attachments(connection), *_periodic(connection)]
+        return [
+            *_attachments(connection),
+            _outbox_age(connection),
+            _inbox_age(connection),
+            *_periodic(connection),
+        ]
 
 
 def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
@@ -68,11 +73,12 @@ def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
         "How long the attachment that waits longest has been due.",
         labels=["app"],
     )
-    since = func.min(func.coalesce(Job.not_before, Job.created_at))
+    # Without a time to wait for it is due since it was made, or reopened: by an operator, or by a rescan.
+    since = func.coalesce(Job.not_before, Job.updated_at)
     for app, seconds in connection.execute(
-        select(Job.app, func.extract("epoch", func.now() - since))
+        select(Job.app, func.extract("epoch", func.now() - func.min(since)))
         .where(Job.state == "waiting")
-        .where(func.coalesce(Job.not_before, Job.created_at) <= func.now())
+        .where(since <= func.now())
         .group_by(Job.app)
     ):
         age.add_metric([app], float(seconds))
@@ -82,6 +88,31 @@ def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
         "Dead letters that are kept.",
         connection.scalar(select(func.count(DeadLetter.id))),
     )
+
+
+def _outbox_age(connection: Connection) -> GaugeMetricFamily:
+    # Of the first in line, which an index finds; the oldest of a long line may be a moment older.
+    first = select(OutboxMessage.created_at).where(OutboxMessage.published_at.is_(None))
+    return GaugeMetricFamily(
+        "roomkeeper_outbox_age_seconds",
+        "How long the first task that was enqueued in SQL has not been published; 0 if there is none.",
+        _age(connection, first.order_by(OutboxMessage.id).limit(1).scalar_subquery()),
+    )
+
+
+def _inbox_age(connection: Connection) -> GaugeMetricFamily:
+    due = select(func.min(StatusInbox.due_at)).where(StatusInbox.due_at <= func.now())
+    return GaugeMetricFamily(
+        "roomkeeper_status_inbox_age_seconds",
+        "How long the message statuses that wait longest have been due; 0 if there are none.",
+        _age(connection, due.scalar_subquery()),
+    )
+
+
+def _age(connection: Connection, since: ScalarSelect[datetime]) -> float:
+    # By the clock: what a transaction inserted while this one began may be younger than it.
+    seconds = func.extract("epoch", func.clock_timestamp() - since)
+    return max(0.0, float(connection.scalar(select(seconds)) or 0))
 
 
 def _periodic(connection: Connection) -> Iterator[GaugeMetricFamily]:

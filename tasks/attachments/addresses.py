@@ -1,29 +1,41 @@
 """`attachments.renew_addresses`: signed addresses expire; those in the rows are renewed in time."""
 
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+from uuid import UUID
 
-from sqlalchemy import func, select, update
+import structlog
+from sqlalchemy import Float, Row, Select, bindparam, func, select, update
 
-from models.platform import AttachmentJob as Job
+from models.platform import AttachmentJob
 from tasks.apps import enabled
+from tasks.apps.columns import table_of
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import mirror, objects
+from tasks.attachments.objects import Addresses
 from workers import ledger
 from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
 from workers.settings import Settings, get_settings
-from workers.storage import store_for
+from workers.storage import StoreError, store_for
+
+log = structlog.get_logger(__name__)
 
 JOB = "attachments.renew_addresses"
-#: How many rows one transaction renews, and how many transactions one run has.
+#: How many rows one transaction renews, and how many transactions one run has for one application.
 BATCH = 200
 BATCHES = 50
 
 
 @task(name=JOB, queue=MAINTENANCE)
 def renew_addresses() -> None:
-    """Sign anew the addresses that have a third of their time left, the first to expire first."""
+    """Sign anew the addresses that have a third of their time left, the first to expire first.
+
+    One that cannot be signed now is put off to the end of the queue, so that it is in nobody's way.
+    """
     settings = get_settings()
     with ledger.run(JOB) as run:
         if run is None:
@@ -31,41 +43,96 @@ def renew_addresses() -> None:
         for name, page in enabled(settings).items():
             if page.attachments is None:
                 continue
-            for _ in range(BATCHES):
-                done = _batch(name, page.attachments, settings)
-                run.rows += done
-                if done < BATCH:
-                    break
-            else:
+            # Chosen once: where credentials end sooner than that third, what was just renewed is due again.
+            due = _due(name, settings)
+            for start in range(0, len(due), BATCH):
+                run.rows += _renew(name, page.attachments, due[start : start + BATCH], settings)
+            if len(due) == BATCH * BATCHES:
                 run.outcome = "more"
 
 
-def _batch(name: str, table: AttachmentTable, settings: Settings) -> int:
-    soon = func.now() + timedelta(seconds=settings.s3_url_seconds / 3)
+def _due(name: str, settings: Settings) -> Sequence[UUID]:
+    """Return the attachments whose turn it is, the first to expire first, as many as one run has time for."""
     with transaction() as connection:
-        expiring = connection.execute(
-            select(Job.attachment_id, Job.small_key, Job.large_key)
-            .where(Job.app == name, Job.outcome == "accepted", Job.address_expires_at < soon)
-            .order_by(Job.address_expires_at)
-            .limit(BATCH)
-            .with_for_update(skip_locked=True)
-        ).all()
+        limit = BATCH * BATCHES
+        return connection.scalars(_DUE, {"app": name, "left": _left(settings), "limit": limit}).all()
+
+
+def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Settings) -> int:
+    """Renew the addresses of these attachments. Return how many are done with."""
+    away: Counter[str] = Counter()
+    left = {"left": _left(settings)}
+    with transaction() as connection:
+        expiring = connection.execute(_described(table), {"app": name, "ids": ids} | left).all()
         for job in expiring:
-            its = (Job.app == name) & (Job.attachment_id == job.attachment_id)
-            row = connection.execute(
-                select(table.key, table.store_name(), table.media_type, table.name).where(
-                    table.id == job.attachment_id
-                )
-            ).one_or_none()
-            if row is None:
+            its = {"its_app": name, "its_id": job.attachment_id}
+            if job.id is None:
                 # Deleted; whoever removes its objects removes our row.
-                connection.execute(update(Job).where(its).values(address_expires_at=None))
+                connection.execute(_EXPIRES, its | {"address_expires_at": None})
                 continue
-            key, provider, media_type, file_name = row
-            store = store_for(provider, settings)
-            keys = {"small": job.small_key, "large": job.large_key}
-            drawn = {name: picture for name, picture in keys.items() if picture}
-            fresh = objects.addresses(store, key, media_type, file_name, drawn)
+            try:
+                fresh = _signed(job, settings)
+            except StoreError as error:
+                away[str(error)] += 1
+                connection.execute(_PUT_OFF, its | left)
+                continue
             mirror.readdressed(connection, table, job.attachment_id, fresh)
-            connection.execute(update(Job).where(its).values(address_expires_at=fresh.expires_at))
-        return len(expiring)
+            connection.execute(_EXPIRES, its | {"address_expires_at": fresh.expires_at})
+    for why, rows in away.items():
+        log.warning("addresses.put_off", app=name, rows=rows, why=why)
+    return len(expiring) - away.total()
+
+
+def _signed(job: Row[Any], settings: Settings) -> Addresses:
+    store = store_for(job.provider, settings)
+    keys = {"small": job.small_key, "large": job.large_key}
+    drawn = {name: picture for name, picture in keys.items() if picture}
+    return objects.addresses(store, job.key, job.media_type, job.name, drawn)
+
+
+def _left(settings: Settings) -> float:
+    """Return how many seconds an address has left when it is renewed."""
+    return settings.s3_url_seconds / 3
+
+
+@cache
+def _described(table: AttachmentTable) -> Select[Any]:
+    """Return the query for what signing needs to know of some attachments, their jobs locked.
+
+    Those that somebody else has at hand are left out, and so are those that have been withdrawn meanwhile.
+    """
+    return (
+        select(
+            _JOBS.c.attachment_id,
+            _JOBS.c.small_key,
+            _JOBS.c.large_key,
+            table.id.label("id"),
+            table.key.label("key"),
+            table.store_name().label("provider"),
+            table.media_type.label("media_type"),
+            table.name.label("name"),
+        )
+        .select_from(_JOBS.outerjoin(table_of(table.model), table.id == _JOBS.c.attachment_id))
+        .where(*_IS_DUE, _JOBS.c.attachment_id == func.any(bindparam("ids")))
+        .order_by(_JOBS.c.address_expires_at)
+        .with_for_update(skip_locked=True, of=_JOBS)
+    )
+
+
+_JOBS = table_of(AttachmentJob)
+_SOON = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("left", type_=Float))
+_IS_DUE = (
+    _JOBS.c.app == bindparam("app"),
+    _JOBS.c.outcome == "accepted",
+    _JOBS.c.address_expires_at < _SOON,
+)
+_DUE = (
+    select(_JOBS.c.attachment_id)
+    .where(*_IS_DUE)
+    .order_by(_JOBS.c.address_expires_at)
+    .limit(bindparam("limit"))
+)
+_ITS = (_JOBS.c.app == bindparam("its_app"), _JOBS.c.attachment_id == bindparam("its_id"))
+_EXPIRES = update(_JOBS).where(*_ITS)
+#: Behind all that are due now, and before those that will be: the next run tries it again, at the end.
+_PUT_OFF = update(_JOBS).where(*_ITS).values(address_expires_at=_SOON)

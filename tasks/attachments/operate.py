@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, true
+from sqlalchemy import Row, func, select, true
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentEvent as Event
@@ -31,7 +31,16 @@ OUTCOMES = ("accepted", "refused", "quarantined")
 ACTS: dict[str, dict[str, Any]] = {
     "retry": {},
     "quarantine": {"override": "quarantine", "override_sha256": None, "override_reason": None},
-    "release": {"override": "release", "override_sha256": Job.sha256, "override_reason": Job.reason},
+    "release": {
+        "override": "release",
+        "override_sha256": Job.sha256,
+        "override_reason": func.coalesce(Job.reason, Job.override_reason),
+    },
+}
+#: Reasons that a release does not stand above, and what helps instead.
+UNRELEASABLE = {
+    "empty": "there is nothing to serve; have the object stored once more, and retry",
+    "too_large": f"nobody has looked into it; raise {variable('max_file_bytes')}, and retry",
 }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog
+from botocore.credentials import RefreshableCredentials
 
 from stack.samples import drawing
 from tasks.attachments import addresses
@@ -14,6 +16,7 @@ from tasks.attachments.addresses import JOB, renew_addresses
 from tests.attachments.desk import Desk
 from tests.platform import Platform, environment
 from tests.servers import SeaweedFSServer
+from workers.storage.s3_client import client_for
 
 DAY = 86_400
 
@@ -108,6 +111,82 @@ def test_what_is_not_served_gets_no_address(desk: Desk) -> None:
     renew_addresses.run()
     runs = sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
     assert [run.rows for run in runs] == [1, 0]
+
+
+def failing(desk: Desk, **columns: object) -> UUID:
+    """Return a file that is served, and whose row then comes to say something else."""
+    row_id = upload(desk, str(columns).encode())
+    desk.work(row_id)
+    for column, value in columns.items():
+        desk.platform.sql(
+            f"UPDATE openchat.attachment SET {column} = :value WHERE id = :id", value=value, id=row_id
+        )
+    return row_id
+
+
+@pytest.mark.parametrize("columns", [{"storage_provider": "gcs"}, {"storage_key": "../out"}], ids=str)
+def test_one_that_can_not_be_signed_stops_nobody(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str]
+) -> None:
+    # A run for one row: what stays at the front would be all that is ever tried.
+    monkeypatch.setattr(addresses, "BATCH", 1)
+    monkeypatch.setattr(addresses, "BATCHES", 1)
+    bad, good = failing(desk, **columns), upload(desk, b"text")
+    desk.work(good)
+    expire(desk, bad, 60)
+    expire(desk, good, 120)
+    before = desk.row(bad)
+    with structlog.testing.capture_logs() as logs:
+        renew_addresses.run()
+    (told,) = [line for line in logs if line["event"] == "addresses.put_off"]
+    assert (told["app"], told["rows"], told["log_level"]) == ("openchat", 1, "warning")
+    assert told["why"]
+    renew_addresses.run()
+    assert desk.job(good).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    assert desk.row(bad) == before
+    # It is tried again as soon as nobody else is due.
+    desk.platform.sql(
+        "UPDATE openchat.attachment SET storage_provider = 's3', storage_key = :key WHERE id = :id",
+        key=desk.row(good).storage_key,
+        id=bad,
+    )
+    renew_addresses.run()
+    assert desk.job(bad).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    runs = desk.platform.sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
+    assert [run.rows for run in runs] == [0, 1, 1]
+
+
+def test_one_among_others_in_its_batch_stops_nobody(desk: Desk) -> None:
+    first, bad, last = upload(desk, b"one"), failing(desk, storage_provider="gcs"), upload(desk, b"two")
+    for seconds, row_id in enumerate((first, bad, last)):
+        desk.work(row_id)
+        expire(desk, row_id, 60 + seconds)
+    renew_addresses.run()
+    for row_id in (first, last):
+        assert desk.job(row_id).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+
+
+def test_where_credentials_end_soon_a_run_renews_each_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "BATCH", 2)
+    rows = [upload(desk, bytes([65 + n])) for n in range(5)]
+    for row_id in rows:
+        desk.work(row_id)
+        expire(desk, row_id, 60)
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=6)
+    client: Any = client_for(desk.platform.settings)
+    monkeypatch.setattr(
+        client._request_signer,
+        "_credentials",
+        RefreshableCredentials("role", "secret", "token", end, lambda: {}, "sts"),
+    )
+    for _ in range(2):
+        # However much is due at once, and is due again as soon as it is done.
+        renew_addresses.run()
+        assert {desk.job(row_id).address_expires_at for row_id in rows} == {end}
+    runs = desk.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
+    assert [tuple(run) for run in runs] == [(5, "done"), (5, "done")]
 
 
 def test_addresses_that_do_not_expire_are_left_alone(platform: Platform) -> None:

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from stack.samples import drawing
+from tasks.attachments import operate
 from tasks.attachments.operate import ACTS
 from tests.attachments.desk import BOTH, Desk, at_scan, stored
 from tests.commands.cli import Outcome, on
@@ -73,12 +74,55 @@ def test_what_is_suspicious_can_be_released_too(open_desk: Desk) -> None:
     assert open_desk.row(row_id).storage_url
 
 
-def test_a_release_does_not_serve_what_is_not_there(open_desk: Desk) -> None:
+def test_a_release_does_not_serve_what_is_not_there(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     row_id = open_desk.upload(b"")
     assert open_desk.work(row_id) == "refused (empty)"
-    act(open_desk, "release", row_id)
+    before = open_desk.platform.everything()
+    told = act(open_desk, "release", row_id)
+    assert (told.code, told.out, told.err) == (
+        1,
+        "",
+        f"openchat {row_id} can not be released from empty: there is nothing to serve; have the object "
+        "stored once more, and retry.\n",
+    )
+    assert open_desk.platform.everything() == before
+    # Nor would it be served if it were released all the same.
+    monkeypatch.setattr(operate, "UNRELEASABLE", {})
+    assert act(open_desk, "release", row_id).code == 0
     assert open_desk.work(row_id) == "refused (empty)"
     open_desk.assert_unserved(row_id)
+
+
+def test_a_release_does_not_serve_what_nobody_can_look_into(
+    open_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_desk.platform.set(max_file_bytes=3)
+    row_id = open_desk.upload(b"text")
+    assert open_desk.work(row_id) == "refused (too_large)"
+    told = act(open_desk, "release", row_id)
+    assert (told.code, told.err) == (
+        1,
+        f"openchat {row_id} can not be released from too_large: nobody has looked into it; raise "
+        "ROOMKEEPER_MAX_FILE_BYTES, and retry.\n",
+    )
+    monkeypatch.setattr(operate, "UNRELEASABLE", {})
+    act(open_desk, "release", row_id)
+    assert open_desk.work(row_id) == "refused (too_large)"
+    open_desk.assert_unserved(row_id)
+
+
+def test_a_release_of_what_nothing_is_known_against_says_so(open_desk: Desk) -> None:
+    row_id = open_desk.upload(EICAR)
+    note = "Nothing was known against it: should it be refused now, release it then."
+    assert note in act(open_desk, "release", row_id).out
+    assert open_desk.work(row_id) == "quarantined (malware)"
+    assert note not in act(open_desk, "release", row_id).out
+    assert open_desk.work(row_id) == "accepted"
+    # Once more would take the reason away that it holds for.
+    before = open_desk.platform.everything()
+    told = act(open_desk, "release", row_id)
+    assert (told.code, told.err) == (1, f"openchat {row_id} has been released already.\n")
+    assert open_desk.platform.everything() == before
 
 
 @BOTH

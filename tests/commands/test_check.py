@@ -29,6 +29,7 @@ MIGRATE = "Run the migrations of the application that the table belongs to."
 MIGRATE_OR_RENAME = (
     "Run the application's migrations, or say in ROOMKEEPER_SCHEMAS what its schema is really called."
 )
+NOT_LOOKED_AT = "Workers and beat are not looked at: see Flower, or the metrics."
 ALL_APPS = "echoroom, openchat, connect, pern, audiorooms"
 
 
@@ -69,6 +70,7 @@ def test_a_sound_platform_is_ready(platform: Platform) -> None:
         "✓ scanner",
         "✓ decoder",
         f"Ready for: {ALL_APPS}.",
+        NOT_LOOKED_AT,
     ]
 
 
@@ -76,8 +78,8 @@ def test_a_check_leaves_nothing_behind(platform: Platform) -> None:
     def left() -> tuple[object, ...]:
         with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
             keys = client.dbsize()
-        files = sorted(path for path in platform.folder.rglob("*") if path.is_file())
-        return platform.everything(), keys, files
+        # Directories too: the quarantine is made by the first worker that needs it.
+        return platform.everything(), keys, sorted(platform.folder.rglob("*"))
 
     before = left()
     assert on(platform, "check").code == 0
@@ -197,7 +199,7 @@ def test_a_database_that_is_not_as_the_jobs_need_it(
 @pytest.fixture
 def api(platform: Platform, postgres: PostgresServer) -> Iterator[Platform]:
     """The platform, whose role is no superuser but may do all that is needed."""
-    everything = "openchat, pern, roomkeeper"
+    everything = "openchat, pern, communication_schema, user_schema, roomkeeper"
     platform.sql("CREATE ROLE api LOGIN")
     platform.sql(f"GRANT USAGE ON SCHEMA {everything} TO api")
     platform.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {everything} TO api")
@@ -246,7 +248,7 @@ def test_what_is_switched_off_is_not_needed(platform: Platform) -> None:
     platform.set(apps="pern,connect")
     outcome = on(platform, "check")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[-1] == "Ready for: pern, connect."
+    assert outcome.out.splitlines()[-2:] == ["Ready for: pern, connect.", NOT_LOOKED_AT]
 
 
 def test_a_schema_may_be_called_otherwise(platform: Platform) -> None:
@@ -360,30 +362,55 @@ def test_a_hosted_broker_may_keep_its_configuration_to_itself(
 # -- the store -------------------------------------------------------------------------------------------
 
 
+#: A directory that nobody can write to, not even root.
+SEALED = Path("/sys/kernel")
+
+
 def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
-    (platform.folder / "file").touch()
-    root = platform.folder / "file" / "storage"
-    platform.set(storage_root=root)
+    platform.set(storage_root=SEALED)
     outcome = on(platform, "check")
-    assert found(outcome) == [
-        (
-            f"The store does not work: {root} can not be written to: Not a directory.",
-            "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT.",
-        )
-    ]
+    ((sentence, advice),) = found(outcome)
+    assert sentence.startswith(f"The store does not work: {SEALED} can not be written to: ")
+    assert advice == "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT."
     assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
 
 
-def test_a_quarantine_that_cannot_be_written_to(platform: Platform) -> None:
-    (platform.folder / "file").touch()
-    root = platform.folder / "file" / "quarantine"
+@pytest.mark.parametrize(
+    ("root", "says"), [(SEALED, "can not be written to"), (SEALED / "q", "can not be made")], ids=str
+)
+def test_a_quarantine_that_cannot_be_written_to(platform: Platform, root: Path, says: str) -> None:
     platform.set(quarantine_root=root)
-    assert found(on(platform, "check")) == [
-        (
-            f"The quarantine does not work: {root} can not be written to: Not a directory.",
-            "Give this user the right to write there, or set ROOMKEEPER_QUARANTINE_ROOT.",
-        )
-    ]
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert sentence.startswith(f"The quarantine does not work: {root} {says}: ")
+    assert advice == "Give this user the right to write there, or set ROOMKEEPER_QUARANTINE_ROOT."
+
+
+def test_a_store_that_is_not_there(platform: Platform) -> None:
+    (platform.folder / "file").touch()
+    for root in (platform.folder / "absent", platform.folder / "file", platform.folder / "file" / "below"):
+        platform.set(storage_root=root)
+        outcome = on(platform, "check")
+        assert found(outcome) == [
+            (
+                f"There is no directory {root} for the store.",
+                "Create it, for this user and the API services to write to, or set ROOMKEEPER_STORAGE_ROOT.",
+            )
+        ]
+        assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
+        # A disk that is not mounted would become an empty store.
+        assert not root.is_dir()
+
+
+def test_a_quarantine_that_cannot_be_made(platform: Platform) -> None:
+    (platform.folder / "file").touch()
+    for root in (platform.folder / "file" / "quarantine", platform.folder / "file"):
+        platform.set(quarantine_root=root)
+        assert found(on(platform, "check")) == [
+            (
+                f"The quarantine does not work: {root} can not be made: Not a directory.",
+                "Give this user the right to write there, or set ROOMKEEPER_QUARANTINE_ROOT.",
+            )
+        ]
 
 
 @pytest.mark.parametrize("below", [".", "quarantine", "a/../b"])
@@ -396,6 +423,39 @@ def test_a_quarantine_that_lies_in_the_store(platform: Platform, below: str) -> 
             f"Name a place outside of {platform.store} in ROOMKEEPER_QUARANTINE_ROOT.",
         )
     ]
+
+
+def test_a_store_that_rows_name_and_that_is_not_set_up(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.openchat_attachment(b"text")
+    platform.openchat_attachment(None, storage_provider="azure", is_deleted=True)
+    assert on(platform, "check").code == 0
+    rows = [platform.openchat_attachment(None, storage_provider=name) for name in ("s3", "gcs", "gcs")]
+    outcome = on(platform, "check")
+    assert sorted(found(outcome)) == [
+        (
+            "Rows of openchat name the store 'gcs', which is not set up.",
+            "Move them to 'local' or 's3': their files wait, and their addresses are not renewed.",
+        ),
+        (
+            "Rows of openchat name the store 's3', which is not set up.",
+            "Set ROOMKEEPER_S3_BUCKET, and what else that store needs.",
+        ),
+    ]
+    assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
+    # Only a sample is looked at, the end of the table in the order of its ids.
+    monkeypatch.setattr(checks, "SAMPLED_ROWS", 1)
+    last = max([*rows, *(row.id for row in platform.sql("SELECT id FROM openchat.attachment"))])
+    for name in ("s3", "gcs"):
+        platform.sql(
+            "UPDATE openchat.attachment SET storage_provider = :name WHERE id = :id", name=name, id=last
+        )
+        platform.sql("UPDATE openchat.attachment SET is_deleted = false")
+        ((sentence, _),) = found(on(platform, "check"))
+        assert f"{name!r}" in sentence
+    platform.set(apps="pern,connect")
+    assert on(platform, "check").code == 0
 
 
 # -- the scanner -----------------------------------------------------------------------------------------

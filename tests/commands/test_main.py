@@ -1,6 +1,7 @@
 """The command line as a whole: sentences instead of tracebacks, no secrets, nothing undocumented."""
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,25 @@ def test_flower_does_not_run_without_a_password(settings: dict[str, str], senten
     with environment({"DATABASE_URL": "postgresql://h/d"} | settings):
         outcome = roomkeeper("flower")
     assert (outcome.code, outcome.out, outcome.err) == (1, "", f"{sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    # The second is nobody's on any machine.
+    [("127.0.0.1", "Address already in use"), ("192.0.2.1", "Cannot assign requested address")],
+)
+def test_flower_says_where_it_can_not_be_served(address: str, why: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = {"FLOWER_PASSWORD": "x", "FLOWER_ADDRESS": address, "FLOWER_PORT": str(port)}
+        with environment(
+            {"DATABASE_URL": "postgresql://h/d"} | {f"ROOMKEEPER_{k}": v for k, v in settings.items()}
+        ):
+            outcome = roomkeeper("flower")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        f"Flower can not be served on {address}:{port}: {why}; set ROOMKEEPER_FLOWER_PORT.\n"
+    )
 
 
 def test_the_module_is_the_command() -> None:

@@ -1,4 +1,4 @@
-"""`roomkeeper settings` prints the configuration table, and the README has the same."""
+"""`roomkeeper settings` prints the configuration table, and docs/settings.md has the same."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from commands.settings import markdown
 from tests.commands.cli import roomkeeper
 from workers.settings import Settings, variable
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 
 
-def test_the_readme_has_the_table() -> None:
-    _, begin, rest = README.read_text().partition("<!-- settings -->\n")
+def test_the_page_has_the_table() -> None:
+    _, begin, rest = PAGE.read_text().partition("<!-- settings -->\n")
     table, end, _ = rest.partition("\n<!-- /settings -->")
     assert begin and end, "the markers are missing"
     assert table == markdown(), "type: roomkeeper settings, and put what it prints between the markers"

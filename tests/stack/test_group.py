@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from stack.processes import POLL_SECONDS
+from workers.settings import load
 
 STARTER = Path(__file__).with_name("starter.py")
 ROOT = STARTER.parents[2]
@@ -137,6 +139,48 @@ def test_it_starts_ends_and_keeps_its_data(launch: Launcher) -> None:
     second.interrupt(signal.SIGTERM)
     assert second.code() == 0
     assert processes_of(launch.state) == []
+
+
+def test_a_shell_gets_the_settings_that_its_programs_have(launch: Launcher) -> None:
+    launch.state.mkdir()
+    # Of an earlier start that somebody has opened to all.
+    for name in ("env", "env.new"):
+        (launch.state / name).touch(mode=0o644)
+    name = 'ada\'s $(touch x) `y` "z" é'
+    starter = launch.up(
+        ROOMKEEPER_FLOWER_USER=name,
+        ROOMKEEPER_S3_BUCKET="production",
+        ROOMKEEPER_BROKER_URL="redis://production/0",
+        SECRET_OF_SOMEBODY_ELSE="x",
+    )
+    file = launch.state / "env"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    sourced = subprocess.run(
+        ["sh", "-c", '. "$1"; exec env -0', "sh", str(file)],
+        env={},
+        cwd=launch.state,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert sourced.stderr == b""
+    got = dict(line.split("=", 1) for line in sourced.stdout.decode().split("\0") if line)
+    settings = load({k: v for k, v in got.items() if k != "PWD"})
+    assert settings.flower_user == name
+    # As supervisord has handed them on.
+    supervisor = int((launch.state / "supervisord.pid").read_text())
+    theirs = dict(
+        line.split("=", 1) for line in Path(f"/proc/{supervisor}/environ").read_text().split("\0") if line
+    )
+    assert settings == load({k: v for k, v in theirs.items() if k.startswith(("ROOMKEEPER_", "DATABASE_"))})
+    assert "SECRET_OF_SOMEBODY_ELSE" not in got
+    # The same directory that its services use is there.
+    assert settings.storage_root.is_dir()
+    said = json.loads((launch.state / "lock").read_text())["addresses"]["by hand"]
+    assert said.startswith(f". {file}; ")
+    assert said.endswith("/bin/roomkeeper check")
+    starter.interrupt()
+    assert starter.code() == 0
 
 
 def test_it_says_that_the_signatures_find_nothing_real(launch: Launcher) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -203,6 +205,29 @@ def test_odd_paths_work(tmp_path: Path) -> None:
         assert runs(group.pids("one")[0])
     finally:
         group.close()
+
+
+@pytest.mark.parametrize("name", ["state", "100 %(here)s;'q'"])
+def test_it_can_be_asked_by_command(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    group = Group(directory)
+    try:
+        group.started([group.program("one")], [group.program("two")])
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("supervisorctl")),
+                "-c",
+                str(directory / "supervisord.conf"),
+                "status",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        group.close()
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["stage0:one", "stage1:two"], done
 
 
 def test_a_path_that_cannot_be_written_down_is_refused(tmp_path: Path) -> None:

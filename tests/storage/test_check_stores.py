@@ -11,6 +11,7 @@ def found(
     server: SeaweedFSServer, bucket: str, folder: Path, endpoint: str | None = None, **more: object
 ) -> list[tuple[str, str]]:
     roots = {"storage_root": folder / "storage", "quarantine_root": folder / "quarantine"}
+    roots["storage_root"].mkdir(exist_ok=True)
     settings = s3_settings(server, bucket, endpoint, **roots, **more)
     return [(fault.sentence, fault.advice) for fault in checks.store(settings)]
 

@@ -95,7 +95,8 @@ def test_a_malformed_message_is_kept_with_the_reason_and_the_worker_goes_on(plat
     assert kept == {
         never: f"UnknownAttachmentError: openchat has no attachment {UNKNOWN_ID}",
         unknown: "task: no task is called 'attachments.proces'; there are attachments.process, "
-        "attachments.recover, attachments.renew_addresses, attachments.rescan",
+        "attachments.recover, attachments.renew_addresses, attachments.rescan, delivery.audit, "
+        "delivery.drain, delivery.record, outbox.relay",
     }
     assert worker.process.poll() is None
     # Content is where it may be looked up, and nowhere else.

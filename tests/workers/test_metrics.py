@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stack.ports import free_port
+from tasks.attachments import operate
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers.known_bad import EICAR
@@ -130,6 +131,23 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
     assert list(ages) == [(("app", "openchat"),)]
     assert 100 <= ages[("app", "openchat"),] < 160
     assert found["roomkeeper_dead_letters", ()] == 1
+
+
+def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) -> None:
+    row_id = platform.openchat_attachment(b"text")
+    platform.sql(
+        "INSERT INTO roomkeeper.attachment_jobs"
+        " (app, attachment_id, state, outcome, created_at, updated_at, finished_at)"
+        " VALUES ('openchat', :id, 'finished', 'refused',"
+        " now() - interval '9 days', now() - interval '9 days', now() - interval '9 days')",
+        id=row_id,
+    )
+    operate.act("retry", "openchat", row_id, actor="ada", reason="the object is back")
+    age = ("roomkeeper_attachment_queue_age_seconds", (("app", "openchat"),))
+    assert 0 <= asked(state)[age] < 60
+    # And it grows for as long as nobody takes it.
+    platform.sql("UPDATE roomkeeper.attachment_jobs SET updated_at = now() - interval '100 s'")
+    assert 100 <= asked(state)[age] < 160
 
 
 def test_what_is_away_is_said_and_the_rest_told(

@@ -1,0 +1,103 @@
+"""`delivery.audit`: recounts what nothing in the database maintains, reports what was wrong, and mends it.
+
+Some conversations at each turn, in the order of their ids, so that each one's turn comes.
+"""
+
+from time import monotonic
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import OperationalError
+
+from models.platform import Position
+from tasks.apps import enabled
+from tasks.apps.statuses import ReadPointers
+from tasks.delivery import counts
+from tasks.delivery.pointers import lock_conversations
+from workers import ledger, metrics
+from workers.app import task
+from workers.db import transaction
+from workers.queues import MAINTENANCE
+from workers.settings import get_settings
+
+JOB = "delivery.audit"
+#: How long a run goes on, over all applications.
+RUN_SECONDS = 3
+#: How many conversations are looked up at once.
+BATCH = 100
+#: What is recounted, and how; by the name under which drift is told.
+COUNTERS = {
+    "read_by_count": counts.read_by,
+    "unread_count": counts.unread,
+    "conversation": counts.conversation,
+}
+
+log = structlog.get_logger(__name__)
+
+
+@task(name=JOB, queue=MAINTENANCE)
+def audit() -> None:
+    """Recount some conversations of each application that keeps counters."""
+    pages = {name: app.delivery for name, app in enabled(get_settings()).items()}
+    tables = {name: table for name, table in pages.items() if isinstance(table, ReadPointers)}
+    with ledger.run(JOB) as run:
+        if run is None:
+            return
+        for name, table in tables.items():
+            repaired, ended = _walk(name, table, monotonic() + RUN_SECONDS / len(tables))
+            run.rows += repaired
+            run.outcome = run.outcome if ended else "more"
+
+
+def _walk(app: str, table: ReadPointers, deadline: float) -> tuple[int, bool]:
+    """Go on from where the last run stopped; return how many rows were wrong, and whether that was the end."""
+    repaired = 0
+    with transaction() as connection:
+        place = connection.scalar(select(Position.position).where(Position.job == JOB, Position.app == app))
+    while True:
+        with transaction() as connection:
+            key = table.conversation_id
+            ahead = select(key).order_by(key).limit(BATCH)
+            batch = list(connection.scalars(ahead if place is None else ahead.where(key > place)))
+        for conversation in batch:
+            repaired += _recount(app, table, conversation)
+            place = conversation
+            if monotonic() >= deadline:
+                break
+        ended = len(batch) < BATCH and (not batch or place == batch[-1])
+        with transaction() as connection:
+            _stop_at(connection, app, None if ended else place)
+        if ended or monotonic() >= deadline:
+            return repaired, ended
+
+
+def _stop_at(connection: Connection, app: str, place: UUID | None) -> None:
+    statement = insert(Position).values(job=JOB, app=app, position=place)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Position.job, Position.app], set_={"position": statement.excluded.position}
+        )
+    )
+
+
+def _recount(app: str, table: ReadPointers, conversation: UUID) -> int:
+    """Recount one conversation; return how many rows were wrong."""
+    try:
+        with transaction() as connection:
+            # Nobody may merge in between: what they do is not drift.
+            lock_conversations(connection, [conversation])
+            drift = {
+                name: connection.execute(statement(table), {"conversation": conversation}).rowcount
+                for name, statement in COUNTERS.items()
+            }
+    except OperationalError as error:
+        # Too large for one statement, or locked by somebody for too long: the others have their turn.
+        log.warning("audit.put_off", app=app, conversation=str(conversation), error=type(error).__name__)
+        return 0
+    for name, rows in drift.items():
+        if rows:
+            metrics.DRIFT.labels(app, name).inc(rows)
+            log.warning("audit.drift", app=app, conversation=str(conversation), counter=name, rows=rows)
+    return sum(drift.values())

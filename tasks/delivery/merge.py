@@ -1,0 +1,28 @@
+"""Merges events into the tables of an application, in the way that its page says."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
+from tasks.delivery import marks, pointers, rows
+from tasks.delivery.events import Event, Pair
+
+
+def merge(
+    connection: Connection, table: StatusRows | ReadMarks | ReadPointers, events: Sequence[Event]
+) -> set[Pair]:
+    """Merge the events in the caller's transaction; any order, repetition and batching ends in the same rows.
+
+    Return the pairs of message and person that cannot be recorded yet: one of the two is not there.
+
+    Raises:
+        IntegrityError: a message or a person went away in this very moment. Roll back, and do it again.
+    """
+    match table:
+        case StatusRows():
+            return rows.merge(connection, table, events)
+        case ReadMarks():
+            return marks.merge(connection, table, events)
+        case ReadPointers():
+            return pointers.merge(connection, table, events)

@@ -1,0 +1,235 @@
+"""Where events and pointers stand in their conversations: what the statements on read pointers are made of.
+
+A position is a pair (created_at, id) of a message. Given arrays come as scalar subqueries, which the planner
+takes for ten rows whatever their length, with a generic plan as with any other: so messages are found by an
+index, and never by a scan of their table.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    ScalarSelect,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    column,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
+from sqlalchemy.types import TypeEngine
+
+from tasks.apps.columns import Column, table_of
+from tasks.apps.statuses import ReadPointers
+
+#: Before every message: where a pointer stands that was never set.
+_START: ColumnElement[Any] = literal_column("timestamp '-infinity'", DateTime())
+#: A pointer whose message is gone stands behind all messages of its time.
+_HIGHEST = literal(UUID(int=2**128 - 1), Uuid())
+
+
+class Named:
+    """A table, under a name of its own in the statement if need be; its columns are found by the page's."""
+
+    def __init__(self, key: Column, name: str | None = None) -> None:
+        owner: Any = key.class_
+        self.table = table_of(owner)
+        self.rows: FromClause = self.table.alias(name) if name else self.table
+
+    def __call__(self, its: Column) -> ColumnElement[Any]:
+        """Return the column."""
+        name: str = its.property.columns[0].name
+        return self.rows.c[name]
+
+
+def given(**types: TypeEngine[Any]) -> FromClause:
+    """Return the rows that are given as parameters: an array for each column, called as the column is."""
+    return unpacked(
+        types, [select(bindparam(name, type_=ARRAY(its))).scalar_subquery() for name, its in types.items()]
+    )
+
+
+def unpacked(types: dict[str, TypeEngine[Any]], arrays: Iterable[ScalarSelect[Any]]) -> FromClause:
+    """Return the rows that are in arrays, one for each column."""
+    columns: Any = [column(name, its) for name, its in types.items()]
+    return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+
+
+def places(table: ReadPointers) -> CTE:
+    """Return a row for each given event of message and participant, and where the pointer stands as yet.
+
+    `at`, `id` is the position of the message, `old_at`, `old_id` that of the pointer. `before` is when the
+    participant has read last so far.
+    """
+    events = given(
+        message=Uuid(),
+        participant=Uuid(),
+        reached_at=DateTime(),
+        read_at=DateTime(),
+        last_read_at=DateTime(),
+    )
+    message, reader = Named(table.message, "message"), Named(table.participant, "reader")
+    pointed = Named(table.message, "pointed")
+    old_at, old_id = _standing_at(table, reader, pointed)
+    tables = (
+        events.join(message.rows, message(table.message) == events.c.message)
+        .join(reader.rows, reader(table.participant) == events.c.participant)
+        .outerjoin(pointed.rows, _points_at(table, reader, pointed))
+    )
+    return (
+        select(
+            events.c.participant,
+            events.c.reached_at,
+            events.c.read_at,
+            events.c.last_read_at,
+            message(table.created_at).label("at"),
+            message(table.message).label("id"),
+            message(table.sender).label("sender"),
+            reader(table.member_of).label("conversation"),
+            reader(table.user).label("user"),
+            (reader(table.member_status) == "active").label("active"),
+            reader(table.pointer).label("pointer"),
+            reader(table.last_read_at).label("before"),
+            and_(
+                reader(table.pointer).is_not(None),
+                reader(table.last_read_at).is_not(None),
+                pointed(table.message).is_(None),
+            ).label("dangling"),
+            old_at.label("old_at"),
+            old_id.label("old_id"),
+        )
+        .select_from(tables)
+        .cte("places")
+    )
+
+
+def spans(place: CTE) -> CTE:
+    """Return what was read, as spans of messages that do not overlap for one participant.
+
+    Each goes from after (`low_at`, `low_id`) to (`at`, `id`) and was first read at `read_at`: whoever reads
+    a message has read all before it. At or below the old pointer everything was read by `before`, so that
+    only an earlier reading matters there.
+    """
+    columns = [
+        place.c[name]
+        for name in ("participant", "conversation", "user", "before", "dangling", "old_at", "old_id")
+    ]
+    read = place.c.read_at.is_not(None)
+    # A pointer whose message is gone may stand behind messages that nothing has passed. Once it is set
+    # anew that could not be told any more, so it is taken now for what it says: all was read by then.
+    readings = union_all(
+        select(*columns, place.c.at, place.c.id, place.c.read_at).where(read),
+        select(*columns, place.c.old_at, place.c.old_id, place.c.before).where(read, place.c.dangling),
+    ).subquery("readings")
+    falling: dict[str, Any] = {
+        "partition_by": readings.c.participant,
+        "order_by": [readings.c.at.desc(), readings.c.id.desc()],
+    }
+    steps = select(
+        *(readings.c[name.name] for name in columns[1:]),
+        readings.c.at,
+        readings.c.id,
+        func.min(readings.c.read_at).over(**falling).label("read_at"),
+        func.lead(readings.c.at).over(**falling).label("next_at"),
+        func.lead(readings.c.id).over(**falling).label("next_id"),
+    ).subquery("steps")
+    step = steps.c
+    whole = or_(
+        step.dangling,
+        step.before.is_(None),
+        step.read_at < step.before,
+        tuple_(step.next_at, step.next_id) > tuple_(step.old_at, step.old_id),
+    )
+    low_at = case((whole, func.coalesce(step.next_at, _START)), else_=step.old_at)
+    low_id = case((whole, func.coalesce(step.next_id, _HIGHEST)), else_=step.old_id)
+    return (
+        select(*step, low_at.label("low_at"), low_id.label("low_id"))
+        .where(tuple_(low_at, low_id) < tuple_(step.at, step.id))
+        .cte("spans")
+    )
+
+
+def lowest(table: ReadPointers, place: CTE) -> CTE:
+    """Return, for each conversation where something was read, how far all active participants have come.
+
+    (`first_at`, `first_id`) is the lowest pointer as it will be, `first` whose it is; (`second_at`,
+    `second_id`) is the lowest of the others, NULL where there are none.
+    """
+    reader, pointed = Named(table.participant, "waited_for"), Named(table.message, "pointed")
+    rooms = select(place.c.conversation).where(place.c.read_at.is_not(None)).distinct().subquery("rooms")
+    stored = (
+        select(
+            reader(table.participant).label("participant"),
+            reader(table.member_of).label("conversation"),
+            reader(table.user).label("user"),
+            *(
+                part.label(name)
+                for part, name in zip(_standing_at(table, reader, pointed), ("at", "id"), strict=True)
+            ),
+        )
+        .select_from(
+            rooms.join(reader.rows, reader(table.member_of) == rooms.c.conversation).outerjoin(
+                pointed.rows, _points_at(table, reader, pointed)
+            )
+        )
+        .where(reader(table.member_status) == "active")
+    )
+    moved = select(place.c.participant, place.c.conversation, place.c.user, place.c.at, place.c.id).where(
+        place.c.read_at.is_not(None), place.c.active
+    )
+    both = union_all(stored, moved).subquery("both")
+    furthest = (
+        select(both)
+        .ext(distinct_on(both.c.participant))
+        .order_by(both.c.participant, both.c.at.desc(), both.c.id.desc())
+        .subquery("furthest")
+    )
+
+    def ranked(name: str) -> ColumnElement[Any]:
+        its = furthest.c[name]
+        order: Any = aggregate_order_by(its, furthest.c.at, furthest.c.id, furthest.c.user)
+        return func.array_agg(order, type_=ARRAY(its.type))
+
+    return (
+        select(
+            furthest.c.conversation,
+            ranked("user")[1].label("first"),
+            ranked("at")[1].label("first_at"),
+            ranked("id")[1].label("first_id"),
+            ranked("at")[2].label("second_at"),
+            ranked("id")[2].label("second_id"),
+        )
+        .group_by(furthest.c.conversation)
+        .cte("lowest")
+    )
+
+
+def _points_at(table: ReadPointers, reader: Named, pointed: Named) -> ColumnElement[bool]:
+    return and_(
+        pointed(table.message) == reader(table.pointer),
+        pointed(table.conversation) == reader(table.member_of),
+    )
+
+
+def _standing_at(
+    table: ReadPointers, reader: Named, pointed: Named
+) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    gone = case((reader(table.pointer).is_not(None), reader(table.last_read_at)), else_=null())
+    return (
+        func.coalesce(pointed(table.created_at), gone, _START),
+        func.coalesce(pointed(table.message), _HIGHEST),
+    )

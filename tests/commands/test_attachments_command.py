@@ -1,0 +1,205 @@
+"""What `roomkeeper attachments` takes, and what it says of files that nobody has worked on."""
+
+import getpass
+import os
+import re
+import subprocess
+from uuid import UUID, uuid4
+
+import pytest
+
+from stack.programs import roomkeeper as command
+from tasks.attachments import operate
+from tests.attachments.desk import Desk
+from tests.commands.cli import on
+from tests.platform import Platform
+from workers.app import app as celery
+from workers.known_bad import EICAR
+
+
+@pytest.fixture
+def desk(platform: Platform) -> Desk:
+    """openchat, and a broker to publish to."""
+    url = platform.environment["ROOMKEEPER_BROKER_URL"]
+    celery.conf.update(broker_url=url, broker_write_url=url)
+    return Desk(platform, "openchat")
+
+
+def told_by(desk: Desk) -> list[tuple[str, str]]:
+    """Return who has done something by command, and why."""
+    rows = desk.platform.sql(
+        "SELECT actor, reason FROM roomkeeper.attachment_events WHERE actor IS NOT NULL ORDER BY id"
+    )
+    return [tuple(row) for row in rows]
+
+
+# -- list ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "right"),
+    [
+        ("--app", "echoroom", ("openchat", "pern")),
+        ("--state", "parkd", ("waiting", "running", "finished", "parked")),
+        ("--outcome", "rejected", ("accepted", "refused", "quarantined")),
+    ],
+)
+def test_what_is_asked_for_must_be_known(
+    platform: Platform, option: str, wrong: str, right: tuple[str, ...]
+) -> None:
+    named = f"{', '.join(right[:-1])} or {right[-1]}"
+    told = on(platform, "attachments", "list", option, wrong)
+    assert (told.code, told.out, told.err) == (1, "", f"{option} must be {named}, not {wrong!r}.\n")
+    for value in right:
+        assert on(platform, "attachments", "list", option, value).code == 0
+    explained = " ".join(re.sub("[│╭╮╰╯─]", " ", on(platform, "attachments", "list", "--help").out).split())
+    for value in right:
+        assert value in explained
+
+
+@pytest.mark.parametrize(("column", "known"), [("state", operate.STATES), ("outcome", operate.OUTCOMES)])
+def test_what_can_be_asked_for_is_what_there_is(
+    platform: Platform, column: str, known: tuple[str, ...]
+) -> None:
+    ((says,),) = platform.sql(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid = 'roomkeeper.attachment_jobs'::regclass AND conname LIKE '%' || :name",
+        name=f"{column}_known",
+    )
+    assert tuple(re.findall(r"'(\w+)'", says)) == known
+
+
+@pytest.mark.parametrize("wrong", ["", "ab", "g" * 64, "a" * 63, "a" * 65, "a" * 64 + "\n"])
+def test_a_hash_must_look_like_one(platform: Platform, wrong: str) -> None:
+    told = on(platform, "attachments", "list", "--sha256", wrong)
+    assert (told.code, told.err) == (1, "--sha256 must be 64 hexadecimal digits.\n")
+    assert on(platform, "attachments", "list", "--sha256", "aB" * 32).out == "None.\n"
+
+
+@pytest.mark.parametrize(("limit", "code"), [("0", 2), ("1", 0), ("1000", 0), ("1001", 2)])
+def test_a_list_has_an_end(platform: Platform, limit: str, code: int) -> None:
+    assert on(platform, "attachments", "list", "--limit", limit).code == code
+
+
+def test_a_list_shows_what_files_are_called(desk: Desk) -> None:
+    # A terminal shows it, and does nothing else that it says.
+    named, gone = desk.upload(b"text", "bill [bold]\x1b[2J\u202egnp.txt"), desk.upload(EICAR, "b.txt")
+    for row_id in (named, gone):
+        desk.work(row_id)
+    other = Desk(desk.platform, "pern")
+    other.work(other.upload(b"text", "our notes.txt"))
+    # The same id in two applications is two files.
+    twin = other.upload(b"more", "twin.txt", id=named)
+    other.work(twin)
+    desk.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=gone)
+    lines = on(desk.platform, "attachments", "list").out.splitlines()
+    said = [re.sub(r"^\S+ \S+  ", "", line) for line in lines]
+    assert said[0] == f"pern {twin} twin.txt  finished  accepted, clean"
+    assert said[1].endswith(" our notes.txt  finished  accepted, clean")
+    assert said[2] == f"openchat {gone}  finished  quarantined, infected, malware"
+    assert said[3] == f"openchat {named} bill [bold]�[2J�gnp.txt  finished  accepted, clean"
+
+
+def test_what_is_no_text_finds_nothing(platform: Platform) -> None:
+    for option in ("--reason", "--event"):
+        told = on(platform, "attachments", "list", option, os.fsdecode(b"\xff"))
+        assert (told.code, told.out) == (0, "None.\n")
+
+
+# -- who and why -----------------------------------------------------------------------------------------
+
+
+def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is(desk: Desk) -> None:
+    row_id = desk.upload(b"text")
+    # As a shell hands it over whose terminal speaks another encoding.
+    done = subprocess.run(
+        [
+            *map(os.fsencode, command(("attachments", "retry", "openchat", str(row_id)))),
+            b"--reason",
+            b"a\xffb",
+        ],
+        env=desk.platform.environment,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [reason for _, reason in told_by(desk)] == ["a�b"]
+
+
+def test_one_may_name_oneself(desk: Desk) -> None:
+    row_id = str(desk.upload(b"text"))
+    for name in operate.ACTS:
+        told = on(
+            desk.platform, "attachments", name, "openchat", row_id, "--reason", "x", "--actor", " ada\x1b "
+        )
+        assert told.code == 0
+    assert told_by(desk) == [("ada�", "x")] * len(operate.ACTS)
+
+
+def test_who_uses_sudo_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "grace")
+    on(desk.platform, "attachments", "retry", "openchat", str(desk.upload(b"text")), "--reason", "x")
+    assert told_by(desk) == [("grace", "x")]
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 4711"), OSError("No username set")])
+def test_who_has_no_name_has_a_number(desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def nobody() -> str:
+        raise error
+
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    told = on(desk.platform, "attachments", "retry", "openchat", str(desk.upload(b"text")), "--reason", "x")
+    assert told.code == 0
+    assert told_by(desk) == [(f"uid {os.getuid()}", "x")]
+
+
+def test_a_file_that_was_told_is_queued(desk: Desk) -> None:
+    row_id = desk.upload(b"text")
+    told = on(desk.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
+    assert told.out == (
+        f"retry: openchat {row_id} is queued; see: roomkeeper attachments show openchat {row_id}\n"
+    )
+
+
+# -- what nobody has worked on ----------------------------------------------------------------------------
+
+
+def shown(desk: Desk, row_id: UUID, app: str = "openchat") -> str:
+    told = on(desk.platform, "attachments", "show", app, str(row_id))
+    assert (told.code, told.out) == (1, "")
+    return told.err.removeprefix(f"Nobody has worked on {app} {row_id} yet: ")
+
+
+def test_a_row_without_a_job_is_said_to_be_there(desk: Desk) -> None:
+    desk.platform.set(attachment_grace_seconds=7, recover_every_seconds=2.5)
+    row_id = desk.upload(b"text")
+    assert shown(desk, row_id) == ("it is in the table; the periodic twin takes it up within 9.5 s.\n")
+    pern = desk.platform.pern_attachment(b"text")
+    assert shown(desk, pern, "pern") == (
+        "it is in the table; the periodic twin takes it up when its round comes to that row.\n"
+    )
+    desk.platform.set(apps="pern")
+    assert shown(desk, row_id) == "it is in the table, but ROOMKEEPER_APPS does not name openchat.\n"
+
+
+def test_a_row_that_the_twin_passes_over_is_said_to_be_so(desk: Desk) -> None:
+    done, deleted = desk.upload(b"1", processing_status="completed"), desk.upload(b"2", is_deleted=True)
+    assert shown(desk, done) == (
+        "its row says that it is done, so the periodic twin passes over it; retry has it looked at.\n"
+    )
+    assert shown(desk, deleted) == "openchat has deleted it.\n"
+
+
+def test_a_row_that_is_another_application_s_is_found_there(desk: Desk) -> None:
+    row_id = desk.platform.pern_attachment(b"text")
+    found = f"openchat has no attachment {row_id}. pern has one: roomkeeper attachments show pern {row_id}\n"
+    assert shown(desk, row_id) == found
+    told = on(desk.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
+    assert told.code == 1
+    assert told.err.endswith(f". pern has one: roomkeeper attachments show pern {row_id}\n")
+    nobody = uuid4()
+    assert shown(desk, nobody) == f"openchat has no attachment {nobody}.\n"
+    # Not looked for where nothing is looked for.
+    desk.platform.set(apps="openchat")
+    assert shown(desk, row_id) == f"openchat has no attachment {row_id}.\n"
