@@ -25,6 +25,7 @@ COPY tasks/ tasks/
 COPY models/ models/
 COPY migrations/ migrations/
 COPY stack/ stack/
+COPY roomkeeper/ roomkeeper/
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
     && /opt/roomkeeper/bin/pip install --no-deps /wheel/*.whl
 

@@ -227,7 +227,7 @@ class StatusInbox(PlatformBase):
 
 
 class SqlTask(PlatformBase):
-    """A task that may be handed over in SQL: its payload's fields, with their kinds 'app', 'uuid' or 'events'.
+    """A task that may be handed over in SQL: its payload's fields, whose kinds are 'app', 'uuid', 'events'.
 
     `apps` are the applications that the field of kind 'app' may name. A task with 'events' is not for
     `roomkeeper.enqueue`, but for `roomkeeper.record_status`.

@@ -340,6 +340,7 @@ def test_the_object_store_is_what_the_example_says(tmp_path: Path) -> None:
         assert values.keys() > keys.keys()
         values |= {"DATABASE_URL": "postgresql://", "ROOMKEEPER_S3_ENDPOINT": server.server.address, **keys}
         values |= {f"ROOMKEEPER_{name}_ROOT": str(tmp_path / name) for name in ("STORAGE", "QUARANTINE")}
+        (tmp_path / "STORAGE").mkdir()
         assert checks.store(load(values)) == []
         (fault,) = checks.store(load(values | {"ROOMKEEPER_S3_SECRET_KEY": "guess"}))
         assert "refuses" in fault.sentence

@@ -52,7 +52,7 @@ def audit() -> None:
 
 
 def _walk(app: str, table: ReadPointers, deadline: float) -> tuple[int, bool]:
-    """Go on from where the last run stopped; return how many rows were wrong, and whether that was the end."""
+    """Go on from where the last run stopped; return how many rows were wrong, and whether it ended."""
     repaired = 0
     with transaction() as connection:
         place = connection.scalar(select(Position.position).where(Position.job == JOB, Position.app == app))

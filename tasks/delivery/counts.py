@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from tasks.apps.statuses import ReadPointers
-from tasks.delivery.positions import Named, _points_at as points_at, _standing_at as standing_at
+from tasks.delivery.positions import Named, points_at, standing_at
 
 _ONE = bindparam("conversation", type_=Uuid())
 

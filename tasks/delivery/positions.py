@@ -84,11 +84,11 @@ def places(table: ReadPointers) -> CTE:
     )
     message, reader = Named(table.message, "message"), Named(table.participant, "reader")
     pointed = Named(table.message, "pointed")
-    old_at, old_id = _standing_at(table, reader, pointed)
+    old_at, old_id = standing_at(table, reader, pointed)
     tables = (
         events.join(message.rows, message(table.message) == events.c.message)
         .join(reader.rows, reader(table.participant) == events.c.participant)
-        .outerjoin(pointed.rows, _points_at(table, reader, pointed))
+        .outerjoin(pointed.rows, points_at(table, reader, pointed))
     )
     return (
         select(
@@ -178,12 +178,12 @@ def lowest(table: ReadPointers, place: CTE) -> CTE:
             reader(table.user).label("user"),
             *(
                 part.label(name)
-                for part, name in zip(_standing_at(table, reader, pointed), ("at", "id"), strict=True)
+                for part, name in zip(standing_at(table, reader, pointed), ("at", "id"), strict=True)
             ),
         )
         .select_from(
             rooms.join(reader.rows, reader(table.member_of) == rooms.c.conversation).outerjoin(
-                pointed.rows, _points_at(table, reader, pointed)
+                pointed.rows, points_at(table, reader, pointed)
             )
         )
         .where(reader(table.member_status) == "active")
@@ -218,16 +218,18 @@ def lowest(table: ReadPointers, place: CTE) -> CTE:
     )
 
 
-def _points_at(table: ReadPointers, reader: Named, pointed: Named) -> ColumnElement[bool]:
+def points_at(table: ReadPointers, reader: Named, pointed: Named) -> ColumnElement[bool]:
+    """Return the condition that joins a participant to the message that their pointer names."""
     return and_(
         pointed(table.message) == reader(table.pointer),
         pointed(table.conversation) == reader(table.member_of),
     )
 
 
-def _standing_at(
+def standing_at(
     table: ReadPointers, reader: Named, pointed: Named
 ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return where a participant's pointer stands: at its message, or at its time if that is gone."""
     gone = case((reader(table.pointer).is_not(None), reader(table.last_read_at)), else_=null())
     return (
         func.coalesce(pointed(table.created_at), gone, _START),

@@ -94,9 +94,10 @@ class Room:
 
     def _moved(self, participant: Participant, reads: list[tuple[Position, datetime]]) -> Participant:
         old = self.place(participant)
-        new = max([position for position, _ in reads] + [old] * (old is not None))
+        new = max([*(position for position, _ in reads), *([old] if old else [])])
         passed = [message.position for message in self.messages.values() if message.position <= new]
-        last = max([at for _, at in reads] + [participant.last_read_at] * bool(participant.last_read_at))
+        before = participant.last_read_at
+        last = max([*(at for _, at in reads), *([before] if before else [])])
         unread = [
             message
             for message in self.messages.values()

@@ -228,6 +228,21 @@ def test_what_is_read_itself_was_delivered_though_the_pointer_is_further(chat: C
     assert chat.state(first) == ("read", naive(20), 1)
 
 
+def test_a_message_that_came_late_is_read_when_its_own_reading_is_reported(chat: Chat) -> None:
+    """Nobody passes it any more. Other reports do not ask who has, or their order would make a difference."""
+    late, second, third = (chat.says(chat.ada, seconds) for seconds in (1, 2, 3))
+    chat.save()
+    with chat.engine.begin() as connection:
+        its = update(ConversationParticipant).where(ConversationParticipant.user_id == chat.bob)
+        connection.execute(its.values(last_read_message_id=second, last_read_at=naive(10)))
+    chat.merge(read(second, chat.bob, 8))
+    assert chat.state(late) == ("delivered", naive(8), 0)
+    chat.merge(delivered(late, chat.bob, 3), read(third, chat.bob, 20))
+    assert chat.state(late) == ("delivered", naive(3), 0)
+    chat.merge(read(late, chat.bob, 30))
+    assert chat.state(late) == ("read", naive(3), 0)
+
+
 def test_unread_are_those_of_others_behind_the_pointer_that_are_not_deleted(chat: Chat) -> None:
     first = chat.says(chat.ada, 1)
     chat.says(chat.bob, 2)
@@ -385,6 +400,20 @@ def test_what_cannot_be_recorded_yet_is_returned_and_the_rest_is_merged(chat: Ch
     )
     assert missing == {(unknown, chat.bob), (unknown, chat.ada), (message, outsider), (message, unknown)}
     assert chat.state(message) == ("read", naive(10), 1)
+
+
+def test_a_participant_is_one_of_the_messages_own_conversation(engine: Engine) -> None:
+    """The next conversation's first participant is the very same person."""
+    world = OpenchatWorld()
+    low, high = sorted(world.id() for _ in range(2))
+    for room in (low, high):
+        world.conversation(id=room)
+    person = world.participant(high)
+    message = world.message(low, world.participant(low), 1)
+    with engine.begin() as connection:
+        world.save(connection)
+        assert merge(connection, TABLE, [read(message, person, 10)]) == {(message, person)}
+        assert rows(connection, high).participants[person].pointer is None
 
 
 def test_that_it_was_sent_or_failed_changes_nothing(chat: Chat) -> None:

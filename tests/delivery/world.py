@@ -45,9 +45,9 @@ class OpenchatWorld:
         user = self.id()
         return self._add(openchat.User, id=user, name="Ada", email=f"{user}@x.org", email_verified=True)
 
-    def conversation(self) -> UUID:
+    def conversation(self, **columns: Any) -> UUID:
         """Add a conversation without participants; return its id."""
-        return self._add(openchat.Conversation, created_by=self.person())
+        return self._add(openchat.Conversation, created_by=self.person(), **columns)
 
     def participant(self, conversation: UUID, user: UUID | None = None, **columns: Any) -> UUID:
         """Add a participant, a new person if no user is given; return the person's id."""

@@ -1,0 +1,133 @@
+"""What the tasks are given, checked before it is sent.
+
+The workers check it all again. What they allow is spelled here once more, and a test compares the two: this
+package imports nothing of theirs.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Literal, get_args
+from uuid import UUID
+
+PROCESS_ATTACHMENT = "attachments.process"
+RECORD_STATUS = "delivery.record"
+#: The queue of each task.
+QUEUES = {PROCESS_ATTACHMENT: "attachments", RECORD_STATUS: "delivery"}
+
+WITH_ATTACHMENTS = ("openchat", "pern")
+WITH_STATUSES = ("openchat", "connect", "pern")
+StatusName = Literal["sent", "delivered", "read", "failed"]
+#: The most events that one message, or one call of SQL, may carry.
+MAX_EVENTS = 1000
+#: Times outside are a mistake: milliseconds taken for seconds, a clock that was never set.
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+Payload = dict[str, Any]
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+class InvalidPayload(ValueError):
+    """A value that no task would take. The text names the field, what is there, and what is allowed.
+
+    It never repeats the value, so it may be logged.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One status of one message for one person.
+
+    Args:
+        status: `sent`, `delivered`, `read` or `failed`.
+        at: when it came about, with its offset from UTC; from the years 2000 to 2099.
+
+    Raises:
+        InvalidPayload: a field is not as it must be.
+    """
+
+    message_id: UUID | str
+    user_id: UUID | str
+    status: StatusName
+    at: datetime
+
+    def __post_init__(self) -> None:
+        _check_id("message_id", self.message_id)
+        _check_id("user_id", self.user_id)
+        _check_one_of("status", self.status, get_args(StatusName), "a status")
+        _check_moment(self.at)
+
+    def event(self) -> Payload:
+        """Return it as the task takes it."""
+        return {
+            "message_id": str(self.message_id),
+            "user_id": str(self.user_id),
+            "status": str(self.status),
+            "at": self.at.astimezone(UTC).isoformat(),
+        }
+
+
+def attachment(app: str, attachment_id: UUID | str) -> Payload:
+    """Return what `attachments.process` is given.
+
+    Raises:
+        InvalidPayload: the application has no attachments, or the id is none.
+    """
+    _check_one_of("app", app, WITH_ATTACHMENTS, "an application with attachments")
+    _check_id("attachment_id", attachment_id)
+    return {"app": app, "id": str(attachment_id)}
+
+
+def events(app: str, statuses: Iterable[Status]) -> list[list[Payload]]:
+    """Return the statuses as the task takes them, in as many lists as it needs; none for none.
+
+    Everything is checked before the first list is sent.
+
+    Raises:
+        InvalidPayload: the application has no message statuses, or something is not a `Status`.
+    """
+    _check_one_of("app", app, WITH_STATUSES, "an application with message statuses")
+    if not isinstance(statuses, Iterable):
+        raise InvalidPayload(f"statuses: not a list, but {_shape(statuses)}. A list of Status is wanted.")
+    found = _events(statuses)
+    return list(iter(lambda: list(islice(found, MAX_EVENTS)), []))
+
+
+def _events(statuses: Iterable[Status]) -> Iterator[Payload]:
+    for number, status in enumerate(statuses):
+        if not isinstance(status, Status):
+            raise InvalidPayload(f"statuses[{number}]: not a Status, but {_shape(status)}.")
+        yield status.event()
+
+
+def _check_one_of(field: str, value: object, allowed: tuple[str, ...], kind: str) -> None:
+    if not (isinstance(value, str) and value in allowed):
+        raise InvalidPayload(f"{field}: not {kind}, but {_shape(value)}. Allowed: {', '.join(allowed)}.")
+
+
+def _check_id(field: str, value: object) -> None:
+    if not (isinstance(value, UUID) or (isinstance(value, str) and _UUID.fullmatch(value))):
+        raise InvalidPayload(
+            f"{field}: not a UUID, but {_shape(value)}. "
+            "A UUID looks like 123e4567-e89b-42d3-a456-426614174000."
+        )
+
+
+def _check_moment(value: object) -> None:
+    if not isinstance(value, datetime):
+        raise InvalidPayload(f"at: not a datetime, but {_shape(value)}.")
+    if value.utcoffset() is None:
+        raise InvalidPayload("at: without an offset from UTC. datetime.now(UTC) has one.")
+    if not EARLIEST <= value < LATEST:
+        raise InvalidPayload("at: not between the years 2000 and 2099.")
+
+
+def _shape(value: object) -> str:
+    """Say what a value is, without a word of it."""
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        return f"a string of {len(value)} characters"
+    return f"a value of type {type(value).__name__}"

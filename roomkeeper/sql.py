@@ -1,0 +1,56 @@
+"""Work handed over in SQL, in the caller's own transaction: it is there if what else happened there is.
+
+For every cursor of Python's DB-API whose parameters are written `%s`, as those of psycopg and psycopg2. An
+error of the database is the driver's own, and ends the transaction as any other does.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+from uuid import UUID
+
+from roomkeeper import payloads
+from roomkeeper.payloads import Status
+
+
+class Cursor(Protocol):
+    """What is needed of a cursor."""
+
+    def execute(self, query: Any, params: Any, /) -> Any:
+        """Run a statement with parameters."""
+
+    def fetchone(self) -> Any:
+        """Return a row, as a sequence or as a mapping."""
+
+
+def process_attachment(cursor: Cursor, app: str, attachment_id: UUID | str) -> UUID:
+    """Have an attachment identified, scanned, drawn and served, once the transaction is committed.
+
+    Returns:
+        the task's id, as in logs, Flower and dead letters.
+
+    Raises:
+        InvalidPayload: before the database is asked anything.
+    """
+    payload = payloads.attachment(app, attachment_id)
+    query = "SELECT roomkeeper.enqueue(%s, %s::jsonb)"
+    return UUID(str(_value(cursor, query, payloads.PROCESS_ATTACHMENT, payload)))
+
+
+def record_status(cursor: Cursor, app: str, statuses: Iterable[Status]) -> list[int]:
+    """Have statuses of messages merged, once the transaction is committed, however many; none for none.
+
+    Returns:
+        a number for logs for each thousand.
+
+    Raises:
+        InvalidPayload: before the database is asked anything.
+    """
+    query = "SELECT roomkeeper.record_status(%s, %s::jsonb)"
+    return [int(_value(cursor, query, app, part)) for part in payloads.events(app, statuses)]
+
+
+def _value(cursor: Cursor, query: str, name: str, payload: object) -> Any:
+    cursor.execute(query, (name, json.dumps(payload)))
+    row = cursor.fetchone()
+    return next(iter(row.values() if isinstance(row, Mapping) else row))

@@ -1,0 +1,81 @@
+"""What `docs/ways-in.md` shows of Python runs, and does what it says."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from models import openchat
+from roomkeeper import payloads
+from tasks.delivery.events import Event, RecordStatus
+from tests.client.snippets import BROKER, rows, snippets
+from tests.delivery.people import Pern
+from tests.platform import Platform, eventually
+
+
+@pytest.fixture
+def world(platform: Platform) -> tuple[UUID, UUID, UUID]:
+    """An attachment of openchat, a message of pern, and who reads it."""
+    row_id = platform.openchat_attachment(b"Milk\n", "notes.txt", "text/plain")
+    with platform.engine.begin() as connection:
+        people = Pern().people(connection, 2)
+        (message,) = Pern().messages(connection, people[0], 1)
+    return row_id, message, people[1]
+
+
+def run(code: str, world: tuple[UUID, UUID, UUID], **names: object) -> dict[str, Any]:
+    """Run a piece with these names; return all names that there are then."""
+    row_id, message, user = world
+    names |= {"attachment_id": row_id, "message_id": message, "user_id": user}
+    exec(compile(code, "ways-in.md", "exec"), names)
+    return names
+
+
+def test_the_piece_in_sql(platform: Platform, world: tuple[UUID, UUID, UUID]) -> None:
+    code, _ = snippets("Python", "python")
+    with psycopg.connect(platform.environment["DATABASE_URL"]) as connection:
+        run(code, world, connection=connection)
+    row_id, message, user = world
+    assert platform.sql("SELECT payload FROM roomkeeper.outbox") == [
+        ({"app": "openchat", "id": str(row_id)},)
+    ]
+    ((app, events),) = platform.sql("SELECT app, events FROM roomkeeper.status_inbox")
+    (event,) = RecordStatus(app=app, events=events).events
+    assert (app, event.message_id, event.user_id, event.status) == ("pern", message, user, "read")
+
+
+def test_the_piece_with_a_broker(platform: Platform, world: tuple[UUID, UUID, UUID]) -> None:
+    _, code = snippets("Python", "python")
+    assert code.count(BROKER) == 1
+    platform.set(worker_processes=1)
+    platform.worker("attachments")
+    platform.worker("delivery")
+    names = run(code.replace(BROKER, platform.environment["ROOMKEEPER_BROKER_URL"]), world)
+    names["producer"].close()
+    row_id, message, user = world
+    assert platform.finished(row_id).state == "finished"
+    assert platform.row(openchat.Attachment, row_id).processing_status == "completed"
+
+    def merged() -> Any:
+        with platform.engine.begin() as connection:
+            return Pern().rows(connection, [message])
+
+    assert eventually(merged).keys() == {(message, user)}
+
+
+def test_the_table_has_every_task_and_its_queue() -> None:
+    table = rows("Celery clients in other languages")[1:]
+    assert {task.strip("`"): queue.strip("`") for task, queue, _ in table} == payloads.QUEUES
+    (attachment,) = (what for task, _, what in table if "process" in task)
+    (statuses,) = (what for task, _, what in table if "record" in task)
+    assert all(f'"{app}"' in attachment for app in payloads.WITH_ATTACHMENTS)
+    assert all(f'"{app}"' in statuses for app in payloads.WITH_STATUSES)
+    assert f"{payloads.MAX_EVENTS:,}" in statuses
+
+
+def test_the_event_of_the_page_is_one() -> None:
+    # Its ids are cut.
+    (piece,) = snippets("SQL", "json")
+    whole = piece.replace("123e4567-…", str(uuid4())).replace("9f0a8d9a-…", str(uuid4()))
+    assert Event.model_validate_json(whole).status == "read"
