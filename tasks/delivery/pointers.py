@@ -53,9 +53,9 @@ def merge(connection: Connection, table: ReadPointers, events: Sequence[Event]) 
         "read_at": [_naive(entry.read_at) for entry in entries],
         "last_read_at": [_naive(entry.last_read_at) for entry in entries],
     }
-    readers = {row.participant for row, entry in zip(found, entries, strict=True) if entry.read_at}
+    readers = [row.participant for row, entry in zip(found, entries, strict=True) if entry.read_at]
     if readers:
-        connection.execute(statements.readers_locked(table), {"participant": list(readers)})
+        connection.execute(statements.readers_locked(table), {"participant": readers})
     connection.execute(statements.messages_changed(table), values)
     if readers:
         # Last: what is newly passed is told from where the pointers stood.

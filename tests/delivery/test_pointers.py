@@ -632,6 +632,39 @@ def test_what_the_application_has_just_written_is_kept(chat: Chat) -> None:
     assert chat.state(plain) == ("read", naive(10), 1)
 
 
+def test_a_pointer_that_the_application_has_just_moved_does_not_go_back(chat: Chat) -> None:
+    first, second = chat.says(chat.ada, 1), chat.says(chat.ada, 2)
+    chat.save()
+    with ThreadPoolExecutor() as pool:
+        with chat.engine.begin() as connection:
+            its = update(ConversationParticipant).where(ConversationParticipant.user_id == chat.bob)
+            connection.execute(its.values(last_read_message_id=second, last_read_at=naive(5)))
+            merging = pool.submit(chat.merge, read(first, chat.bob, 10))
+            eventually(lambda: waiting(chat.engine))
+        merging.result()
+    assert chat.pointer(chat.bob) == (second, naive(10), 0)
+
+
+def test_participants_are_locked_in_the_order_of_their_ids(chat: Chat) -> None:
+    """Whoever locks them in that order, too, does not meet us in a deadlock."""
+    low, high = sorted(chat.world.id() for _ in range(2))
+    by_high, by_low = chat.joins(id=high), chat.joins(id=low)
+    first, second = sorted(chat.world.id() for _ in range(2))
+    for row_id in (first, second):
+        chat.says(chat.ada, 1, id=row_id)
+    chat.save()
+    person = ConversationParticipant
+    with ThreadPoolExecutor() as pool:
+        with chat.engine.begin() as connection:
+            connection.execute(update(person).where(person.id == low).values(is_muted=True))
+            # Taken as they come the other one would be locked first.
+            merging = pool.submit(chat.merge, read(first, by_high, 10), read(second, by_low, 10))
+            eventually(lambda: waiting(chat.engine))
+            connection.execute(update(person).where(person.id == high).values(is_muted=True))
+        merging.result()
+    assert chat.state(first)[2] == 2
+
+
 def test_two_at_once_lose_no_count(chat: Chat) -> None:
     """The second one has begun, and waits, before the first one ends: it has to look again."""
     carol = chat.joins()
