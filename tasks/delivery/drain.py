@@ -7,9 +7,10 @@ from time import monotonic
 from typing import Any
 
 import structlog
+from psycopg.errors import QueryCanceled
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from tasks.apps import APPS, enabled
 from tasks.delivery import inbox
@@ -49,11 +50,13 @@ def drain() -> None:
                 # A message or a person has gone away in this very moment; now that is known.
                 log.info("delivery.again", error=type(error).__name__)
                 continue
-            except DataError as error:
-                log.warning("delivery.batch_failed", rows=rows, error=type(error).__name__)
+            except (DataError, OperationalError) as error:
+                if isinstance(error, OperationalError) and not isinstance(error.orig, QueryCanceled):
+                    raise
+                log.warning("delivery.batch_failed", rows=rows, error=type(error.orig).__name__)
                 if rows == 1:
-                    _give_up_first(apps, error)
-                # One at a time, then: the others must not wait for the one that is at fault.
+                    _set_aside_first(apps, error, settings)
+                # One at a time, then: the others must not wait for the one that is at fault, or slow.
                 rows = 1
                 continue
             if len(taken) < rows:
@@ -61,10 +64,20 @@ def drain() -> None:
         run.outcome = "more"
 
 
-def _give_up_first(apps: Sequence[str], error: Exception) -> None:
+def _set_aside_first(apps: Sequence[str], error: Exception, settings: Settings) -> None:
+    """Halve the first row if it takes too long, until it is one event, which waits; or give it up."""
     with transaction() as connection:
         for row in inbox.take(connection, apps, 1):
-            inbox.give_up(connection, row.app, row.events, dead_letters.reason(error))
+            if isinstance(error, DataError):
+                inbox.give_up(connection, row.app, row.events, dead_letters.reason(error))
+                continue
+            events = _EVENTS.validate_python(row.events)
+            if len(events) == 1:
+                inbox.put_back(connection, row.app, events, row.received_at, settings, "still too slow")
+                continue
+            half = len(events) // 2
+            for some in (events[:half], events[half:]):
+                inbox.put(connection, row.app, some, row.received_at)
 
 
 def _merge(connection: Connection, taken: Sequence[Any], settings: Settings) -> int:

@@ -47,17 +47,28 @@ def take(connection: Connection, apps: Sequence[str], rows: int = ROWS) -> Seque
     return sorted(taken, key=lambda row: row.id)
 
 
+def put(connection: Connection, app: str, events: Sequence[Event], received_at: datetime) -> None:
+    """Have events merged at the next turn; `received_at` is when they came first."""
+    connection.execute(_PUT, {"app": app, "events": dumped(events), "received_at": received_at})
+
+
 def put_back(
-    connection: Connection, app: str, events: Sequence[Event], received_at: datetime, settings: Settings
+    connection: Connection,
+    app: str,
+    events: Sequence[Event],
+    received_at: datetime,
+    settings: Settings,
+    why: str = "message or user not there",
 ) -> None:
-    """Have events wait whose message or person is not there, or end them as a dead letter.
+    """Have events wait that can not be merged now, or end them as a dead letter.
 
     Args:
         received_at: when they came first.
+        why: for the dead letter.
     """
     age = connection.execute(select(_AGE), {"since": received_at}).scalar_one()
     if age >= settings.delivery_wait_seconds:
-        give_up(connection, app, dumped(events), f"message or user not there after {age:.0f} s")
+        give_up(connection, app, dumped(events), f"{why} after {age:.0f} s")
         return
     row = {"app": app, "events": dumped(events), "received_at": received_at, "since": received_at}
     connection.execute(_WAIT, row)

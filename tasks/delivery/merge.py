@@ -8,13 +8,14 @@ from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
 from tasks.delivery import marks, pointers, rows
 from tasks.delivery.events import Event, Pair
 
+Statuses = StatusRows | ReadMarks | ReadPointers
 
-def merge(
-    connection: Connection, table: StatusRows | ReadMarks | ReadPointers, events: Sequence[Event]
-) -> set[Pair]:
+
+def merge(connection: Connection, table: Statuses, events: Sequence[Event]) -> set[Pair]:
     """Merge the events in the caller's transaction; any order, repetition and batching ends in the same rows.
 
-    Return the pairs of message and person that cannot be recorded yet: one of the two is not there.
+    Once in a transaction and table, for locks are taken in order. Return the pairs of message and person that
+    cannot be recorded yet: one of the two is not there.
 
     Raises:
         IntegrityError: a message or a person went away in this very moment. Roll back, and do it again.

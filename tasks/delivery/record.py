@@ -1,12 +1,15 @@
 """`delivery.record`: merges what an API service reports of its messages."""
 
-from sqlalchemy import func, select
+from datetime import datetime
+
+from psycopg.errors import QueryCanceled
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from tasks.apps import APPS
 from tasks.delivery import inbox
 from tasks.delivery.events import RecordStatus
-from tasks.delivery.merge import merge
+from tasks.delivery.merge import Statuses, merge
 from workers.app import task
 from workers.db import transaction
 from workers.queues import DELIVERY
@@ -29,10 +32,26 @@ def record(request: RecordStatus) -> str:
     """
     table = APPS[request.app].delivery
     assert table is not None
+    try:
+        return _merged(table, request)
+    except OperationalError as error:
+        if not isinstance(error.orig, QueryCanceled):
+            raise
+    # It took too long at once: the drain takes it in smaller portions.
+    with transaction() as connection:
+        inbox.put(connection, request.app, request.events, _now(connection))
+    return f"{len(request.events)} wait"
+
+
+def _merged(table: Statuses, request: RecordStatus) -> str:
     with transaction() as connection:
         missing = merge(connection, table, request.events)
         waiting = [event for event in request.events if event.pair in missing]
         if waiting:
-            now = connection.execute(select(func.now())).scalar_one()
-            inbox.put_back(connection, request.app, waiting, now, get_settings())
+            inbox.put_back(connection, request.app, waiting, _now(connection), get_settings())
     return f"{len(request.events) - len(waiting)} recorded" + (f", {len(waiting)} wait" if waiting else "")
+
+
+def _now(connection: Connection) -> datetime:
+    """Return the database's time: what waits is measured by that clock alone."""
+    return connection.execute(select(func.now())).scalar_one()

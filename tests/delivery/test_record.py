@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
 # Modules, not tasks: pytest looks at what it finds here before there are settings.
@@ -194,6 +195,35 @@ def test_one_bad_row_does_not_hold_up_the_others(
     assert rows(platform, first, second, third).keys() == {(first, bob), (third, bob)}
     (letter,) = platform.dead_letters()
     assert letter.payload["args"][0]["events"][0]["message_id"] == str(second)
+
+
+def test_what_takes_too_long_is_merged_in_smaller_portions(
+    platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, bob), messages = room
+    lost = uuid4()
+    events = [event(message, bob, "read", 1) for message in (*messages, lost)]
+
+    def slow(connection: Any, table: Any, some: Any) -> Any:
+        # As when a conversation is large: not more than two at once, and one not at all.
+        if len(some) > 2 or any(one.message_id == lost for one in some):
+            connection.execute(text("SET LOCAL statement_timeout = '10ms'"))
+            connection.execute(text("SELECT pg_sleep(10)"))
+        return merge(connection, table, some)
+
+    for module in (drains, records):
+        monkeypatch.setattr(module, "merge", slow)
+    assert records.record(payload(*events)) == "4 wait"
+    for _ in range(3):
+        drains.drain()
+    assert rows(platform, *messages).keys() == {(message, bob) for message in messages}
+    (row,) = waiting(platform)
+    assert row.events == dumped(events[3:])
+    assert row.due_at > datetime.now(UTC)
+    platform.sql("UPDATE roomkeeper.status_inbox SET due_at = now(), received_at = now() - interval '1 hour'")
+    drains.drain()
+    (letter,) = platform.dead_letters()
+    assert letter.reason == "still too slow after 3600 s"
 
 
 def test_a_message_that_goes_away_in_this_moment_is_looked_for_again(
