@@ -26,11 +26,12 @@ test: install check ## Run every check and every test
 	@# Two at once: much of the time is waiting for servers. A file stays together, for what it shares.
 	@exec $(BIN)/pytest -n 2 --dist loadfile
 
-bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline's own cost
+bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline, statuses
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
 	@$(BIN)/python -m benchmarks.pictures
 	@$(BIN)/python -m benchmarks.scanning
 	@$(BIN)/python -m benchmarks.pipeline
+	@$(BIN)/python -m benchmarks.delivery
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .
