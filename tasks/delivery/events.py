@@ -102,4 +102,5 @@ def fold(events: Iterable[Event], order: tuple[str, ...]) -> dict[Pair, Folded]:
         if event.status == "read":
             entry.read_at = min(entry.read_at or event.at, event.at)
             entry.last_read_at = max(entry.last_read_at or event.at, event.at)
-    return dict(sorted(found.items()))
+    # By number, as PostgreSQL orders them: comparing the objects takes ten times as long.
+    return dict(sorted(found.items(), key=lambda item: (item[0][0].int, item[0][1].int)))

@@ -23,7 +23,7 @@ def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> 
             earliest[event.pair] = event
     if not earliest:
         return set()
-    reads = [earliest[pair] for pair in sorted(earliest)]
+    reads = [earliest[pair] for pair in sorted(earliest, key=lambda pair: (pair[0].int, pair[1].int))]
     batch = {
         "message_id": [event.message_id for event in reads],
         "user_id": [event.user_id for event in reads],
