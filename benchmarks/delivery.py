@@ -3,10 +3,10 @@
     python -m benchmarks.delivery
 
 Prints one line, from one PostgreSQL (with fsync, as in production), one Valkey and one real worker of two
-processes on this machine. 50,000 events of 25,000 messages and people, delivered and read, with repetitions,
-up to a minute late and so out of order; every foreign key and index is there. From the first event sent to the
-last row committed; CPU time is that of senders and workers, without PostgreSQL and Valkey. Medians of three
-rounds, but for `documented`:
+processes on this machine. 50,000 events of 25,000 messages and people, delivered and read, with
+repetitions, up to a minute late and so out of order; every foreign key and index is there. From the first
+event sent to the last row committed; CPU time is that of senders and workers, without PostgreSQL and
+Valkey. Medians of three rounds, but for `documented`:
 
 documented  pern.md's job on Bull 4 and Sequelize 6, an event a message: one at a time (the first 5,000 events
             only) and fifty at a time
