@@ -242,7 +242,7 @@ class Bench:
         clock = Clock([self.worker.process.pid])
         with Celery("client", broker=self.platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
             # A client that has been there for a while: it is connected.
-            client.send_task("delivery.drain", queue="delivery")
+            client.send_task("delivery.drain", queue="delivery-periodic")
             self._handled()
             clock.start()
             for some in _lists(self.events, LIST):
@@ -275,7 +275,7 @@ class Bench:
 
             def beat() -> None:
                 while not done.wait(1):
-                    client.send_task("delivery.drain", queue="delivery", expires=1)
+                    client.send_task("delivery.drain", queue="delivery-periodic", expires=1)
 
             ticks = threading.Thread(target=beat)
             clock.start()

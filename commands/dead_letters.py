@@ -61,30 +61,28 @@ def retry(numbers: Ids = [], task: Task = None) -> None:  # noqa: B006 - Typer m
     from workers.app import app as celery
 
     celery.loader.import_default_modules()
-    sent = 0
+    sent, left = 0, []
     for row in _letters(numbers, task):
         known = celery.tasks.get(row.task)
         if known is None or "args" not in row.payload:
-            raise SettingsError(
-                f"{row.id} can not be sent again: "
-                + (
-                    f"no task is called {row.task!r}"
-                    if known is None
-                    else "its payload was not readable or too long"
-                )
-                + f". Look at it: roomkeeper dead-letters show {row.id}"
-            )
+            left.append(row.id)
+            continue
         # Sent first: in between it may be there twice, which no task minds, and never not at all.
         try:
             known.apply_async(row.payload["args"], row.payload.get("kwargs") or {})
         except (OperationalError, OSError) as error:
             raise SettingsError(
-                f"The broker is away, so {row.id} and those after it are kept; {sent} sent."
+                f"The broker is away, so {row.id} and those after it are kept; {sent} sent again."
             ) from error
         with transaction() as connection:
             connection.execute(delete(DeadLetter).where(DeadLetter.id == row.id))
         sent += 1
     Console(highlight=False).print(f"{sent} sent again.")
+    if left:
+        raise SettingsError(
+            f"{', '.join(map(str, left))} can not be sent again: there is no such task, or its payload was "
+            f"unreadable or too long. Look at it: roomkeeper dead-letters show {left[0]}"
+        )
 
 
 @app.command()

@@ -64,7 +64,8 @@ class Status:
         return {
             "message_id": str(self.message_id),
             "user_id": str(self.user_id),
-            "status": str(self.status),
+            # As text, were it a member of a service's own enumeration of strings.
+            "status": str.__str__(self.status),
             "at": self.at.astimezone(UTC).isoformat(),
         }
 

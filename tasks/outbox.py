@@ -18,7 +18,7 @@ from workers import dead_letters, ledger
 from workers.app import app as celery
 from workers.app import task
 from workers.db import transaction
-from workers.queues import DELIVERY
+from workers.queues import PERIODIC
 from workers.settings import Settings, get_settings
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ _REMOVE = delete(_outbox).where(_outbox.c.id.in_(select(_OLD.c.id)))
 
 
 # Not tried again by itself when the database is away: the next turn is a second ahead.
-@task(name=JOB, queue=DELIVERY, autoretry_for=())
+@task(name=JOB, queue=PERIODIC, autoretry_for=())
 def relay() -> None:
     """Publish what is due in the order of its ids, and remove what was published long ago."""
     settings = get_settings()

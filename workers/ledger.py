@@ -34,7 +34,7 @@ def run(job: str, *, quiet: bool = False) -> Iterator[Run | None]:
     Args:
         quiet: a run that was skipped or changed no row leaves none: for jobs that look every second.
     """
-    started = None
+    started = this = None
     try:
         with transaction() as connection:
             started = connection.execute(select(func.clock_timestamp())).scalar_one()
@@ -51,7 +51,9 @@ def run(job: str, *, quiet: bool = False) -> Iterator[Run | None]:
     except Exception as error:
         if started is not None:
             with transaction() as connection:
-                _write(connection, job, started, 0, "failed", f"{type(error).__name__}: {error}"[:1000])
+                # What it changed in transactions of its own is changed.
+                rows = this.rows if this else 0
+                _write(connection, job, started, rows, "failed", f"{type(error).__name__}: {error}"[:1000])
         raise
 
 

@@ -21,6 +21,8 @@ class WorkerKind:
 
 ATTACHMENTS = "attachments"
 DELIVERY = "delivery"
+#: The outbox's and the inbox's turns, each second: behind a long queue of statuses they would come too late.
+PERIODIC = "delivery-periodic"
 MAINTENANCE = "maintenance"
 #: Where a message goes that names no queue, as those of foreign clients may.
 UNNAMED = "celery"
@@ -31,7 +33,7 @@ KINDS = {
         WorkerKind("attachments", (ATTACHMENTS,), "scans and draws files: CPU and bytes", memory_mib=400),
         WorkerKind(
             "delivery",
-            (DELIVERY,),
+            (PERIODIC, DELIVERY),
             "merges message statuses and publishes the outbox: small, many, and in a hurry",
             memory_mib=250,
         ),

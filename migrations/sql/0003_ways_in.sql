@@ -206,10 +206,18 @@ $$;
 CREATE FUNCTION roomkeeper.enqueue_attachment() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
 AS $$
+DECLARE
+    its_id uuid;
 BEGIN
-    PERFORM roomkeeper.enqueue(
-        'attachments.process', jsonb_build_object('app', TG_ARGV[0], 'id', to_jsonb(NEW) -> TG_ARGV[1])
-    );
+    -- Of the row nothing but a uuid is touched. To turn another type into JSON, or a uuid, would be to run its
+    -- owner's casts with our rights.
+    PERFORM FROM pg_catalog.pg_attribute AS one
+      WHERE one.attrelid = TG_RELID AND one.attname = TG_ARGV[1] AND one.atttypid = 'pg_catalog.uuid'::regtype;
+    IF NOT FOUND THEN
+        PERFORM roomkeeper.refuse('no column of type uuid is called ' || quote_literal(TG_ARGV[1]), NULL);
+    END IF;
+    EXECUTE format('SELECT ($1).%I', TG_ARGV[1]) INTO its_id USING NEW;
+    PERFORM roomkeeper.enqueue('attachments.process', jsonb_build_object('app', TG_ARGV[0], 'id', its_id));
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING USING

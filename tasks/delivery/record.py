@@ -2,18 +2,21 @@
 
 from datetime import datetime
 
+import structlog
 from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tasks.apps import APPS
+from tasks.apps import APPS, enabled
 from tasks.delivery import inbox
-from tasks.delivery.events import RecordStatus
+from tasks.delivery.events import RecordStatus, dumped
 from tasks.delivery.merge import Statuses, merge
 from workers.app import task
 from workers.db import transaction
 from workers.queues import DELIVERY
 from workers.settings import get_settings
+
+log = structlog.get_logger(__name__)
 
 
 @task(
@@ -22,24 +25,26 @@ from workers.settings import get_settings
     pydantic=True,
     # An id and a time come as JSON text, which strict validation would refuse.
     pydantic_strict=False,
-    # A message that is deleted in the moment in which its status is written.
-    autoretry_for=(OperationalError, IntegrityError),
+    # Nothing but this message knows of these events: it outlives a database that is away, however long.
+    max_retries=None,
 )
 def record(request: RecordStatus) -> str:
     """Merge 1 to 1,000 statuses of one application; return how many, in words.
 
-    Safe to send twice, late, in any order. Those whose message is not there yet wait in the inbox.
+    Safe to send twice, late, in any order. Those whose message is not there yet wait in the inbox; so do all
+    where they cannot be merged at once: there they are taken in smaller portions, with pauses.
     """
     table = APPS[request.app].delivery
     assert table is not None
-    try:
-        return _merged(table, request)
-    except OperationalError as error:
-        if not isinstance(error.orig, QueryCanceled):
-            raise
-    # It took too long at once: the drain takes it in smaller portions.
+    if request.app in enabled(get_settings()):
+        try:
+            return _merged(table, request)
+        except DBAPIError as error:
+            if isinstance(error, OperationalError) and not isinstance(error.orig, QueryCanceled):
+                raise
+            log.warning("delivery.put_off", app=request.app, error=type(error.orig).__name__)
     with transaction() as connection:
-        inbox.put(connection, request.app, request.events, _now(connection))
+        inbox.put(connection, request.app, dumped(request.events), _now(connection))
     return f"{len(request.events)} wait"
 
 
@@ -48,7 +53,7 @@ def _merged(table: Statuses, request: RecordStatus) -> str:
         missing = merge(connection, table, request.events)
         waiting = [event for event in request.events if event.pair in missing]
         if waiting:
-            inbox.put_back(connection, request.app, waiting, _now(connection), get_settings())
+            inbox.put_back(connection, request.app, dumped(waiting), _now(connection), get_settings())
     return f"{len(request.events) - len(waiting)} recorded" + (f", {len(waiting)} wait" if waiting else "")
 
 

@@ -3,7 +3,8 @@
 import json
 from collections import UserList
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, get_args
+from enum import Enum
+from typing import Any, cast, get_args
 from uuid import UUID, uuid4
 
 import pytest
@@ -212,3 +213,12 @@ def test_a_status_does_not_change() -> None:
         GOOD.status = "sent"  # type: ignore[misc]
     assert Status(ID, ID, "read", AT) == GOOD
     assert Status(uuid4(), ID, "read", AT) != GOOD
+
+
+def test_a_status_may_be_a_member_of_an_enumeration_of_strings() -> None:
+    class Mine(str, Enum):  # noqa: UP042 - as many services have it
+        READ = "read"
+
+    status = Status(uuid4(), uuid4(), cast("Any", Mine.READ), datetime(2026, 3, 1, tzinfo=UTC))
+    assert status.event()["status"] == "read"
+    assert json.loads(json.dumps(status.event()))["status"] == "read"

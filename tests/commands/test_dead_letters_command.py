@@ -86,12 +86,20 @@ def test_they_are_sent_again_and_forgotten(platform: Platform) -> None:
     assert platform.finished(row_id).outcome == "accepted"
 
 
-@pytest.mark.parametrize("task", ["no.such.task", "attachments.process"])
-def test_what_cannot_be_sent_again_stays(platform: Platform, task: str) -> None:
-    keep(task, cut="…")
-    outcome = letters(platform, "retry", "--task", task)
-    assert outcome.code == 1
-    assert "can not be sent again" in outcome.err
+def test_what_cannot_be_sent_again_stays_and_holds_nobody_up(platform: Platform) -> None:
+    keep("attachments.process", cut="…")
+    row_id = platform.openchat_attachment(b"late\n", "a.txt")
+    keep("attachments.process", args=[{"app": "openchat", "id": str(row_id)}], kwargs={})
+    outcome = letters(platform, "retry", "--task", "attachments.process")
+    assert (outcome.code, outcome.out) == (1, "1 sent again.\n")
+    (left,) = platform.dead_letters()
+    assert outcome.err.startswith(f"{left.id} can not be sent again")
+
+
+def test_a_task_that_is_no_more_can_not_be_sent(platform: Platform) -> None:
+    keep("no.such.task")
+    outcome = letters(platform, "retry", "--task", "no.such.task")
+    assert (outcome.code, outcome.out) == (1, "0 sent again.\n")
     assert len(platform.dead_letters()) == 1
 
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 # Modules, not tasks: pytest looks at what it finds here before there are settings.
 from tasks.delivery import drain as drains
@@ -18,7 +18,8 @@ from tasks.delivery import record as records
 from tasks.delivery.events import MAX_EVENTS, RecordStatus, dumped
 from tasks.delivery.merge import merge
 from tests.delivery.people import Pern, at, event
-from tests.platform import Platform, ago, eventually
+from tests.platform import Platform, ago, environment, eventually
+from workers.settings import load
 
 WORLD = Pern()
 
@@ -128,8 +129,6 @@ def test_how_long_one_waits_is_a_setting(platform: Platform, room: Any) -> None:
 
 
 def with_settings(platform: Platform, run: Callable[[], object]) -> None:
-    from tests.platform import environment
-
     with environment(dict(platform.environment)):
         run()
 
@@ -177,8 +176,18 @@ def test_what_fails_midway_is_still_there(
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT '300'::smallint * 300::smallint",
+        "DO $$ BEGIN RAISE EXCEPTION 'by a trigger of the application'; END $$",
+        "SELECT * FROM pern.no_such_table",
+        "INSERT INTO pern.message_statuses SELECT (jsonb_populate_record(s, '{\"status\": null}')).* FROM"
+        " (SELECT NULL::pern.message_statuses AS s)",
+    ],
+)
 def test_one_bad_row_does_not_hold_up_the_others(
-    platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     (_, bob), (first, second, third) = room
     for message in (first, second, third):
@@ -186,15 +195,22 @@ def test_one_bad_row_does_not_hold_up_the_others(
 
     def fails(connection: Any, table: Any, events: Any) -> Any:
         if any(one.message_id == second for one in events):
-            raise DataError("statement", {}, Exception("out of range"))
+            connection.execute(text(statement))
         return merge(connection, table, events)
 
     monkeypatch.setattr(drains, "merge", fails)
-    drains.drain()
-    assert waiting(platform) == []
+    for _ in range(2):
+        drains.drain()
     assert rows(platform, first, second, third).keys() == {(first, bob), (third, bob)}
+    (row,) = waiting(platform)
+    assert row.events[0]["message_id"] == str(second)
+    assert row.due_at > datetime.now(UTC)
+    platform.sql("UPDATE roomkeeper.status_inbox SET due_at = now(), received_at = now() - interval '1 hour'")
+    drains.drain()
     (letter,) = platform.dead_letters()
     assert letter.payload["args"][0]["events"][0]["message_id"] == str(second)
+    assert letter.reason.startswith("not merged, ")
+    assert waiting(platform) == []
 
 
 def test_what_takes_too_long_is_merged_in_smaller_portions(
@@ -223,36 +239,127 @@ def test_what_takes_too_long_is_merged_in_smaller_portions(
     platform.sql("UPDATE roomkeeper.status_inbox SET due_at = now(), received_at = now() - interval '1 hour'")
     drains.drain()
     (letter,) = platform.dead_letters()
-    assert letter.reason == "still too slow after 3600 s"
+    assert letter.reason == "not merged, QueryCanceled, after 3600 s"
 
 
 def test_a_message_that_goes_away_in_this_moment_is_looked_for_again(
     platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (_, bob), (first, *_) = room
-    put(platform, event(first, bob, "read", 1))
     real, calls = merge, []
 
     def gone(*arguments: Any) -> Any:
         calls.append(1)
-        if len(calls) == 1:
+        if len(calls) < 3:
             raise IntegrityError("statement", {}, Exception("foreign key"))
         return real(*arguments)
 
-    monkeypatch.setattr(drains, "merge", gone)
+    for module in (drains, records):
+        monkeypatch.setattr(module, "merge", gone)
+    assert records.record(payload(event(first, bob, "read", 1))) == "1 wait"
+    drains.drain()
+    assert len(waiting(platform)) == 1
+    due_now(platform)
     drains.drain()
     assert waiting(platform) == []
+    assert rows(platform, first).keys() == {(first, bob)}
     assert platform.dead_letters() == []
 
 
-def test_rows_that_nobody_could_have_put_there_are_dead_letters(platform: Platform) -> None:
-    platform.sql(
-        """INSERT INTO roomkeeper.status_inbox (app, events) VALUES ('pern', '[{"status": "eaten"}]')"""
+def test_rows_that_are_locked_do_not_hold_up_the_others(platform: Platform, room: Any) -> None:
+    (_, bob), (first, second, _) = room
+    records.record(payload(event(first, bob, "delivered", 1)))
+    for message in (first, second):
+        put(platform, event(message, bob, "read", 2))
+    platform.set(lock_timeout_ms=200)
+    with platform.engine.begin() as holder:
+        holder.execute(text("SELECT * FROM pern.message_statuses FOR UPDATE")).all()
+        with_settings(platform, drains.drain)
+    assert rows(platform, second).keys() == {(second, bob)}
+    (row,) = waiting(platform)
+    assert row.events[0]["message_id"] == str(first)
+
+
+def test_a_run_has_time_for_smaller_portions_after_a_statement_that_is_too_slow() -> None:
+    """With the times as they are, and for three applications."""
+    assert 3 * drains.STATEMENT_SECONDS < drains.RUN_SECONDS
+    assert (
+        load({"DATABASE_URL": "postgresql://"}).task_soft_limit_seconds
+        > drains.RUN_SECONDS + 4 * drains.STATEMENT_SECONDS
     )
+
+
+def test_after_a_failure_one_row_is_tried_whatever_the_time(
+    platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, bob), (first, second, _) = room
+    for message in (first, second):
+        put(platform, event(message, bob, "read", 1))
+
+    def slow(connection: Any, table: Any, some: Any) -> Any:
+        if len(some) > 1:
+            connection.execute(text("SELECT pg_sleep(10)"))
+        return merge(connection, table, some)
+
+    monkeypatch.setattr(drains, "merge", slow)
+    monkeypatch.setattr(drains, "STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr(drains, "RUN_SECONDS", 0.1)
+    for _ in range(2):
+        drains.drain()
+    assert waiting(platform) == []
+
+
+def test_a_batch_ends_after_so_many_bytes(
+    platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, bob), messages = room
+    for message in messages:
+        put(platform, event(message, bob, "read", 1))
+    sizes: list[int] = []
+
+    def counted(connection: Any, table: Any, some: Any) -> Any:
+        sizes.append(len(some))
+        return merge(connection, table, some)
+
+    monkeypatch.setattr(drains, "merge", counted)
+    monkeypatch.setattr(inbox, "BYTES", 1)
+    drains.drain()
+    assert sizes == [1, 1, 1]
+
+
+def test_a_database_that_is_away_is_outlived() -> None:
+    task: Any = records.record
+    assert task.max_retries is None
+    assert OperationalError in task.autoretry_for
+
+
+def test_what_cannot_be_merged_at_once_waits_where_its_application_is_not_enabled(
+    platform: Platform, room: Any
+) -> None:
+    (_, bob), (first, *_) = room
+    platform.set(apps="openchat")
+    with_settings(platform, lambda: records.record(payload(event(first, bob, "read", 1))))
+    assert rows(platform, first) == {}
+    assert len(waiting(platform)) == 1
+
+
+@pytest.mark.parametrize("events", ["5", "null", '{"a": 1}', "{}", "[]", '[{"status": "eaten"}]'])
+def test_rows_that_nobody_could_have_put_there_are_dead_letters(
+    platform: Platform, room: Any, events: str
+) -> None:
+    (_, bob), (first, *_) = room
+    platform.sql(
+        "INSERT INTO roomkeeper.status_inbox (app, events) VALUES ('pern', CAST(:events AS jsonb))",
+        events=events,
+    )
+    put(platform, event(first, bob, "read", 1))
     drains.drain()
     assert waiting(platform) == []
-    (letter,) = platform.dead_letters()
-    assert "0.status: Input should be 'sent', 'delivered', 'read' or 'failed'" in letter.reason
+    assert rows(platform, first).keys() == {(first, bob)}
+    letters = platform.dead_letters()
+    assert len(letters) == (events != "[]")
+    if "eaten" in events:
+        assert "0.status: Input should be 'sent', 'delivered', 'read' or 'failed'" in letters[0].reason
 
 
 def test_rows_of_an_application_that_is_not_enabled_wait(platform: Platform, room: Any) -> None:
@@ -316,7 +423,7 @@ def test_end_to_end_a_status_overtakes_its_message(platform: Platform, room: Any
         eventually(lambda: waiting(platform), what="the event waits")
     platform.send("delivery.record", {"app": "pern", "events": [{"status": "eaten"}]}, queue="delivery")
     due_now(platform)
-    platform.send("delivery.drain", queue="delivery")
+    platform.send("delivery.drain", queue="delivery-periodic")
     eventually(lambda: rows(platform, late), what="the event is recorded")
     assert waiting(platform) == []
     (letter,) = eventually(platform.dead_letters)

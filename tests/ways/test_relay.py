@@ -303,7 +303,7 @@ def test_a_relay_that_is_killed_before_it_marks_publishes_again_under_the_same_i
     with psycopg.connect(database) as lock:
         lock.execute("SELECT pg_advisory_xact_lock(7)")
         worker = publishing.worker("delivery")
-        publishing.send("outbox.relay", queue="delivery")
+        publishing.send("outbox.relay", queue="delivery-periodic")
         eventually(lambda: published(publishing), what="the message is published")
         worker.kill()
     service.execute("DROP TRIGGER hold ON roomkeeper.outbox")

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from commands import grants
 from models import openchat
 from tests.commands.cli import on
 from tests.platform import Platform
@@ -243,3 +244,47 @@ def test_a_database_without_the_function_is_a_sentence(platform: Platform) -> No
         outcome = on(platform, "triggers", "install", "pern")
         assert (outcome.code, outcome.out) == (1, "")
         assert outcome.err == "The schema roomkeeper lacks the function. Run: roomkeeper db upgrade\n"
+
+
+def test_the_trigger_runs_no_code_of_the_tables_owner_with_our_rights(platform: Platform) -> None:
+    """An owner may say how their type becomes JSON. Whoever turns the row into JSON runs that."""
+    role = f"mallory_{uuid4().hex[:8]}"
+    with platform.engine.connect() as connection:
+
+        def run(statement: str) -> Any:
+            return connection.exec_driver_sql(statement)
+
+        run(f"CREATE ROLE {role}")
+        run(f"CREATE SCHEMA {role} AUTHORIZATION {role}")
+        for statement in grants.sql(role):
+            run(statement)
+        connection.commit()
+        try:
+            run(f"SET ROLE {role}")
+            run(f"CREATE TABLE {role}.log (who text)")
+            run(f"CREATE TYPE {role}.mood AS ENUM ('x')")
+            body = f"BEGIN INSERT INTO {role}.log VALUES (current_user); RETURN NULL; END"
+            for target in ("json", "uuid"):
+                run(
+                    f"CREATE FUNCTION {role}.to_{target}({role}.mood) RETURNS {target} LANGUAGE plpgsql"
+                    f" AS $$ {body} $$"
+                )
+                run(
+                    f"CREATE CAST ({role}.mood AS {target}) WITH FUNCTION {role}.to_{target}({role}.mood)"
+                    " AS ASSIGNMENT"
+                )
+            run(f"CREATE TABLE {role}.files (id uuid, mood {role}.mood)")
+            for number, column in enumerate(("id", "mood")):
+                run(
+                    f"CREATE TRIGGER t{number} AFTER INSERT ON {role}.files FOR EACH ROW"
+                    f" EXECUTE FUNCTION roomkeeper.enqueue_attachment('pern', '{column}')"
+                )
+            run(f"INSERT INTO {role}.files VALUES (gen_random_uuid(), 'x')")
+            assert run(f"SELECT * FROM {role}.log").all() == []
+            run("RESET ROLE")
+            assert len(run("SELECT * FROM roomkeeper.outbox").all()) == 1
+        finally:
+            connection.rollback()
+            run(f"DROP OWNED BY {role} CASCADE")
+            run(f"DROP ROLE {role}")
+            connection.commit()
