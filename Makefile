@@ -23,8 +23,9 @@ demo: install ## The same without staying: exit 0 only if every sample met its e
 	@exec $(BIN)/roomkeeper stack demo
 
 test: install check ## Run every check and every test
-	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares.
-	@exec $(BIN)/pytest -n 3 --dist loadfile
+	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
+	@# few tests, which are the long ones, are not left for the end.
+	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline, statuses
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
