@@ -27,7 +27,7 @@ def every(seconds: float, task: str, patience_seconds: float = 0) -> dict[str, A
 
     Args:
         patience_seconds: how long its message may wait, if longer than its period. One of each second would
-            expire behind a run that takes longer; those that do not find that there is nothing left to do.
+            expire behind a run that takes longer. Those that have waited find nothing left to do.
     """
     expires = max(seconds, patience_seconds)
     return {"task": task, "schedule": timedelta(seconds=seconds), "options": {"expires": expires}}

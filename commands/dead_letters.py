@@ -7,6 +7,7 @@ import typer
 from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Row, delete, func, select
 
 from models.platform import DeadLetter
@@ -38,7 +39,9 @@ def list_letters(
         table.add_column(name, no_wrap=True)
     table.add_column("reason", ratio=1)
     for row in found:
-        table.add_row(str(row.id), f"{row.created_at:%Y-%m-%d %H:%M:%S}", row.task, row.reason)
+        # Strangers' words: no markup.
+        when = f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+        table.add_row(*map(Text, (str(row.id), when, row.task, row.reason)))
     if found:
         console.print(table)
     console.print(f"{len(found)} of {kept}." if kept else "None.")
@@ -49,7 +52,8 @@ def show(number: Annotated[int, typer.Argument(min=1, help="Its number, from `li
     """Print one, payload and all."""
     (row,) = _letters([number], None)
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{row.task}, {row.created_at:%Y-%m-%d %H:%M:%S} UTC, message {row.task_id or '–'}")
+    told = f"{row.task}, {row.created_at:%Y-%m-%d %H:%M:%S} UTC, message {row.task_id or '–'}"
+    console.print(told, markup=False)
     console.print(row.reason, markup=False)
     console.print(json.dumps(row.payload, indent=2, ensure_ascii=False), markup=False)
 

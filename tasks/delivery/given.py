@@ -1,23 +1,33 @@
-"""A batch as a table: arrays of parameters, unnested by the database, the same statement for any number."""
+"""A batch as a table: arrays of parameters, unnested by the database, the same statement for any number.
+
+Each array comes in a scalar subquery, which the planner takes for ten rows whatever its length, with a
+generic plan as with any other: so messages are found by an index, and never by a scan of their table.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, DateTime, Dialect, Text, TypeDecorator, Uuid, bindparam, cast, column, func
-from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    Dialect,
+    FromClause,
+    ScalarSelect,
+    Text,
+    TypeDecorator,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+)
 from sqlalchemy.types import TypeEngine
 
-MOMENT = DateTime(timezone=True)
-#: What a batch may hold, by name.
-TYPES: dict[str, TypeEngine[Any]] = {
-    "message_id": Uuid(),
-    "user_id": Uuid(),
-    "status": Text(),
-    "delivered_at": MOMENT,
-    "read_at": MOMENT,
-}
+from tasks.apps.columns import Column
+from tasks.apps.statuses import ReadMarks, StatusRows
 
 
 class _Literal(TypeDecorator[Iterable[Any]]):
@@ -39,8 +49,34 @@ def _written(element: UUID | str | datetime | None) -> str:
     return element.isoformat() if isinstance(element, datetime) else str(element)
 
 
-def given(*names: str) -> TableValuedAlias:
-    """Return the table `given`, whose columns are executed with lists, as parameters of the same names."""
-    lists = [cast(bindparam(name, type_=_Literal()), ARRAY(TYPES[name])) for name in names]
-    columns = [column(name, TYPES[name]) for name in names]
-    return func.unnest(*lists).table_valued(*columns, name="given").render_derived()
+def given(**types: TypeEngine[Any]) -> FromClause:
+    """Return the table `given`: its columns are parameters of the same names, executed with lists."""
+    return unpacked(
+        types,
+        [
+            select(cast(bindparam(name, type_=_Literal()), ARRAY(its))).scalar_subquery()
+            for name, its in types.items()
+        ],
+    )
+
+
+def unpacked(types: dict[str, TypeEngine[Any]], arrays: Iterable[ScalarSelect[Any]]) -> FromClause:
+    """Return the rows that are in arrays, one for each column."""
+    columns: Any = [column(name, its) for name, its in types.items()]
+    return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+
+
+def looked_up(table: StatusRows | ReadMarks, batch: FromClause, *also: Column) -> CTE:
+    """Return the batch, and whether the message and the person of each row are `there`.
+
+    Args:
+        also: columns of the message that are wanted besides.
+    """
+    there = and_(table.message_id.is_not(None), table.user_id.is_not(None)).label("there")
+    return (
+        select(*batch.c, there, *also)
+        .select_from(batch)
+        .outerjoin(table.message_id.class_, table.message_id == batch.c.message_id)
+        .outerjoin(table.user_id.class_, table.user_id == batch.c.user_id)
+        .cte("known")
+    )

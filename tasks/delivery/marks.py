@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from functools import cache
 
-from sqlalchemy import Connection, Select, and_, func, or_, select
+from sqlalchemy import Connection, DateTime, Select, Uuid, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from tasks.apps.columns import table_of
 from tasks.apps.statuses import ReadMarks
-from tasks.delivery.events import Event, Pair
-from tasks.delivery.given import given
+from tasks.delivery.events import Event, Pair, fold
+from tasks.delivery.given import given, looked_up
 
 
 def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> set[Pair]:
@@ -17,17 +17,13 @@ def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> 
 
     No other status is kept, and none waits. A sender's own reading is no row: rows are counted as readers.
     """
-    earliest: dict[Pair, Event] = {}
-    for event in events:
-        if event.status == "read" and (event.pair not in earliest or event.at < earliest[event.pair].at):
-            earliest[event.pair] = event
-    if not earliest:
+    folded = fold([event for event in events if event.status == "read"], ("read",))
+    if not folded:
         return set()
-    reads = [earliest[pair] for pair in sorted(earliest, key=lambda pair: (pair[0].int, pair[1].int))]
     batch = {
-        "message_id": [event.message_id for event in reads],
-        "user_id": [event.user_id for event in reads],
-        "read_at": [event.at for event in reads],
+        "message_id": [message for message, _ in folded],
+        "user_id": [user for _, user in folded],
+        "read_at": [entry.read_at for entry in folded.values()],
     }
     return {(row.message_id, row.user_id) for row in connection.execute(_statement(table), batch)}
 
@@ -35,22 +31,15 @@ def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> 
 @cache
 def _statement(table: ReadMarks) -> Select[tuple[object, object]]:
     """Return the statement that merges what is known, and returns what is not."""
-    batch = given("message_id", "user_id", "read_at")
-    there = and_(table.message_id.is_not(None), table.user_id.is_not(None)).label("there")
-    known = (
-        select(*batch.c, there, table.sender.label("sender"))
-        .select_from(batch)
-        .outerjoin(table.message_id.class_, table.message_id == batch.c.message_id)
-        .outerjoin(table.user_id.class_, table.user_id == batch.c.user_id)
-        .cte("known")
-    )
+    batch = given(message_id=Uuid(), user_id=Uuid(), read_at=DateTime(timezone=True))
+    known = looked_up(table, batch, table.sender)
     target = table_of(table.model)
     message, user, read_at = (
         target.c[column.property.columns[0].name] for column in (table.message, table.user, table.read_at)
     )
     rows = (
         select(known.c.message_id, known.c.user_id, known.c.read_at)
-        .where(known.c.there, known.c.sender != known.c.user_id)
+        .where(known.c.there, known.c[table.sender.key] != known.c.user_id)
         # As every writer does: two batches may wait for each other, but not for ever.
         .order_by(known.c.message_id, known.c.user_id)
     )

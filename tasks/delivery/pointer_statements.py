@@ -24,7 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from tasks.apps.statuses import ReadPointers
-from tasks.delivery.positions import Named, given, lowest, places, spans, unpacked
+from tasks.delivery.given import given, unpacked
+from tasks.delivery.positions import Named, lowest, places, spans
 
 
 @cache

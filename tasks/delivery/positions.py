@@ -1,11 +1,8 @@
 """Where events and pointers stand in their conversations: what the statements on read pointers are made of.
 
-A position is a pair (created_at, id) of a message. Given arrays come as scalar subqueries, which the planner
-takes for ten rows whatever their length, with a generic plan as with any other: so messages are found by an
-index, and never by a scan of their table.
+A position is a pair (created_at, id) of a message.
 """
 
-from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -15,12 +12,9 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     FromClause,
-    ScalarSelect,
     Uuid,
     and_,
-    bindparam,
     case,
-    column,
     func,
     literal,
     literal_column,
@@ -31,10 +25,10 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
-from sqlalchemy.types import TypeEngine
 
 from tasks.apps.columns import Column, table_of
 from tasks.apps.statuses import ReadPointers
+from tasks.delivery.given import given
 
 #: Before every message: where a pointer stands that was never set.
 _START: ColumnElement[Any] = literal_column("timestamp '-infinity'", DateTime())
@@ -54,19 +48,6 @@ class Named:
         """Return the column."""
         name: str = its.property.columns[0].name
         return self.rows.c[name]
-
-
-def given(**types: TypeEngine[Any]) -> FromClause:
-    """Return the rows that are given as parameters: an array for each column, called as the column is."""
-    return unpacked(
-        types, [select(bindparam(name, type_=ARRAY(its))).scalar_subquery() for name, its in types.items()]
-    )
-
-
-def unpacked(types: dict[str, TypeEngine[Any]], arrays: Iterable[ScalarSelect[Any]]) -> FromClause:
-    """Return the rows that are in arrays, one for each column."""
-    columns: Any = [column(name, its) for name, its in types.items()]
-    return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
 
 
 def places(table: ReadPointers) -> CTE:

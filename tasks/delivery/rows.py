@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from functools import cache
 
-from sqlalchemy import Connection, Select, Text, and_, case, cast, func, literal, or_, select
+from sqlalchemy import Connection, DateTime, Select, Text, Uuid, case, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from tasks.apps.columns import table_of
 from tasks.apps.statuses import StatusRows
 from tasks.delivery.events import Event, Pair, fold
-from tasks.delivery.given import given
+from tasks.delivery.given import given, looked_up
 
 
 def merge(connection: Connection, table: StatusRows, events: Sequence[Event]) -> set[Pair]:
@@ -28,15 +28,9 @@ def merge(connection: Connection, table: StatusRows, events: Sequence[Event]) ->
 @cache
 def _statement(table: StatusRows) -> Select[tuple[object, object]]:
     """Return the statement that merges what is known, and returns what is not."""
-    batch = given("message_id", "user_id", "status", "delivered_at", "read_at")
-    there = and_(table.message_id.is_not(None), table.user_id.is_not(None)).label("there")
-    known = (
-        select(*batch.c, there)
-        .select_from(batch)
-        .outerjoin(table.message_id.class_, table.message_id == batch.c.message_id)
-        .outerjoin(table.user_id.class_, table.user_id == batch.c.user_id)
-        .cte("known")
-    )
+    moment = DateTime(timezone=True)
+    batch = given(message_id=Uuid(), user_id=Uuid(), status=Text(), delivered_at=moment, read_at=moment)
+    known = looked_up(table, batch)
     target = table_of(table.model)
     name = {field: getattr(table, field).property.columns[0].name for field in _WRITTEN}
     fresh = {

@@ -43,6 +43,12 @@ def test_they_are_listed_the_latest_first(platform: Platform) -> None:
     assert letters(platform, "list", "--task", "first.task").out.count("first.task") == 1
 
 
+def test_what_strangers_wrote_is_no_markup(platform: Platform) -> None:
+    dead_letters.keep(task="[/b]", task_id="[/b]", payload={"args": ["[/b]"]}, reason="no field [/b]")
+    assert "no field [/b]" in letters(platform, "list").out
+    assert letters(platform, "show", str(platform.dead_letters()[0].id)).out.count("[/b]") == 4
+
+
 def test_one_is_shown_whole(platform: Platform) -> None:
     keep(args=[{"app": "openchat", "id": "[bold]"}])
     number = platform.dead_letters()[0].id

@@ -176,6 +176,26 @@ def test_what_fails_midway_is_still_there(
     monkeypatch.undo()
 
 
+def test_what_a_failed_run_had_merged_is_told(
+    platform: Platform, room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, bob), messages = room
+    for message in messages:
+        put(platform, event(message, bob, "read", 1))
+
+    def crash(connection: Any, table: Any, some: Any) -> Any:
+        if some[0].message_id == messages[2]:
+            raise RuntimeError
+        return merge(connection, table, some)
+
+    monkeypatch.setattr(drains, "merge", crash)
+    monkeypatch.setattr(inbox, "ROWS", 1)
+    with pytest.raises(RuntimeError):
+        drains.drain()
+    (run,) = platform.sql("SELECT * FROM roomkeeper.job_runs WHERE job = 'delivery.drain'")
+    assert (run.outcome, run.rows) == ("failed", 2)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
