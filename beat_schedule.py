@@ -7,6 +7,8 @@ A message expires with its period, so that an outage leaves no pile of runs behi
 from datetime import timedelta
 from typing import Any
 
+from tasks.apps import every as often
+from tasks.apps import policies
 from workers.settings import Settings
 
 
@@ -19,6 +21,11 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
         "attachments.rescan": every(settings.rescan_every_seconds, "attachments.rescan"),
         "attachments.renew_addresses": every(600, "attachments.renew_addresses"),
         "outbox.relay": every(settings.outbox_every_seconds, "outbox.relay", patience_seconds=60),
+        # How often is on the applications' pages, beside what they do: `roomkeeper policies` lists them.
+        **{
+            name: every(often(policy, settings).total_seconds(), policy.task)
+            for name, policy in policies(settings).items()
+        },
     }
 
 

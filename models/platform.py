@@ -241,13 +241,29 @@ class SqlTask(PlatformBase):
     apps: Mapped[list[str]]
 
 
+class SweepPosition(PlatformBase):
+    """How far a sweep has walked through a table that no index serves: the page that comes next."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    policy: Mapped[str] = mapped_column(primary_key=True)
+    page: Mapped[int] = mapped_column(BigInteger)
+
+
 class JobRun(PlatformBase):
-    """The ledger: one row for each run of a periodic job."""
+    """The ledger: one row for each run of a periodic job.
+
+    `slot` is when beat was to send it; NULL for what somebody ran by hand. `batches` are transactions that
+    changed rows. `remaining` are rows that the run saw and could not change: somebody held them, or the
+    database refused (`error` says how).
+    """
 
     __tablename__ = "job_runs"
     __table_args__ = (
         CheckConstraint("outcome in ('done', 'more', 'skipped', 'failed')", name="run_outcome_known"),
         Index("job_runs_job_started_at", "job", "started_at"),
+        Index("job_runs_started_at", "started_at"),
         {"schema": SCHEMA},
     )
 
@@ -258,3 +274,6 @@ class JobRun(PlatformBase):
     rows: Mapped[int] = mapped_column(BigInteger)
     outcome: Mapped[str]
     error: Mapped[str | None]
+    slot: Mapped[datetime | None]
+    batches: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    remaining: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

@@ -98,5 +98,6 @@ include = [
     "tasks.delivery.record",
     "tasks.delivery.drain",
     "tasks.delivery.audit",
+    "tasks.cleanup",
     "tasks.outbox",
 ]

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from models.platform import JobRun
 from workers.db import transaction
@@ -18,59 +19,70 @@ class Run:
         connection: its transaction.
         rows: how many rows it has changed; for the job to count.
         outcome: 'done', or 'more' where it stopped with work left.
+        batches: how many transactions of its own changed rows.
+        remaining: rows that it saw and could not change.
+        error: why not, if the database said so.
     """
 
     connection: Connection
     rows: int = 0
     outcome: str = "done"
+    batches: int = 0
+    remaining: int = 0
+    error: str | None = None
 
 
 @contextmanager
-def run(job: str, *, quiet: bool = False) -> Iterator[Run | None]:
+def run(job: str, *, quiet: bool = False, slot: datetime | None = None) -> Iterator[Run | None]:
     """Open a transaction for one run of `job`; None where another run of it is under way.
 
     The run's row is written in the same transaction; a failed run leaves one with its error.
 
     Args:
         quiet: a run that was skipped or changed no row leaves none: for jobs that look every second.
+        slot: when it was to begin, for a run that beat has sent.
     """
     started = this = None
     try:
         with transaction() as connection:
             started = connection.execute(select(func.clock_timestamp())).scalar_one()
             # Of the transaction, not the session: it can not outlive a crash, and a pooler keeps it.
-            if not connection.execute(select(func.pg_try_advisory_xact_lock(_key(job)))).scalar_one():
+            if not connection.execute(_TAKE, {"key": f"roomkeeper:{job}"}).scalar_one():
                 if not quiet:
-                    _write(connection, job, started, 0, "skipped")
+                    _write(connection, job, started, slot, Run(connection, outcome="skipped"))
                 yield None
                 return
             this = Run(connection)
             yield this
             if this.rows or not quiet:
-                _write(connection, job, started, this.rows, this.outcome)
+                _write(connection, job, started, slot, this)
     except Exception as error:
         if started is not None:
             with transaction() as connection:
                 # What it changed in transactions of its own is changed.
-                rows = this.rows if this else 0
-                _write(connection, job, started, rows, "failed", f"{type(error).__name__}: {error}"[:1000])
+                failed = this or Run(connection)
+                failed.outcome = "failed"
+                failed.error = f"{type(error).__name__}: {error}"[:1000]
+                _write(connection, job, started, slot, failed)
         raise
 
 
-def _key(job: str) -> object:
-    return func.hashtextextended(f"roomkeeper:{job}", 0)
+# Made once: some jobs run every few seconds and mostly find nothing.
+_TAKE = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)))
+_INSERT = insert(JobRun.__table__).values(finished_at=func.clock_timestamp())  # type: ignore[arg-type]
 
 
-def _write(
-    connection: Connection, job: str, started: object, rows: int, outcome: str, error: str | None = None
-) -> None:
+def _write(connection: Connection, job: str, started: datetime, slot: datetime | None, run: Run) -> None:
     connection.execute(
-        insert(JobRun).values(
-            job=job,
-            started_at=started,
-            finished_at=func.clock_timestamp(),
-            rows=rows,
-            outcome=outcome,
-            error=error,
-        )
+        _INSERT,
+        {
+            "job": job,
+            "started_at": started,
+            "slot": slot,
+            "rows": run.rows,
+            "batches": run.batches,
+            "remaining": run.remaining,
+            "outcome": run.outcome,
+            "error": run.error,
+        },
     )

@@ -24,6 +24,8 @@ DELIVERY = "delivery"
 #: The outbox's and the inbox's turns, each second: behind a long queue of statuses they would come too late.
 PERIODIC = "delivery-periodic"
 MAINTENANCE = "maintenance"
+#: Sweeps: a typing indicator is not to wait behind an audit.
+CLEANUP = "cleanup"
 #: Where a message goes that names no queue, as those of foreign clients may.
 UNNAMED = "celery"
 
@@ -39,8 +41,8 @@ KINDS = {
         ),
         WorkerKind(
             "maintenance",
-            (MAINTENANCE, UNNAMED),
-            "periodic jobs, and what was sent without naming a queue",
+            (CLEANUP, MAINTENANCE, UNNAMED),
+            "sweeps, other periodic jobs, and what was sent without naming a queue",
             memory_mib=250,
         ),
     )

@@ -28,6 +28,8 @@ PREFIX = "ROOMKEEPER_"
 UNPREFIXED = {"database_url": "DATABASE_URL"}
 
 MIB = 1024 * 1024
+#: The longest period that a setting may name: what PostgreSQL can take from any date that is met.
+MAX_SECONDS = 100 * 366 * 24 * 3600
 
 
 class SettingsError(Exception):
@@ -192,6 +194,25 @@ class Settings(BaseModel):
     outbox_keep_seconds: float = Field(
         default=24 * 3600, ge=0, description="How long what was published is kept to be looked at."
     )
+    sweep_every: dict[str, float] = Field(
+        default={},
+        description="How often policies run, in seconds, where not as `roomkeeper policies` says: "
+        "`echoroom.typing=2,openchat.sessions=3600`.",
+    )
+    sweep_after: dict[str, float] = Field(
+        default={},
+        description="The periods of policies, in seconds, where not as `roomkeeper policies` says: "
+        "`echoroom.ghosts=900`.",
+    )
+    sweep_off: tuple[str, ...] = Field(default=(), description="Policies that do not run, comma separated.")
+    sweep_seconds: float = Field(
+        default=20, gt=0, description="How long one run of a policy goes on; the next one takes up the rest."
+    )
+    socketio_url: SecretStr | None = Field(
+        default=None,
+        description="The Redis of the API services' `@socket.io/redis-adapter`: what sweeps change is told "
+        "to the people who see it. Nothing is told if unset.",
+    )
     strip_originals: tuple[str, ...] = Field(
         default=(),
         description="The applications whose originals lose their personal metadata (place, camera, text); "
@@ -281,10 +302,10 @@ class Settings(BaseModel):
             raise ValueError("must begin with postgresql://")
         return value
 
-    @field_validator("broker_url")
+    @field_validator("broker_url", "socketio_url")
     @classmethod
-    def _redis(cls, value: SecretStr) -> SecretStr:
-        if _scheme(value.get_secret_value()) not in {"redis", "rediss"}:
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and _scheme(value.get_secret_value()) not in {"redis", "rediss"}:
             raise ValueError("must begin with redis:// or rediss://")
         return value
 
@@ -295,7 +316,7 @@ class Settings(BaseModel):
             raise ValueError("must be unix:/path/to/socket or tcp://host:port")
         return value
 
-    @field_validator("apps", "strip_originals", mode="before")
+    @field_validator("apps", "strip_originals", "sweep_off", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -314,6 +335,22 @@ class Settings(BaseModel):
                 raise ValueError("must be pairs like openchat=public, separated by commas")
             renames[name.strip()] = real.strip()
         return renames
+
+    @field_validator("sweep_every", "sweep_after", mode="before")
+    @classmethod
+    def _seconds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, float] = {}
+        for pair in filter(None, (part.strip() for part in value.split(","))):
+            name, _, number = (part.strip() for part in pair.partition("="))
+            try:
+                found[name] = float(number)
+            except ValueError:
+                raise ValueError("must be pairs like echoroom.typing=5, separated by commas") from None
+            if not (0 < found[name] <= MAX_SECONDS):
+                raise ValueError(f"must have seconds above 0 and at most {MAX_SECONDS}, a hundred years")
+        return found
 
     @field_validator("s3_endpoint")
     @classmethod

@@ -1,16 +1,24 @@
 """The applications. A sixth is a models file, a page, a factory and one line in `APPS`."""
 
 import difflib
+from collections.abc import Collection
+from datetime import timedelta
 
 from tasks.apps.audiorooms import AUDIOROOMS
 from tasks.apps.connect import CONNECT
 from tasks.apps.echoroom import ECHOROOM
 from tasks.apps.openchat import OPENCHAT
 from tasks.apps.pern import PERN
+from tasks.apps.platform import OWN
 from tasks.apps.spec import App
+from tasks.apps.sweeps import Sweep
 from workers.settings import Settings, SettingsError, variable
 
 APPS: dict[str, App] = {app.name: app for app in (ECHOROOM, OPENCHAT, CONNECT, PERN, AUDIOROOMS)}
+#: All policies by name, the platform's own last.
+POLICIES: dict[str, Sweep] = {
+    policy.name: policy for policies in (*(app.cleanup for app in APPS.values()), OWN) for policy in policies
+}
 
 
 def enabled(settings: Settings) -> dict[str, App]:
@@ -24,14 +32,41 @@ def enabled(settings: Settings) -> dict[str, App]:
     with_attachments = [app.name for app in APPS.values() if app.attachments]
     stripped = variable("strip_originals")
     _known(settings.strip_originals, with_attachments, stripped, "an application with attachments")
+    for name, given in (("sweep_every", settings.sweep_every), ("sweep_off", settings.sweep_off)):
+        _known(given, list(POLICIES), variable(name), "a policy")
+    with_period = [name for name, policy in POLICIES.items() if policy.after is not None]
+    _known(settings.sweep_after, with_period, variable("sweep_after"), "a policy with a period")
     schemas = [schema for app in APPS.values() for schema in app.models.SCHEMAS]
     _known(settings.schemas, schemas, variable("schemas"), "a schema of an application")
     return {name: APPS[name] for name in settings.apps}
 
 
-def _known(given: "tuple[str, ...] | dict[str, str]", known: list[str], name: str, kind: str) -> None:
+def _known(given: "Collection[str]", known: list[str], name: str, kind: str) -> None:
     for value in given:
         if value not in known:
             likely = difflib.get_close_matches(value, known, n=1)
             hint = f" Did you mean {likely[0]!r}?" if likely else ""
             raise SettingsError(f"{name} names {value!r}, which is not {kind}: {', '.join(known)}.{hint}")
+
+
+def policies(settings: Settings) -> dict[str, Sweep]:
+    """Return the policies that run, by name: those of the enabled applications, and the platform's own.
+
+    Raises:
+        SettingsError: see `enabled`.
+    """
+    pages = [*(app.cleanup for app in enabled(settings).values()), OWN]
+    running = [policy for page in pages for policy in page if policy.name not in settings.sweep_off]
+    return {policy.name: policy for policy in running}
+
+
+def every(policy: Sweep, settings: Settings) -> timedelta:
+    """Return how often the policy runs."""
+    seconds = settings.sweep_every.get(policy.name)
+    return policy.every if seconds is None else timedelta(seconds=seconds)
+
+
+def after(policy: Sweep, settings: Settings) -> timedelta | None:
+    """Return the policy's period, if it has one."""
+    seconds = settings.sweep_after.get(policy.name)
+    return policy.after if seconds is None else timedelta(seconds=seconds)

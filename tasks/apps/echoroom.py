@@ -1,20 +1,208 @@
 """`echoroom`: mood-based voice rooms."""
 
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+
 from models import echoroom
+from models.echoroom import (
+    ChatMessage,
+    ChatSession,
+    SessionParticipant,
+    TypingIndicator,
+    User,
+    VoiceStatus,
+)
 from tasks.apps.spec import App
+from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, Sweep, Update
+
+#: How long an indicator lives that does not say (echoroom.md, typing_indicators).
+TYPING = timedelta(seconds=10)
+
+
+def _alive() -> ColumnElement[bool]:
+    """Return whether a participant has given a sign of life since NOW - AFTER.
+
+    `last_active` is hardly ever written by the application: who talks is there, whatever it says.
+    """
+    since = NOW - AFTER
+
+    def seen(model: Any, at: Any) -> ColumnElement[bool]:
+        in_the_room = and_(
+            model.session_id == SessionParticipant.session_id, model.user_id == SessionParticipant.user_id
+        )
+        return exists().where(in_the_room, at >= since)
+
+    return or_(
+        func.coalesce(SessionParticipant.joined_at >= since, False),
+        exists().where(User.id == SessionParticipant.user_id, User.last_active >= since),
+        seen(VoiceStatus, VoiceStatus.last_updated),
+        seen(TypingIndicator, TypingIndicator.started_at),
+        seen(ChatMessage, ChatMessage.created_at),
+    )
+
+
+_THERE = (
+    select(SessionParticipant.id)
+    .where(
+        SessionParticipant.session_id == VoiceStatus.session_id,
+        SessionParticipant.user_id == VoiceStatus.user_id,
+        SessionParticipant.is_active.is_(True),
+    )
+    .exists()
+)
+_COUNT = (
+    select(func.count())
+    .where(SessionParticipant.session_id == ChatSession.id, SessionParticipant.is_active.is_(True))
+    .correlate(ChatSession)
+    .scalar_subquery()
+)
 
 ECHOROOM = App(
     name="echoroom",
     about="mood-based voice rooms",
     document="echoroom.md",
     models=echoroom,
+    cleanup=(
+        Sweep(
+            name="echoroom.typing",
+            model=TypingIndicator,
+            rule="typing indicators past expires_at are deleted; one without it lives 10 seconds",
+            why="Nobody types for ever (echoroom.md, Cleanup Functions); the documented function keeps those "
+            "without an expiry.",
+            due=or_(
+                TypingIndicator.expires_at < NOW,
+                and_(
+                    TypingIndicator.expires_at.is_(None),
+                    func.coalesce(TypingIndicator.started_at < NOW - TYPING, True),
+                ),
+            ),
+            then=Delete(),
+            every=timedelta(seconds=5),
+            event=Event(
+                name="typing-stop",
+                room=TypingIndicator.session_id,
+                data={"user_id": TypingIndicator.user_id},
+            ),
+        ),
+        Sweep(
+            name="echoroom.ghosts",
+            model=SessionParticipant,
+            rule="participants without any sign of life for {after} leave, with their voice status",
+            why="People who went without a word (echoroom.md, Cleanup Functions). A message, speaking, typing "
+            "and joining are signs of life too, for the application hardly ever writes last_active.",
+            due=and_(SessionParticipant.is_active.is_(True), ~_alive()),
+            then=Update(
+                {
+                    SessionParticipant.is_active: False,
+                    SessionParticipant.left_at: NOW,
+                    SessionParticipant.is_speaking: False,
+                    SessionParticipant.is_muted: False,
+                }
+            ),
+            every=timedelta(minutes=1),
+            after=timedelta(minutes=30),
+            # The trigger counts them out of their room.
+            parent=SessionParticipant.session_id,
+            along=(
+                Along(
+                    model=VoiceStatus,
+                    of=and_(
+                        VoiceStatus.session_id == SessionParticipant.session_id,
+                        VoiceStatus.user_id == SessionParticipant.user_id,
+                    ),
+                    then=Delete(),
+                ),
+            ),
+            event=Event(
+                name="user-left",
+                room=SessionParticipant.session_id,
+                data={"user_id": SessionParticipant.user_id},
+            ),
+        ),
+        Sweep(
+            name="echoroom.voice",
+            model=VoiceStatus,
+            rule="voice status of people who are not in the room is deleted when it is older than {after}",
+            why="The documented function leaves it behind (echoroom.md, Cleanup Functions). A young one may be "
+            "of somebody who is just joining.",
+            due=and_(func.coalesce(VoiceStatus.last_updated < NOW - AFTER, True), ~_THERE),
+            then=Delete(),
+            every=timedelta(minutes=1),
+            after=timedelta(minutes=1),
+            # The only indexes are by room and by person.
+            walk=50,
+        ),
+        Sweep(
+            name="echoroom.speaking",
+            model=SessionParticipant,
+            rule="participants who are not there, or without any sign of life for {after}, do not speak",
+            why="A crash leaves is_speaking on (echoroom.md, session_participants).",
+            due=and_(
+                SessionParticipant.is_speaking.is_(True),
+                or_(SessionParticipant.is_active.is_not(True), ~_alive()),
+            ),
+            then=Update({SessionParticipant.is_speaking: False}),
+            every=timedelta(minutes=1),
+            after=timedelta(minutes=10),
+            quick=and_(SessionParticipant.is_active.is_(True), SessionParticipant.is_speaking.is_(True)),
+            walk=50,
+            event=Event(
+                name="voice-status",
+                room=SessionParticipant.session_id,
+                data={
+                    "user_id": SessionParticipant.user_id,
+                    "isSpeaking": False,
+                    "isMuted": SessionParticipant.is_muted,
+                },
+            ),
+        ),
+        Sweep(
+            name="echoroom.voice_speaking",
+            model=VoiceStatus,
+            rule="voice status that says speaking and was not updated for {after} says so no more",
+            why="A crash leaves is_speaking on (echoroom.md, voice_status).",
+            due=and_(
+                VoiceStatus.is_speaking.is_(True),
+                func.coalesce(VoiceStatus.last_updated < NOW - AFTER, True),
+            ),
+            # `last_updated` stays: it is a sign of life of the person, not of ours.
+            then=Update({VoiceStatus.is_speaking: False}),
+            every=timedelta(minutes=1),
+            after=timedelta(minutes=10),
+            walk=100,
+            event=Event(
+                name="voice-status",
+                room=VoiceStatus.session_id,
+                data={
+                    "user_id": VoiceStatus.user_id,
+                    "isSpeaking": False,
+                    "isMuted": VoiceStatus.is_muted,
+                },
+            ),
+        ),
+        Sweep(
+            name="echoroom.counts",
+            model=ChatSession,
+            rule="current_participants is set to the number of active participants where it is another",
+            why="The trigger only adds and subtracts (echoroom.md, Participant Count Management): it goes below "
+            "zero, above the maximum, and wrong where a row changes its room.",
+            due=ChatSession.current_participants.is_distinct_from(_COUNT),
+            then=Update({ChatSession.current_participants: _COUNT}),
+            every=timedelta(minutes=1),
+            # Any room may have drifted, whatever an index knows of it.
+            walk=20,
+            event=Event(
+                name="participant-count",
+                room=ChatSession.id,
+                data={"session_id": ChatSession.id, "count": ChatSession.current_participants},
+            ),
+        ),
+    ),
     untouched={
-        echoroom.ChatSession: "participant counts are recounted by a job to come",
-        echoroom.User: "read for signs of life by a job to come",
-        echoroom.SessionParticipant: "people who left without a word are cleaned by a job to come",
+        echoroom.User: "only read, for signs of life; aged out by retention, a job to come",
         echoroom.ChatMessage: "aged out by retention, a job to come",
         echoroom.MessageReaction: "reactions go with their message",
-        echoroom.TypingIndicator: "expired indicators are cleaned by a job to come",
-        echoroom.VoiceStatus: "voice status of people who are gone is cleaned by a job to come",
     },
 )

@@ -13,6 +13,7 @@ from sqlalchemy.sql.visitors import iterate
 from models.base import Base
 from tasks.apps.columns import Column, Model, names_of, table_of
 from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
+from tasks.apps.sweeps import PolicyError, Sweep
 from tasks.attachments.policy import Rules
 from workers.inspection import Need
 
@@ -150,6 +151,7 @@ class App:
         models: its module of models.
         attachments: its table of attachments, if it has one.
         delivery: how it keeps the statuses of messages, if it does.
+        cleanup: its policies for what is ephemeral.
         untouched: the tables that no job touches, each with the reason.
     """
 
@@ -159,7 +161,17 @@ class App:
     models: ModuleType
     attachments: AttachmentTable | None = None
     delivery: StatusRows | ReadMarks | ReadPointers | None = None
+    cleanup: tuple[Sweep, ...] = ()
     untouched: Mapping[Model, str]
+
+    def __post_init__(self) -> None:
+        """Refuse policies that are not this application's, and names that are used twice."""
+        names = [policy.name for policy in self.cleanup]
+        for name in names:
+            if not name.startswith(f"{self.name}."):
+                raise PolicyError(f"{name}: it is on the page of {self.name}; call it {self.name}.something.")
+            if names.count(name) > 1:
+                raise PolicyError(f"{name}: this name is used twice; call one of them something else.")
 
     def tables(self) -> list[Table]:
         """Return all tables of the application, in the order of their definition."""
@@ -168,4 +180,4 @@ class App:
     def jobs(self) -> list[Job]:
         """Return what the page feeds to jobs."""
         named: tuple[Job | None, ...] = (self.attachments, self.delivery)
-        return [job for job in named if job]
+        return [*(job for job in named if job), *self.cleanup]

@@ -1,0 +1,264 @@
+"""What a page may say of a sweep: which rows of a table are due, and what becomes of them.
+
+A policy is a record. It is checked when it is declared: one that would be wrong, or slow, does not start.
+
+    Sweep(
+        name="echoroom.typing",
+        model=TypingIndicator,
+        rule="typing indicators past expires_at are deleted",
+        why="Nobody types for ever (echoroom.md, Cleanup Functions).",
+        due=TypingIndicator.expires_at < NOW,
+        then=Delete(),
+        every=timedelta(seconds=5),
+    )
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    ColumnElement,
+    DateTime,
+    Interval,
+    Table,
+    bindparam,
+    func,
+)
+from sqlalchemy import Column as TableColumn
+from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.sql.visitors import iterate
+
+from tasks.apps.columns import Column, Model, table_of
+from tasks.apps.served import first_columns, served
+from workers.inspection import Need
+
+#: The moment that a run goes by: the database's clock at its beginning, once, or what an operator gives.
+NOW: ColumnElement[Any] = bindparam("now", type_=DateTime(timezone=True))
+#: The same for columns that hold UTC without saying so (`openchat`).
+NOW_UTC: ColumnElement[Any] = func.timezone("UTC", NOW, type_=DateTime(timezone=False))
+#: The policy's `after`, as it is set.
+AFTER: ColumnElement[Any] = bindparam("after", type_=Interval())
+
+
+class PolicyError(Exception):
+    """A policy is wrong. The message names it, and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Due rows are deleted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """Due rows get these values, each a plain one or an expression on the row before it was changed."""
+
+    values: Mapping[Column, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Along:
+    """Rows of another table that change with a row which has just been swept, in the same transaction.
+
+    Those that somebody holds are left out: nobody is waited for. Another policy, or the next run, has them.
+
+    Attributes:
+        model: the other table.
+        of: which of its rows go along: a condition on both.
+        then: what happens to them.
+    """
+
+    model: Model
+    of: ColumnElement[bool]
+    then: Delete | Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Event:
+    """What is told to the people who see a swept row, over Socket.IO.
+
+    Attributes:
+        name: as the application's document calls it.
+        room: the column whose value is the Socket.IO room that is told.
+        data: the event's argument, each a plain value or a column of the row as the sweep leaves it.
+    """
+
+    name: str
+    room: Column
+    data: Mapping[str, Any]
+
+    def columns(self) -> list[Column]:
+        """Return the columns that it tells of."""
+        return [self.room, *(value for value in self.data.values() if not _plain(value))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sweep:
+    """A policy of the sweep engine (`tasks/engines/sweep.py`).
+
+    Attributes:
+        name: `application.what`: of the policy, and of its task, entry of the timetable and runs.
+        model: the table that is swept.
+        rule: what happens to which rows, in words; `{after}` stands for the period that is set.
+        why: the reason, with the document that it comes from.
+        due: which rows, as a condition on NOW and AFTER that may look into other tables. NULLs are its affair.
+        then: what happens to them.
+        every: how often, unless set otherwise.
+        after: the period in `due`, unless set otherwise; None where there is none.
+        quick: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
+            serves it, and `walk` finds the rest.
+        walk: how many pages (of 8 KiB) of the table each run looks through, where no index serves `due`;
+            the next run goes on from there.
+        parent: a foreign key of the table to rows that a trigger will touch: they are locked first.
+        along: rows of other tables that change with it.
+        event: what people see of it.
+    """
+
+    name: str
+    model: Model
+    rule: str
+    why: str
+    due: ColumnElement[bool]
+    then: Delete | Update
+    every: timedelta
+    after: timedelta | None = None
+    quick: ColumnElement[bool] | None = None
+    walk: int = 0
+    parent: Column | None = None
+    along: tuple[Along, ...] = ()
+    event: Event | None = None
+    #: What an index finds of all that is due: `quick`, or `due` itself; None where none does.
+    found: ColumnElement[bool] | None = field(init=False)
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *_: object, **given: object) -> "Sweep":
+            """Refuse fields that there are not, and miss those that there must be."""
+            known = {one.name: one for one in fields(cls) if one.init}
+            for name in given:
+                if name not in known:
+                    likely = difflib.get_close_matches(name, known, n=1)
+                    hint = f"; did you mean {likely[0]!r}?" if likely else f": {', '.join(known)}."
+                    raise PolicyError(f"{given.get('name')}: {name!r} is not a field of a policy{hint}")
+            needed = [one.name for one in known.values() if one.default is MISSING]
+            if absent := [name for name in needed if name not in given]:
+                raise PolicyError(f"{given.get('name')}: give {', '.join(absent)}; see {__name__}.")
+            return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        for fault in self._faults():
+            raise PolicyError(f"{self.name}: {fault}")
+        narrow = self.quick if self.quick is not None else self.due
+        whole = served(narrow, self.table)
+        object.__setattr__(self, "found", narrow if whole else None)
+
+    def _faults(self) -> Iterator[str]:
+        if not re.fullmatch(r"[a-z]+\.[a-z_]+", self.name):
+            yield "call it application.what, in small letters."
+        for name in ("rule", "why"):
+            if len(getattr(self, name).split()) < 3:
+                yield f"say in a sentence what its {name} is."
+        if self.every <= timedelta(0):
+            yield f"`every` must be longer than nothing, not {self.every}."
+        if self.after is not None and self.after <= timedelta(0):
+            yield f"`after` must be longer than nothing, not {self.after}: all rows would be due."
+        if (self.after is not None) != (AFTER in self._parameters()):
+            yield "give `after` if, and only if, its expressions use AFTER."
+        if "{after}" in self.rule and self.after is None:
+            yield "its rule speaks of a period that it does not have."
+        advice = f"the first column of one of the table's indexes ({', '.join(first_columns(self.table))})"
+        if self.quick is not None and not served(self.quick, self.table):
+            yield f"no index serves `quick`. Compare {advice} in it with NOW or with plain values."
+        if not self.walk and not served(self.due, self.table):
+            yield (
+                f"no index of {self.table.fullname} serves `due`. Compare {advice} in it with NOW or with "
+                "plain values, or say in `walk` how many pages each run may look through."
+            )
+        for column in self._own_columns():
+            if column.property.columns[0].table is not self.table:
+                yield f"{column} is not a column of {self.table.fullname}."
+        if self.parent is not None and not self.parent.property.columns[0].foreign_keys:
+            yield f"`parent` must be a foreign key, and {self.parent} is none."
+        if self.along and isinstance(self.then, Delete):
+            yield "nothing can go along with rows that are deleted: a foreign key does that."
+
+    @property
+    def table(self) -> Table:
+        """The table that is swept."""
+        return table_of(self.model)
+
+    @property
+    def task(self) -> str:
+        """The name of its task."""
+        return self.name
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The tables whose rows change."""
+        return (self.model, *(one.model for one in self.along))
+
+    @property
+    def alone(self) -> bool:
+        """Whether a row is judged and changed by itself, without a look into other rows."""
+        conditions = [self.due, *([] if self.quick is None else [self.quick])]
+        looks = any(isinstance(part, SelectBase) for one in conditions for part in iterate(one))
+        return not (looks or self.along or self.parent is not None)
+
+    def _own_columns(self) -> list[Column]:
+        changed = list(self.then.values) if isinstance(self.then, Update) else []
+        seen = self.event.columns() if self.event is not None else []
+        return [*changed, *seen, *([] if self.parent is None else [self.parent])]
+
+    def _expressions(self) -> Iterator[tuple[Table, Any]]:
+        """Yield all that it says of rows, each with the table that it is said of."""
+        yield self.table, self.due
+        if self.quick is not None:
+            yield self.table, self.quick
+        for table, then in [
+            (self.table, self.then),
+            *((table_of(one.model), one.then) for one in self.along),
+        ]:
+            for column, value in then.values.items() if isinstance(then, Update) else ():
+                yield table, column.__clause_element__()
+                yield table, value
+        for one in self.along:
+            yield table_of(one.model), one.of
+        for column in self._own_columns():
+            yield self.table, column.__clause_element__()
+
+    def _parts(self) -> Iterator[Any]:
+        for _, value in self._expressions():
+            if not _plain(value):
+                yield from iterate(value)
+
+    def _parameters(self) -> set[Any]:
+        return {part for part in self._parts() if isinstance(part, BindParameter)}
+
+    def needs(self) -> list[Need]:
+        """Return what the policy needs of the database."""
+        read: dict[Table, set[str]] = {table_of(model): {"id"} for model in self.models}
+        for part in self._parts():
+            if isinstance(part, TableColumn) and isinstance(part.table, Table):
+                read.setdefault(part.table, set()).add(part.name)
+        # Rows are locked before they go, which takes the right to update them.
+        rights = {table: {"SELECT"} for table in read}
+        for table, then in [
+            (self.table, self.then),
+            *((table_of(one.model), one.then) for one in self.along),
+        ]:
+            rights[table] |= {"UPDATE", "DELETE"} if isinstance(then, Delete) else {"UPDATE"}
+        if self.parent is not None:
+            (key,) = self.parent.property.columns[0].foreign_keys
+            read.setdefault(key.column.table, set()).add(key.column.name)
+            rights[key.column.table] = {"SELECT", "UPDATE"}
+        return [Need(table, frozenset(names), frozenset(rights[table])) for table, names in read.items()]
+
+
+def _plain(value: object) -> bool:
+    return not hasattr(value, "__clause_element__") and not isinstance(value, ClauseElement)

@@ -1,0 +1,86 @@
+"""Cleanup: each policy of the pages is a task of its own, run by the sweep engine, one run at a time."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+
+from tasks import live
+from tasks.apps import POLICIES, after
+from tasks.apps.sweeps import Sweep
+from tasks.engines.batch import Batches, Taken
+from tasks.engines.sweep import Progress, Run
+from workers import ledger
+from workers.app import task
+from workers.db import transaction
+from workers.queues import CLEANUP
+from workers.settings import Settings, get_settings
+
+log = structlog.get_logger(__name__)
+
+
+def run(
+    policy: Sweep,
+    settings: Settings,
+    *,
+    slot: datetime | None = None,
+    now: datetime | None = None,
+    by_hand: bool = False,
+    watch: Callable[[Progress], None] = lambda _progress: None,
+) -> Progress | None:
+    """Run `policy` once; return what it did, or None where another run of it is under way.
+
+    Args:
+        slot: when it was to begin, for the ledger.
+        now: the moment that it goes by; the database's clock if None.
+        by_hand: to the end, however long that takes, and through the whole table where no index serves.
+        watch: is called after each batch.
+    """
+    tells = live.wanted(policy, settings)
+
+    def after_batch(progress: Progress, taken: Taken) -> None:
+        if tells and taken.told:
+            live.tell(policy, taken.told, settings)
+        watch(progress)
+
+    with ledger.run(policy.name, slot=slot) as entry:
+        if entry is None:
+            return None
+        batches = Batches(policy, now or clock(), after(policy, settings), tells)
+        seconds = timedelta(days=1).total_seconds() if by_hand else settings.sweep_seconds
+        sweep = Run(batches, seconds, thorough=by_hand, after_batch=after_batch)
+        try:
+            progress = sweep.go()
+        finally:
+            # Of a run that fails too: what it has changed is changed.
+            done = sweep.progress
+            entry.rows, entry.batches, entry.remaining = done.rows, done.batches, done.remaining
+            entry.error = done.error
+        entry.outcome = "more" if progress.more else "done"
+    return progress
+
+
+def eligible(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> int:
+    """Count the rows that are due now, up to a number. May read the whole table."""
+    return Batches(policy, now or clock(), after(policy, settings)).due(at_most)
+
+
+def clock() -> datetime:
+    """Return the database's time."""
+    with transaction() as connection:
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment
+
+
+def _make(policy: Sweep) -> None:
+    # Not retried: the next run comes soon, and finds all that this one would have.
+    @task(name=policy.task, queue=CLEANUP, bind=True, autoretry_for=())
+    def sweep(self: Any) -> None:
+        slot = (self.request.headers or {}).get("slot")
+        run(policy, get_settings(), slot=datetime.fromisoformat(slot) if slot else None)
+
+
+for _policy in POLICIES.values():
+    _make(_policy)

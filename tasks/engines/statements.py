@@ -1,0 +1,187 @@
+"""The statements of a sweep, made once for each policy and executed with parameters."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Delete,
+    Executable,
+    Select,
+    String,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.types import UserDefinedType
+
+from tasks.apps import sweeps
+from tasks.apps.columns import table_of
+from tasks.apps.sweeps import Along, Sweep
+
+#: Conditions are said twice where another row may be the one that is meant: of what is locked, and of what
+#: is changed. See `tasks/engines/batch.py`.
+
+
+class _Place(UserDefinedType[str]):
+    """A row's place in its table: `(page,number)`."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "tid"
+
+
+_CTID = literal_column("ctid", _Place())
+_ON_THESE_PAGES = and_(
+    cast(bindparam("first_place", type_=String), _Place()) <= _CTID,
+    cast(bindparam("last_place", type_=String), _Place()) > _CTID,
+)
+_AT_MOST = bindparam("at_most", type_=BigInteger)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statements:
+    """What one policy does, for rows that an index finds (`found`) or that lie on some pages.
+
+    Attributes:
+        by_index: changes at most so many rows, of those that nobody holds; for a policy that looks at each
+            row alone and that an index serves.
+        by_pages: changes all on some pages, and waits for who holds one.
+        by_pages_free: changes those on some pages that nobody holds.
+        seen: the keys, and parents, of at most so many rows; `seen_on_pages` of all on some pages.
+        parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
+        rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
+        change: changes given rows, which are locked, if they are due still: their keys, and what is told.
+        along: changes rows of other tables that belong to given ones, those that nobody holds.
+        still_due: counts those of given rows that are due.
+        due: counts due rows, up to a number; `due_on_pages` on some pages; `any_found` those that an index finds.
+    """
+
+    by_index: Executable | None
+    by_pages: Executable
+    by_pages_free: Executable
+    seen: Select[Any] | None
+    seen_on_pages: Select[Any]
+    parents: Select[Any] | None
+    parent: Select[Any] | None
+    rows: Select[Any]
+    change: Executable
+    along: tuple[Executable, ...]
+    still_due: Select[Any]
+    due: Select[Any]
+    due_on_pages: Select[Any]
+    any_found: Select[Any] | None
+
+
+@cache
+def statements(policy: Sweep, *, told: bool = False) -> Statements:
+    """Return the statements of `policy`; those that change rows return what its event tells, if `told`."""
+    table = policy.table
+    # What an index finds is due as a whole, unless there is a narrower condition.
+    found = policy.found if policy.quick is None or policy.found is None else and_(policy.found, policy.due)
+    key = _key(table)
+    tells = _tells(policy) if told else []
+    parent = policy.parent.property.columns[0] if policy.parent is not None else None
+    home = next(iter(parent.foreign_keys)).column if parent is not None else None
+    locked = select(key).where(key == _any(key, "keys"), policy.due)
+    if parent is not None and home is not None:
+        locked = locked.where(or_(parent.is_(None), parent == _any(home, "parents")))
+    seen = [key, *([] if parent is None else [parent])]
+    # Of rows that stay, others may go on to refer to them.
+    stays = isinstance(policy.then, sweeps.Update)
+
+    def changed(which: ColumnElement[bool]) -> Executable:
+        change = _change(table, policy.then).where(which, policy.due)
+        return change.returning(*tells) if tells else change
+
+    def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
+        some = select(_CTID).select_from(table).where(which)
+        some = some.limit(_AT_MOST) if limit else some
+        return (
+            func.any(func.array(some.with_for_update(skip_locked=True, key_share=stays).scalar_subquery()))
+            == _CTID
+        )
+
+    return Statements(
+        by_index=changed(taken(found, limit=True)) if found is not None else None,
+        by_pages=changed(_ON_THESE_PAGES),
+        by_pages_free=changed(taken(and_(_ON_THESE_PAGES, policy.due), limit=False)),
+        seen=select(*seen).where(found).limit(_AT_MOST) if found is not None else None,
+        seen_on_pages=select(*seen).where(_ON_THESE_PAGES, policy.due),
+        parents=None
+        if home is None
+        else select(home)
+        .where(home == _any(home, "keys"))
+        .order_by(home)
+        .with_for_update(skip_locked=True, key_share=True),
+        parent=None
+        if home is None
+        else select(home).where(home == bindparam("key", type_=home.type)).with_for_update(key_share=True),
+        rows=locked.with_for_update(skip_locked=True, key_share=stays),
+        change=_change(table, policy.then)
+        .where(key == _any(key, "keys"), policy.due)
+        .returning(key.label("swept"), *tells),
+        along=tuple(_along(policy, one) for one in policy.along),
+        still_due=_count(select(key).where(key == _any(key, "keys"), policy.due)),
+        due=_count(select(key).where(policy.due).limit(_AT_MOST)),
+        due_on_pages=_count(select(key).where(_ON_THESE_PAGES, policy.due)),
+        any_found=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
+    )
+
+
+def on_pages(first: int, last: int) -> dict[str, str]:
+    """Return the parameters of a statement for the pages from `first` until before `last`."""
+    return {"first_place": f"({first},0)", "last_place": f"({last},0)"}
+
+
+def _change(table: Table, then: sweeps.Delete | sweeps.Update) -> Delete | Update:
+    if isinstance(then, sweeps.Delete):
+        return delete(table)
+    return update(table).values({column.property.columns[0]: value for column, value in then.values.items()})
+
+
+def _along(policy: Sweep, along: Along) -> Executable:
+    table = table_of(along.model)
+    key, swept = _key(table), _key(policy.table)
+    # In the order of their keys, so that two of us do not wait for each other either.
+    free = (
+        select(key)
+        .where(along.of, swept == _any(swept, "keys"))
+        .order_by(key)
+        .with_for_update(skip_locked=True, of=table)
+        .cte("free")
+    )
+    change = _change(table, along.then).where(key.in_(select(free.c[0])), along.of)
+    return change.where(swept == _any(swept, "keys"))
+
+
+def _tells(policy: Sweep) -> list[ColumnElement[Any]]:
+    if policy.event is None:
+        return []
+    return [column.property.columns[0].label(f"told_{n}") for n, column in enumerate(policy.event.columns())]
+
+
+def _key(table: Table) -> "Column[Any]":
+    (key,) = table.primary_key.columns
+    return key
+
+
+def _any(column: "Column[Any]", name: str) -> Any:
+    return func.any(bindparam(name, type_=ARRAY(column.type)))
+
+
+def _count(rows: Select[Any]) -> Select[Any]:
+    return select(func.count()).select_from(rows.subquery())

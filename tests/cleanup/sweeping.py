@@ -1,0 +1,64 @@
+"""Rows for sweeps, and sweeps of them at an exact moment."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import insert, select
+
+from tasks import cleanup
+from tasks.apps import POLICIES
+from tasks.apps.columns import table_of
+from tasks.engines.sweep import Progress
+from tests.platform import Platform
+
+#: The moment that sweeps go by in tests.
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+INSTANT = timedelta(microseconds=1)
+#: Tables of ours in which every run leaves something.
+OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps"}
+
+
+def ago(*, than: timedelta = timedelta(0), **parts: float) -> datetime:
+    """Return the moment so long before NOW: `ago(minutes=30)`; `than` is taken off once more."""
+    return NOW - timedelta(**parts) - than
+
+
+def naive(moment: datetime) -> datetime:
+    """Return the moment as `openchat` keeps it: in UTC, without saying so."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def sweep(platform: Platform, name: str, *, by_hand: bool = True, now: datetime = NOW) -> Progress:
+    """Run a policy at NOW, through its whole table, or as beat would."""
+    done = cleanup.run(POLICIES[name], platform.settings, now=now, by_hand=by_hand)
+    assert done is not None, "another run is under way"
+    return done
+
+
+def add(platform: Platform, model: Any, **values: Any) -> UUID:
+    """Insert a row with an id of its own; return the id."""
+    key = values.pop("id", None) or uuid4()
+    with platform.engine.begin() as connection:
+        connection.execute(insert(table_of(model)).values(id=key, **values))
+    assert isinstance(key, UUID)
+    return key
+
+
+def rows(platform: Platform, model: Any) -> dict[UUID, dict[str, Any]]:
+    """Return the whole table by id."""
+    with platform.engine.begin() as connection:
+        found = connection.execute(select(table_of(model))).mappings().all()
+    return {row["id"]: dict(row) for row in found}
+
+
+def others(platform: Platform) -> dict[str, list[tuple[Any, ...]]]:
+    """Return every row of every table but those in which a run leaves something."""
+    return {name: found for name, found in platform.everything().items() if name not in OURS}
+
+
+def changed(before: Mapping[UUID, Mapping[str, Any]], key: UUID, **values: Any) -> dict[UUID, dict[str, Any]]:
+    """Return the table as `before`, but for these values of one row."""
+    assert set(values) <= set(before[key])
+    return {other: {**row, **values} if other == key else dict(row) for other, row in before.items()}
