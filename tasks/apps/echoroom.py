@@ -90,8 +90,8 @@ ECHOROOM = App(
             name="echoroom.ghosts",
             model=SessionParticipant,
             rule="participants without any sign of life for {after} leave, with their voice status",
-            why="People who went without a word (echoroom.md, Cleanup Functions). A message, speaking, typing "
-            "and joining are signs of life too, for the application hardly ever writes last_active.",
+            why="People who went without a word (echoroom.md, Cleanup Functions). A message, speaking, "
+            "typing and joining are signs of life too: the application hardly ever writes last_active.",
             due=and_(SessionParticipant.is_active.is_(True), ~_alive()),
             then=Update(
                 {
@@ -125,8 +125,8 @@ ECHOROOM = App(
             name="echoroom.voice",
             model=VoiceStatus,
             rule="voice status of people who are not in the room is deleted when it is older than {after}",
-            why="The documented function leaves it behind (echoroom.md, Cleanup Functions). A young one may be "
-            "of somebody who is just joining.",
+            why="The documented function leaves it behind (echoroom.md, Cleanup Functions). A young one may "
+            "be of somebody who is just joining.",
             due=and_(func.coalesce(VoiceStatus.last_updated < NOW - AFTER, True), ~_THERE),
             then=Delete(),
             every=timedelta(minutes=1),
@@ -186,8 +186,8 @@ ECHOROOM = App(
             name="echoroom.counts",
             model=ChatSession,
             rule="current_participants is set to the number of active participants where it is another",
-            why="The trigger only adds and subtracts (echoroom.md, Participant Count Management): it goes below "
-            "zero, above the maximum, and wrong where a row changes its room.",
+            why="The trigger only adds and subtracts (echoroom.md, Participant Count Management): it goes "
+            "below zero, above the maximum, and wrong where a row changes its room.",
             due=ChatSession.current_participants.is_distinct_from(_COUNT),
             then=Update({ChatSession.current_participants: _COUNT}),
             every=timedelta(minutes=1),
