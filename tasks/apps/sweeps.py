@@ -107,7 +107,7 @@ class Sweep:
         model: the table that is swept.
         rule: what happens to which rows, in words; `{after}` stands for the period that is set.
         why: the reason, with the document that it comes from.
-        due: which rows, as a condition on NOW and AFTER that may look into other tables. NULLs are its affair.
+        due: which rows, as a condition on NOW and AFTER that may look into other tables and minds NULLs.
         then: what happens to them.
         every: how often, unless set otherwise.
         after: the period in `due`, unless set otherwise; None where there is none.
@@ -215,15 +215,15 @@ class Sweep:
         seen = self.event.columns() if self.event is not None else []
         return [*changed, *seen, *([] if self.parent is None else [self.parent])]
 
+    def _changes(self) -> list[tuple[Table, Delete | Update]]:
+        return [(self.table, self.then), *((table_of(one.model), one.then) for one in self.along)]
+
     def _expressions(self) -> Iterator[tuple[Table, Any]]:
         """Yield all that it says of rows, each with the table that it is said of."""
         yield self.table, self.due
         if self.quick is not None:
             yield self.table, self.quick
-        for table, then in [
-            (self.table, self.then),
-            *((table_of(one.model), one.then) for one in self.along),
-        ]:
+        for table, then in self._changes():
             for column, value in then.values.items() if isinstance(then, Update) else ():
                 yield table, column.__clause_element__()
                 yield table, value
@@ -248,10 +248,7 @@ class Sweep:
                 read.setdefault(part.table, set()).add(part.name)
         # Rows are locked before they go, which takes the right to update them.
         rights = {table: {"SELECT"} for table in read}
-        for table, then in [
-            (self.table, self.then),
-            *((table_of(one.model), one.then) for one in self.along),
-        ]:
+        for table, then in self._changes():
             rights[table] |= {"UPDATE", "DELETE"} if isinstance(then, Delete) else {"UPDATE"}
         if self.parent is not None:
             (key,) = self.parent.property.columns[0].foreign_keys

@@ -1,12 +1,12 @@
 """One batch of a sweep: a transaction that takes some due rows, and never waits while it holds any.
 
-A policy that looks at each row alone does it in one statement. One that looks into other rows as well takes its
-rows first, and changes those that are due still: the second statement sees what was committed before the
+A policy that looks at each row alone does it in one statement. One that looks into other rows as well takes
+its rows first, and changes those that are due still: the second statement sees what was committed before the
 locks were had, so that a sign of life that came in between is not overlooked.
 
-Rows that a trigger will touch (`parent`) are locked before, in the order of their keys, those that are free. If
-none is, the first is waited for while nothing else is held. So a sweep, others, and an API service that joins,
-leaves or changes rooms can not wait for each other in a circle.
+Rows that a trigger will touch (`parent`) are locked before, in the order of their keys, those that are free.
+If none is, the first is waited for while nothing else is held. So a sweep, others, and an API service that
+joins, leaves or changes rooms can not wait for each other in a circle.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +113,7 @@ class Batches:
 
     def left(self, at_most: int) -> int:
         """Count the due rows that an index finds, up to a number."""
-        found = self._statements.any_found
+        found = self._statements.due_by_index
         if found is None:
             return 0
         with transaction() as connection:

@@ -67,7 +67,9 @@ class Statements:
         change: changes given rows, which are locked, if they are due still: their keys, and what is told.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
         still_due: counts those of given rows that are due.
-        due: counts due rows, up to a number; `due_on_pages` on some pages; `any_found` those that an index finds.
+        due: counts due rows, up to a number.
+        due_on_pages: counts those on some pages.
+        due_by_index: counts those that an index finds, up to a number.
     """
 
     by_index: Executable | None
@@ -83,7 +85,7 @@ class Statements:
     still_due: Select[Any]
     due: Select[Any]
     due_on_pages: Select[Any]
-    any_found: Select[Any] | None
+    due_by_index: Select[Any] | None
 
 
 @cache
@@ -138,7 +140,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         still_due=_count(select(key).where(key == _any(key, "keys"), policy.due)),
         due=_count(select(key).where(policy.due).limit(_AT_MOST)),
         due_on_pages=_count(select(key).where(_ON_THESE_PAGES, policy.due)),
-        any_found=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
+        due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
     )
 
 
