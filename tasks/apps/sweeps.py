@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    Alias,
     BindParameter,
     ClauseElement,
     ColumnElement,
@@ -244,8 +245,11 @@ class Sweep:
         """Return what the policy needs of the database."""
         read: dict[Table, set[str]] = {table_of(model): {"id"} for model in self.models}
         for part in self._parts():
-            if isinstance(part, TableColumn) and isinstance(part.table, Table):
-                read.setdefault(part.table, set()).add(part.name)
+            source = part.table if isinstance(part, TableColumn) else None
+            # Another row of the same table goes by another name.
+            source = source.element if isinstance(source, Alias) else source
+            if isinstance(source, Table):
+                read.setdefault(source, set()).add(part.name)
         # Rows are locked before they go, which takes the right to update them.
         rights = {table: {"SELECT"} for table in read}
         for table, then in self._changes():

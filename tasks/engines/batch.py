@@ -28,6 +28,9 @@ from workers.db import transaction
 PATIENCE_MS = 20
 #: How long a parent is waited for, while nothing is held.
 PARENT_PATIENCE_MS = 1000
+#: What the database says of a row, by a constraint or a trigger. The others have their turn all the same.
+#: Classes of SQLSTATE: data, integrity constraints, triggers, and what functions raise.
+REFUSALS = {"09", "22", "23", "27", "44", "P0"}
 
 _SET = "SELECT set_config('lock_timeout', %(patience)s, true), set_config('synchronous_commit', 'off', true)"
 
@@ -76,8 +79,6 @@ class Batches:
             try:
                 with _begin(PATIENCE_MS) as connection:
                     return self._changed(connection, made.by_index, values)
-            except OperationalError:
-                raise
             except DBAPIError as error:
                 self._refused(error)
         assert made.seen is not None
@@ -100,8 +101,6 @@ class Batches:
                     taken = self._changed(connection, made.by_pages_free, values)
                     taken.remaining = connection.execute(made.due_on_pages, values).scalar_one()
                     return taken
-            except OperationalError:
-                raise
             except DBAPIError as error:
                 self._refused(error)
         return self._one_way_or_another(made.seen_on_pages, values)
@@ -129,17 +128,14 @@ class Batches:
             return Taken()
         try:
             return self._take(rows)
-        except OperationalError:
-            raise
         except DBAPIError as error:
             self._refused(error)
         all_taken = Taken()
         for row in rows:
             try:
                 taken = self._take([row])
-            except OperationalError:
-                raise
             except DBAPIError as error:
+                _raise_unless_refused(error)
                 taken = Taken(found=1, remaining=1, error=_words(error))
             all_taken.rows += taken.rows
             all_taken.found += taken.found
@@ -207,6 +203,7 @@ class Batches:
         return statements(self.policy, told=self.tells)
 
     def _refused(self, error: DBAPIError) -> None:
+        _raise_unless_refused(error)
         log.warning("sweep.refused", policy=self.policy.name, error=_words(error))
 
 
@@ -219,6 +216,11 @@ def _begin(patience_ms: int) -> Iterator[Connection]:
     with transaction() as connection:
         connection.exec_driver_sql(_SET, {"patience": str(patience_ms)})
         yield connection
+
+
+def _raise_unless_refused(error: DBAPIError) -> None:
+    if (getattr(error.orig, "sqlstate", None) or "")[:2] not in REFUSALS:
+        raise error
 
 
 def _words(error: DBAPIError) -> str:

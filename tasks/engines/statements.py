@@ -44,10 +44,10 @@ class _Place(UserDefinedType[str]):
         return "tid"
 
 
-_CTID = literal_column("ctid", _Place())
-_ON_THESE_PAGES = and_(
-    cast(bindparam("first_place", type_=String), _Place()) <= _CTID,
-    cast(bindparam("last_place", type_=String), _Place()) > _CTID,
+_place = literal_column("ctid", _Place())
+_on_these_pages = and_(
+    cast(bindparam("first_place", type_=String), _Place()) <= _place,
+    cast(bindparam("last_place", type_=String), _Place()) > _place,
 )
 _AT_MOST = bindparam("at_most", type_=BigInteger)
 
@@ -110,19 +110,17 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         return change.returning(*tells) if tells else change
 
     def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
-        some = select(_CTID).select_from(table).where(which)
+        some = select(_place).select_from(table).where(which)
         some = some.limit(_AT_MOST) if limit else some
-        return (
-            func.any(func.array(some.with_for_update(skip_locked=True, key_share=stays).scalar_subquery()))
-            == _CTID
-        )
+        some = some.with_for_update(skip_locked=True, key_share=stays)
+        return _place == func.any(func.array(some.scalar_subquery()))
 
     return Statements(
         by_index=changed(taken(found, limit=True)) if found is not None else None,
-        by_pages=changed(_ON_THESE_PAGES),
-        by_pages_free=changed(taken(and_(_ON_THESE_PAGES, policy.due), limit=False)),
+        by_pages=changed(_on_these_pages),
+        by_pages_free=changed(taken(and_(_on_these_pages, policy.due), limit=False)),
         seen=select(*seen).where(found).limit(_AT_MOST) if found is not None else None,
-        seen_on_pages=select(*seen).where(_ON_THESE_PAGES, policy.due),
+        seen_on_pages=select(*seen).where(_on_these_pages, policy.due),
         parents=None
         if home is None
         else select(home)
@@ -139,7 +137,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         along=tuple(_along(policy, one) for one in policy.along),
         still_due=_count(select(key).where(key == _any(key, "keys"), policy.due)),
         due=_count(select(key).where(policy.due).limit(_AT_MOST)),
-        due_on_pages=_count(select(key).where(_ON_THESE_PAGES, policy.due)),
+        due_on_pages=_count(select(key).where(_on_these_pages, policy.due)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
     )
 

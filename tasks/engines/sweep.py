@@ -5,10 +5,10 @@ How it goes about it is chosen by what is there:
 - **By index** while few rows are due: some rows at a time, of those that an index finds. Without any, that is
   one short question.
 - **By heap range** when there is a backlog: more due rows than `ROWS_A_PAGE` for each page of the table,
-  counted as far as that. Then the table is read from its first page to its last, some pages at a time. Rows of
-  a page go together, so it is several times faster than going to and fro by index, and as fast as one DELETE.
-- **By walking**, where no index serves the policy: each run looks through as many pages as its `walk` says, and
-  on for as long as it finds something; the next goes on from there.
+  counted as far as that. Then the table is read from its first page to its last, some pages at a time. Rows
+  of a page go together, so it is several times faster than by index, and as fast as one DELETE of all.
+- **By walking**, where no index serves the policy: each run looks through as many pages as its `walk` says,
+  and on for as long as it finds something; the next goes on from there.
 
 Each batch is a transaction of its own, of rows that nobody else holds (`tasks/engines/batch.py`), and so
 large that it takes about `TARGET_SECONDS`.

@@ -1,0 +1,230 @@
+"""A policy is checked when it is declared: one that would be wrong, or slow, is refused with what to do."""
+
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import and_, func, or_
+
+from beat_schedule import timetable
+from models.audiorooms import RoomParticipant
+from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
+from models.openchat import Session
+from tasks.apps import APPS, POLICIES, enabled, policies
+from tasks.apps.served import served
+from tasks.apps.spec import App
+from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, PolicyError, Sweep, Update
+from workers.settings import SettingsError, load
+
+each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
+
+GOOD: dict[str, Any] = {
+    "name": "echoroom.test",
+    "model": TypingIndicator,
+    "rule": "what is past is deleted",
+    "why": "Because it must (echoroom.md, Cleanup Functions).",
+    "due": TypingIndicator.expires_at < NOW,
+    "then": Delete(),
+    "every": timedelta(seconds=5),
+}
+
+
+def make(**changes: Any) -> Sweep:
+    values = {name: value for name, value in (GOOD | changes).items() if value is not ...}
+    return Sweep(**values)
+
+
+def test_a_good_one_is_taken_and_can_not_be_changed() -> None:
+    policy = make()
+    with pytest.raises(AttributeError):
+        policy.name = "echoroom.other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"evry": 5}, "echoroom.test: 'evry' is not a field of a policy; did you mean 'every'?"),
+        ({"zzz": 5}, "echoroom.test: 'zzz' is not a field of a policy: name, model, rule, why, due, then,"),
+        ({"why": ..., "every": ...}, "echoroom.test: give why, every; see tasks.apps.sweeps."),
+        ({"name": "Typing"}, "Typing: call it application.what, in small letters."),
+        ({"rule": "gone"}, "echoroom.test: say in a sentence what its rule is."),
+        ({"why": "so there"}, "echoroom.test: say in a sentence what its why is."),
+        ({"every": timedelta(0)}, "echoroom.test: `every` must be longer than nothing, not 0:00:00."),
+        (
+            {"after": timedelta(0), "due": TypingIndicator.expires_at < NOW - AFTER},
+            "echoroom.test: `after` must be longer than nothing, not 0:00:00: all rows would be due.",
+        ),
+        ({"after": timedelta(1)}, "echoroom.test: give `after` if, and only if, its expressions use AFTER."),
+        (
+            {"due": TypingIndicator.expires_at < NOW - AFTER},
+            "echoroom.test: give `after` if, and only if, its expressions use AFTER.",
+        ),
+        ({"rule": "older than {after} are deleted"}, "echoroom.test: its rule speaks of a period that"),
+        (
+            {"due": TypingIndicator.started_at < NOW},
+            "echoroom.test: no index of echoroom.typing_indicators serves `due`. Compare the first column of "
+            "one of the table's indexes (expires_at, id, session_id) in it with NOW or with plain values, or "
+            "say in `walk` how many pages each run may look through.",
+        ),
+        (
+            {"quick": TypingIndicator.started_at < NOW, "walk": 5},
+            "echoroom.test: no index serves `quick`. Compare the first column of one of the table's indexes",
+        ),
+        (
+            {"then": Update({User.username: "x"})},
+            "echoroom.test: User.username is not a column of echoroom.typing_indicators.",
+        ),
+        (
+            {"event": Event(name="x", room=ChatSession.id, data={})},
+            "echoroom.test: ChatSession.id is not a column of echoroom.typing_indicators.",
+        ),
+        (
+            {"parent": TypingIndicator.username},
+            "echoroom.test: `parent` must be a foreign key, and TypingIndicator.username is none.",
+        ),
+        (
+            {"along": (Along(model=VoiceStatus, of=VoiceStatus.id.is_(None), then=Delete()),)},
+            "echoroom.test: nothing can go along with rows that are deleted: a foreign key does that.",
+        ),
+    ],
+)
+def test_a_wrong_one_is_refused_with_what_to_do(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        make(**changes)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_name_is_used_once_and_on_the_page_of_its_application() -> None:
+    def page(*names: str) -> App:
+        return App(
+            name="echoroom",
+            about="x",
+            document="x",
+            models=APPS["echoroom"].models,
+            cleanup=tuple(make(name=name) for name in names),
+            untouched={},
+        )
+
+    page("echoroom.one", "echoroom.two")
+    with pytest.raises(PolicyError, match=r"^echoroom\.one: this name is used twice; call one of them"):
+        page("echoroom.one", "echoroom.one")
+    with pytest.raises(PolicyError, match=r"^pern\.one: it is on the page of echoroom; call it echoroom\."):
+        page("pern.one")
+
+
+@pytest.mark.parametrize(
+    ("condition", "right"),
+    [
+        (TypingIndicator.expires_at < NOW, True),
+        (TypingIndicator.expires_at.is_(None), True),
+        (TypingIndicator.expires_at >= NOW - AFTER, True),
+        (TypingIndicator.session_id.in_([]), True),
+        # Not the first column of any index.
+        (TypingIndicator.user_id.is_(None), False),
+        # Compared with what another row may say otherwise.
+        (TypingIndicator.expires_at < TypingIndicator.started_at, False),
+        (func.coalesce(TypingIndicator.expires_at, NOW) < NOW, False),
+        (TypingIndicator.expires_at != NOW, False),
+        (TypingIndicator.expires_at.is_not(None), False),
+        (and_(TypingIndicator.expires_at < NOW, TypingIndicator.started_at < NOW), True),
+        (or_(TypingIndicator.expires_at < NOW, TypingIndicator.started_at < NOW), False),
+        (or_(TypingIndicator.expires_at < NOW, TypingIndicator.expires_at.is_(None)), True),
+    ],
+)
+def test_whether_an_index_serves_is_seen_by_the_condition(condition: Any, right: bool) -> None:
+    table: Any = TypingIndicator.__table__
+    assert served(condition, table) is right
+
+
+def test_a_partial_index_serves_what_it_is_restricted_to() -> None:
+    table: Any = RoomParticipant.__table__
+    assert served(and_(RoomParticipant.left_at.is_(None), RoomParticipant.role == "listener"), table)
+    assert not served(RoomParticipant.left_at < NOW, table)
+    sessions: Any = Session.__table__
+    assert not served(Session.expires_at < NOW, sessions)
+    participants: Any = SessionParticipant.__table__
+    assert served(SessionParticipant.is_active.is_(True), participants)
+
+
+@each_policy
+def test_a_policy_says_what_it_does_and_where_that_is_written(policy: Sweep) -> None:
+    app = APPS.get(policy.name.partition(".")[0])
+    assert policy.why.endswith((".", ")"))
+    if app is not None:
+        assert f"({app.document}, " in policy.why
+    assert "{after}" in policy.rule or policy.after is None
+    assert policy.rule[0].islower()
+    assert not policy.rule.endswith(".")
+    if policy.walk:
+        assert policy.found is None or policy.quick is not None, "an index serves it: it need not walk"
+
+
+@each_policy
+def test_every_policy_is_a_line_of_the_timetable_that_expires(policy: Sweep) -> None:
+    entry = timetable(load({"DATABASE_URL": "postgresql://"}))[policy.name]
+    assert entry == {
+        "task": policy.name,
+        "schedule": policy.every,
+        "options": {"expires": policy.every.total_seconds()},
+    }
+
+
+def test_policies_are_set_and_switched_off() -> None:
+    settings = load(
+        {
+            "DATABASE_URL": "postgresql://",
+            "ROOMKEEPER_APPS": "echoroom",
+            "ROOMKEEPER_SWEEP_EVERY": "echoroom.typing=2.5",
+            "ROOMKEEPER_SWEEP_OFF": "echoroom.voice, echoroom.counts",
+        }
+    )
+    lines = timetable(settings)
+    assert lines["echoroom.typing"]["schedule"] == timedelta(seconds=2.5)
+    assert lines["echoroom.typing"]["options"] == {"expires": 2.5}
+    assert set(policies(settings)) == {
+        name
+        for name in POLICIES
+        if name.startswith(("echoroom.", "roomkeeper.")) and name not in {"echoroom.voice", "echoroom.counts"}
+    }
+    assert set(policies(settings)) == {name for name in lines if name in POLICIES}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "ROOMKEEPER_SWEEP_EVERY",
+            "echoroom.typin=5",
+            "ROOMKEEPER_SWEEP_EVERY names 'echoroom.typin', which is not a policy: ",
+        ),
+        (
+            "ROOMKEEPER_SWEEP_OFF",
+            "echoroom.typin",
+            "ROOMKEEPER_SWEEP_OFF names 'echoroom.typin', which is not a policy: ",
+        ),
+        (
+            "ROOMKEEPER_SWEEP_AFTER",
+            "echoroom.typing=5",
+            "ROOMKEEPER_SWEEP_AFTER names 'echoroom.typing', which is not a policy with a period: ",
+        ),
+    ],
+)
+def test_an_unknown_policy_is_told(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        enabled(load({"DATABASE_URL": "postgresql://", name: value}))
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "value", ["echoroom.typing", "echoroom.typing=x", "echoroom.typing=0", "a=-1", "a=nan"]
+)
+@pytest.mark.parametrize("name", ["ROOMKEEPER_SWEEP_EVERY", "ROOMKEEPER_SWEEP_AFTER"])
+def test_a_period_that_is_none_is_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is wrong"):
+        load({"DATABASE_URL": "postgresql://", name: value})
+
+
+def test_every_field_of_a_policy_is_described() -> None:
+    described = Sweep.__doc__ or ""
+    assert [one.name for one in fields(Sweep) if one.init and f"{one.name}:" not in described] == []
