@@ -48,7 +48,7 @@ def run(
     with ledger.run(policy.name, slot=slot) as entry:
         if entry is None:
             return None
-        batches = Batches(policy, now or clock(), after(policy, settings), tells)
+        batches = Batches(policy, now or entry.started_at, after(policy, settings), tells)
         seconds = timedelta(days=1).total_seconds() if by_hand else settings.sweep_seconds
         sweep = Run(batches, seconds, thorough=by_hand, after_batch=after_batch)
         try:

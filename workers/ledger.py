@@ -17,6 +17,7 @@ class Run:
 
     Attributes:
         connection: its transaction.
+        started_at: by the database's clock.
         rows: how many rows it has changed; for the job to count.
         outcome: 'done', or 'more' where it stopped with work left.
         batches: how many transactions of its own changed rows.
@@ -25,6 +26,7 @@ class Run:
     """
 
     connection: Connection
+    started_at: datetime
     rows: int = 0
     outcome: str = "done"
     batches: int = 0
@@ -45,39 +47,44 @@ def run(job: str, *, quiet: bool = False, slot: datetime | None = None) -> Itera
     started = this = None
     try:
         with transaction() as connection:
-            started = connection.execute(select(func.clock_timestamp())).scalar_one()
             # Of the transaction, not the session: it can not outlive a crash, and a pooler keeps it.
-            if not connection.execute(_TAKE, {"key": f"roomkeeper:{job}"}).scalar_one():
+            started, taken, _ = connection.execute(_TAKE, {"key": f"roomkeeper:{job}"}).one()
+            if not taken:
                 if not quiet:
-                    _write(connection, job, started, slot, Run(connection, outcome="skipped"))
+                    _write(connection, job, slot, Run(connection, started, outcome="skipped"))
                 yield None
                 return
-            this = Run(connection)
+            this = Run(connection, started)
             yield this
             if this.rows or not quiet:
-                _write(connection, job, started, slot, this)
+                _write(connection, job, slot, this)
     except Exception as error:
         if started is not None:
             with transaction() as connection:
                 # What it changed in transactions of its own is changed.
-                failed = this or Run(connection)
+                failed = this or Run(connection, started)
                 failed.outcome = "failed"
                 failed.error = f"{type(error).__name__}: {error}"[:1000]
-                _write(connection, job, started, slot, failed)
+                _write(connection, job, slot, failed)
         raise
 
 
 # Made once: some jobs run every few seconds and mostly find nothing.
-_TAKE = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)))
+_TAKE = select(
+    func.clock_timestamp(),
+    func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)),
+    # A crash may take the row of a run back; what the run did is in transactions of its own.
+    func.set_config("synchronous_commit", "off", True),
+)
 _INSERT = insert(JobRun.__table__).values(finished_at=func.clock_timestamp())  # type: ignore[arg-type]
 
 
-def _write(connection: Connection, job: str, started: datetime, slot: datetime | None, run: Run) -> None:
+def _write(connection: Connection, job: str, slot: datetime | None, run: Run) -> None:
     connection.execute(
         _INSERT,
         {
             "job": job,
-            "started_at": started,
+            "started_at": run.started_at,
             "slot": slot,
             "rows": run.rows,
             "batches": run.batches,

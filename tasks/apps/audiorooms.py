@@ -1,17 +1,181 @@
 """`audiorooms`: broadcast audio rooms."""
 
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, or_, select, tuple_
+from sqlalchemy.orm import aliased
+
 from models import audiorooms
+from models.audiorooms import AudioRoom, AuditLog, RoomParticipant
 from tasks.apps.spec import App
+from tasks.apps.sweeps import AFTER, NOW, Along, Event, Sweep, Update
+
+#: A time that is further ahead of the database's clock is of a clock that is wrong, and tells nothing.
+SKEW = timedelta(minutes=5)
+
+_OPEN = RoomParticipant.left_at.is_(None)
+_OTHER = aliased(RoomParticipant)
+_JOINED = RoomParticipant.joined_at
+#: When others left, which is not before they joined: see `audiorooms.backwards`.
+_OTHER_LEFT = func.greatest(_OTHER.joined_at, _OTHER.left_at)
+
+
+def _told(at: Any) -> ColumnElement[Any]:
+    """Return the time, or NULL if it is of a wrong clock."""
+    return case((at <= NOW + SKEW, at))
+
+
+def _recent(at: Any) -> ColumnElement[bool]:
+    """Return whether the time is a sign of life since NOW - AFTER."""
+    return and_(at >= NOW - AFTER, at <= NOW + SKEW)
+
+
+def _in_the_room(model: Any, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether there is such a row of a stay's room."""
+    return exists().where(model.room_id == RoomParticipant.room_id, *conditions)
+
+
+def _of_the_room(model: Any, value: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a value of the rows of a stay's room."""
+    return select(value).where(model.room_id == RoomParticipant.room_id).scalar_subquery()
+
+
+def _of_room(value: Any, *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Return a value of a stay's room itself; NULL where there is none."""
+    return select(value).where(AudioRoom.id == RoomParticipant.room_id, *conditions).scalar_subquery()
+
+
+#: The room's last sign of life.
+_LAST = func.greatest(
+    _of_room(_told(AudioRoom.updated_at)),
+    _of_the_room(_OTHER, func.max(func.greatest(_told(_OTHER.joined_at), _told(_OTHER_LEFT)))),
+    _of_the_room(AuditLog, func.max(_told(AuditLog.created_at))),
+)
+#: When a room that is not active ended, as far as it is known. A suspension that was over before the room was
+#: closed is its end: our own closing comes up to a minute later. LEAST passes over NULLs.
+_END = _of_room(
+    func.least(NOW, AudioRoom.updated_at, AudioRoom.suspended_until),
+    or_(AudioRoom.updated_at.is_not(None), AudioRoom.suspended_until.is_not(None)),
+)
+
+
+def _age(stay: Any) -> ColumnElement[Any]:
+    """Return by what the newest stay is told: unknown times are the oldest."""
+    return tuple_(func.coalesce(_told(stay.joined_at), literal_column("'-infinity'::timestamptz")), stay.id)
+
+
+#: Other stays of the same client in the same room that began later.
+_NEWER = and_(
+    _OTHER.room_id == RoomParticipant.room_id,
+    _OTHER.client_id == RoomParticipant.client_id,
+    _age(_OTHER) > _age(RoomParticipant),
+)
+_JOINED_AGAIN = select(func.min(_told(_OTHER.joined_at))).where(_NEWER).scalar_subquery()
 
 AUDIOROOMS = App(
     name="audiorooms",
     about="broadcast audio rooms",
     document="audiorooms.md",
     models=audiorooms,
+    cleanup=(
+        # A trigger fills in `connection_duration` when somebody leaves, and a CHECK refuses negative ones: so
+        # nobody leaves before they joined, whatever their clocks said.
+        Sweep(
+            name="audiorooms.suspended",
+            model=AudioRoom,
+            rule="active rooms past suspended_until become inactive, and everyone in them leaves as of then",
+            why="A suspended room that nobody resumed in time is over (audiorooms.md, Restore Rooms on "
+            "Startup and Mark Room as Inactive).",
+            due=and_(AudioRoom.active.is_(True), AudioRoom.suspended_until < NOW),
+            then=Update({AudioRoom.active: False}),
+            every=timedelta(minutes=1),
+            along=(
+                Along(
+                    model=RoomParticipant,
+                    of=and_(RoomParticipant.room_id == AudioRoom.id, _OPEN),
+                    then=Update({RoomParticipant.left_at: func.greatest(_JOINED, AudioRoom.suspended_until)}),
+                ),
+            ),
+            event=Event(
+                name="room-closed",
+                room=AudioRoom.id,
+                data={"room_id": AudioRoom.id, "code": AudioRoom.code},
+            ),
+        ),
+        Sweep(
+            name="audiorooms.stays",
+            model=RoomParticipant,
+            rule="people in rooms that are not active, or in none, leave as of the room's end",
+            why="Closing a room leaves its stays open (audiorooms.md, Mark Room as Inactive): they would "
+            "count as listeners for ever.",
+            due=and_(
+                _OPEN,
+                ~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
+            ),
+            then=Update({RoomParticipant.left_at: func.coalesce(func.greatest(_JOINED, _END), NOW)}),
+            every=timedelta(minutes=1),
+            event=Event(
+                name="user-left",
+                room=RoomParticipant.room_id,
+                data={"client_id": RoomParticipant.client_id, "user_id": RoomParticipant.user_id},
+            ),
+        ),
+        Sweep(
+            name="audiorooms.dead",
+            model=RoomParticipant,
+            rule="people in rooms without any sign of life for {after} leave as of the last one",
+            why="A server that crashes writes no leaves (audiorooms.md, Track Participant Leaves). The room "
+            "stays as it is: its server may come back and restore it (Restore Rooms on Startup).",
+            due=and_(
+                _OPEN,
+                _recent(_JOINED).is_not(True),
+                exists().where(
+                    AudioRoom.id == RoomParticipant.room_id,
+                    AudioRoom.active.is_(True),
+                    _recent(AudioRoom.updated_at).is_not(True),
+                ),
+                # One by one: PostgreSQL makes a join of each.
+                ~_in_the_room(_OTHER, _recent(_OTHER.joined_at)),
+                ~_in_the_room(_OTHER, _recent(_OTHER_LEFT)),
+                ~_in_the_room(AuditLog, _recent(AuditLog.created_at)),
+            ),
+            then=Update(
+                {
+                    RoomParticipant.left_at: func.greatest(
+                        _JOINED, func.least(NOW, _LAST, _of_room(AudioRoom.suspended_until))
+                    )
+                }
+            ),
+            every=timedelta(minutes=5),
+            after=timedelta(hours=12),
+        ),
+        Sweep(
+            name="audiorooms.duplicates",
+            model=RoomParticipant,
+            rule="of several open stays of a client in a room all but the newest end where the next began",
+            why="A reconnect inserts another row (audiorooms.md, Track Participant Joins), and nothing "
+            "closes the one before.",
+            due=and_(_OPEN, exists().where(_OTHER.left_at.is_(None), _NEWER)),
+            # The next one, open or not: so it does not matter in which order they are closed.
+            then=Update({RoomParticipant.left_at: func.greatest(_JOINED, func.least(NOW, _JOINED_AGAIN))}),
+            every=timedelta(minutes=1),
+        ),
+        Sweep(
+            name="audiorooms.backwards",
+            model=RoomParticipant,
+            rule="stays that end before they begin end where they begin, and last 0 seconds",
+            why="Two clocks that differ (audiorooms.md, Track Participant Leaves): such a stay would count "
+            "backwards.",
+            due=RoomParticipant.left_at < _JOINED,
+            then=Update({RoomParticipant.left_at: _JOINED, RoomParticipant.connection_duration: 0}),
+            every=timedelta(hours=1),
+            # An index can not compare two columns.
+            walk=100,
+        ),
+    ),
     untouched={
-        audiorooms.AudioRoom: "suspended rooms are closed by a job to come",
-        audiorooms.RoomParticipant: "listeners left behind by a crash are closed by a job to come",
         audiorooms.RoomAnalytics: "daily figures are rolled up by a job to come",
-        audiorooms.AuditLog: "aged out by retention, a job to come",
+        audiorooms.AuditLog: "only read, for signs of life; aged out by retention, a job to come",
     },
 )

@@ -1,9 +1,45 @@
 """`connect`: match, call, then chat."""
 
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, Integer, and_, case, cast, exists, extract, func, or_, select
+
 from models import connect
-from models.connect import Message, MessageReadStatus, User
+from models.connect import (
+    ChatRoom,
+    Connection,
+    InteractionLog,
+    Message,
+    MessageReadStatus,
+    User,
+    UserSession,
+    VideoRequest,
+)
+from tasks.apps.columns import Column
 from tasks.apps.spec import App
 from tasks.apps.statuses import ReadMarks
+from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
+
+
+def _in_open_call(side: Column) -> ColumnElement[bool]:
+    """Return whether a session's user is on this side of a call that goes on.
+
+    One that never ends is closed by `connect.calls`, unless nobody knows when it began.
+    """
+    goes_on = and_(InteractionLog.ended_at.is_(None), InteractionLog.started_at.is_not(None))
+    return exists().where(side == UserSession.user_id, goes_on).correlate(UserSession)
+
+
+_UPDATED = func.coalesce(UserSession.updated_at, UserSession.created_at)
+# Each side by itself: for both in one condition PostgreSQL has no better way than session by session.
+_IN_A_CALL = and_(
+    UserSession.status == "in-call",
+    or_(_in_open_call(InteractionLog.user1_id), _in_open_call(InteractionLog.user2_id)),
+)
+_NO_OUTCOME = and_(
+    func.coalesce(InteractionLog.outcome, "no_action") == "no_action",
+    ~exists().where(Connection.interaction_log_id == InteractionLog.id).correlate(InteractionLog),
+)
 
 CONNECT = App(
     name="connect",
@@ -20,14 +56,104 @@ CONNECT = App(
         sender=Message.sender_user_id,
         user_id=User.id,
     ),
+    cleanup=(
+        Sweep(
+            name="connect.sessions",
+            model=UserSession,
+            rule="sessions past expires_at are deleted; one without it lives {after} from its last update",
+            why="Expired sessions go (connect.md, Automatic Cleanup Policies); the documented function keeps "
+            "those without an expiry for ever.",
+            due=or_(
+                UserSession.expires_at < NOW,
+                and_(UserSession.expires_at.is_(None), func.coalesce(_UPDATED < NOW - AFTER, True)),
+            ),
+            then=Delete(),
+            every=timedelta(minutes=5),
+            after=timedelta(days=30),
+            # Those without an expiry may be all: an index of them says nothing of their age.
+            quick=UserSession.expires_at < NOW,
+            walk=50,
+        ),
+        Sweep(
+            name="connect.presence",
+            model=UserSession,
+            rule="sessions online, queuing or in-call that were not updated for {after} go offline; not one "
+            "in-call while its user's call is open",
+            why="A socket that died says nothing (connect.md, user_sessions). During a call nobody updates "
+            "the session.",
+            due=and_(
+                UserSession.status.in_(["online", "in-call", "queuing"]),
+                func.coalesce(_UPDATED < NOW - AFTER, True),
+                ~_IN_A_CALL,
+            ),
+            # `updated_at` is set by the application's trigger.
+            then=Update({UserSession.status: "offline"}),
+            every=timedelta(minutes=1),
+            after=timedelta(minutes=10),
+        ),
+        Sweep(
+            name="connect.video_requests",
+            model=VideoRequest,
+            rule="requests pending past expires_at expire; one without it {after} after it was made",
+            why="The table has a status for it that nothing sets (connect.md, video_requests).",
+            due=and_(
+                VideoRequest.status == "pending",
+                func.coalesce(
+                    func.coalesce(VideoRequest.expires_at, VideoRequest.requested_at + AFTER) < NOW, True
+                ),
+            ),
+            # `responded_at` stays empty: nobody did.
+            then=Update({VideoRequest.status: "expired"}),
+            every=timedelta(minutes=1),
+            after=timedelta(hours=24),
+        ),
+        Sweep(
+            name="connect.calls",
+            model=InteractionLog,
+            rule="calls that never ended are closed at a length of {after}, as 'timeout' unless they had an "
+            "outcome or a connection came of them",
+            why="A crash leaves a call open for ever (connect.md, interaction_logs). One that a connection "
+            "came of was no timeout, whatever its outcome still says.",
+            # One whose beginning is not known stays as it is: nobody can say how long it was.
+            due=and_(InteractionLog.ended_at.is_(None), InteractionLog.started_at < NOW - AFTER),
+            then=Update(
+                {
+                    InteractionLog.ended_at: InteractionLog.started_at + AFTER,
+                    InteractionLog.duration_seconds: cast(extract("epoch", AFTER), Integer),
+                    InteractionLog.outcome: case((_NO_OUTCOME, "timeout"), else_=InteractionLog.outcome),
+                }
+            ),
+            every=timedelta(minutes=5),
+            after=timedelta(hours=4),
+            # The index has all calls of all times: an hour's are read, the walk finds older ones.
+            quick=and_(
+                InteractionLog.started_at >= NOW - AFTER - timedelta(hours=1),
+                InteractionLog.started_at < NOW - AFTER,
+            ),
+            walk=50,
+        ),
+        Sweep(
+            name="connect.chat_rooms",
+            model=ChatRoom,
+            rule="chat rooms whose connection is not active are not active either",
+            why="A room is that of its connection (connect.md, chat_rooms), which ends without a word to it.",
+            due=and_(
+                ChatRoom.is_active.is_(True),
+                select(Connection.is_active)
+                .where(Connection.id == ChatRoom.connection_id)
+                .scalar_subquery()
+                .is_not(True),
+            ),
+            then=Update({ChatRoom.is_active: False}),
+            every=timedelta(minutes=5),
+            # The index has nearly all of them: most rooms are active.
+            walk=10,
+        ),
+    ),
     untouched={
         connect.User: "accounts are the application's own",
         connect.Profile: "profiles go with their user",
-        connect.UserSession: "expired sessions and dead sockets are cleaned by jobs to come",
-        connect.InteractionLog: "aged out by retention, a job to come",
         connect.Connection: "a connection keeps its log alive; it never ages by itself",
-        connect.VideoRequest: "requests past expiry are closed by a job to come",
-        connect.ChatRoom: "rooms of inactive connections are closed by a job to come",
         connect.Message: "aged out by retention, a job to come",
     },
 )

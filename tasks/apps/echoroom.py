@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_
 
 from models import echoroom
 from models.echoroom import (
@@ -51,6 +51,24 @@ _THERE = (
         SessionParticipant.is_active.is_(True),
     )
     .exists()
+)
+_ACTIVE = and_(SessionParticipant.is_active.is_(True), SessionParticipant.session_id.is_not(None))
+# Each list is made once, however many rooms there are: a count for each room would read all who were ever
+# in it.
+_DRIFTED = or_(
+    ChatSession.current_participants.is_(None),
+    and_(
+        ChatSession.current_participants == 0,
+        ChatSession.id.in_(select(SessionParticipant.session_id).where(_ACTIVE)),
+    ),
+    and_(
+        ChatSession.current_participants != 0,
+        tuple_(ChatSession.id, ChatSession.current_participants).not_in(
+            select(SessionParticipant.session_id, func.count())
+            .where(_ACTIVE)
+            .group_by(SessionParticipant.session_id)
+        ),
+    ),
 )
 _COUNT = (
     select(func.count())
@@ -188,7 +206,7 @@ ECHOROOM = App(
             rule="current_participants is set to the number of active participants where it is another",
             why="The trigger only adds and subtracts (echoroom.md, Participant Count Management): it goes "
             "below zero, above the maximum, and wrong where a row changes its room.",
-            due=ChatSession.current_participants.is_distinct_from(_COUNT),
+            due=_DRIFTED,
             then=Update({ChatSession.current_participants: _COUNT}),
             every=timedelta(minutes=1),
             # Any room may have drifted, whatever an index knows of it.

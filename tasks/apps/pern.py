@@ -1,11 +1,24 @@
 """`pern`: end-to-end encrypted chat, one to one and in groups."""
 
-from sqlalchemy import true
+from datetime import timedelta
+
+from sqlalchemy import and_, exists, func, or_, true
 
 from models import pern
-from models.pern import Attachment, Message, MessageStatus, User
+from models.pern import (
+    Attachment,
+    AuthSession,
+    ConversationParticipant,
+    Message,
+    MessageStatus,
+    User,
+    UserPublicKey,
+)
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import StatusRows
+from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
+
+_SINCE = NOW - AFTER
 
 PERN = App(
     name="pern",
@@ -51,13 +64,60 @@ PERN = App(
         message_id=Message.id,
         user_id=User.id,
     ),
+    cleanup=(
+        Sweep(
+            name="pern.sessions",
+            model=AuthSession,
+            rule="sessions past expires_at, and those revoked more than {after} ago, are deleted",
+            why="A refresh token that is of no use should not lie about (pern.md, Access Control: Session "
+            "Management); one that was revoked may be asked about for a while.",
+            due=or_(AuthSession.expires_at < NOW, AuthSession.revoked_at < _SINCE),
+            then=Delete(),
+            every=timedelta(minutes=5),
+            after=timedelta(days=7),
+        ),
+        Sweep(
+            name="pern.keys",
+            model=UserPublicKey,
+            rule="public keys past expires_at are deactivated, never deleted",
+            why="Nobody may encrypt for an expired key, and old messages still need it (pern.md, Core "
+            "Entities: key rotation).",
+            due=and_(UserPublicKey.is_active.is_(True), UserPublicKey.expires_at < NOW),
+            then=Update({UserPublicKey.is_active: False, UserPublicKey.updated_at: NOW}),
+            every=timedelta(minutes=5),
+            # The index by expires_at has all keys that were ever deactivated, too.
+            quick=UserPublicKey.expires_at >= NOW - timedelta(days=1),
+            walk=50,
+        ),
+        Sweep(
+            name="pern.presence",
+            model=User,
+            rule="people online or away without any sign of life for {after} go offline",
+            why="A crash leaves people online (pern.md, Caching Strategy: Presence Status). A message, a "
+            "refreshed session and a change of the account are signs of life too; last_seen_at stays.",
+            due=and_(
+                User.status.in_(["online", "away"]),
+                User.updated_at < _SINCE,
+                func.coalesce(User.last_seen_at < _SINCE, True),
+                ~exists().where(AuthSession.user_id == User.id, AuthSession.updated_at >= _SINCE),
+                # By way of their conversations: an index finds the latest messages there; of a sender, all.
+                ~exists().where(
+                    ConversationParticipant.user_id == User.id,
+                    ConversationParticipant.is_active.is_(True),
+                    Message.conversation_id == ConversationParticipant.conversation_id,
+                    Message.sender_id == User.id,
+                    Message.created_at >= _SINCE,
+                ),
+            ),
+            then=Update({User.status: "offline", User.updated_at: NOW}),
+            every=timedelta(minutes=1),
+            after=timedelta(minutes=5),
+        ),
+    ),
     untouched={
-        pern.User: "presence is cleaned by a job to come",
-        pern.AuthSession: "expired and revoked sessions are cleaned by a job to come",
-        pern.UserPublicKey: "expired keys are deactivated by a job to come",
         pern.Conversation: "read by retention, a job to come",
-        pern.ConversationParticipant: "memberships are the application's own and do not age",
-        pern.Message: "aged out by retention, a job to come",
+        pern.ConversationParticipant: "only read, for signs of life; memberships do not age",
+        pern.Message: "only read, for signs of life; aged out by retention, a job to come",
         pern.AuditLog: "never edited; aged out by retention, a job to come",
     },
 )

@@ -114,8 +114,8 @@ class Sweep:
         after: the period in `due`, unless set otherwise; None where there is none.
         quick: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
             serves it, and `walk` finds the rest.
-        walk: how many pages (of 8 KiB) of the table each run looks through, where no index serves `due`;
-            the next run goes on from there.
+        walk: how many pages (of 8 KiB) of the table each run looks through, where no index serves `due`, or
+            only one that has nearly all rows; the next run goes on from there.
         parent: a foreign key of the table to rows that a trigger will touch: they are locked first.
         along: rows of other tables that change with it.
         event: what people see of it.
@@ -155,9 +155,8 @@ class Sweep:
     def __post_init__(self) -> None:
         for fault in self._faults():
             raise PolicyError(f"{self.name}: {fault}")
-        narrow = self.quick if self.quick is not None else self.due
-        whole = served(narrow, self.table)
-        object.__setattr__(self, "found", narrow if whole else None)
+        by_index = self.quick if self.quick is not None or self.walk else self.due
+        object.__setattr__(self, "found", by_index)
 
     def _faults(self) -> Iterator[str]:
         if not re.fullmatch(r"[a-z]+\.[a-z_]+", self.name):
@@ -207,8 +206,7 @@ class Sweep:
     @property
     def alone(self) -> bool:
         """Whether a row is judged and changed by itself, without a look into other rows."""
-        conditions = [self.due, *([] if self.quick is None else [self.quick])]
-        looks = any(isinstance(part, SelectBase) for one in conditions for part in iterate(one))
+        looks = any(isinstance(part, SelectBase) for part in self._parts())
         return not (looks or self.along or self.parent is not None)
 
     def _own_columns(self) -> list[Column]:

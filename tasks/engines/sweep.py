@@ -34,8 +34,6 @@ ROWS_A_PAGE = 3
 #: Rows of a batch by index, pages of one by heap range: at first, and at most.
 ROWS, MOST_ROWS = 500, 20_000
 PAGES, MOST_PAGES = 100, 500
-#: Rows that could not be changed are counted as far as this.
-MOST_REMAINING = 1_000
 
 
 @dataclass(slots=True)
@@ -106,9 +104,6 @@ class Run:
             self._by_index()
         if self._policy.walk and not self.progress.more:
             self._walk()
-        if not self.progress.rows and not self.progress.remaining:
-            # Rows that somebody holds are passed over in silence.
-            self.progress.remaining = self._batches.left(MOST_REMAINING)
         return self.progress
 
     def _by_index(self) -> None:
@@ -123,7 +118,7 @@ class Run:
             if not asked_for_backlog:
                 asked_for_backlog = True
                 pages = self._count_pages()
-                if self._batches.left(ROWS_A_PAGE * pages) == ROWS_A_PAGE * pages:
+                if self._batches.due_by_index(ROWS_A_PAGE * pages) == ROWS_A_PAGE * pages:
                     self._range(0, pages)
                     return
 
