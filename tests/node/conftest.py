@@ -79,5 +79,5 @@ def cache(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def node(cache: Path) -> Node:
-    """A Node with celery-node and pg."""
+    """A Node with celery-node, pg and Socket.IO."""
     return Node(_NODE, install(cache, os.environ))
