@@ -27,12 +27,13 @@ test: install check ## Run every check and every test
 	@# few tests, which are the long ones, are not left for the end.
 	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline, statuses
+bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline, statuses, sweeps
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
 	@$(BIN)/python -m benchmarks.pictures
 	@$(BIN)/python -m benchmarks.scanning
 	@$(BIN)/python -m benchmarks.pipeline
 	@$(BIN)/python -m benchmarks.delivery
+	@$(BIN)/python -m benchmarks.sweep
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .
