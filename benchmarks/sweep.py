@@ -174,10 +174,11 @@ def _bench() -> Iterator[Bench]:
         migrate.upgrade(engine)
         engine.dispose()
         database = stack.enter_context(psycopg.connect(postgres.url(), autocommit=True))
-        database.execute(f"INSERT INTO echoroom.chat_sessions (id, category) VALUES ('{_ROOM}', 'Calm')")
+        database.execute("INSERT INTO echoroom.chat_sessions (id, category) VALUES (%s, 'Calm')", (_ROOM,))
         database.execute(
             "INSERT INTO echoroom.users (id, username)"
-            f" SELECT lpad(to_hex(n), 32, '0')::uuid, 'Ada' FROM generate_series(1, {ROWS}) AS n"
+            " SELECT lpad(to_hex(n), 32, '0')::uuid, 'Ada' FROM generate_series(1, %s) AS n",
+            (ROWS,),
         )
         yield Bench(postgres.url(), settings, database)
 
@@ -205,8 +206,9 @@ def main() -> None:
     hourly = sum(spent * 3600 / POLICIES[name].every.total_seconds() for name, spent in idle.items())
     sys.stdout.write(
         f"sweep: PostgreSQL with fsync, half of {ROWS:,} rows due; naive {naive}; sweep {sweep}, "
-        f"{sweep.rate / naive.rate:.2f} times naive; idle, {len(idle)} policies, {median(idle.values()):.2f} ms of "
-        f"database time a run, {idle[dearest]:.2f} ms for {dearest}, {hourly / 1000:.1f} s in an hour of all\n"
+        f"{sweep.rate / naive.rate:.2f} times naive; idle, {len(idle)} policies, "
+        f"{median(idle.values()):.2f} ms of database time a run, {idle[dearest]:.2f} ms for {dearest}, "
+        f"{hourly / 1000:.1f} s in an hour of all\n"
     )
 
 

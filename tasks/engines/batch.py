@@ -88,7 +88,7 @@ class Batches:
             assert made.by_index is not None
             assert made.due_by_index is not None
             try:
-                with _begin(PATIENCE_MS) as connection:
+                with begin(PATIENCE_MS) as connection:
                     taken = self._changed(connection, made.by_index, values)
                     if not taken.rows:
                         # Rows that somebody holds are passed over in silence.
@@ -108,12 +108,12 @@ class Batches:
             try:
                 try:
                     # Without a look at who holds what: that takes as long again as to delete.
-                    with _begin(PATIENCE_MS) as connection:
+                    with begin(PATIENCE_MS) as connection:
                         return self._changed(connection, made.by_pages, values)
                 except OperationalError as error:
                     if not isinstance(error.orig, LockNotAvailable):
                         raise
-                with _begin(PATIENCE_MS) as connection:
+                with begin(PATIENCE_MS) as connection:
                     taken = self._changed(connection, made.by_pages_free, values)
                     taken.remaining = connection.execute(made.due_on_pages, values).scalar_one()
                     return taken
@@ -123,7 +123,7 @@ class Batches:
 
     def due(self, at_most: int) -> int:
         """Count due rows, up to a number. May read the whole table."""
-        with _begin(PATIENCE_MS) as connection:
+        with begin(PATIENCE_MS) as connection:
             return int(connection.execute(self._statements.due, self._values(at_most=at_most)).scalar_one())
 
     def due_by_index(self, at_most: int) -> int:
@@ -131,14 +131,14 @@ class Batches:
         found = self._statements.due_by_index
         if found is None:
             return 0
-        with _begin(PATIENCE_MS) as connection:
+        with begin(PATIENCE_MS) as connection:
             return int(connection.execute(found, self._values(at_most=at_most)).scalar_one())
 
     # -- rows that are taken first, and changed then -------------------------------------------------
 
     def _one_way_or_another(self, seen: Executable, values: Mapping[str, Any]) -> Taken:
         """Take the rows that `seen` returns, all together, or one by one if one of them is refused."""
-        with _begin(PATIENCE_MS) as connection:
+        with begin(PATIENCE_MS) as connection:
             rows = [tuple(row) for row in connection.execute(seen, values)]
         if not rows:
             return Taken()
@@ -163,7 +163,7 @@ class Batches:
     def _take(self, seen: Sequence[Sequence[Any]]) -> Taken:
         made = self._statements
         values = self._values(keys=sorted(row[0] for row in seen))
-        with _begin(PARENT_PATIENCE_MS) as connection:
+        with begin(PARENT_PATIENCE_MS) as connection:
             if self.policy.parent is not None:
                 values["parents"] = self._lock_parents(connection, made, seen)
             held = list(connection.execute(made.rows, values).scalars())
@@ -182,7 +182,7 @@ class Batches:
         return taken
 
     def _still_due(self, values: Mapping[str, Any], seen: Sequence[Sequence[Any]]) -> int:
-        with _begin(PATIENCE_MS) as connection:
+        with begin(PATIENCE_MS) as connection:
             again = self._statements.still_due
             return int(connection.execute(again, {**values, "keys": [row[0] for row in seen]}).scalar_one())
 
@@ -224,8 +224,8 @@ class Batches:
 
 
 @contextmanager
-def _begin(patience_ms: int) -> Iterator[Connection]:
-    """Open a transaction that waits so long for a lock."""
+def begin(patience_ms: int = PATIENCE_MS) -> Iterator[Connection]:
+    """Open a transaction of a sweep, which waits so long for a lock."""
     with transaction() as connection:
         connection.exec_driver_sql(_SET, {"patience": str(patience_ms)})
         yield connection

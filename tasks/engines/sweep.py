@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic, perf_counter
 
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import SweepPosition
 from tasks.apps.sweeps import Sweep
-from tasks.engines.batch import Batches, Taken
-from workers.db import transaction
+from tasks.engines.batch import Batches, Taken, begin
 
 #: What a batch is to take: a tenth of a second is the most that others should have to wait for a row.
 TARGET_SECONDS = 0.05
@@ -117,7 +116,7 @@ class Run:
                 return
             if not asked_for_backlog:
                 asked_for_backlog = True
-                pages = self._count_pages()
+                pages, _ = self._extent()
                 if self._batches.due_by_index(ROWS_A_PAGE * pages) == ROWS_A_PAGE * pages:
                     self._range(0, pages)
                     return
@@ -134,11 +133,11 @@ class Run:
         return first
 
     def _walk(self) -> None:
-        pages = self._count_pages()
+        pages, place = self._extent()
         if self._thorough or pages <= self._policy.walk:
             self._range(0, pages)
             return
-        place = start = self._position() % pages
+        place = start = place % pages
         seen = 0
         # On for as long as there is something, but once round at most.
         while seen < pages and not self.progress.more:
@@ -171,32 +170,29 @@ class Run:
         self.progress.more = monotonic() >= self._deadline
         return self.progress.more
 
-    def _count_pages(self) -> int:
-        """Return how many pages the table has; of a partitioned one, its largest part."""
-        with transaction() as connection:
+    def _extent(self) -> tuple[int, int]:
+        """Return how many pages the table has (a partitioned one: its largest part), and where to go on."""
+        with begin() as connection:
             real = connection.get_execution_options().get("schema_translate_map", {})
             table = self._policy.table
             name = {"of": real.get(table.schema, table.schema), "called": table.name}
-            return int(connection.execute(_PAGES, name).scalar_one())
-
-    def _position(self) -> int:
-        with transaction() as connection:
-            return connection.execute(_POSITION, {"named": self._policy.name}).scalar() or 0
+            pages, place = connection.execute(_EXTENT, {**name, "policy": self._policy.name}).one()
+            return int(pages), int(place)
 
     def _remember(self, page: int) -> None:
-        with transaction() as connection:
+        with begin() as connection:
             connection.execute(_REMEMBER, {"policy": self._policy.name, "page": page})
 
 
-_PAGES = text("""
+_EXTENT = text("""
     SELECT coalesce(max(pg_relation_size(part.relid)), pg_relation_size(class.oid))
-           / current_setting('block_size')::bigint
+           / current_setting('block_size')::bigint,
+           coalesce((SELECT page FROM roomkeeper.sweeps WHERE policy = :policy), 0)
       FROM pg_catalog.pg_class AS class
       JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
       LEFT JOIN LATERAL pg_partition_tree(class.oid) AS part ON part.isleaf
      WHERE space.nspname = :of AND class.relname = :called
      GROUP BY class.oid
 """)
-_POSITION = select(SweepPosition.page).where(SweepPosition.policy == bindparam("named"))
 _REMEMBER = insert(SweepPosition.__table__)  # type: ignore[arg-type]
 _REMEMBER = _REMEMBER.on_conflict_do_update(index_elements=["policy"], set_={"page": _REMEMBER.excluded.page})
