@@ -23,7 +23,7 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
         "outbox.relay": every(settings.outbox_every_seconds, "outbox.relay", patience_seconds=60),
         # How often is on the applications' pages, beside what they do: `roomkeeper policies` lists them.
         **{
-            name: every(often(policy, settings).total_seconds(), policy.task)
+            name: every(often(policy, settings).total_seconds(), policy.task, patience_seconds=60)
             for name, policy in policies(settings).items()
         },
     }

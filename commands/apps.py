@@ -26,9 +26,13 @@ def _table(app: App) -> Table:
     table.add_column("table", no_wrap=True)
     table.add_column("job", no_wrap=True)
     table.add_column("why", ratio=1)
+    fed: dict[str, list[tuple[str, str]]] = {}
     for job in app.jobs():
         for model in job.models:
-            table.add_row(table_of(model).fullname, job.task, job.why)
+            fed.setdefault(table_of(model).fullname, []).append((job.task, job.why))
+    for name, jobs in fed.items():
+        for line, (task, why) in enumerate(jobs):
+            table.add_row("" if line else name, task, why)
     for model, reason in app.untouched.items():
         table.add_row(table_of(model).fullname, "–", reason, style="dim")
     return table

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 from rich.console import Console
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models.base import Base
 from models.platform import SCHEMA
-from tasks.apps import enabled
+from tasks.apps import enabled, every, policies
+from tasks.apps.served import first_columns
 from tasks.apps.spec import AttachmentTable
-from workers import jail, migrate, scanner_probes
+from tasks.engines import explain
+from workers import health, jail, migrate, scanner_probes
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
 from workers.scanner import Scanner, ScannerUnavailable, Version
@@ -34,8 +36,8 @@ def tell(faults: list[Fault], console: Console) -> None:
         console.print(f"  {fault.advice}", markup=False, highlight=False, soft_wrap=True)
 
 
-def database(settings: Settings) -> list[Fault]:
-    """Check that the database has what the enabled applications' jobs and the platform use."""
+def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault]:
+    """Check that the database has our schema, and what is `wanted` of it; as a rule, what `needs` says."""
     engine = create(settings)
     try:
         with engine.begin() as connection:
@@ -48,11 +50,25 @@ def database(settings: Settings) -> list[Fault]:
                         "Run: roomkeeper db upgrade",
                     )
                 ]
-            return inspect(connection, needs(settings), settings.schemas)
+            faults = inspect(connection, needs(settings) if wanted is None else wanted, settings.schemas)
+            # Of a table that is not there no more is to be said.
+            return faults if faults or wanted is not None else [*_unserved(connection, settings)]
     except DBAPIError as error:
         return [refusal(error)]
     finally:
         engine.dispose()
+
+
+def _unserved(connection: Connection, settings: Settings) -> Iterator[Fault]:
+    """Check that the database has the indexes by which policies find their rows."""
+    for name, policy in policies(settings).items():
+        if not explain.served(connection, policy):
+            columns = ", ".join(first_columns(policy.table))
+            yield Fault(
+                f"No index serves {name}: each run reads all of {policy.table.fullname}.",
+                "Run the migrations of the application that the table belongs to: they make indexes on "
+                f"{columns}.",
+            )
 
 
 def refusal(error: DBAPIError) -> Fault:
@@ -68,6 +84,8 @@ def refusal(error: DBAPIError) -> Fault:
             f"The database refuses: {reason}.",
             f"Give the role of {variable('database_url')} that right, or name another role there.",
         )
+    if isinstance(error.orig, LockNotAvailable):
+        return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
     if isinstance(error, OperationalError):
         return Fault(
             f"The database does not answer: {reason}.",
@@ -223,6 +241,26 @@ def _providers(
                 else "Move them to 'local' or 's3': their files wait, and their addresses are not renewed."
             )
             yield Fault(f"Rows of {name} name the store {provider!r}, which is not set up.", advice)
+
+
+def periods(settings: Settings) -> dict[str, timedelta]:
+    """Return how often each policy runs, of those that do."""
+    return {name: every(policy, settings) for name, policy in policies(settings).items()}
+
+
+def jobs(settings: Settings) -> tuple[list[Fault], str]:
+    """Check by the ledger that the policies run and get on; return what is to be said of it, too.
+
+    Raises:
+        DBAPIError: the ledger can not be read, of which `database` tells.
+    """
+    engine = create(settings)
+    try:
+        with engine.begin() as connection:
+            ledger = health.ask(connection, periods(settings))
+    finally:
+        engine.dispose()
+    return health.faults(ledger), " (nothing has run yet)" if ledger.empty else ""
 
 
 def _bucket(settings: Settings) -> list[Fault]:

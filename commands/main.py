@@ -14,6 +14,7 @@ from commands import (
     database,
     dead_letters,
     grants,
+    policies,
     programs,
     settings,
     stack,
@@ -33,6 +34,8 @@ app = typer.Typer(
 app.command("apps")(apps.apps)
 app.command("check")(check.check)
 app.command("grant")(grants.grant)
+app.command("policies")(policies.list_policies)
+app.command("run")(policies.run)
 app.command("settings")(settings.settings)
 app.command("worker")(programs.worker)
 app.command("beat")(programs.beat)

@@ -95,7 +95,7 @@ def metrics() -> None:
     settings = get_settings()
     telemetry.setup(settings.log_format)
     registry = CollectorRegistry()
-    registry.register(State(settings))
+    registry.register(State(settings, checks.periods(settings)))
     _listen(lambda address, port: start_http_server(port, address, registry), settings, "metrics_port")
     # The server is a thread; this one has only to be there. A signal ends it.
     threading.Event().wait()

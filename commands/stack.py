@@ -1,4 +1,4 @@
-"""`roomkeeper stack`: everything on this machine, with sample files going through it."""
+"""`roomkeeper stack`: everything on this machine, with sample files and stale rows going through it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,15 +10,25 @@ from rich.console import Console
 from rich.table import Table
 
 from stack.errors import StackError
+from tasks.apps import APPS
 
 if TYPE_CHECKING:
+    from stack.ephemeral import Effect
     from stack.group import LocalStack
 
 app = typer.Typer(help="Run everything on this machine: for a first look, and for development.")
 
-#: So that one sees the periodic twin at work without waiting long for it.
-IMPATIENT = {"ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3", "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3"}
-#: How long the samples may take, all together, on a slow machine.
+#: How often each policy of the applications runs, so that one sees what it does.
+SWEEP_SECONDS = 5
+#: So that one sees the periodic twin and the sweeps at work without waiting long for them.
+IMPATIENT = {
+    "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3",
+    "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3",
+    "ROOMKEEPER_SWEEP_EVERY": ",".join(
+        f"{policy.name}={SWEEP_SECONDS}" for app in APPS.values() for policy in app.cleanup
+    ),
+}
+#: How long all that is fed may take, all together, on a slow machine.
 PATIENCE_SECONDS = 120
 
 console = Console(highlight=False, soft_wrap=True)
@@ -26,7 +36,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @app.command()
 def run() -> None:
-    """Start everything, feed sample files in, and stay until Ctrl-C. Data is kept for the next time."""
+    """Start everything, feed samples in, and stay until Ctrl-C. Data is kept for the next time."""
     with _packages():
         from stack.group import LocalStack
     from stack.interrupts import Interrupted
@@ -40,7 +50,7 @@ def run() -> None:
 
 @app.command()
 def demo() -> None:
-    """The same without staying, from nothing: exit code 0 only if every sample met its expected fate."""
+    """The same without staying, from nothing: exit code 0 only if everything met its expected fate."""
     with _packages():
         from stack.group import DEMO_STATE, LocalStack
 
@@ -59,7 +69,8 @@ def _packages() -> Iterator[None]:
 
 
 def _show(group: "LocalStack") -> bool:
-    """Feed the samples in, tell each one's fate as it happens, sum up; return whether all were right."""
+    """Feed files and rows in, tell each one's fate as it happens, sum up; return whether all were right."""
+    from stack.ephemeral import Ephemera
     from stack.feed import services
     from stack.interrupts import Interrupted
     from stack.samples import SAMPLES
@@ -69,8 +80,12 @@ def _show(group: "LocalStack") -> bool:
     with services(group.settings) as apis:
         console.print(f"\nFeeding {len(SAMPLES)} sample files in…")
         fed = apis.feed(SAMPLES)
+        ephemera = Ephemera(apis.engine, group.settings)
+        policies = ephemera.feed()
+        console.print(f"Leaving stale rows behind for {policies} policies, and others alive…")
 
         def pause() -> None:
+            _tell(ephemera.look())
             if number := group.wait(0.2):
                 raise Interrupted(number)
             if monotonic() - began > PATIENCE_SECONDS:
@@ -83,15 +98,33 @@ def _show(group: "LocalStack") -> bool:
                 mark = "[green]✓[/]" if fate.right else "[red]✗[/]"
                 sample = fate.fed.sample
                 console.print(f"{mark} {sample.app}/{sample.name} ({sample.says}) → {fate.sentence}")
+            while ephemera.waiting:
+                pause()
         except TimeoutError:
-            console.print(
-                f"✗ {len(fed) - total} files have met no fate in {PATIENCE_SECONDS} s.", style="red"
-            )
+            if total < len(fed):
+                console.print(
+                    f"✗ {len(fed) - total} files have met no fate in {PATIENCE_SECONDS} s.", style="red"
+                )
+            for case in ephemera.waiting:
+                console.print(
+                    f"✗ {case.policy.name}: not within {PATIENCE_SECONDS} s: {case.fed.says}", style="red"
+                )
             console.print(f"  What the workers say is in {group.logs}.")
-    table = Table(
-        show_header=False, box=None, title=f"\n{right} of {len(fed)} as expected", title_justify="left"
-    )
+        harmed = ephemera.harmed()
+        for case in harmed:
+            console.print(f"✗ {case.policy.name}: a row that had to stay was changed.", style="red")
+        swept = policies - len(ephemera.waiting)
+    title = f"\n{right} of {len(fed)} files as expected; the rows of {swept} of {policies} policies swept"
+    table = Table(show_header=False, box=None, title=title, title_justify="left")
     for name, address in group.addresses.items():
         table.add_row(name, address)
     console.print(table)
-    return right == len(fed)
+    return right == len(fed) and swept == policies and not harmed
+
+
+def _tell(effects: list["Effect"]) -> None:
+    for effect in effects:
+        case = effect.case
+        rows = "1 row" if case.rows == 1 else f"{case.rows} rows"
+        when = f"{effect.seconds:.1f} s after it was due"
+        console.print(f"[green]✓[/] {case.policy.name}: {rows}, {when} ({case.fed.says})")

@@ -89,10 +89,14 @@ def services(settings: Settings) -> Iterator["Services"]:
 
 
 class Services:
-    """The API services of `openchat` and `pern`, as far as uploads go."""
+    """The API services of `openchat` and `pern`, as far as uploads go.
+
+    Attributes:
+        engine: their connections to the database.
+    """
 
     def __init__(self, engine: Engine, client: Celery, stores: Mapping[str, Uploads]) -> None:
-        self._engine = engine
+        self.engine = engine
         self._client = client
         self._stores = stores
 
@@ -104,7 +108,7 @@ class Services:
             content = sample.content()
             key = f"uploads/{uuid4()}{Path(sample.name).suffix}"
             self._stores[sample.provider].put(key, content, sample.media_type)
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 row_id = uploads[sample.app](connection, sample, key, content)
             if sample.announced:
                 # All that a Python service needs to know: a name, a queue, an id.
@@ -119,7 +123,7 @@ class Services:
         waiting = {one.id: one for one in fed}
         query = select(*Job.__table__.columns).where(Job.state.in_(["finished", "parked"]))
         while waiting:
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 rows = connection.execute(query.where(Job.attachment_id.in_(waiting))).all()
             for row in rows:
                 one = waiting.pop(row.attachment_id)

@@ -1,14 +1,13 @@
 """Cleanup: each policy of the pages is a task of its own, run by the sweep engine, one run at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from sqlalchemy import func, select
 
 from tasks import live
-from tasks.apps import POLICIES, after
+from tasks.apps import POLICIES, after, every
 from tasks.apps.sweeps import Sweep
 from tasks.engines.batch import Batches, Taken
 from tasks.engines.sweep import Progress, Run
@@ -18,7 +17,8 @@ from workers.db import transaction
 from workers.queues import CLEANUP
 from workers.settings import Settings, get_settings
 
-log = structlog.get_logger(__name__)
+#: How long a run by hand may take.
+BY_HAND = timedelta(days=1)
 
 
 def run(
@@ -45,12 +45,13 @@ def run(
             live.tell(policy, taken.told, settings)
         watch(progress)
 
-    with ledger.run(policy.name, slot=slot) as entry:
+    longest = BY_HAND if by_hand else timedelta(seconds=settings.sweep_seconds)
+    with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=1)) as entry:
         if entry is None:
             return None
         batches = Batches(policy, now or entry.started_at, after(policy, settings), tells)
-        seconds = timedelta(days=1).total_seconds() if by_hand else settings.sweep_seconds
-        sweep = Run(batches, seconds, thorough=by_hand, after_batch=after_batch)
+        share = 1.0 if by_hand or policy.walk is None else every(policy, settings) / policy.walk
+        sweep = Run(batches, longest.total_seconds(), share=share, after_batch=after_batch)
         try:
             progress = sweep.go()
         finally:
@@ -74,12 +75,20 @@ def clock() -> datetime:
         return moment
 
 
+def _slot(headers: Mapping[str, Any] | None) -> datetime | None:
+    """Return when beat was to send a message; None for one of somebody else."""
+    try:
+        slot = datetime.fromisoformat(str((headers or {}).get("slot")))
+    except ValueError:
+        return None
+    return slot if slot.tzinfo else None
+
+
 def _make(policy: Sweep) -> None:
     # Not retried: the next run comes soon, and finds all that this one would have.
     @task(name=policy.task, queue=CLEANUP, bind=True, autoretry_for=())
     def sweep(self: Any) -> None:
-        slot = (self.request.headers or {}).get("slot")
-        run(policy, get_settings(), slot=datetime.fromisoformat(slot) if slot else None)
+        run(policy, get_settings(), slot=_slot(self.request.headers))
 
 
 for _policy in POLICIES.values():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
@@ -35,7 +35,13 @@ class Run:
 
 
 @contextmanager
-def run(job: str, *, quiet: bool = False, slot: datetime | None = None) -> Iterator[Run | None]:
+def run(
+    job: str,
+    *,
+    quiet: bool = False,
+    slot: datetime | None = None,
+    longest: timedelta = timedelta(minutes=10),
+) -> Iterator[Run | None]:
     """Open a transaction for one run of `job`; None where another run of it is under way.
 
     The run's row is written in the same transaction; a failed run leaves one with its error.
@@ -43,12 +49,14 @@ def run(job: str, *, quiet: bool = False, slot: datetime | None = None) -> Itera
     Args:
         quiet: a run that was skipped or changed no row leaves none: for jobs that look every second.
         slot: when it was to begin, for a run that beat has sent.
+        longest: after so long without an end it is taken for dead, and another may run.
     """
     started = this = None
     try:
         with transaction() as connection:
             # Of the transaction, not the session: it can not outlive a crash, and a pooler keeps it.
-            started, taken, _ = connection.execute(_TAKE, {"key": f"roomkeeper:{job}"}).one()
+            asked = {"key": f"roomkeeper:{job}", "longest": f"{longest.total_seconds():.0f}s"}
+            started, taken, *_ = connection.execute(_TAKE, asked).one()
             if not taken:
                 if not quiet:
                     _write(connection, job, slot, Run(connection, started, outcome="skipped"))
@@ -58,7 +66,7 @@ def run(job: str, *, quiet: bool = False, slot: datetime | None = None) -> Itera
             yield this
             if this.rows or not quiet:
                 _write(connection, job, slot, this)
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C too: what it has changed is changed
         if started is not None:
             with transaction() as connection:
                 # What it changed in transactions of its own is changed.
@@ -75,6 +83,9 @@ _TAKE = select(
     func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)),
     # A crash may take the row of a run back; what the run did is in transactions of its own.
     func.set_config("synchronous_commit", "off", True),
+    # This transaction waits for those that do the work. Whatever the server allows, it lives as long as they
+    # may take, and no longer: a run whose host has gone would keep others from running for hours.
+    func.set_config("idle_in_transaction_session_timeout", bindparam("longest"), True),
 )
 _INSERT = insert(JobRun.__table__).values(finished_at=func.clock_timestamp())  # type: ignore[arg-type]
 

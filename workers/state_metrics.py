@@ -1,7 +1,7 @@
 """What the database, the broker and the scanner know, as Prometheus metrics: asked at each scrape."""
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 import redis
 import structlog
@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import AttachmentJob as Job
 from models.platform import DeadLetter, JobRun, OutboxMessage, StatusInbox
+from workers import health
 from workers.db import transaction
 from workers.queues import KINDS
 from workers.scanner import Scanner, ScannerUnavailable
@@ -24,16 +25,21 @@ SCANNER_SECONDS = 5
 
 
 class State(Collector):
-    """Gauges of the platform's state. What cannot be asked is left out, and `roomkeeper_up` says so."""
+    """Gauges of the platform's state. What cannot be asked is left out, and `roomkeeper_up` says so.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        periods: how often each policy runs.
+    """
+
+    def __init__(self, settings: Settings, periods: Mapping[str, timedelta] = {}) -> None:
         self._settings = settings
+        self._periods = periods
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Ask everything; see `Collector`."""
         up = GaugeMetricFamily("roomkeeper_up", "Whether a part answers.", labels=["part"])
         parts: dict[str, Callable[[], list[GaugeMetricFamily]]] = {
-            "database": _database,
+            "database": lambda: _database(self._periods),
             "broker": lambda: _broker(self._settings),
             "scanner": lambda: _scanner(self._settings),
         }
@@ -47,13 +53,14 @@ class State(Collector):
         yield up
 
 
-def _database() -> list[GaugeMetricFamily]:
+def _database(periods: Mapping[str, timedelta]) -> list[GaugeMetricFamily]:
     with transaction() as connection:
         return [
             *_attachments(connection),
             _outbox_age(connection),
             _inbox_age(connection),
             *_periodic(connection),
+            *_policies(connection, periods),
         ]
 
 
@@ -129,6 +136,24 @@ def _periodic(connection: Connection) -> Iterator[GaugeMetricFamily]:
     ):
         last.add_metric([job], float(ended))
     yield last
+
+
+def _policies(connection: Connection, periods: Mapping[str, timedelta]) -> Iterator[GaugeMetricFamily]:
+    overdue = GaugeMetricFamily(
+        "roomkeeper_policy_overdue",
+        "1 if a policy has not run well for three of its periods.",
+        labels=["policy"],
+    )
+    stuck = GaugeMetricFamily(
+        "roomkeeper_policy_stuck_rows",
+        "Rows that a policy's last run saw, and could not change a single one of.",
+        labels=["policy"],
+    )
+    for policy, found in health.ask(connection, periods).jobs.items():
+        overdue.add_metric([policy], int(found.overdue))
+        stuck.add_metric([policy], found.stuck_rows)
+    yield overdue
+    yield stuck
 
 
 def _broker(settings: Settings) -> list[GaugeMetricFamily]:

@@ -72,7 +72,7 @@ CONNECT = App(
             after=timedelta(days=30),
             # Those without an expiry may be all: an index of them says nothing of their age.
             quick=UserSession.expires_at < NOW,
-            walk=50,
+            walk=timedelta(hours=2),
         ),
         Sweep(
             name="connect.presence",
@@ -130,7 +130,7 @@ CONNECT = App(
                 InteractionLog.started_at >= NOW - AFTER - timedelta(hours=1),
                 InteractionLog.started_at < NOW - AFTER,
             ),
-            walk=50,
+            walk=timedelta(days=1),
         ),
         Sweep(
             name="connect.chat_rooms",
@@ -147,7 +147,7 @@ CONNECT = App(
             then=Update({ChatRoom.is_active: False}),
             every=timedelta(minutes=5),
             # The index has nearly all of them: most rooms are active.
-            walk=10,
+            walk=timedelta(hours=3),
         ),
     ),
     untouched={

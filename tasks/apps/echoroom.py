@@ -150,7 +150,7 @@ ECHOROOM = App(
             every=timedelta(minutes=1),
             after=timedelta(minutes=1),
             # The only indexes are by room and by person.
-            walk=50,
+            walk=timedelta(minutes=10),
         ),
         Sweep(
             name="echoroom.speaking",
@@ -165,7 +165,7 @@ ECHOROOM = App(
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
             quick=and_(SessionParticipant.is_active.is_(True), SessionParticipant.is_speaking.is_(True)),
-            walk=50,
+            walk=timedelta(minutes=10),
             event=Event(
                 name="voice-status",
                 room=SessionParticipant.session_id,
@@ -189,7 +189,7 @@ ECHOROOM = App(
             then=Update({VoiceStatus.is_speaking: False}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
-            walk=100,
+            walk=timedelta(minutes=10),
             event=Event(
                 name="voice-status",
                 room=VoiceStatus.session_id,
@@ -210,7 +210,7 @@ ECHOROOM = App(
             then=Update({ChatSession.current_participants: _COUNT}),
             every=timedelta(minutes=1),
             # Any room may have drifted, whatever an index knows of it.
-            walk=20,
+            walk=timedelta(minutes=10),
             event=Event(
                 name="participant-count",
                 room=ChatSession.id,

@@ -121,7 +121,7 @@ OPENCHAT = App(
             then=Delete(),
             every=timedelta(minutes=5),
             # No index knows when one expires.
-            walk=50,
+            walk=timedelta(hours=2),
         ),
         Sweep(
             name="openchat.verifications",
@@ -131,7 +131,7 @@ OPENCHAT = App(
             due=Verification.expires_at < NOW_UTC,
             then=Delete(),
             every=timedelta(minutes=5),
-            walk=50,
+            walk=timedelta(hours=2),
         ),
         Sweep(
             name="openchat.presence",
@@ -152,7 +152,7 @@ OPENCHAT = App(
             after=timedelta(minutes=5),
             quick=User.status.in_([*_SEEN_THERE, "invisible"]),
             # Online with a status that says otherwise: 'offline' is its default.
-            walk=50,
+            walk=timedelta(minutes=30),
         ),
         Sweep(
             name="openchat.mutes",
@@ -163,7 +163,7 @@ OPENCHAT = App(
             due=ConversationParticipant.muted_until < NOW_UTC,
             then=Update({ConversationParticipant.is_muted: False, ConversationParticipant.muted_until: None}),
             every=timedelta(minutes=1),
-            walk=100,
+            walk=timedelta(minutes=30),
         ),
         Sweep(
             name="openchat.attachments",
@@ -180,7 +180,7 @@ OPENCHAT = App(
                 }
             ),
             every=timedelta(minutes=5),
-            walk=50,
+            walk=timedelta(hours=2),
         ),
     ),
     untouched={

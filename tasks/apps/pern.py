@@ -87,7 +87,7 @@ PERN = App(
             every=timedelta(minutes=5),
             # The index by expires_at has all keys that were ever deactivated, too.
             quick=UserPublicKey.expires_at >= NOW - timedelta(days=1),
-            walk=50,
+            walk=timedelta(hours=2),
         ),
         Sweep(
             name="pern.presence",

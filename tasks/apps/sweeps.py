@@ -114,8 +114,8 @@ class Sweep:
         after: the period in `due`, unless set otherwise; None where there is none.
         quick: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
             serves it, and `walk` finds the rest.
-        walk: how many pages (of 8 KiB) of the table each run looks through, where no index serves `due`, or
-            only one that has nearly all rows; the next run goes on from there.
+        walk: in how long the whole table is looked through, some pages at each run, where no index serves
+            `due`, or only one that has nearly all rows.
         parent: a foreign key of the table to rows that a trigger will touch: they are locked first.
         along: rows of other tables that change with it.
         event: what people see of it.
@@ -130,7 +130,7 @@ class Sweep:
     every: timedelta
     after: timedelta | None = None
     quick: ColumnElement[bool] | None = None
-    walk: int = 0
+    walk: timedelta | None = None
     parent: Column | None = None
     along: tuple[Along, ...] = ()
     event: Event | None = None
@@ -155,7 +155,7 @@ class Sweep:
     def __post_init__(self) -> None:
         for fault in self._faults():
             raise PolicyError(f"{self.name}: {fault}")
-        by_index = self.quick if self.quick is not None or self.walk else self.due
+        by_index = self.quick if self.quick is not None or self.walk is not None else self.due
         object.__setattr__(self, "found", by_index)
 
     def _faults(self) -> Iterator[str]:
@@ -175,11 +175,13 @@ class Sweep:
         advice = f"the first column of one of the table's indexes ({', '.join(first_columns(self.table))})"
         if self.quick is not None and not served(self.quick, self.table):
             yield f"no index serves `quick`. Compare {advice} in it with NOW or with plain values."
-        if not self.walk and not served(self.due, self.table):
+        if self.walk is None and not served(self.due, self.table):
             yield (
                 f"no index of {self.table.fullname} serves `due`. Compare {advice} in it with NOW or with "
-                "plain values, or say in `walk` how many pages each run may look through."
+                "plain values, or say in `walk` in how long the table is to be looked through."
             )
+        if self.walk is not None and self.walk < self.every:
+            yield f"`walk` must not be shorter than `every`, {self.every}, not {self.walk}."
         for column in self._own_columns():
             if column.property.columns[0].table is not self.table:
                 yield f"{column} is not a column of {self.table.fullname}."

@@ -5,18 +5,22 @@ How it goes about it is chosen by what is there:
 - **By index** while few rows are due: some rows at a time, of those that an index finds. Without any, that is
   one short question.
 - **By heap range** when there is a backlog: more due rows than `ROWS_A_PAGE` for each page of the table,
-  counted as far as that. Then the table is read from its first page to its last, some pages at a time. Rows
-  of a page go together, so it is several times faster than by index, and as fast as one DELETE of all.
-- **By walking**, where no index serves the policy: each run looks through as many pages as its `walk` says,
-  and on for as long as it finds something; the next goes on from there.
+  counted as far as that. Then the table is read once round, some pages at a time. Rows of a page go
+  together, so it is several times faster than by index, and as fast as one DELETE of all. So it goes too
+  where rows that can not be changed stand in the way of others: no page is looked at twice.
+- **By walking**, where no index serves the policy: each run looks through its share of the table, so that the
+  whole is looked through in the time that its `walk` says, and on for as long as it finds something.
 
-Each batch is a transaction of its own, of rows that nobody else holds (`tasks/engines/batch.py`), and so
-large that it takes about `TARGET_SECONDS`.
+Where a run by pages stops, the next one goes on. Each batch is a transaction of its own, of rows that nobody
+else holds (`tasks/engines/batch.py`), and so large that it takes about `TARGET_SECONDS`. One that takes too
+long is tried again with a quarter; of one that the database refuses, each half is tried, down to the row that
+it refuses.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from time import monotonic, perf_counter
 
 from sqlalchemy import text
@@ -24,15 +28,20 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import SweepPosition
 from tasks.apps.sweeps import Sweep
-from tasks.engines.batch import Batches, Taken, begin
+from tasks.engines.batch import Batches, Contested, Refused, Seen, Taken, begin
 
 #: What a batch is to take: a tenth of a second is the most that others should have to wait for a row.
 TARGET_SECONDS = 0.05
 #: By heap range if more rows than these are due for each page: below, an index is faster.
 ROWS_A_PAGE = 3
-#: Rows of a batch by index, pages of one by heap range: at first, and at most.
+#: Rows of a batch by index, and of one of rows that were looked up; pages of one by heap range.
 ROWS, MOST_ROWS = 500, 20_000
+KEYS, MOST_KEYS = 100, 2_000
 PAGES, MOST_PAGES = 100, 500
+#: How many rows are looked up at once.
+LOOK = 5_000
+#: A walk looks through so many pages at least.
+LEAST_WALK = 20
 
 
 @dataclass(slots=True)
@@ -42,7 +51,7 @@ class Progress:
     Attributes:
         batches: transactions that changed rows.
         remaining: rows that it saw and could not change.
-        page, pages: how far it has read, where it reads pages.
+        page, pages: how many pages it has read of how many, where it reads pages.
         more: whether it stopped with work left.
         error: what the database said of a row that it refused to change.
         longest_seconds: of its batches.
@@ -78,77 +87,138 @@ class Run:
         batches: Batches,
         seconds: float,
         *,
-        thorough: bool = False,
+        share: float = 1.0,
         after_batch: Callable[[Progress, Taken], None] = lambda _progress, _taken: None,
     ) -> None:
         """Prepare it.
 
         Args:
             seconds: how long it may take.
-            thorough: walk through the whole table, where no index serves the policy.
+            share: of the table, how much a walk looks through where it finds nothing.
             after_batch: is called after each commit, with what the run and the batch did.
         """
         self.progress = Progress()
         self._batches = batches
         self._policy: Sweep = batches.policy
         self._deadline = monotonic() + seconds
-        self._thorough = thorough
+        self._share = share
         self._after_batch = after_batch
         self._rows = _Size(ROWS, MOST_ROWS)
+        self._keys = _Size(KEYS, MOST_KEYS)
         self._pages = _Size(PAGES, MOST_PAGES)
 
     def go(self) -> Progress:
         """Do it; return what it did. What it raises, it raises between two whole batches."""
+        whole = False
         if self._policy.found is not None:
-            self._by_index()
-        if self._policy.walk and not self.progress.more:
-            self._walk()
+            whole = self._by_index() if self._policy.alone else self._by_looking()
+        if (whole or self._policy.walk) and not self.progress.more:
+            found = self.progress.remaining
+            self.progress.remaining = 0
+            self._by_pages(1.0 if whole else self._share)
+            # Both ways may have met the same rows.
+            self.progress.remaining = max(found, self.progress.remaining)
         return self.progress
 
-    def _by_index(self) -> None:
-        asked_for_backlog = False
+    def _by_index(self) -> bool:
+        """Take what an index finds; return whether the rest is to be taken by pages."""
+        counted = False
         while True:
             asked = self._rows.now
-            taken = self._batch(partial(self._batches.by_index, asked), self._rows)
-            if taken.found < asked or not taken.rows:
-                return
-            if self._over():
-                return
-            if not asked_for_backlog:
-                asked_for_backlog = True
-                pages, _ = self._extent()
-                if self._batches.due_by_index(ROWS_A_PAGE * pages) == ROWS_A_PAGE * pages:
-                    self._range(0, pages)
-                    return
+            try:
+                taken = self._batch(partial(self._batches.by_index, asked), self._rows)
+            except Refused:
+                return True
+            except Contested as error:
+                if self._smaller(self._rows):
+                    continue
+                self._leave(1, error)
+                return False
+            if taken.rows < asked or self._over():
+                return False
+            if not counted:
+                counted = True
+                backlog = ROWS_A_PAGE * self._extent()[0]
+                if self._batches.due_by_index(backlog) == backlog:
+                    return True
 
-    def _range(self, first: int, last: int) -> int:
-        """Take what is due on the pages from `first` until before `last`; return the page that comes next."""
-        self.progress.pages = last
-        while first < last:
-            end = min(last, first + self._pages.now)
-            self._batch(partial(self._batches.on_pages, first, end), self._pages)
-            self.progress.page = first = end
-            if self._over():
-                break
-        return first
+    def _by_looking(self) -> bool:
+        """Look up what an index finds, and take it; return whether the rest is to be taken by pages."""
+        seen = self._batches.look(LOOK)
+        self._take_all(seen)
+        return len(seen) == LOOK
 
-    def _walk(self) -> None:
+    def _by_pages(self, share: float) -> None:
+        """Take what is due on the pages, from where the last run stopped, on a share of them at least."""
         pages, place = self._extent()
-        if self._thorough or pages <= self._policy.walk:
-            self._range(0, pages)
+        if not pages:
             return
-        place = start = place % pages
-        seen = 0
-        # On for as long as there is something, but once round at most.
-        while seen < pages and not self.progress.more:
-            before, rows = place, self.progress.rows
-            place = self._range(place, min(pages, place + self._policy.walk))
-            seen += place - before
-            place %= pages
-            if self.progress.rows == rows:
-                break
-        if place != start:
-            self._remember(place)
+        self.progress.pages = pages
+        least = max(LEAST_WALK, ceil(pages * share))
+        place %= pages
+        seen = idle = 0
+        try:
+            # On for as long as there is something, but once round at most.
+            while True:
+                first, rows = place, self.progress.rows
+                # What it falls over is not to be met first each time.
+                place = min(pages, first + min(self._pages.now, pages - seen, least - idle))
+                self._range(first, place)
+                if self.progress.more:
+                    place = first
+                    return
+                seen += place - first
+                idle = idle + place - first if self.progress.rows == rows else 0
+                place %= pages
+                self.progress.page = seen
+                if seen >= pages or idle >= least or self._over():
+                    return
+        finally:
+            # Once round it does not matter where the next one begins.
+            if seen < pages:
+                self._remember(place)
+
+    def _range(self, first: int, last: int) -> None:
+        """Take what is due on these pages; says `more` where time was over before all of it was taken."""
+        batches = self._batches
+        try:
+            if self._policy.alone:
+                taken = self._batch(partial(batches.on_pages, first, last), self._pages)
+                if not taken.rows:
+                    self._pages.learn(0)
+                return
+        except Contested:
+            # Too slow for one statement, most likely.
+            self._smaller(self._pages)
+        except Refused:
+            pass
+        seen = batches.look_on_pages(first, last)
+        if not seen:
+            self._pages.learn(0)
+        self._take_all(seen)
+
+    def _take_all(self, seen: Seen) -> None:
+        """Take these rows: batch by batch, of few parents each; a part that is refused by halves."""
+        todo = [sorted(seen, key=lambda row: (str(row[1:]), row[0]), reverse=True)] if seen else []
+        while todo:
+            some = todo.pop()
+            if len(some) > self._keys.now:
+                # The end of it first: a list is shortened there at no cost.
+                some, rest = some[-self._keys.now :], some[: -self._keys.now]
+                todo.append(rest)
+            try:
+                self._batch(partial(self._batches.take, some), self._keys)
+            except (Refused, Contested) as error:
+                if len(some) == 1:
+                    self._leave(1, error)
+                elif isinstance(error, Contested):
+                    self._smaller(self._keys)
+                    todo.append(some)
+                else:
+                    half = len(some) // 2
+                    todo += [some[:half], some[half:]]
+            if todo and self._over():
+                return
 
     def _batch(self, take: Callable[[], Taken], size: _Size) -> Taken:
         began = perf_counter()
@@ -161,10 +231,19 @@ class Run:
         progress.rows += taken.rows
         progress.batches += bool(taken.rows)
         progress.remaining += taken.remaining
-        progress.error = taken.error or progress.error
         progress.longest_seconds = max(progress.longest_seconds, seconds)
         self._after_batch(progress, taken)
         return taken
+
+    def _smaller(self, size: _Size) -> bool:
+        """Make the next batch a quarter as large; return whether that was possible."""
+        before = size.now
+        size.now = max(1, before // 4)
+        return size.now < before
+
+    def _leave(self, rows: int, error: Exception) -> None:
+        self.progress.remaining += rows
+        self.progress.error = str(error)
 
     def _over(self) -> bool:
         self.progress.more = monotonic() >= self._deadline

@@ -14,7 +14,7 @@ from tests.platform import Platform
 
 Table = dict[UUID, dict[str, Any]]
 
-SKEW = timedelta(minutes=5)
+SKEW = timedelta(days=1)
 DEAD = timedelta(hours=12)
 NEVER = datetime.min.replace(tzinfo=UTC)
 

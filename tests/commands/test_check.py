@@ -9,14 +9,20 @@ from pathlib import Path
 import psycopg
 import pytest
 from redis import Redis
+from sqlalchemy import select
 
 from commands import checks
+from models.echoroom import ChatSession, TypingIndicator, User
+from models.platform import SCHEMA
 from stack import signatures
 from stack.clamd import Clamd
 from stack.ports import free_port
 from stack.processes import Run, run
 from stack.signatures import Signatures
 from stack.valkey import Valkey
+from tasks import cleanup
+from tasks.apps import APPS, POLICIES
+from tests.cleanup.sweeping import add
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
@@ -54,7 +60,7 @@ def found(outcome: Outcome) -> list[tuple[str, str]]:
 
 def passed(outcome: Outcome) -> list[str]:
     """Return what was found sound."""
-    return re.findall(r"^✓ (\w+)$", outcome.out, re.MULTILINE)
+    return re.findall(r"^✓ (\w+)\b", outcome.out, re.MULTILINE)
 
 
 # -- all is well -----------------------------------------------------------------------------------------
@@ -69,6 +75,7 @@ def test_a_sound_platform_is_ready(platform: Platform) -> None:
         "✓ store",
         "✓ scanner",
         "✓ decoder",
+        "✓ jobs (nothing has run yet)",
         f"Ready for: {ALL_APPS}.",
         NOT_LOOKED_AT,
     ]
@@ -199,7 +206,10 @@ def test_a_database_that_is_not_as_the_jobs_need_it(
 @pytest.fixture
 def api(platform: Platform, postgres: PostgresServer) -> Iterator[Platform]:
     """The platform, whose role is no superuser but may do all that is needed."""
-    everything = "openchat, pern, communication_schema, user_schema, roomkeeper"
+    # The tables of the others are behind row level security.
+    apps = ("openchat", "connect", "pern")
+    platform.set(apps=",".join(apps))
+    everything = ", ".join([SCHEMA, *(schema for app in apps for schema in APPS[app].models.SCHEMAS)])
     platform.sql("CREATE ROLE api LOGIN")
     platform.sql(f"GRANT USAGE ON SCHEMA {everything} TO api")
     platform.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {everything} TO api")
@@ -264,6 +274,68 @@ def test_a_schema_may_be_called_otherwise(platform: Platform) -> None:
     ]
 
 
+# -- the jobs --------------------------------------------------------------------------------------------
+
+WHO_HOLDS_THEM = (
+    "Look who holds them (pg_locks, pg_stat_activity), whether row level security lets this role change "
+    "them, and whether a trigger or a constraint refuses."
+)
+IS_BEAT_RUNNING = "Is beat running, and a maintenance worker?"
+
+
+def test_jobs_that_get_on_are_sound(platform: Platform) -> None:
+    assert cleanup.run(POLICIES["echoroom.typing"], platform.settings) is not None
+    assert "✓ jobs" in on(platform, "check").out.splitlines()
+
+
+def test_a_policy_that_gets_nowhere(platform: Platform) -> None:
+    """By a real run, while somebody holds the row."""
+    room = add(platform, ChatSession, category="Calm")
+    user = add(platform, User, username="Ada")
+    past = datetime.now(UTC) - timedelta(minutes=1)
+    here = {"session_id": room, "user_id": user}
+    add(platform, TypingIndicator, username="Ada", expires_at=past, **here)
+    with platform.engine.connect() as somebody:
+        somebody.execute(select(TypingIndicator.id).with_for_update())
+        for _ in range(3):
+            assert cleanup.run(POLICIES["echoroom.typing"], platform.settings) is not None
+        assert found(on(platform, "check")) == [
+            ("echoroom.typing did nothing in its last 3 runs, though a row is due.", WHO_HOLDS_THEM)
+        ]
+    assert cleanup.run(POLICIES["echoroom.typing"], platform.settings) is not None
+    assert on(platform, "check").code == 0
+
+
+def test_an_index_that_is_not_there_is_a_fault(platform: Platform) -> None:
+    platform.sql("DROP INDEX echoroom.idx_typing_indicators_expires")
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert sentence == ("No index serves echoroom.typing: each run reads all of echoroom.typing_indicators.")
+    assert advice.endswith("they make indexes on expires_at, id, session_id.")
+
+
+def test_policies_that_do_not_run(platform: Platform) -> None:
+    platform.sql(
+        "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
+        " VALUES ('echoroom.counts', '2026-01-01Z', '2026-01-01Z', 0, 'done')"
+    )
+    platform.set(apps="echoroom")
+    names = "echoroom.typing, echoroom.ghosts, echoroom.voice"
+    assert found(on(platform, "check")) == [
+        (f"7 jobs have not run for three of their periods: {names} and 4 more.", IS_BEAT_RUNNING)
+    ]
+    # What is switched off, or belongs to an application that is, need not run.
+    others = [name for name in POLICIES if name.startswith("echoroom.") and name != "echoroom.counts"]
+    platform.set(sweep_off=",".join(["roomkeeper.runs", *others]))
+    assert found(on(platform, "check")) == [
+        (
+            "echoroom.counts has not run since 2026-01-01 00:00:00 UTC, for more than three of its periods.",
+            IS_BEAT_RUNNING,
+        )
+    ]
+    platform.set(sweep_every=f"echoroom.counts={100 * 365 * 24 * 3600}")
+    assert on(platform, "check").code == 0
+
+
 # -- the broker ------------------------------------------------------------------------------------------
 
 
@@ -299,7 +371,7 @@ def test_a_broker_that_is_down(platform: Platform) -> None:
             "Start it, or name another in ROOMKEEPER_BROKER_URL.",
         )
     ]
-    assert passed(outcome) == ["database", "store", "scanner", "decoder"]
+    assert passed(outcome) == ["database", "store", "scanner", "decoder", "jobs"]
 
 
 def test_a_broker_that_is_frozen(platform: Platform, valkey: ValkeyServer) -> None:
@@ -372,7 +444,7 @@ def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
     ((sentence, advice),) = found(outcome)
     assert sentence.startswith(f"The store does not work: {SEALED} can not be written to: ")
     assert advice == "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT."
-    assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
+    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "jobs"]
 
 
 @pytest.mark.parametrize(
@@ -396,7 +468,7 @@ def test_a_store_that_is_not_there(platform: Platform) -> None:
                 "Create it, for this user and the API services to write to, or set ROOMKEEPER_STORAGE_ROOT.",
             )
         ]
-        assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
+        assert passed(outcome) == ["database", "broker", "scanner", "decoder", "jobs"]
         # A disk that is not mounted would become an empty store.
         assert not root.is_dir()
 
@@ -443,7 +515,7 @@ def test_a_store_that_rows_name_and_that_is_not_set_up(
             "Set ROOMKEEPER_S3_BUCKET, and what else that store needs.",
         ),
     ]
-    assert passed(outcome) == ["database", "broker", "scanner", "decoder"]
+    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "jobs"]
     # Only a sample is looked at, the end of the table in the order of its ids.
     monkeypatch.setattr(checks, "SAMPLED_ROWS", 1)
     last = max([*rows, *(row.id for row in platform.sql("SELECT id FROM openchat.attachment"))])
@@ -503,7 +575,7 @@ def test_a_scanner_that_is_down(platform: Platform) -> None:
     ((sentence, advice),) = found(outcome)
     assert sentence.startswith(f"The virus scanner does not answer: clamd at unix:{socket}: ")
     assert advice == "Start it, or set ROOMKEEPER_CLAMD."
-    assert passed(outcome) == ["database", "broker", "store", "decoder"]
+    assert passed(outcome) == ["database", "broker", "store", "decoder", "jobs"]
 
 
 @pytest.mark.parametrize(
@@ -584,7 +656,7 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds) -> None
         "The virus scanner calls clean what goes beyond its limits.",
         "The virus scanner calls encrypted archives clean.",
     ]
-    assert passed(outcome) == ["decoder"]
+    assert passed(outcome) == ["decoder", "jobs"]
 
 
 # -- signatures ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from stack.programs import PROGRAMS
 from stack.programs import roomkeeper as command
 from tests.commands.cli import roomkeeper
 from tests.platform import Platform, environment
+from workers import migrate
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -172,7 +173,7 @@ def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Plat
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "✗ The schema roomkeeper is absent, and this version needs 0003.",
+        f"✗ The schema roomkeeper is absent, and this version needs {migrate.newest()}.",
         "  Run: roomkeeper db upgrade",
     ]
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import Connection, insert, make_url, select
@@ -16,7 +16,7 @@ from tasks.apps import POLICIES
 from tasks.apps.sweeps import Delete, Sweep
 from tasks.engines import batch
 from tasks.engines import sweep as engine
-from tasks.engines.batch import Batches, Taken
+from tasks.engines.batch import Batches, Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows, sweep
 from tests.platform import Platform, environment, eventually
 from workers import ledger
@@ -47,37 +47,43 @@ def left(platform: Platform) -> int:
     return int(platform.sql("SELECT count(*) FROM echoroom.typing_indicators")[0][0])
 
 
-def batches(policy: Sweep = TYPING, after: timedelta | None = None) -> Batches:
-    return Batches(policy, NOW, after)
+def run(policy: Sweep = TYPING, seconds: float = 60, share: float = 1.0) -> engine.Progress:
+    return engine.Run(Batches(policy, NOW, policy.after), seconds, share=share).go()
 
 
-def run(policy: Sweep = TYPING, seconds: float = 60, **options: Any) -> engine.Progress:
-    return engine.Run(batches(policy), seconds, **options).go()
-
-
-class Watched:
+class Watched(Batches):
     """Batches that remember how they were asked for."""
 
-    def __init__(self, real: Batches) -> None:
-        self.real = real
-        self.policy = real.policy
-        self.asked: list[tuple[str, int]] = []
+    asked: ClassVar[list[tuple[str, int]]] = []
 
     def by_index(self, at_most: int) -> Taken:
         self.asked.append(("index", at_most))
-        return self.real.by_index(at_most)
+        return Batches.by_index(self, at_most)
 
     def on_pages(self, first: int, last: int) -> Taken:
         self.asked.append(("pages", last - first))
-        return self.real.on_pages(first, last)
+        return Batches.on_pages(self, first, last)
 
-    def due_by_index(self, at_most: int) -> int:
-        return self.real.due_by_index(at_most)
+    def look(self, at_most: int) -> Seen:
+        self.asked.append(("look", at_most))
+        return Batches.look(self, at_most)
+
+    def look_on_pages(self, first: int, last: int) -> Seen:
+        self.asked.append(("look on pages", last - first))
+        return Batches.look_on_pages(self, first, last)
+
+    def take(self, seen: Seen) -> Taken:
+        self.asked.append(("take", len(seen)))
+        return Batches.take(self, seen)
 
 
-def watched(policy: Sweep = TYPING, *, seconds: float = 60, thorough: bool = False) -> tuple[Watched, Any]:
-    one = Watched(batches(policy))
-    return one, engine.Run(one, seconds, thorough=thorough).go()  # type: ignore[arg-type]
+def watched(
+    policy: Sweep = TYPING, *, seconds: float = 60, share: float = 1.0
+) -> tuple[list[tuple[str, int]], engine.Progress]:
+    """Run a policy; return how its batches were asked for, and what it did."""
+    Watched.asked.clear()
+    done = engine.Run(Watched(policy, NOW, policy.after), seconds, share=share).go()
+    return list(Watched.asked), done
 
 
 @contextmanager
@@ -94,20 +100,20 @@ def test_a_few_go_by_index_and_a_backlog_by_heap_range(
     typing(platform, engine.ROWS)
     asked, done = watched()
     assert (done.rows, left(platform)) == (engine.ROWS, 0)
-    assert {kind for kind, _ in asked.asked} == {"index"}
+    assert {kind for kind, _ in asked} == {"index"}
 
     # One in fifty is due: less than three on a page.
     typing(platform, 60_000, expired="n % 50 = 0")
     asked, done = watched()
     assert (done.rows, left(platform)) == (1200, 58_800)
-    assert {kind for kind, _ in asked.asked} == {"index"}
+    assert {kind for kind, _ in asked} == {"index"}
 
     platform.sql("DELETE FROM echoroom.typing_indicators")
     typing(platform, 20_000, expired="n % 2 = 0")
     asked, done = watched()
     assert (done.rows, left(platform)) == (10_000, 10_000)
-    assert [kind for kind, _ in asked.asked][:2] == ["index", "pages"]
-    assert "index" not in [kind for kind, _ in asked.asked][1:]
+    assert [kind for kind, _ in asked][:2] == ["index", "pages"]
+    assert "index" not in [kind for kind, _ in asked][1:]
 
 
 def test_a_batch_tunes_itself_to_its_time(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,12 +121,12 @@ def test_a_batch_tunes_itself_to_its_time(platform: Platform, monkeypatch: pytes
     monkeypatch.setattr(engine, "ROWS_A_PAGE", 1_000_000)
     monkeypatch.setattr(engine, "TARGET_SECONDS", 1000.0)
     asked, _ = watched()
-    assert [size for _, size in asked.asked][:3] == [500, 1000, 2000]
-    typing(platform, 2_000)
+    assert [size for _, size in asked][:3] == [500, 1000, 2000]
+    typing(platform, 1_000)
     monkeypatch.setattr(engine, "TARGET_SECONDS", 0.0)
     asked, _ = watched()
-    assert [size for _, size in asked.asked][:4] == [500, 125, 31, 7]
-    assert min(size for _, size in asked.asked) == 1
+    assert [size for _, size in asked][:4] == [500, 125, 31, 7]
+    assert min(size for _, size in asked) == 1
     assert left(platform) == 0
 
 
@@ -212,7 +218,7 @@ def test_a_row_that_the_database_refuses_does_not_stop_the_others(platform: Plat
     assert (done.rows, left(platform)) == (699, 1)
     assert done.error == "RaiseException: no"
     entry = platform.sql("SELECT * FROM roomkeeper.job_runs")[0]
-    assert (entry.outcome, entry.remaining > 0, entry.error) == ("done", True, "RaiseException: no")
+    assert (entry.outcome, entry.remaining, entry.error) == ("done", 1, "RaiseException: no")
 
 
 def test_a_run_that_fails_says_what_it_had_done(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,37 +260,50 @@ def test_a_killed_run_leaves_whole_batches_and_the_next_one_finishes(platform: P
     assert left(platform) == 0
 
 
-def test_where_no_index_serves_each_run_walks_a_stretch(platform: Platform) -> None:
+def test_where_no_index_serves_each_run_walks_its_share(platform: Platform) -> None:
     policy = Sweep(
         name="echoroom.test",
         model=VoiceStatus,
         rule="what is muted is deleted",
         why="For this test (echoroom.md, voice_status).",
         due=VoiceStatus.is_muted.is_(True),
-        walk=10,
+        walk=timedelta(minutes=1),
         then=Delete(),
         every=timedelta(seconds=5),
     )
     platform.sql(
         "INSERT INTO echoroom.voice_status (is_muted, last_updated) "
-        "SELECT n % 3000 = 1, now() FROM generate_series(1, 9000) AS n"
+        "SELECT n % 9000 = 1, now() FROM generate_series(1, 30000) AS n"
     )
     pages = platform.sql("SELECT pg_relation_size('echoroom.voice_status') / 8192")[0][0]
-    assert pages > 50
-    # The first stretch has one; then on, until a stretch has none.
-    asked, done = watched(policy)
-    assert (done.rows, sum(size for _, size in asked.asked)) == (1, 20)
-    place = select(SweepPosition.page).where(SweepPosition.policy == policy.name)
-    with platform.engine.begin() as connection:
-        assert connection.scalar(place) == 20
+    assert pages > 200
+
+    def place() -> int:
+        with platform.engine.begin() as connection:
+            found = connection.scalar(select(SweepPosition.page).where(SweepPosition.policy == policy.name))
+            return found or 0
+
+    # The first pages have one; then on, until as many as its share have none.
+    asked, done = watched(policy, share=0.1)
+    assert done.rows == 1
+    assert sum(size for _, size in asked) == place() < pages
     runs, found = 0, 1
-    while found < 3:
-        found += run(policy).rows
+    while found < 4:
+        before = place()
+        done = run(policy, share=0.1)
+        found += done.rows
+        assert done.rows or (place() - before) % pages >= pages * 0.1
         runs += 1
-        assert runs < pages / 10 + 1
+        assert runs <= 11
     # By hand through all of it, whatever the position.
     platform.sql("UPDATE echoroom.voice_status SET is_muted = true")
-    assert run(policy, thorough=True).rows == 8997
+    assert run(policy).rows == 29_996
+
+
+def test_a_small_table_is_walked_as_a_whole(platform: Platform) -> None:
+    add(platform, VoiceStatus, is_speaking=True, last_updated=ago(days=1))
+    done = run(POLICIES["echoroom.voice_speaking"], share=0.001)
+    assert done.rows == 1
 
 
 def test_a_walk_ends_at_its_beginning_and_survives_a_table_that_shrinks(platform: Platform) -> None:
@@ -415,3 +434,158 @@ def test_a_policy_that_walks_goes_by_no_index(platform: Platform) -> None:
     assert POLICIES["connect.chat_rooms"].found is None
     assert POLICIES["connect.calls"].found is POLICIES["connect.calls"].quick
     assert POLICIES["echoroom.typing"].found is POLICIES["echoroom.typing"].due
+
+
+def refuse(platform: Platform, name: str) -> None:
+    """Let the database refuse to delete the indicators of so called people."""
+    platform.sql(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'no'; END $$
+        """
+    )
+    platform.sql(
+        "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.typing_indicators FOR EACH ROW "
+        f"WHEN (OLD.username = '{name}') EXECUTE FUNCTION refuse()"
+    )
+
+
+def test_rows_that_are_refused_do_not_stand_in_the_way_of_those_behind_them(platform: Platform) -> None:
+    typing(platform, 2_000)
+    refuse(platform, "Eve")
+    # The first that an index finds.
+    platform.sql(
+        "UPDATE echoroom.typing_indicators SET username = 'Eve', expires_at = expires_at - interval '1 day'"
+        " WHERE id IN (SELECT id FROM echoroom.typing_indicators LIMIT 600)"
+    )
+    done = sweep(platform, "echoroom.typing")
+    assert (done.rows, done.remaining, left(platform)) == (1_400, 600, 600)
+
+
+def test_a_refused_row_costs_a_run_no_more_than_its_time(platform: Platform) -> None:
+    typing(platform, 5_000)
+    refuse(platform, "Eve")
+    platform.sql("UPDATE echoroom.typing_indicators SET username = 'Eve'")
+    done = run(seconds=0.5)
+    assert done.more
+    assert 0 < done.remaining < 5_000
+
+
+def test_rows_that_somebody_holds_do_not_stand_in_the_way(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a policy that looks its rows up before it takes them."""
+    monkeypatch.setattr(engine, "LOOK", 20)
+    room = add(platform, ChatSession, category="Calm")
+    platform.sql("INSERT INTO echoroom.users (username) SELECT 'Ada' FROM generate_series(1, 60)")
+    platform.sql("UPDATE echoroom.users SET last_active = NULL")
+    platform.sql(
+        "INSERT INTO echoroom.session_participants (session_id, user_id, joined_at)"
+        " SELECT :room, id, CAST(:now AS timestamptz) - interval '1 day' FROM echoroom.users",
+        room=room,
+        now=NOW,
+    )
+    first = select(SessionParticipant.id).limit(30).with_for_update()
+    with held(platform, first):
+        done = sweep(platform, "echoroom.ghosts", by_hand=False)
+    assert (done.rows, done.remaining > 0) == (30, True)
+    assert sweep(platform, "echoroom.ghosts", by_hand=False).rows == 30
+
+
+def test_rows_that_were_looked_up_go_in_batches_that_tune_themselves(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = [add(platform, ChatSession, category="Calm") for _ in range(3)]
+    platform.sql("INSERT INTO echoroom.users (username) SELECT 'Ada' FROM generate_series(1, 300)")
+    platform.sql("UPDATE echoroom.users SET last_active = NULL")
+    platform.sql(
+        "INSERT INTO echoroom.session_participants (session_id, user_id, joined_at)"
+        " SELECT room.id, who.id, CAST(:now AS timestamptz) - interval '1 day'"
+        " FROM echoroom.users AS who, echoroom.chat_sessions AS room",
+        now=NOW,
+    )
+    monkeypatch.setattr(engine, "TARGET_SECONDS", 1000.0)
+    asked, done = watched(POLICIES["echoroom.ghosts"])
+    assert done.rows == 300 * len(rooms)
+    # One look, however dear it is, and the sizes of what was changed.
+    assert [kind for kind, _ in asked] == ["look", *["take"] * 4]
+    assert [size for _, size in asked][1:] == [100, 200, 400, 200]
+
+
+def test_what_takes_too_long_is_taken_in_smaller_parts(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typing(platform, 100)
+    platform.sql(
+        """
+        CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(0.005); RETURN OLD; END $$
+        """
+    )
+    platform.sql(
+        "CREATE TRIGGER dawdle BEFORE DELETE ON echoroom.typing_indicators FOR EACH ROW "
+        "EXECUTE FUNCTION dawdle()"
+    )
+    monkeypatch.setattr(batch, "CHANGE_MS", 100)
+    done = run()
+    assert (done.rows, done.error, left(platform)) == (100, None, 0)
+    typing(platform, 100)
+    monkeypatch.setattr(engine, "ROWS_A_PAGE", 0)
+    monkeypatch.setattr(engine, "ROWS", 1)
+    assert run().rows == 100
+
+
+def test_a_run_by_pages_goes_on_where_the_last_one_stopped(platform: Platform) -> None:
+    platform.sql(
+        "INSERT INTO echoroom.voice_status (is_speaking) SELECT false FROM generate_series(1, 20000)"
+    )
+    platform.sql(
+        "INSERT INTO echoroom.voice_status (is_speaking, last_updated)"
+        " SELECT true, NULL FROM generate_series(1, 500)"
+    )
+    policy = POLICIES["echoroom.voice_speaking"]
+    runs = 0
+    while platform.sql("SELECT count(*) FROM echoroom.voice_status WHERE is_speaking")[0][0]:
+        # Time for one range of pages each.
+        run(policy, seconds=0.0001)
+        runs += 1
+        assert runs < 20
+    assert runs > 1
+
+
+def test_who_goes_along_and_is_refused_does_not_keep_the_row(platform: Platform) -> None:
+    room = add(platform, ChatSession, category="Calm")
+    who = add(platform, User, username="Ada", last_active=None)
+    add(platform, SessionParticipant, session_id=room, user_id=who, joined_at=ago(days=1))
+    add(platform, VoiceStatus, session_id=room, user_id=who, last_updated=ago(days=1))
+    platform.sql(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'no'; END $$
+        """
+    )
+    platform.sql(
+        "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.voice_status FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    assert sweep(platform, "echoroom.ghosts").rows == 1
+    assert [row["is_active"] for row in rows(platform, SessionParticipant).values()] == [False]
+
+
+def test_a_run_that_hangs_does_not_keep_others_from_running_for_ever(platform: Platform) -> None:
+    with platform.engine.connect() as connection, ledger.run("echoroom.typing") as other:
+        assert other is not None
+        kept = "SELECT current_setting('idle_in_transaction_session_timeout')"
+        assert other.connection.exec_driver_sql(kept).scalar() == "10min"
+        assert connection.exec_driver_sql(kept).scalar() == "0"
+
+
+def test_a_run_that_is_broken_off_by_hand_leaves_its_row(platform: Platform) -> None:
+    typing(platform, 600)
+
+    def stop(_progress: engine.Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cleanup.run(TYPING, platform.settings, now=NOW, watch=stop)
+    entry = platform.sql("SELECT * FROM roomkeeper.job_runs")[0]
+    assert (entry.outcome, entry.rows) == ("failed", 500)

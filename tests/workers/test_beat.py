@@ -1,7 +1,12 @@
 """Beat: what is due is sent, by one of several, through outages, and leaves no pile behind."""
 
+import json
 import time
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
 
+from redbeat.decoder import RedBeatJSONEncoder
 from redis import Redis
 
 from tests.platform import Platform, Program, eventually
@@ -67,3 +72,54 @@ def test_no_pile_of_runs_is_left_behind(platform: Platform, valkey: ValkeyServer
     # The one that does not expire, and none of beat's: they were older than a period when the worker came.
     assert (runs, sent >= 6) == (1, True)
     assert worker.said().count("Discarding revoked task") == sent
+
+
+def test_a_run_has_the_slot_that_it_was_sent_for(platform: Platform, valkey: ValkeyServer) -> None:
+    platform.set(sweep_every="echoroom.typing=1", sweep_off="echoroom.ghosts")
+    platform.worker("maintenance")
+    beats(platform)
+
+    def runs() -> Any:
+        return platform.sql(
+            "SELECT slot, started_at FROM roomkeeper.job_runs WHERE job = 'echoroom.typing'"
+            " ORDER BY started_at"
+        )
+
+    eventually(lambda: len(runs()) >= 4, what="some runs have ended")
+    found = runs()
+    for slot, started in found:
+        assert timedelta(0) <= started - slot < timedelta(seconds=1)
+    for (before, _), (slot, _) in pairwise(found):
+        assert timedelta(seconds=1) <= slot - before < timedelta(seconds=1.5)
+    # What beat keeps is the timetable, and no slot of it.
+    with Redis.from_url(valkey.url(), decode_responses=True) as client:
+        kept = client.hgetall("roomkeeper:beat:echoroom.typing")
+    assert set(kept) == {"definition", "meta"}
+    assert json.loads(kept["definition"])["options"] == {"expires": 1.0}
+    assert "slot" not in str(kept)
+
+
+def test_what_is_sent_late_has_the_slot_that_it_missed(platform: Platform, valkey: ValkeyServer) -> None:
+    platform.set(sweep_every="echoroom.typing=1000")
+    first = beats(platform)
+    first.kill()
+    ago = datetime.now(UTC) - timedelta(seconds=4000)
+    key = "roomkeeper:beat:echoroom.typing"
+    with Redis.from_url(valkey.url()) as client:
+        # As after an outage of more than an hour.
+        meta = {"last_run_at": ago, "total_run_count": 7}
+        client.hset(key, "meta", json.dumps(meta, cls=RedBeatJSONEncoder))
+        client.zadd("roomkeeper:beat::schedule", {key: ago.timestamp() + 1000})
+    platform.worker("maintenance")
+    beats(platform)
+    slots = eventually(
+        lambda: platform.sql("SELECT slot FROM roomkeeper.job_runs WHERE job = 'echoroom.typing'")
+    )
+    assert abs(slots[0][0] - (ago + timedelta(seconds=1000))) < timedelta(seconds=0.01)
+
+
+def test_what_nobody_has_sent_for_a_slot_has_none(platform: Platform) -> None:
+    platform.worker("maintenance")
+    platform.send("echoroom.typing", queue="cleanup")
+    rows = eventually(lambda: platform.sql("SELECT job, slot FROM roomkeeper.job_runs"))
+    assert [tuple(row) for row in rows] == [("echoroom.typing", None)]

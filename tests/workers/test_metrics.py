@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stack.ports import free_port
+from tasks.apps import POLICIES
 from tasks.attachments import operate
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
@@ -17,6 +18,7 @@ from workers.known_bad import EICAR
 from workers.scanner import Scanner, Version
 from workers.state_metrics import State
 
+EVERY = timedelta(minutes=1)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -37,7 +39,7 @@ def scraped(port: int) -> Samples:
 def state(platform: Platform) -> Iterator[State]:
     values = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
     with environment(values):
-        yield State(platform.settings)
+        yield State(platform.settings, {"echoroom.typing": EVERY, "echoroom.ghosts": EVERY})
 
 
 def asked(state: State) -> Samples:
@@ -92,6 +94,9 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
             return False
 
     eventually(up, what="metrics are served")
+    # Of all policies that run.
+    overdue = {labels[0][1] for name, labels in scraped(port) if name == "roomkeeper_policy_overdue"}
+    assert overdue == set(POLICIES)
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
     assert f"Metrics can not be served on 127.0.0.1:{port}" in taken.said()
@@ -131,6 +136,28 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
     assert list(ages) == [(("app", "openchat"),)]
     assert 100 <= ages[("app", "openchat"),] < 160
     assert found["roomkeeper_dead_letters", ()] == 1
+
+
+def test_what_ails_a_policy_is_told(platform: Platform, state: State) -> None:
+    def told(name: str) -> dict[str, float]:
+        found = asked(state).items()
+        return {
+            labels[0][1]: value for (family, labels), value in found if family == f"roomkeeper_policy_{name}"
+        }
+
+    assert told("overdue") == {"echoroom.typing": 0, "echoroom.ghosts": 0}
+    assert told("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 0}
+    ghosts = [("echoroom.ghosts", minutes, 7) for minutes in (3, 2, 1)]
+    for job, minutes, remaining in (("echoroom.typing", 4, 0), *ghosts):
+        platform.sql(
+            "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome, remaining)"
+            " SELECT :job, at, at, 0, 'done', :remaining FROM (SELECT now() - :ago AS at) AS moment",
+            job=job,
+            ago=timedelta(minutes=minutes),
+            remaining=remaining,
+        )
+    assert told("overdue") == {"echoroom.typing": 1, "echoroom.ghosts": 0}
+    assert told("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 7}
 
 
 def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) -> None:

@@ -9,8 +9,10 @@ from sqlalchemy import Engine, inspect, text
 
 from commands import checks
 from models.platform import SCHEMA
+from tasks.apps import APPS
 from tests.platform import environment
 from workers import db, migrate
+from workers.bootstrap import bootstrap
 from workers.settings import get_settings, load
 
 
@@ -37,6 +39,7 @@ OURS = {
     "scan_verdicts",
     "sql_tasks",
     "status_inbox",
+    "sweeps",
 }
 
 
@@ -55,6 +58,9 @@ def test_the_migrations_make_what_the_models_say(engine: Engine) -> None:
         "ALTER TABLE roomkeeper.dead_letters ALTER COLUMN reason DROP NOT NULL",
         "ALTER TABLE roomkeeper.attachment_jobs ALTER COLUMN attempt SET DEFAULT 7",
         "DROP INDEX roomkeeper.attachment_jobs_due",
+        "DROP INDEX roomkeeper.job_runs_started_at",
+        "ALTER TABLE roomkeeper.job_runs DROP COLUMN slot",
+        "ALTER TABLE roomkeeper.job_runs ALTER COLUMN remaining DROP DEFAULT",
         "CREATE TABLE roomkeeper.more (id int)",
     ],
 )
@@ -109,10 +115,27 @@ def test_there_is_a_way_back_and_forth_again(engine: Engine) -> None:
     assert tables(engine) == OURS
 
 
+def test_runs_of_an_earlier_version_stay_in_the_ledger(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        command.downgrade(migrate._config(connection), "0003")
+        connection.execute(
+            text(
+                "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
+                " VALUES ('attachments.recover', '2026-01-01Z', '2026-01-01Z', 3, 'done')"
+            )
+        )
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        (run,) = connection.execute(text("SELECT * FROM roomkeeper.job_runs")).all()
+    assert (run.job, run.rows, run.slot, run.batches, run.remaining) == ("attachments.recover", 3, None, 0, 0)
+
+
 def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_database: str) -> None:
     def said() -> list[str]:
         return [f"{fault.sentence} {fault.advice}" for fault in checks.database(get_settings())]
 
+    bootstrap(engine, [APPS["echoroom"].models])
     with environment({"DATABASE_URL": empty_database, "ROOMKEEPER_APPS": "echoroom"}):
         newest = migrate.newest()
         assert said() == [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.settings import Settings, SettingsError, load, variable
+from workers.settings import MAX_SECONDS, Settings, SettingsError, load, variable
 
 DATABASE = "postgresql://user:hunter2@db/chat"
 #: One wrong value for each setting, and a piece of the sentence that must follow the variable's name.
@@ -33,6 +33,10 @@ WRONG = {
     "audit_every_seconds": ("0", "greater than 0"),
     "outbox_every_seconds": ("0", "greater than 0"),
     "outbox_keep_seconds": ("-1", "greater than or equal to 0"),
+    "sweep_every": ("echoroom.typing=0", "must have seconds above 0"),
+    "sweep_after": ("echoroom.ghosts", "must be pairs like echoroom.typing=5"),
+    "sweep_seconds": ("0", "greater than 0"),
+    "socketio_url": ("amqp://user:hunter2@broker", "must begin with redis:// or rediss://"),
     "rescan_share": ("1.1", "less than or equal to 1"),
     "identify_timeout_seconds": ("0", "greater than 0"),
     "metrics_port": ("0", "greater than or equal to 1"),
@@ -63,6 +67,7 @@ WRONG = {
 FREE = {
     "apps",
     "strip_originals",
+    "sweep_off",
     "work_root",
     "metrics_address",
     "storage_root",
@@ -179,6 +184,33 @@ def test_lists_and_pairs_are_read() -> None:
         {"DATABASE_URL": DATABASE, "ROOMKEEPER_APPS": " openchat, pern,", "ROOMKEEPER_SCHEMAS": "a=b, c = d"}
     )
     assert (settings.apps, settings.schemas) == (("openchat", "pern"), {"a": "b", "c": "d"})
+
+
+def test_periods_of_policies_are_read() -> None:
+    settings = load(
+        {
+            "DATABASE_URL": DATABASE,
+            "ROOMKEEPER_SWEEP_EVERY": " a.b=2.5, c.d = 60,",
+            "ROOMKEEPER_SWEEP_AFTER": f"a.b={MAX_SECONDS}",
+            "ROOMKEEPER_SWEEP_OFF": "a.b, c.d",
+        }
+    )
+    assert settings.sweep_every == {"a.b": 2.5, "c.d": 60}
+    assert settings.sweep_after == {"a.b": MAX_SECONDS}
+    assert settings.sweep_off == ("a.b", "c.d")
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", str(MAX_SECONDS + 1), "inf", "nan", "soon", ""])
+@pytest.mark.parametrize("variable", ["ROOMKEEPER_SWEEP_EVERY", "ROOMKEEPER_SWEEP_AFTER"])
+def test_a_period_that_is_none_is_told(variable: str, seconds: str) -> None:
+    assert fault(**{variable: f"a.b=1,c.d={seconds}"}).startswith(f"{variable} is wrong")
+
+
+def test_a_policy_that_is_none_ends_a_worker_with_just_the_sentence() -> None:
+    ended = run("worker", "maintenance", DATABASE_URL=DATABASE, ROOMKEEPER_SWEEP_OFF="echoroom.typng")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("ROOMKEEPER_SWEEP_OFF names 'echoroom.typng', which is not a policy: ")
+    assert ended.stderr.endswith("Did you mean 'echoroom.typing'?\n")
 
 
 def test_a_worker_with_a_wrong_setting_ends_with_just_the_sentence() -> None:

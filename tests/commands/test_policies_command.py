@@ -1,0 +1,461 @@
+"""`roomkeeper policies` shows what there is and how it gets on; `roomkeeper run` runs one by hand."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, text
+
+from commands import policies as command
+from models.echoroom import ChatSession, TypingIndicator, User
+from tasks import cleanup
+from tasks.apps import APPS, POLICIES
+from tasks.apps.columns import table_of
+from tests.cleanup.sweeping import add, rows
+from tests.commands.cli import Outcome, on
+from tests.platform import Platform
+from workers.settings import load
+
+TYPING = POLICIES["echoroom.typing"]
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def typing(platform: Platform, expires_at: datetime = PAST) -> UUID:
+    """Insert somebody who types until then."""
+    room = add(platform, ChatSession, category="Calm")
+    here = {"session_id": room, "user_id": add(platform, User, username="Ada")}
+    return add(platform, TypingIndicator, username="Ada", expires_at=expires_at, **here)
+
+
+def words(outcome: Outcome) -> str:
+    """Return what was printed, as one line without the tables' frames."""
+    return " ".join(re.sub("[│─-╿]", " ", outcome.out).split())
+
+
+def wide(platform: Platform, *arguments: str, columns: int = 200) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        return on(platform, *arguments)
+
+
+def line(outcome: Outcome, policy: str) -> list[str]:
+    """Return a policy's cells, of a wide table."""
+    lines = [
+        [cell.strip() for cell in line[1:-1].split("│")]
+        for line in outcome.out.splitlines()
+        if line.startswith("│")
+    ]
+    (first,) = [number for number, cells in enumerate(lines) if cells[0] == policy]
+    last = next((n for n in range(first + 1, len(lines)) if lines[n][0]), len(lines))
+    return [" ".join(filter(None, cells)) for cells in zip(*lines[first:last], strict=True)]
+
+
+@contextmanager
+def under_way(platform: Platform) -> Iterator[None]:
+    """Hold what a run of the policy holds."""
+    with platform.engine.begin() as connection:
+        key = {"key": f"roomkeeper:{TYPING.name}"}
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+        yield
+
+
+# -- policies --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [40, 80, 149, 150, 250])
+def test_every_policy_is_shown_with_its_rule_and_period(platform: Platform, columns: int) -> None:
+    outcome = wide(platform, "policies", columns=columns)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert max(map(len, outcome.out.splitlines())) <= columns
+    assert "{" not in outcome.out
+    for policy in POLICIES.values():
+        assert outcome.out.count(policy.name) >= 1
+    if columns == 80:
+        shown = words(outcome)
+        for policy in POLICIES.values():
+            assert f"{policy.name} ({policy.table.fullname})" in shown
+        assert "participants without any sign of life for 30 minutes leave, with their voice status" in shown
+        assert "every 5 s; last run: never; due now: 0" in shown
+
+
+def test_one_application_is_shown(platform: Platform) -> None:
+    outcome = wide(platform, "policies", "echoroom")
+    for name in POLICIES:
+        assert (name in outcome.out) is name.startswith("echoroom.")
+    assert "roomkeeper.runs" in wide(platform, "policies", "roomkeeper").out
+    assert on(platform, "policies", "echorom").err == (
+        "'echorom' is not an application: echoroom, openchat, connect, pern, audiorooms, roomkeeper. "
+        "Did you mean 'echoroom'?\n"
+    )
+
+
+def test_last_run_and_due_rows_are_shown(platform: Platform) -> None:
+    typing(platform)
+    typing(platform)
+    shown = line(wide(platform, "policies", "echoroom"), TYPING.name)
+    assert shown[1:2] + shown[3:] == ["echoroom.typing_indicators", "every 5 s", "never", "2"]
+    done = cleanup.run(TYPING, platform.settings)
+    assert done is not None and done.rows == 2
+    typing(platform)
+    shown = line(wide(platform, "policies", "echoroom"), TYPING.name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, 2 rows, done", shown[4])
+    assert shown[5] == "1"
+    with under_way(platform):
+        assert line(wide(platform, "policies", "echoroom"), TYPING.name)[4].endswith("; running now")
+
+
+def test_what_is_wrong_is_shown(platform: Platform) -> None:
+    platform.sql(
+        "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome, remaining, error)"
+        " VALUES ('echoroom.typing', '2026-01-01Z', '2026-01-01Z', 0, 'failed', 7, :error)",
+        error="Refused: [red]no\nnever",
+    )
+    shown = line(wide(platform, "policies", "echoroom", columns=300), TYPING.name)
+    assert shown[4] == "2026-01-01 00:00:00, 0 rows, 7 remain, failed: Refused: [red]no; overdue"
+
+
+def test_settings_are_shown(platform: Platform) -> None:
+    platform.set(
+        sweep_every="echoroom.counts=90,echoroom.voice=7200",
+        sweep_after="echoroom.ghosts=86400",
+        sweep_off="echoroom.typing",
+    )
+    typing(platform)
+    outcome = wide(platform, "policies", "echoroom")
+    assert line(outcome, "echoroom.counts")[3] == "every 90 s"
+    assert line(outcome, "echoroom.voice")[3] == "every 2 h"
+    # What is off is never overdue, and what is due is seen all the same.
+    assert line(outcome, TYPING.name)[3:] == ["off", "never", "1"]
+    assert "without any sign of life for 1 day leave" in words(outcome)
+
+
+def test_applications_that_are_not_enabled_are_shown_as_off(platform: Platform) -> None:
+    platform.sql("DROP SCHEMA echoroom CASCADE")
+    platform.set(apps="openchat")
+    outcome = wide(platform, "policies")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert line(outcome, TYPING.name)[3:] == ["off", "never", "–"]
+    assert "echoroom: mood-based voice rooms; not in ROOMKEEPER_APPS, so none of these runs" in words(outcome)
+    assert line(outcome, "roomkeeper.runs")[3] == "every 1 h"
+    # One that should be there.
+    platform.set(apps="echoroom")
+    assert line(wide(platform, "policies", "echoroom"), TYPING.name)[5] == "?"
+
+
+def test_counting_ends_at_a_limit(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "COUNTED", 2)
+    for shown in ("1", "2", "2+", "2+"):
+        typing(platform)
+        assert line(wide(platform, "policies", "echoroom"), TYPING.name)[5] == shown
+
+
+def slow(platform: Platform) -> None:
+    """Make it take five seconds to read who types, as of a huge table."""
+    platform.sql("ALTER TABLE echoroom.typing_indicators RENAME TO those")
+    platform.sql("CREATE VIEW echoroom.typing_indicators AS SELECT those.* FROM echoroom.those, pg_sleep(5)")
+
+
+def test_counting_does_not_take_long(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow(platform)
+    monkeypatch.setattr(command, "COUNT_MS", 300)
+    outcome = wide(platform, "policies", "echoroom")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert line(outcome, TYPING.name)[5] == "?"
+    assert line(outcome, "echoroom.voice")[5] == "0"
+
+
+def test_a_dry_run_that_takes_too_long_is_a_sentence(platform: Platform) -> None:
+    # It may take as long as any statement, and no longer.
+    slow(platform)
+    platform.set(statement_timeout_ms=2500)
+    outcome = on(platform, "run", TYPING.name, "--dry-run")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "Counting what is due takes longer than ROOMKEEPER_STATEMENT_TIMEOUT_MS allows, 2,500 ms; give it "
+        "more for this command.\n"
+    )
+
+
+def test_a_table_that_is_being_altered_is_not_waited_for(platform: Platform) -> None:
+    platform.set(lock_timeout_ms=300)
+    with platform.engine.begin() as somebody:
+        somebody.exec_driver_sql("LOCK TABLE echoroom.typing_indicators")
+        outcome = wide(platform, "policies", "echoroom")
+        dry = on(platform, "run", TYPING.name, "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert line(outcome, TYPING.name)[5] == "?"
+    assert (dry.code, dry.out) == (1, "")
+    assert dry.faults == [
+        (
+            "The database refuses: canceling statement due to lock timeout.",
+            "Somebody is altering a table; try again.",
+        )
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("policies",), ("run", "echoroom.typing")])
+def test_a_database_that_will_not_do_is_a_sentence(platform: Platform, arguments: tuple[str, ...]) -> None:
+    platform.sql("DROP SCHEMA roomkeeper CASCADE")
+    outcome = on(platform, *arguments)
+    assert (outcome.code, outcome.out) == (1, "")
+    ((sentence, advice),) = outcome.faults
+    assert sentence.startswith("The schema roomkeeper is absent")
+    assert advice == "Run: roomkeeper db upgrade"
+    platform.environment["DATABASE_URL"] = "postgresql://ada:geheim@127.0.0.1:1/chat"
+    outcome = on(platform, *arguments)
+    assert (outcome.code, outcome.out) == (1, "")
+    ((sentence, _),) = outcome.faults
+    assert sentence.startswith("The database does not answer: ")
+    assert "geheim" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spelt", "short"),
+    [
+        (1, "1 second", "1 s"),
+        (1.5, "1.5 seconds", "1.5 s"),
+        (0.25, "0.25 seconds", "0.25 s"),
+        (59, "59 seconds", "59 s"),
+        (60, "1 minute", "1 min"),
+        (90, "90 seconds", "90 s"),
+        (1800, "30 minutes", "30 min"),
+        (5400, "90 minutes", "90 min"),
+        (43200, "12 hours", "12 h"),
+        (86400, "1 day", "1 d"),
+        (30 * 86400, "30 days", "30 d"),
+        (3650 * 86400 + 1, "315,360,001 seconds", "315,360,001 s"),
+    ],
+)
+def test_periods_are_said_as_people_say_them(seconds: float, spelt: str, short: str) -> None:
+    period = timedelta(seconds=seconds)
+    assert (command.spell(period), command.short(period)) == (spelt, short)
+
+
+def test_every_rule_with_a_period_says_it() -> None:
+    settings = load({"DATABASE_URL": "postgresql://h/d"})
+    for policy in POLICIES.values():
+        assert "{" not in command.rule(policy, settings)
+
+
+# -- run -------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_run_by_hand(platform: Platform) -> None:
+    for _ in range(3):
+        typing(platform)
+    stays = typing(platform, datetime.now(UTC) + timedelta(hours=1))
+    # What beat leaves alone an operator may run.
+    platform.set(sweep_off=TYPING.name)
+    outcome = on(platform, "run", TYPING.name)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.fullmatch(r"echoroom\.typing: 3 rows deleted in 1 batch, \d+\.\d s\.\n", outcome.out)
+    assert set(rows(platform, TypingIndicator)) == {stays}
+    ((slot, outcome_told, number),) = platform.sql("SELECT slot, outcome, rows FROM roomkeeper.job_runs")
+    assert (slot, outcome_told, number) == (None, "done", 3)
+    again = on(platform, "run", TYPING.name)
+    assert again.out.startswith("echoroom.typing: 0 rows deleted in 0 batches, ")
+
+
+def test_it_goes_on_to_the_end(platform: Platform) -> None:
+    room = add(platform, ChatSession, category="Calm")
+    platform.sql(
+        "WITH people AS (INSERT INTO echoroom.users (username)"
+        " SELECT 'Ada' FROM generate_series(1, 1200) RETURNING id)"
+        " INSERT INTO echoroom.typing_indicators (session_id, user_id, username, expires_at)"
+        " SELECT :room, id, 'Ada', '2026-01-01Z' FROM people",
+        room=room,
+    )
+    # A run of beat's would be over after the first batch.
+    platform.set(sweep_seconds=0.000001)
+    outcome = on(platform, "run", TYPING.name)
+    assert re.match(r"echoroom\.typing: 1,200 rows deleted in \d+ batches, ", outcome.out)
+    assert rows(platform, TypingIndicator) == {}
+
+
+def test_rows_that_are_updated_are_changed(platform: Platform) -> None:
+    room = add(platform, ChatSession, category="Calm", current_participants=7)
+    assert on(platform, "run", "echoroom.counts").out.startswith(
+        "echoroom.counts: 1 row changed in 1 batch, "
+    )
+    assert rows(platform, ChatSession)[room]["current_participants"] == 0
+
+
+def test_a_dry_run_counts_and_changes_nothing(platform: Platform) -> None:
+    ids = {str(typing(platform)) for _ in range(7)}
+    before = platform.everything()
+    outcome = on(platform, "run", TYPING.name, "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    told, *samples, nothing = outcome.out.splitlines()
+    assert re.fullmatch(
+        r"echoroom\.typing: 7 rows are due at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, for example:", told
+    )
+    assert len(samples) == 5 and {sample.strip() for sample in samples} <= ids
+    assert nothing == "Nothing was changed."
+    assert platform.everything() == before
+    assert before["roomkeeper.job_runs"] == []
+
+
+def test_a_dry_run_of_nothing(platform: Platform) -> None:
+    outcome = on(platform, "run", TYPING.name, "--dry-run", "--now", "2026-03-01T11:30:00+01:00")
+    assert outcome.out == (
+        "echoroom.typing: 0 rows are due at 2026-03-01 10:30:00 UTC.\nNothing was changed.\n"
+    )
+
+
+def test_it_goes_by_the_time_that_is_given(platform: Platform) -> None:
+    old = typing(platform, datetime(2026, 3, 1, 9, 59, 59, tzinfo=UTC))
+    young = typing(platform, datetime(2026, 3, 1, 10, 0, 1, tzinfo=UTC))
+    outcome = on(platform, "run", TYPING.name, "--now", "2026-03-01T10:00:00Z")
+    assert outcome.out.startswith("echoroom.typing: 1 row deleted in 1 batch, ")
+    assert set(rows(platform, TypingIndicator)) == {young} != {old}
+
+
+def test_a_time_to_come_is_for_dry_runs_only(platform: Platform) -> None:
+    typing(platform, datetime.now(UTC) + timedelta(hours=1))
+    soon = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+    before = platform.everything()
+    outcome = on(platform, "run", TYPING.name, "--now", soon)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "is still to come: what is alive now would be swept. Say --dry-run as well" in outcome.err
+    assert platform.everything() == before
+    assert (
+        "echoroom.typing: 1 row is due at "
+        in on(platform, "run", TYPING.name, "--now", soon, "--dry-run").out
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            "2026-03-01T10:00:00",
+            "--now 2026-03-01T10:00:00 does not say in which zone: write 2026-03-01T10:00:00Z if it is UTC, "
+            "or with its offset, 2026-03-01T10:00:00+01:00.",
+        ),
+        (
+            "2026-03-01",
+            "--now 2026-03-01 does not say in which zone: write 2026-03-01T00:00:00Z if it is UTC, or with "
+            "its offset, 2026-03-01T00:00:00+01:00.",
+        ),
+        (
+            "yesterday",
+            "--now must be a time like 2026-03-01T10:00:00Z or 2026-03-01T11:00:00+01:00 (got 'yesterday').",
+        ),
+        ("0001-01-01T00:00:00+14:00", "--now 0001-01-01T00:00:00+14:00 is beyond what a date can be."),
+    ],
+)
+def test_a_time_that_is_none_is_a_sentence(platform: Platform, given: str, sentence: str) -> None:
+    for dry in ((), ("--dry-run",)):
+        outcome = on(platform, "run", TYPING.name, "--now", given, *dry)
+        assert (outcome.code, outcome.out, outcome.err) == (1, "", f"{sentence}\n")
+
+
+def test_a_policy_that_there_is_not(platform: Platform) -> None:
+    outcome = on(platform, "run", "echoroom.typng")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "'echoroom.typng' is not a policy; `roomkeeper policies` lists them. "
+        "Did you mean 'echoroom.typing'?\n"
+    )
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_policy_of_an_application_that_is_not_enabled(platform: Platform, dry: tuple[str, ...]) -> None:
+    platform.set(apps="pern,connect")
+    outcome = on(platform, "run", TYPING.name, *dry)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "echoroom is not enabled: ROOMKEEPER_APPS names pern, connect.\n"
+    # The platform's own always is.
+    assert on(platform, "run", "roomkeeper.runs", *dry).code == 0
+
+
+def test_a_table_that_is_missing_is_a_sentence(platform: Platform) -> None:
+    platform.sql("DROP TABLE echoroom.typing_indicators")
+    # Those of others are none of its business.
+    platform.sql("DROP SCHEMA openchat CASCADE")
+    outcome = on(platform, "run", TYPING.name)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert [sentence for sentence, _ in outcome.faults] == [
+        "The table echoroom.typing_indicators does not exist."
+    ]
+
+
+def test_two_runs_at_once_are_one_too_many(platform: Platform) -> None:
+    key = typing(platform)
+    with under_way(platform):
+        outcome = on(platform, "run", TYPING.name)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "Another run of echoroom.typing is under way: nothing was done here; see: roomkeeper policies\n"
+    )
+    assert set(rows(platform, TypingIndicator)) == {key}
+
+
+def test_what_is_left_is_said_with_the_reason(platform: Platform) -> None:
+    key = typing(platform)
+    with platform.engine.begin() as somebody:
+        table = table_of(TypingIndicator)
+        somebody.execute(select(table).where(table.c.id == key).with_for_update())
+        held = on(platform, "run", TYPING.name)
+    assert held.code == 0
+    assert held.out.splitlines()[1] == "1 row is due still: somebody holds them, or changes them."
+    platform.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger AS 'BEGIN RAISE ''not today''; END' LANGUAGE plpgsql"
+    )
+    platform.sql(
+        "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.typing_indicators"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    refused = on(platform, "run", TYPING.name)
+    assert refused.out.splitlines()[-1] == "1 row is due still: the database says RaiseException: not today."
+
+
+def test_long_work_is_told_in_lines_where_nobody_looks(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "LINE_SECONDS", 0)
+    add(platform, ChatSession, category="Calm", current_participants=7)
+    outcome = on(platform, "run", "echoroom.counts")
+    assert outcome.err == "echoroom.counts: 1 row, page 0 of 1\n"
+    assert outcome.out.startswith("echoroom.counts: 1 row changed")
+
+
+def test_at_a_terminal_a_bar_comes_and_goes(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    typing(platform)
+    outcome = on(platform, "run", TYPING.name)
+    assert "echoroom.typing: 1 row" in outcome.err
+    # What it drew is taken away, and what it did is in the output.
+    assert "\x1b[2K" in outcome.err
+    assert "1 row deleted in 1 batch" in outcome.out
+
+
+def test_one_that_is_broken_off_says_what_is_done(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Any = cleanup.run
+
+    def impatient(*arguments: Any, watch: Any, **options: Any) -> Any:
+        def stop(done: Any) -> None:
+            watch(done)
+            raise KeyboardInterrupt
+
+        return real(*arguments, watch=stop, **options)
+
+    typing(platform)
+    monkeypatch.setattr(cleanup, "run", impatient)
+    outcome = on(platform, "run", TYPING.name)
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.err == "echoroom.typing: broken off; 1 row deleted.\n"
+    assert rows(platform, TypingIndicator) == {}
+
+
+def test_every_page_has_its_policies_shown(platform: Platform) -> None:
+    outcome = wide(platform, "policies")
+    for app in APPS.values():
+        assert (f"{app.name}: {app.about}" in outcome.out) is bool(app.cleanup)

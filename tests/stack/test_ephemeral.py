@@ -1,0 +1,180 @@
+"""The stale rows that the local stack feeds: some for each policy, swept when they are due, not before."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import stack as command
+from models.echoroom import TypingIndicator
+from stack.ephemeral import FEEDS, SOON, Ephemera
+from tasks import cleanup
+from tasks.apps import APPS, POLICIES, every
+from tests.cleanup.sweeping import rows
+from tests.platform import Platform, environment
+from workers.settings import load
+
+NAMES = [policy.name for app in APPS.values() for policy in app.cleanup]
+#: What is due without waiting: it is wrong, not old.
+AT_ONCE = {
+    "echoroom.counts",
+    "connect.chat_rooms",
+    "audiorooms.stays",
+    "audiorooms.duplicates",
+    "audiorooms.backwards",
+}
+
+
+def sweep(platform: Platform, now: datetime, names: Sequence[str] = NAMES) -> None:
+    for name in names:
+        assert cleanup.run(POLICIES[name], platform.settings, now=now) is not None
+
+
+def swept(ephemera: Ephemera) -> set[str]:
+    return {effect.case.policy.name for effect in ephemera.look()}
+
+
+def test_there_are_rows_for_every_policy() -> None:
+    assert sorted(FEEDS) == sorted(NAMES), "feed stale rows for it in stack/ephemeral.py"
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1]], ids=["forth", "back"])
+def test_they_are_swept_and_others_stay(platform: Platform, names: list[str]) -> None:
+    ephemera = Ephemera(platform.engine, platform.settings)
+    assert ephemera.feed() == len(NAMES)
+    assert all(case.rows >= 1 and case.fed.stays for case in ephemera.waiting)
+    for name in names:
+        sweep(platform, cleanup.clock() + SOON, [name])
+        # By its own policy, and by none of those before it: or one that does nothing would pass.
+        assert swept(ephemera) == {name}
+    assert ephemera.waiting == []
+    assert ephemera.harmed() == []
+    # Each is told once.
+    assert ephemera.look() == []
+
+
+def test_nothing_is_swept_before_it_is_due(platform: Platform) -> None:
+    ephemera = Ephemera(platform.engine, platform.settings)
+    before = cleanup.clock()
+    ephemera.feed()
+    sweep(platform, before)
+    assert swept(ephemera) == AT_ONCE
+    for case in ephemera.waiting:
+        assert timedelta(0) < case.fed.due_at - before
+    assert ephemera.harmed() == []
+
+
+def test_it_is_told_how_late_they_were_swept(platform: Platform) -> None:
+    platform.set(apps="echoroom")
+    ephemera = Ephemera(platform.engine, platform.settings)
+    ephemera.feed()
+    fed = cleanup.clock()
+    sweep(platform, fed + SOON)
+    for effect in ephemera.look():
+        late = effect.seconds + (0 if effect.case.policy.name in AT_ONCE else SOON.total_seconds())
+        assert 0 < late < (cleanup.clock() - fed).total_seconds() + 1
+
+
+def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
+    for _ in range(2):
+        ephemera = Ephemera(platform.engine, platform.settings)
+        ephemera.feed()
+        sweep(platform, cleanup.clock() + SOON)
+        assert swept(ephemera) == set(NAMES)
+        assert ephemera.harmed() == []
+
+
+def test_only_what_runs_is_fed(platform: Platform) -> None:
+    platform.set(apps="connect,pern", sweep_off="pern.keys")
+    ephemera = Ephemera(platform.engine, platform.settings)
+    ephemera.feed()
+    fed = {case.policy.name for case in ephemera.waiting}
+    assert fed == {name for name in NAMES if name.startswith(("connect.", "pern."))} - {"pern.keys"}
+
+
+def test_a_period_that_is_set_holds(platform: Platform) -> None:
+    platform.set(apps="echoroom", sweep_after="echoroom.ghosts=86400")
+    ephemera = Ephemera(platform.engine, platform.settings)
+    ephemera.feed()
+    sweep(platform, cleanup.clock() + SOON, ["echoroom.ghosts"])
+    assert swept(ephemera) == {"echoroom.ghosts"}
+
+
+def test_the_stack_runs_every_policy_every_few_seconds() -> None:
+    settings = load({"DATABASE_URL": "postgresql://h/d"} | command.IMPATIENT)
+    assert {every(POLICIES[name], settings) for name in NAMES} == {timedelta(seconds=command.SWEEP_SECONDS)}
+    assert 1 <= command.SWEEP_SECONDS <= 5
+
+
+# -- what is said of them --------------------------------------------------------------------------------
+
+
+class Group:
+    """Stands for the group of programs: at the first wait, all policies run that are not left out."""
+
+    def __init__(self, platform: Platform, names: Sequence[str], harm: str = "") -> None:
+        self.settings = platform.settings
+        self.addresses = {"database": "here"}
+        self.logs = Path("logs")
+        self._platform = platform
+        self._names = names
+        self._harm = harm
+
+    def wait(self, seconds: float) -> None:
+        if self._harm:
+            self._platform.sql(self._harm)
+        sweep(self._platform, cleanup.clock() + SOON, self._names)
+        self._names = ()
+
+
+@contextmanager
+def showing(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Files need more servers; `make demo` shows them.
+    monkeypatch.setattr("stack.samples.SAMPLES", ())
+    monkeypatch.setattr(command, "PATIENCE_SECONDS", 5)
+    platform.set(s3_bucket="nobody", s3_region="us-east-1", s3_access_key="x", s3_secret_key="x")
+    ours = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
+    with environment(ours):
+        yield
+
+
+def shown(
+    group: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[bool, str]:
+    monkeypatch.setattr(command.console, "_file", None)
+    right = command._show(group)
+    return right, capsys.readouterr().out
+
+
+def test_each_effect_is_said(
+    platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with showing(platform, monkeypatch):
+        right, said = shown(Group(platform, NAMES), capsys, monkeypatch)
+    assert right
+    for name in NAMES:
+        assert f"✓ {name}: 1 row, " in said
+    assert f"the rows of {len(NAMES)} of {len(NAMES)} policies swept" in said
+
+
+def test_what_is_not_swept_is_wrong(
+    platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with showing(platform, monkeypatch):
+        right, said = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
+    assert not right
+    assert f"✗ {NAMES[0]}: not within 5 s: somebody stops typing without a word" in said
+
+
+def test_what_had_to_stay_and_did_not_is_wrong(
+    platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with showing(platform, monkeypatch):
+        harm = "DELETE FROM echoroom.typing_indicators"
+        right, said = shown(Group(platform, NAMES, harm), capsys, monkeypatch)
+    assert rows(platform, TypingIndicator) == {}
+    assert not right
+    assert "✗ echoroom.typing: a row that had to stay was changed." in said
