@@ -9,7 +9,7 @@ How it goes about it is chosen by what is there:
   together, so it is several times faster than by index, and as fast as one DELETE of all. So it goes too
   where rows that can not be changed stand in the way of others: no page is looked at twice.
 - **By walking**, where no index serves the policy: each run looks through its share of the table, so that the
-  whole is looked through in the time that its `walk` says, and on for as long as it finds something.
+  whole is looked through in the time that its `walk` says, and on for as long as it finds a crowd.
 
 Where a run by pages stops, the next one goes on. Each batch is a transaction of its own, of rows that nobody
 else holds (`tasks/engines/batch.py`), and so large that it takes about `TARGET_SECONDS`. One that takes too
@@ -158,7 +158,7 @@ class Run:
         place %= pages
         seen = idle = 0
         try:
-            # On for as long as there is something, but once round at most.
+            # On for as long as there is much, but once round at most.
             while True:
                 first, rows = place, self.progress.rows
                 # What it falls over is not to be met first each time.
@@ -168,7 +168,9 @@ class Run:
                     place = first
                     return
                 seen += place - first
-                idle = idle + place - first if self.progress.rows == rows else 0
+                # A row here and there has the time that `walk` says; a crowd is no share of a run.
+                crowd = self.progress.rows - rows >= place - first
+                idle = 0 if crowd else idle + place - first
                 place %= pages
                 self.progress.page = seen
                 if seen >= pages or idle >= least or self._over():
