@@ -45,7 +45,9 @@ def run(
             live.tell(policy, taken.told, settings)
         watch(progress)
 
-    longest = BY_HAND if by_hand else timedelta(seconds=settings.sweep_seconds)
+    # Well before a soft limit that is shorter.
+    seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
+    longest = BY_HAND if by_hand else timedelta(seconds=seconds)
     with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=1)) as entry:
         if entry is None:
             return None

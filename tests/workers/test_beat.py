@@ -95,7 +95,7 @@ def test_a_run_has_the_slot_that_it_was_sent_for(platform: Platform, valkey: Val
     with Redis.from_url(valkey.url(), decode_responses=True) as client:
         kept = client.hgetall("roomkeeper:beat:echoroom.typing")
     assert set(kept) == {"definition", "meta"}
-    assert json.loads(kept["definition"])["options"] == {"expires": 1.0}
+    assert json.loads(kept["definition"])["options"] == {"expires": 60}
     assert "slot" not in str(kept)
 
 
