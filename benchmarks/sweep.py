@@ -33,7 +33,7 @@ from stack.ports import free_port
 from stack.postgres import Postgres
 from tasks import cleanup
 from tasks.apps import APPS, POLICIES
-from tests.platform import environment
+from tests.platform import environment, eventually
 from tests.servers import PostgresServer
 from workers import migrate
 from workers.bootstrap import bootstrap
@@ -146,9 +146,10 @@ class Bench:
         return found
 
     def _active_ms(self) -> float:
-        # A session's time is counted when it ends, or after a while.
+        # A session's time is counted when it ends.
         get_engine().dispose()
-        time.sleep(0.2)
+        ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'roomkeeper'"
+        eventually(lambda: self.database.execute(ours).fetchone() == (0,), what="sessions have ended")
         self.database.execute("SELECT pg_stat_clear_snapshot()")
         row = self.database.execute(
             "SELECT active_time FROM pg_stat_database WHERE datname = current_database()"

@@ -60,7 +60,11 @@ def _become_worker(chosen: WorkerKind, settings: Settings) -> None:
 
 def beat() -> None:
     """Run the scheduler. Several may run: one holds the lock, the others stand by."""
-    enabled(get_settings())
+    # Not before: no other program sends by it.
+    from beat_schedule import timetable
+    from workers.app import app
+
+    app.conf.beat_schedule = timetable(get_settings())
     _become("beat", "--loglevel=INFO", "--pidfile=")
 
 

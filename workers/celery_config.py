@@ -6,7 +6,6 @@ Loaded by `workers.app` at the first use of its configuration.
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from beat_schedule import timetable
 from workers.queues import KINDS, UNNAMED
 from workers.settings import get_settings
 
@@ -79,7 +78,7 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 
 # -- Beat -----------------------------------------------------------------------------------------------
-beat_schedule = timetable(_settings)
+# What is sent when is said by `roomkeeper beat`: the timetable knows the pages, which stand above `workers`.
 beat_scheduler = "workers.beat:Scheduler"
 # One beat holds a lock, others stand by: with the stock lock of 25 minutes nobody would tick for so long.
 beat_max_loop_interval = 1

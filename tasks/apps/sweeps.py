@@ -16,7 +16,7 @@ A policy is a record. It is checked when it is declared: one that would be wrong
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -134,14 +134,12 @@ class Sweep:
     parent: Column | None = None
     along: tuple[Along, ...] = ()
     event: Event | None = None
-    #: What an index finds of all that is due: `quick`, or `due` itself; None where none does.
-    found: ColumnElement[bool] | None = field(init=False)
 
     if not TYPE_CHECKING:
 
         def __new__(cls, *_: object, **given: object) -> "Sweep":
             """Refuse fields that there are not, and miss those that there must be."""
-            known = {one.name: one for one in fields(cls) if one.init}
+            known = {one.name: one for one in fields(cls)}
             for name in given:
                 if name not in known:
                     likely = difflib.get_close_matches(name, known, n=1)
@@ -155,8 +153,6 @@ class Sweep:
     def __post_init__(self) -> None:
         for fault in self._faults():
             raise PolicyError(f"{self.name}: {fault}")
-        by_index = self.quick if self.quick is not None or self.walk is not None else self.due
-        object.__setattr__(self, "found", by_index)
 
     def _faults(self) -> Iterator[str]:
         if not re.fullmatch(r"[a-z]+\.[a-z_]+", self.name):
@@ -206,6 +202,11 @@ class Sweep:
         return (self.model, *(one.model for one in self.along))
 
     @property
+    def found(self) -> ColumnElement[bool] | None:
+        """What an index finds of all that is due: `quick`, or `due` itself; None where none does."""
+        return self.due if self.walk is None and self.quick is None else self.quick
+
+    @property
     def alone(self) -> bool:
         """Whether a row is judged and changed by itself, without a look into other rows."""
         looks = any(isinstance(part, SelectBase) for part in self._parts())
@@ -219,22 +220,22 @@ class Sweep:
     def _changes(self) -> list[tuple[Table, Delete | Update]]:
         return [(self.table, self.then), *((table_of(one.model), one.then) for one in self.along)]
 
-    def _expressions(self) -> Iterator[tuple[Table, Any]]:
-        """Yield all that it says of rows, each with the table that it is said of."""
-        yield self.table, self.due
+    def _expressions(self) -> Iterator[Any]:
+        """Yield all that it says of rows."""
+        yield self.due
         if self.quick is not None:
-            yield self.table, self.quick
-        for table, then in self._changes():
+            yield self.quick
+        for _, then in self._changes():
             for column, value in then.values.items() if isinstance(then, Update) else ():
-                yield table, column.__clause_element__()
-                yield table, value
+                yield column.__clause_element__()
+                yield value
         for one in self.along:
-            yield table_of(one.model), one.of
+            yield one.of
         for column in self._own_columns():
-            yield self.table, column.__clause_element__()
+            yield column.__clause_element__()
 
     def _parts(self) -> Iterator[Any]:
-        for _, value in self._expressions():
+        for value in self._expressions():
             if not _plain(value):
                 yield from iterate(value)
 

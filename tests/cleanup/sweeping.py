@@ -1,6 +1,6 @@
 """Rows for sweeps, and sweeps of them at an exact moment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -62,3 +62,31 @@ def changed(before: Mapping[UUID, Mapping[str, Any]], key: UUID, **values: Any) 
     """Return the table as `before`, but for these values of one row."""
     assert set(values) <= set(before[key])
     return {other: {**row, **values} if other == key else dict(row) for other, row in before.items()}
+
+
+def swept(
+    platform: Platform,
+    name: str,
+    table: dict[UUID, dict[str, Any]],
+    by_hand: bool,
+    triggered: Iterable[UUID] = (),
+) -> None:
+    """Run it: `table` is all that its table then holds; nothing else changes, and nothing the next time.
+
+    A trigger sets `updated_at` of `triggered`, by the clock and not by NOW.
+    """
+    policy = POLICIES[name]
+    before = others(platform)
+    due = sum(row != table.get(key) for key, row in rows(platform, policy.model).items())
+    began = datetime.now(UTC)
+    assert sweep(platform, name, by_hand=by_hand).rows == due
+    found = rows(platform, policy.model)
+    for key in triggered:
+        assert began <= found[key]["updated_at"] <= datetime.now(UTC)
+        table = changed(table, key, updated_at=found[key]["updated_at"])
+    assert found == table
+    after = others(platform)
+    of = table_of(policy.model).fullname
+    assert {**before, of: None} == {**after, of: None}
+    assert sweep(platform, name, by_hand=by_hand).rows == 0
+    assert others(platform) == after

@@ -1,7 +1,6 @@
 """The sweeps of `connect`."""
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,8 +10,17 @@ from sqlalchemy import select
 from models import echoroom, openchat
 from models.connect import ChatRoom, Connection, InteractionLog, Message, User, UserSession, VideoRequest
 from tasks.apps import POLICIES
-from tasks.apps.columns import table_of
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, naive, others, rows, sweep
+from tests.cleanup.sweeping import (
+    INSTANT,
+    NOW,
+    add,
+    ago,
+    changed,
+    naive,
+    rows,
+    sweep,
+    swept,
+)
 from tests.platform import Platform
 
 LONG_AGO = ago(days=400)
@@ -71,28 +79,6 @@ def neighbours(platform: Platform) -> None:
     add(platform, openchat.Session, user_id=of, token="x", expires_at=day)
     platform.openchat_attachment(b"bytes", expires_at=day)
     platform.pern_attachment(b"opaque")
-
-
-def swept(platform: Platform, name: str, table: Table, by_hand: bool, triggered: Iterable[UUID] = ()) -> None:
-    """Run it: `table` is all that its table then holds; nothing else changes, and nothing the next time.
-
-    A trigger sets `updated_at` of `triggered`, by the clock and not by NOW.
-    """
-    policy = POLICIES[name]
-    before = others(platform)
-    due = sum(row != table.get(key) for key, row in rows(platform, policy.model).items())
-    began = datetime.now(UTC)
-    assert sweep(platform, name, by_hand=by_hand).rows == due
-    after_it = rows(platform, policy.model)
-    for key in triggered:
-        assert began <= after_it[key]["updated_at"] <= datetime.now(UTC)
-        table = changed(table, key, updated_at=after_it[key]["updated_at"])
-    assert after_it == table
-    after = others(platform)
-    of = table_of(policy.model).fullname
-    assert {**before, of: None} == {**after, of: None}
-    assert sweep(platform, name, by_hand=by_hand).rows == 0
-    assert others(platform) == after
 
 
 def found_by_index(platform: Platform, name: str) -> set[UUID]:

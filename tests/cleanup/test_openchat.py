@@ -20,9 +20,18 @@ from models.openchat import (
     Verification,
 )
 from tasks.apps import POLICIES
-from tasks.apps.columns import table_of
 from tasks.apps.sweeps import NOW_UTC
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, naive, others, rows, sweep
+from tests.cleanup.sweeping import (
+    INSTANT,
+    NOW,
+    add,
+    ago,
+    changed,
+    naive,
+    rows,
+    sweep,
+    swept,
+)
 from tests.platform import Platform
 
 LONG_AGO = naive(ago(days=400))
@@ -78,20 +87,6 @@ def neighbours(platform: Platform) -> None:
     of = add(platform, connect.User, **name)
     add(platform, connect.UserSession, user_id=of, status="online", expires_at=ago(days=1))
     platform.pern_attachment(b"opaque")
-
-
-def swept(platform: Platform, name: str, table: Table, by_hand: bool) -> None:
-    """Run it: `table` is all that its table then holds; nothing else changes, and nothing the next time."""
-    policy = POLICIES[name]
-    before = others(platform)
-    due = sum(row != table.get(key) for key, row in rows(platform, policy.model).items())
-    assert sweep(platform, name, by_hand=by_hand).rows == due
-    assert rows(platform, policy.model) == table
-    after = others(platform)
-    of = table_of(policy.model).fullname
-    assert {**before, of: None} == {**after, of: None}
-    assert sweep(platform, name, by_hand=by_hand).rows == 0
-    assert others(platform) == after
 
 
 @both

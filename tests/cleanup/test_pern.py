@@ -8,9 +8,8 @@ import pytest
 
 from models.pern import AuthSession, Conversation, ConversationParticipant, Message, User, UserPublicKey
 from tasks.apps import POLICIES
-from tasks.apps.columns import table_of
 from tasks.engines.batch import Batches
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, others, rows, sweep
+from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, rows, sweep, swept
 from tests.platform import Platform
 
 LONG_AGO = ago(days=1)
@@ -46,20 +45,6 @@ def message(platform: Platform, room: UUID, sender: UUID, at: datetime, **values
     stamps = {"created_at": at, "updated_at": at}
     said = {"conversation_id": room, "sender_id": sender, "content_encrypted": "…"}
     return add(platform, Message, **said | stamps | values)
-
-
-def swept(platform: Platform, name: str, table: dict[UUID, dict[str, Any]], by_hand: bool) -> None:
-    """Run it: `table` is all that its table then holds; nothing else changes, and nothing the next time."""
-    policy = POLICIES[name]
-    before = others(platform)
-    due = sum(row != table.get(key) for key, row in rows(platform, policy.model).items())
-    assert sweep(platform, name, by_hand=by_hand).rows == due
-    assert rows(platform, policy.model) == table
-    after = others(platform)
-    of = table_of(policy.model).fullname
-    assert {**before, of: None} == {**after, of: None}
-    assert sweep(platform, name, by_hand=by_hand).rows == 0
-    assert others(platform) == after
 
 
 @both

@@ -94,9 +94,26 @@ def held(platform: Platform, statement: Any) -> Iterator[Connection]:
         yield connection
 
 
-def test_a_few_go_by_index_and_a_backlog_by_heap_range(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def on_delete(platform: Platform, table: str, name: str, does: str, when: str = "true") -> None:
+    """Give a table of `echoroom` a trigger, as an application may have one."""
+    platform.sql(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does} END $$")
+    platform.sql(
+        f"CREATE TRIGGER {name} BEFORE DELETE ON echoroom.{table} FOR EACH ROW WHEN ({when})"
+        f" EXECUTE FUNCTION {name}()"
+    )
+
+
+def dawdle(platform: Platform, seconds: float) -> None:
+    """Let each indicator take so long to delete."""
+    on_delete(platform, "typing_indicators", "dawdle", f"PERFORM pg_sleep({seconds}); RETURN OLD;")
+
+
+def refuse(platform: Platform, table: str, when: str = "true") -> None:
+    """Let the database refuse to delete rows."""
+    on_delete(platform, table, "refuse", "RAISE EXCEPTION 'no';", when)
+
+
+def test_a_few_go_by_index_and_a_backlog_by_heap_range(platform: Platform) -> None:
     typing(platform, engine.ROWS)
     asked, done = watched()
     assert (done.rows, left(platform)) == (engine.ROWS, 0)
@@ -202,16 +219,7 @@ def test_the_moment_is_the_database_s_own_and_one_for_the_whole_run(platform: Pl
 
 def test_a_row_that_the_database_refuses_does_not_stop_the_others(platform: Platform) -> None:
     typing(platform, 700)
-    platform.sql(
-        """
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN RAISE EXCEPTION 'no'; END $$
-        """
-    )
-    platform.sql(
-        "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.typing_indicators FOR EACH ROW "
-        "WHEN (OLD.username = 'Eve') EXECUTE FUNCTION refuse()"
-    )
+    refuse(platform, "typing_indicators", "OLD.username = 'Eve'")
     one = platform.sql("SELECT id FROM echoroom.typing_indicators LIMIT 1")[0].id
     platform.sql("UPDATE echoroom.typing_indicators SET username = 'Eve' WHERE id = :one", one=one)
     done = sweep(platform, "echoroom.typing", by_hand=False)
@@ -236,16 +244,7 @@ def test_a_run_that_fails_says_what_it_had_done(platform: Platform, monkeypatch:
 
 def test_a_killed_run_leaves_whole_batches_and_the_next_one_finishes(platform: Platform) -> None:
     typing(platform, 40_000)
-    platform.sql(
-        """
-        CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN PERFORM pg_sleep(0.0005); RETURN OLD; END $$
-        """
-    )
-    platform.sql(
-        "CREATE TRIGGER dawdle BEFORE DELETE ON echoroom.typing_indicators FOR EACH ROW "
-        "EXECUTE FUNCTION dawdle()"
-    )
+    dawdle(platform, 0.0005)
     worker = platform.worker("maintenance")
     platform.send("echoroom.typing", queue="cleanup")
     eventually(lambda: left(platform) < 40_000)
@@ -433,30 +432,16 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
         platform.sql("DROP ROLE sweeper")
 
 
-def test_a_policy_that_walks_goes_by_no_index(platform: Platform) -> None:
+def test_a_policy_that_walks_goes_by_no_index() -> None:
     """Even if one would serve it: nearly all rows may be in it."""
     assert POLICIES["connect.chat_rooms"].found is None
     assert POLICIES["connect.calls"].found is POLICIES["connect.calls"].quick
     assert POLICIES["echoroom.typing"].found is POLICIES["echoroom.typing"].due
 
 
-def refuse(platform: Platform, name: str) -> None:
-    """Let the database refuse to delete the indicators of so called people."""
-    platform.sql(
-        """
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN RAISE EXCEPTION 'no'; END $$
-        """
-    )
-    platform.sql(
-        "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.typing_indicators FOR EACH ROW "
-        f"WHEN (OLD.username = '{name}') EXECUTE FUNCTION refuse()"
-    )
-
-
 def test_rows_that_are_refused_do_not_stand_in_the_way_of_those_behind_them(platform: Platform) -> None:
     typing(platform, 2_000)
-    refuse(platform, "Eve")
+    refuse(platform, "typing_indicators", "OLD.username = 'Eve'")
     # The first that an index finds.
     platform.sql(
         "UPDATE echoroom.typing_indicators SET username = 'Eve', expires_at = expires_at - interval '1 day'"
@@ -468,7 +453,7 @@ def test_rows_that_are_refused_do_not_stand_in_the_way_of_those_behind_them(plat
 
 def test_a_refused_row_costs_a_run_no_more_than_its_time(platform: Platform) -> None:
     typing(platform, 5_000)
-    refuse(platform, "Eve")
+    refuse(platform, "typing_indicators", "OLD.username = 'Eve'")
     platform.sql("UPDATE echoroom.typing_indicators SET username = 'Eve'")
     done = run(seconds=0.5)
     assert done.more
@@ -520,16 +505,7 @@ def test_what_takes_too_long_is_taken_in_smaller_parts(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typing(platform, 100)
-    platform.sql(
-        """
-        CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN PERFORM pg_sleep(0.005); RETURN OLD; END $$
-        """
-    )
-    platform.sql(
-        "CREATE TRIGGER dawdle BEFORE DELETE ON echoroom.typing_indicators FOR EACH ROW "
-        "EXECUTE FUNCTION dawdle()"
-    )
+    dawdle(platform, 0.005)
     monkeypatch.setattr(batch, "CHANGE_MS", 100)
     done = run()
     assert (done.rows, done.error, left(platform)) == (100, None, 0)
@@ -562,15 +538,7 @@ def test_who_goes_along_and_is_refused_does_not_keep_the_row(platform: Platform)
     who = add(platform, User, username="Ada", last_active=None)
     add(platform, SessionParticipant, session_id=room, user_id=who, joined_at=ago(days=1))
     add(platform, VoiceStatus, session_id=room, user_id=who, last_updated=ago(days=1))
-    platform.sql(
-        """
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN RAISE EXCEPTION 'no'; END $$
-        """
-    )
-    platform.sql(
-        "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.voice_status FOR EACH ROW EXECUTE FUNCTION refuse()"
-    )
+    refuse(platform, "voice_status")
     assert sweep(platform, "echoroom.ghosts").rows == 1
     assert [row["is_active"] for row in rows(platform, SessionParticipant).values()] == [False]
 
