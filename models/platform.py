@@ -256,12 +256,14 @@ class JobRun(PlatformBase):
 
     `slot` is when beat was to send it; NULL for what somebody ran by hand. `batches` are transactions that
     changed rows. `remaining` are rows that the run saw and could not change: somebody held them, or the
-    database refused (`error` says how).
+    database refused (`error` says how). 'stopped' is a run that would have taken far more rows than usual.
     """
 
     __tablename__ = "job_runs"
     __table_args__ = (
-        CheckConstraint("outcome in ('done', 'more', 'skipped', 'failed')", name="run_outcome_known"),
+        CheckConstraint(
+            "outcome in ('done', 'more', 'skipped', 'failed', 'stopped')", name="run_outcome_known"
+        ),
         Index("job_runs_job_started_at", "job", "started_at"),
         Index("job_runs_started_at", "started_at"),
         {"schema": SCHEMA},
@@ -277,3 +279,118 @@ class JobRun(PlatformBase):
     slot: Mapped[datetime | None]
     batches: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     remaining: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+
+class Hold(PlatformBase):
+    """A legal hold: no rows of this user, conversation or room are taken by retention until it is lifted."""
+
+    __tablename__ = "holds"
+    __table_args__ = (
+        CheckConstraint("entity in ('user', 'conversation', 'room')", name="hold_entity_known"),
+        CheckConstraint("(lifted_at is null) = (lifted_by is null)", name="hold_lifted_by_somebody"),
+        # One at a time of each; every batch asks for those that are in force.
+        Index(
+            "holds_in_force",
+            "app",
+            "entity",
+            "entity_id",
+            unique=True,
+            postgresql_where=text("lifted_at is null"),
+        ),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    app: Mapped[str]
+    entity: Mapped[str]
+    entity_id: Mapped[UUID]
+    reason: Mapped[str]
+    placed_by: Mapped[str]
+    placed_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    lifted_by: Mapped[str | None]
+    lifted_at: Mapped[datetime | None]
+
+
+class Approval(PlatformBase):
+    """An operator's word that a policy may take more rows than usual: so many, for a while."""
+
+    __tablename__ = "approvals"
+    __table_args__ = (Index("approvals_policy", "policy", "id"), {"schema": SCHEMA})
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    policy: Mapped[str]
+    period_seconds: Mapped[float | None]
+    rows: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    approved_by: Mapped[str]
+    approved_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    expires_at: Mapped[datetime]
+
+
+class Receipt(PlatformBase):
+    """What one transaction of retention took, or put back, and why. A trigger keeps it from changing.
+
+    `hash` is the SHA-256 of all else in the row, `previous` among it: the hash of the receipt before. `run`
+    is the same for all of one run. `content` says the rest, see `tasks/receipts.py`.
+    """
+
+    __tablename__ = "receipts"
+    __table_args__ = (
+        CheckConstraint("kind in ('taken', 'restored', 'dropped', 'reconciled')", name="receipt_kind_known"),
+        Index("receipts_policy", "policy", "number"),
+        Index("receipts_written_at", "written_at"),
+        {"schema": SCHEMA},
+    )
+
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[str]
+    policy: Mapped[str]
+    run: Mapped[UUID]
+    written_at: Mapped[datetime]
+    rows: Mapped[int] = mapped_column(BigInteger)
+    approval: Mapped[int | None] = mapped_column(BigInteger)
+    content: Mapped[dict[str, Any]]
+    previous: Mapped[str]
+    hash: Mapped[str]
+
+
+class UnfinishedArchive(PlatformBase):
+    """An archive that is being written. Its row goes with the receipt that names it; what a crash leaves
+    here is removed from the store by the policy's next run."""
+
+    __tablename__ = "unfinished_archives"
+    __table_args__ = (Index("unfinished_archives_policy", "policy"), {"schema": SCHEMA})
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    policy: Mapped[str]
+    begun_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class DoomedObject(PlatformBase):
+    """The objects of an attachment whose row is about to go: noted before the first of them is deleted.
+
+    `store` is where the original is, under `key`; `quarantined` is its name there, if it is in quarantine.
+    """
+
+    __tablename__ = "doomed_objects"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    app: Mapped[str] = mapped_column(primary_key=True)
+    attachment_id: Mapped[UUID] = mapped_column(primary_key=True)
+    policy: Mapped[str]
+    store: Mapped[str]
+    key: Mapped[str]
+    quarantined: Mapped[str | None]
+    marked_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class ListedObject(PlatformBase):
+    """What a store holds, as it was listed to be compared with the rows. Not logged: a crash empties it."""
+
+    __tablename__ = "listed_objects"
+    __table_args__ = ({"schema": SCHEMA, "prefixes": ["UNLOGGED"]},)
+
+    store: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    modified_at: Mapped[datetime]

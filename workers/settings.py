@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,6 +31,9 @@ UNPREFIXED = {"database_url": "DATABASE_URL"}
 MIB = 1024 * 1024
 #: The longest period that a setting may name: what PostgreSQL can take from any date that is met.
 MAX_SECONDS = 100 * 366 * 24 * 3600
+MAX_DAYS = 100 * 366
+#: The shortest period that retention may be given: below it is a slip of the pen.
+LEAST_DAYS = 1
 
 
 class SettingsError(Exception):
@@ -208,6 +212,53 @@ class Settings(BaseModel):
     sweep_seconds: float = Field(
         default=5, gt=0, description="How long one run of a policy goes on; the next one takes up the rest."
     )
+    retention_days: dict[str, float] = Field(
+        default={},
+        description="The periods of retention policies, in days: `pern.messages=365,connect.logs=400`. One "
+        "without a documented period is off until it is set here; `roomkeeper policies` lists them.",
+    )
+    retention_factor: float = Field(
+        default=5,
+        ge=1,
+        description="A run of retention that would take more than so many times the usual rows stops, and "
+        "waits for `roomkeeper retention approve`.",
+    )
+    retention_floor: int = Field(
+        default=10_000, ge=1, description="Fewer rows than these a run of retention may always take."
+    )
+    approval_hours: float = Field(
+        default=24, gt=0, description="How long an approval of `roomkeeper retention approve` holds."
+    )
+    archive_root: Path | None = Field(
+        default=None,
+        description="The directory that rows are archived in before retention deletes them; nothing may "
+        "serve it. Not beside ROOMKEEPER_ARCHIVE_BUCKET.",
+    )
+    archive_bucket: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="The bucket that rows are archived in, on the server of the `s3` store; nothing may "
+        "serve it. Without a place for archives, policies that archive do not run.",
+    )
+    archive_off: tuple[str, ...] = Field(
+        default=(),
+        description="Retention policies that delete without an archive, comma separated; not all may.",
+    )
+    reconcile_prefixes: tuple[str, ...] = Field(
+        default=("derived/",),
+        description="What the keys of attachments' objects begin with, comma separated: objects below them "
+        "that no row names are orphans. Nothing else in the store is looked at.",
+    )
+    reconcile_grace_hours: float = Field(
+        default=7 * 24, gt=0, description="An object younger than this is no orphan: its row may be to come."
+    )
+    reconcile_share: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="If more than this share of the objects, or of the rows, would be orphans, nothing is "
+        "changed: more likely something else is wrong.",
+    )
     socketio_url: SecretStr | None = Field(
         default=None,
         description="The Redis of the API services' `@socket.io/redis-adapter`: what sweeps change is told "
@@ -316,7 +367,9 @@ class Settings(BaseModel):
             raise ValueError("must be unix:/path/to/socket or tcp://host:port")
         return value
 
-    @field_validator("apps", "strip_originals", "sweep_off", mode="before")
+    @field_validator(
+        "apps", "strip_originals", "sweep_off", "archive_off", "reconcile_prefixes", mode="before"
+    )
     @classmethod
     def _names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -336,9 +389,9 @@ class Settings(BaseModel):
             renames[name.strip()] = real.strip()
         return renames
 
-    @field_validator("sweep_every", "sweep_after", mode="before")
+    @field_validator("sweep_every", "sweep_after", "retention_days", mode="before")
     @classmethod
-    def _seconds(cls, value: object) -> object:
+    def _seconds(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         found: dict[str, float] = {}
@@ -348,9 +401,21 @@ class Settings(BaseModel):
                 found[name] = float(number)
             except ValueError:
                 raise ValueError("must be pairs like echoroom.typing=5, separated by commas") from None
-            if not (0 < found[name] <= MAX_SECONDS):
-                raise ValueError(f"must have seconds above 0 and at most {MAX_SECONDS}, a hundred years")
+            days = info.field_name == "retention_days"
+            most, unit = (MAX_DAYS, "days") if days else (MAX_SECONDS, "seconds")
+            if not (0 < found[name] <= most):
+                raise ValueError(f"must have {unit} above 0 and at most {most}, a hundred years")
         return found
+
+    @field_validator("retention_days")
+    @classmethod
+    def _days(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, days in value.items():
+            if days < LEAST_DAYS:
+                raise ValueError(
+                    f"must have days, {LEAST_DAYS} at least: with {name}={days:g} nearly all rows would go"
+                )
+        return value
 
     @field_validator("s3_endpoint")
     @classmethod
@@ -377,6 +442,16 @@ class Settings(BaseModel):
     def _keys_come_in_pairs(self) -> Self:
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError(f"{PREFIX}S3_ACCESS_KEY and {PREFIX}S3_SECRET_KEY must be set both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _one_archive(self) -> Self:
+        if self.archive_root is not None and self.archive_bucket is not None:
+            raise ValueError(f"{PREFIX}ARCHIVE_ROOT and {PREFIX}ARCHIVE_BUCKET must not both be set")
+        if self.archive_bucket is not None and self.archive_bucket == self.s3_bucket:
+            raise ValueError(
+                f"{PREFIX}ARCHIVE_BUCKET must not be {PREFIX}S3_BUCKET, whose objects are served"
+            )
         return self
 
     @model_validator(mode="after")

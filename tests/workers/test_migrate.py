@@ -30,16 +30,22 @@ def tables(engine: Engine) -> set[str]:
 
 OURS = {
     "alembic_version",
+    "approvals",
     "attachment_events",
     "attachment_jobs",
     "dead_letters",
+    "doomed_objects",
+    "holds",
     "job_runs",
+    "listed_objects",
     "outbox",
     "positions",
+    "receipts",
     "scan_verdicts",
     "sql_tasks",
     "status_inbox",
     "sweeps",
+    "unfinished_archives",
 }
 
 
