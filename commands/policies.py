@@ -56,7 +56,7 @@ def list_policies(
     app: Annotated[str, typer.Argument(help="Only this application's, or `roomkeeper`'s own.")] = "",
 ) -> None:
     """Print every policy: what it does to which rows, how often, its last run, and what is due now."""
-    pages = {**{name: page.cleanup for name, page in APPS.items()}, OURS: OWN}
+    pages = {**{name: page.policies for name, page in APPS.items()}, OURS: OWN}
     if app and app not in pages:
         raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{_likely(app, list(pages))}")
     settings = get_settings()

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from tasks import live
 from tasks.apps import POLICIES, after, every
+from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
 from tasks.engines.batch import Batches, Taken
 from tasks.engines.sweep import Progress, Run
@@ -77,7 +78,7 @@ def clock() -> datetime:
         return moment
 
 
-def _slot(headers: Mapping[str, Any] | None) -> datetime | None:
+def slot_of(headers: Mapping[str, Any] | None) -> datetime | None:
     """Return when beat was to send a message; None for one of somebody else."""
     try:
         slot = datetime.fromisoformat(str((headers or {}).get("slot")))
@@ -90,8 +91,9 @@ def _make(policy: Sweep) -> None:
     # Not retried: the next run comes soon, and finds all that this one would have.
     @task(name=policy.task, queue=CLEANUP, bind=True, autoretry_for=())
     def sweep(self: Any) -> None:
-        run(policy, get_settings(), slot=_slot(self.request.headers))
+        run(policy, get_settings(), slot=slot_of(self.request.headers))
 
 
 for _policy in POLICIES.values():
-    _make(_policy)
+    if not isinstance(_policy, Retention):
+        _make(_policy)

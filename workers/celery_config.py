@@ -99,4 +99,5 @@ include = [
     "tasks.delivery.audit",
     "tasks.cleanup",
     "tasks.outbox",
+    "tasks.retention",
 ]

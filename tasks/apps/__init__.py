@@ -10,6 +10,7 @@ from tasks.apps.echoroom import ECHOROOM
 from tasks.apps.openchat import OPENCHAT
 from tasks.apps.pern import PERN
 from tasks.apps.platform import OWN
+from tasks.apps.retentions import Retention
 from tasks.apps.spec import App
 from tasks.apps.sweeps import Sweep
 from workers.settings import Settings, SettingsError, variable
@@ -17,7 +18,7 @@ from workers.settings import Settings, SettingsError, variable
 APPS: dict[str, App] = {app.name: app for app in (ECHOROOM, OPENCHAT, CONNECT, PERN, AUDIOROOMS)}
 #: All policies by name, the platform's own last.
 POLICIES: dict[str, Sweep] = {
-    policy.name: policy for policies in (*(app.cleanup for app in APPS.values()), OWN) for policy in policies
+    policy.name: policy for policies in (*(app.policies for app in APPS.values()), OWN) for policy in policies
 }
 
 
@@ -34,8 +35,24 @@ def enabled(settings: Settings) -> dict[str, App]:
     _known(settings.strip_originals, with_attachments, stripped, "an application with attachments")
     for name, given in (("sweep_every", settings.sweep_every), ("sweep_off", settings.sweep_off)):
         _known(given, list(POLICIES), variable(name), "a policy")
-    with_period = [name for name, policy in POLICIES.items() if policy.after is not None]
+    with_period = [
+        name
+        for name, policy in POLICIES.items()
+        if policy.after is not None and not isinstance(policy, Retention)
+    ]
     _known(settings.sweep_after, with_period, variable("sweep_after"), "a policy with a period")
+    retained = {name: policy for name, policy in POLICIES.items() if isinstance(policy, Retention)}
+    with_days = [
+        name for name, policy in retained.items() if policy.after is not None or policy.off_until_set
+    ]
+    _known(settings.retention_days, with_days, variable("retention_days"), "a retention policy with a period")
+    may = [name for name, policy in retained.items() if policy.archive and not policy.must_archive]
+    _known(
+        settings.archive_off,
+        may,
+        variable("archive_off"),
+        "a retention policy that may do without an archive",
+    )
     schemas = [schema for app in APPS.values() for schema in app.models.SCHEMAS]
     _known(settings.schemas, schemas, variable("schemas"), "a schema of an application")
     return {name: APPS[name] for name in settings.apps}
@@ -52,12 +69,19 @@ def _known(given: "Collection[str]", known: list[str], name: str, kind: str) -> 
 def policies(settings: Settings) -> dict[str, Sweep]:
     """Return the policies that run, by name: those of the enabled applications, and the platform's own.
 
+    A retention policy without a period runs when one is set.
+
     Raises:
         SettingsError: see `enabled`.
     """
-    pages = [*(app.cleanup for app in enabled(settings).values()), OWN]
-    running = [policy for page in pages for policy in page if policy.name not in settings.sweep_off]
-    return {policy.name: policy for policy in running}
+    pages = [*(app.policies for app in enabled(settings).values()), OWN]
+    return {
+        policy.name: policy
+        for page in pages
+        for policy in page
+        if policy.name not in settings.sweep_off
+        and not (policy.off_until_set and after(policy, settings) is None)
+    }
 
 
 def every(policy: Sweep, settings: Settings) -> timedelta:
@@ -67,6 +91,9 @@ def every(policy: Sweep, settings: Settings) -> timedelta:
 
 
 def after(policy: Sweep, settings: Settings) -> timedelta | None:
-    """Return the policy's period, if it has one."""
+    """Return the policy's period, if it has one: of its own, or one that was set."""
+    if isinstance(policy, Retention):
+        days = settings.retention_days.get(policy.name)
+        return policy.after if days is None else timedelta(days=days)
     seconds = settings.sweep_after.get(policy.name)
     return policy.after if seconds is None else timedelta(seconds=seconds)

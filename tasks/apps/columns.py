@@ -1,7 +1,7 @@
 """Tables and columns, as the pages name them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Table
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
@@ -15,6 +15,11 @@ def table_of(model: Model) -> Table:
     table = model.__table__
     assert isinstance(table, Table)
     return table
+
+
+def model_of(column: Column) -> Model:
+    """Return the model that a column is of."""
+    return cast(Model, column.class_)
 
 
 def names_of(columns: Iterable[Column | None]) -> set[str]:

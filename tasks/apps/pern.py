@@ -2,23 +2,68 @@
 
 from datetime import timedelta
 
-from sqlalchemy import and_, exists, func, or_, true
+from sqlalchemy import Integer, Numeric, and_, case, cast, exists, func, or_, select, true
 
 from models import pern
 from models.pern import (
     Attachment,
+    AuditLog,
     AuthSession,
+    Conversation,
     ConversationParticipant,
     Message,
     MessageStatus,
     User,
     UserPublicKey,
 )
+from tasks.apps.retentions import Changes, Goes, Owners, Retention
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import StatusRows
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
 
 _SINCE = NOW - AFTER
+
+#: The longest limit that a conversation may set: a hundred years; PostgreSQL's dates end some time.
+MAX_DAYS = 36_600
+_LIMIT = Conversation.settings["message_retention_days"]
+_DAYS = case((func.jsonb_typeof(_LIMIT) == "number", cast(_LIMIT.astext, Numeric)))
+_VALID = and_(_DAYS >= 1, _DAYS <= MAX_DAYS, func.trunc(_DAYS) == _DAYS)
+#: Conversations whose own limit is not a whole number of days: it is ignored, and told.
+MALFORMED_LIMIT = and_(func.jsonb_typeof(_LIMIT) != "null", _VALID.is_not(True))
+#: A message's own limit, in days: its conversation's, if that has a valid one.
+_OWN_LIMIT = (
+    select(cast(case((_VALID, _DAYS)), Integer))
+    .where(Conversation.id == Message.conversation_id)
+    .scalar_subquery()
+)
+
+_OWNERS: Owners = {
+    Message: {"user": (Message.sender_id,), "conversation": (Message.conversation_id,)},
+    MessageStatus: {"user": (MessageStatus.user_id,)},
+    # Theirs who wrote the message.
+    Attachment: {},
+    AuditLog: {"user": (AuditLog.user_id, AuditLog.resource_id), "conversation": (AuditLog.resource_id,)},
+}
+_WITH_A_MESSAGE = (
+    Goes(MessageStatus.message_id, "CASCADE: a status, or reaction, says nothing without its message"),
+    Goes(Attachment.message_id, "CASCADE: a file goes with its message, its object first"),
+    Changes(Message.reply_to_id, "SET NULL: who has replied keeps what they wrote"),
+)
+
+
+def _audit(severity: str, longest: bool = False) -> Retention:
+    return Retention(
+        name=f"pern.audit_{severity}",
+        model=AuditLog,
+        rule=f"audit logs of severity {severity} older than {{after}} are archived and deleted, never edited",
+        why="A trail for incidents that nobody edits (pern.md, Compliance: Audit Logs)"
+        + ("; security is kept longest." if longest else "."),
+        age=AuditLog.created_at,
+        guard=AuditLog.severity == severity,
+        owners=_OWNERS,
+        must_archive=True,
+    )
+
 
 PERN = App(
     name="pern",
@@ -114,10 +159,40 @@ PERN = App(
             after=timedelta(minutes=5),
         ),
     ),
+    retention=(
+        Retention(
+            name="pern.messages_by_conversation",
+            model=Message,
+            rule="messages older than their conversation's message_retention_days are deleted, with "
+            "statuses, files and objects; a limit that is not a whole number of days is ignored",
+            why="The limit that people set for their conversation (pern.md, Privacy: Data Retention), which "
+            "nothing else enforces.",
+            age=Message.created_at,
+            cutoff=NOW - func.make_interval(0, 0, 0, _OWN_LIMIT),
+            refers=_WITH_A_MESSAGE,
+            owners=_OWNERS,
+            # Their indexes begin with the conversation.
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="pern.messages",
+            model=Message,
+            rule="messages older than {after} in conversations without a limit of their own are deleted, "
+            "with statuses, files and objects",
+            why="Messages do not stay for ever (pern.md, Compliance: Data Retention); a conversation's own "
+            "limit stands above the general one.",
+            age=Message.created_at,
+            guard=_OWN_LIMIT.is_(None),
+            refers=_WITH_A_MESSAGE,
+            owners=_OWNERS,
+            walk=timedelta(days=1),
+        ),
+        *(_audit(severity) for severity in ("info", "warning", "error", "critical")),
+        _audit("security", longest=True),
+    ),
+    entities={"user": User, "conversation": Conversation},
     untouched={
-        pern.Conversation: "read by retention, a job to come",
+        pern.Conversation: "only read, for its limit; it stays when its messages have gone",
         pern.ConversationParticipant: "only read, for signs of life; memberships do not age",
-        pern.Message: "only read, for signs of life; aged out by retention, a job to come",
-        pern.AuditLog: "never edited; aged out by retention, a job to come",
     },
 )

@@ -1,7 +1,7 @@
 """What an application's page may say. A page is data: records that the job families' code reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from sqlalchemy.sql.visitors import iterate
 
 from models.base import Base
 from tasks.apps.columns import Column, Model, names_of, table_of
+from tasks.apps.retentions import Retention
 from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
 from tasks.apps.sweeps import PolicyError, Sweep
 from tasks.attachments.policy import Rules
@@ -152,6 +153,9 @@ class App:
         attachments: its table of attachments, if it has one.
         delivery: how it keeps the statuses of messages, if it does.
         cleanup: its policies for what is ephemeral.
+        retention: its policies for what has had its time.
+        entities: whom or what a legal hold may be placed on: 'user', 'conversation', 'room', each with the
+            table of those; None where that is not one of the application's.
         untouched: the tables that no job touches, each with the reason.
     """
 
@@ -162,16 +166,23 @@ class App:
     attachments: AttachmentTable | None = None
     delivery: StatusRows | ReadMarks | ReadPointers | None = None
     cleanup: tuple[Sweep, ...] = ()
+    retention: tuple[Retention, ...] = ()
+    entities: Mapping[str, Model | None] = field(default_factory=dict)
     untouched: Mapping[Model, str]
 
     def __post_init__(self) -> None:
         """Refuse policies that are not this application's, and names that are used twice."""
-        names = [policy.name for policy in self.cleanup]
+        names = [policy.name for policy in self.policies]
         for name in names:
             if not name.startswith(f"{self.name}."):
                 raise PolicyError(f"{name}: it is on the page of {self.name}; call it {self.name}.something.")
             if names.count(name) > 1:
                 raise PolicyError(f"{name}: this name is used twice; call one of them something else.")
+
+    @property
+    def policies(self) -> tuple[Sweep, ...]:
+        """All its policies."""
+        return (*self.cleanup, *self.retention)
 
     def tables(self) -> list[Table]:
         """Return all tables of the application, in the order of their definition."""
@@ -180,4 +191,4 @@ class App:
     def jobs(self) -> list[Job]:
         """Return what the page feeds to jobs."""
         named: tuple[Job | None, ...] = (self.attachments, self.delivery)
-        return [*(job for job in named if job), *self.cleanup]
+        return [*(job for job in named if job), *self.policies]

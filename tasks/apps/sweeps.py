@@ -145,7 +145,11 @@ class Sweep:
                     likely = difflib.get_close_matches(name, known, n=1)
                     hint = f"; did you mean {likely[0]!r}?" if likely else f": {', '.join(known)}."
                     raise PolicyError(f"{given.get('name')}: {name!r} is not a field of a policy{hint}")
-            needed = [one.name for one in known.values() if one.default is MISSING]
+            needed = [
+                one.name
+                for one in known.values()
+                if one.init and one.default is MISSING and one.default_factory is MISSING
+            ]
             if absent := [name for name in needed if name not in given]:
                 raise PolicyError(f"{given.get('name')}: give {', '.join(absent)}; see {__name__}.")
             return object.__new__(cls)
@@ -164,9 +168,9 @@ class Sweep:
             yield f"`every` must be longer than nothing, not {self.every}."
         if self.after is not None and self.after <= timedelta(0):
             yield f"`after` must be longer than nothing, not {self.after}: all rows would be due."
-        if (self.after is not None) != (AFTER in self._parameters()):
+        if (self.after is not None) != (AFTER in self._parameters()) and not self.off_until_set:
             yield "give `after` if, and only if, its expressions use AFTER."
-        if "{after}" in self.rule and self.after is None:
+        if "{after}" in self.rule and self.after is None and not self.off_until_set:
             yield "its rule speaks of a period that it does not have."
         advice = f"the first column of one of the table's indexes ({', '.join(first_columns(self.table))})"
         if self.quick is not None and not served(self.quick, self.table):
@@ -185,6 +189,11 @@ class Sweep:
             yield f"`parent` must be a foreign key, and {self.parent} is none."
         if self.along and isinstance(self.then, Delete):
             yield "nothing can go along with rows that are deleted: a foreign key does that."
+
+    @property
+    def off_until_set(self) -> bool:
+        """Whether it has a period only if an operator gives one; see `tasks/apps/retentions.py`."""
+        return False
 
     @property
     def table(self) -> Table:

@@ -11,7 +11,7 @@ joins, leaves or changes rooms can not wait for each other in a circle.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -97,7 +97,7 @@ class Batches:
         assert made.by_index is not None
         assert made.due_by_index is not None
         values = self._values(at_most=at_most)
-        with begin(PATIENCE_MS, CHANGE_MS) as connection:
+        with self._begin(PATIENCE_MS) as connection:
             taken = self._changed(connection, made.by_index, values)
             if not taken.rows:
                 # Rows that somebody holds are passed over in silence.
@@ -111,10 +111,10 @@ class Batches:
         values = self._values(**on_pages(first, last))
         try:
             # Without a look at who holds what: that takes as long again as to delete.
-            with begin(PATIENCE_MS, CHANGE_MS) as connection:
+            with self._begin(PATIENCE_MS) as connection:
                 return self._changed(connection, made.by_pages, values)
         except Contested:
-            with begin(PATIENCE_MS, CHANGE_MS) as connection:
+            with self._begin(PATIENCE_MS) as connection:
                 taken = self._changed(connection, made.by_pages_free, values)
                 taken.remaining = connection.execute(made.due_on_pages, values).scalar_one()
                 return taken
@@ -134,7 +134,7 @@ class Batches:
         made = self._statements
         values = self._values(keys=sorted(row[0] for row in seen))
         taken = Taken()
-        with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
+        with self._begin(PARENT_PATIENCE_MS) as connection:
             if self.policy.parent is not None:
                 values["parents"] = self._lock_parents(connection, made, seen)
             held = list(connection.execute(made.rows, values).scalars())
@@ -161,6 +161,16 @@ class Batches:
         assert found is not None
         with begin() as connection:
             return int(connection.execute(found, self._values(at_most=at_most)).scalar_one())
+
+    def due_on_pages(self, first: int, last: int) -> int:
+        """Count the due rows on the pages from `first` until before `last`."""
+        values = self._values(**on_pages(first, last))
+        with begin() as connection:
+            return int(connection.execute(self._statements.due_on_pages, values).scalar_one())
+
+    def _begin(self, patience_ms: int) -> AbstractContextManager[Connection]:
+        """Open the transaction of a batch."""
+        return begin(patience_ms, CHANGE_MS)
 
     def _along(self, connection: Connection, made: Statements, values: Mapping[str, Any]) -> None:
         for along in made.along:

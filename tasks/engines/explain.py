@@ -1,13 +1,17 @@
 """Does an index of the real database serve a policy? It is asked: the models may not be what is there."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ClauseElement, Connection, Executable, Select, select
 from sqlalchemy.ext.compiler import compiles
 
 from tasks.apps.sweeps import Sweep
+
+
+#: For a policy whose period nobody has set yet.
+STAND_IN = timedelta(days=365)
 
 
 def served(connection: Connection, policy: Sweep) -> bool:
@@ -18,7 +22,7 @@ def served(connection: Connection, policy: Sweep) -> bool:
     # Or a small table would be read as a whole, index or not.
     connection.exec_driver_sql("SELECT set_config('enable_seqscan', 'off', true)")
     asked = _Explained(select(key).where(policy.found))
-    plan = connection.execute(asked, {"now": datetime.now(UTC), "after": policy.after}).scalar_one()
+    plan = connection.execute(asked, {"now": datetime.now(UTC), "after": policy.after or STAND_IN}).scalar_one()
     name = policy.table.name
     return all(_narrow(node, policy) for node in _nodes(plan[0]["Plan"]) if node.get("Alias") == name)
 

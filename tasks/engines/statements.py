@@ -94,13 +94,13 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     table = policy.table
     # What an index finds is due as a whole, unless there is a narrower condition.
     found = policy.found if policy.quick is None or policy.found is None else and_(policy.found, policy.due)
-    key = _key(table)
+    key = key_of(table)
     tells = _tells(policy) if told else []
     parent = policy.parent.property.columns[0] if policy.parent is not None else None
     home = next(iter(parent.foreign_keys)).column if parent is not None else None
-    locked = select(key).where(key == _any(key, "keys"), policy.due)
+    locked = select(key).where(key == any_of(key, "keys"), policy.due)
     if parent is not None and home is not None:
-        locked = locked.where(or_(parent.is_(None), parent == _any(home, "parents")))
+        locked = locked.where(or_(parent.is_(None), parent == any_of(home, "parents")))
     seen = [key, *([] if parent is None else [parent])]
     # Of rows that stay, others may go on to refer to them.
     stays = isinstance(policy.then, sweeps.Update)
@@ -124,7 +124,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         parents=None
         if home is None
         else select(home)
-        .where(home == _any(home, "keys"))
+        .where(home == any_of(home, "keys"))
         .order_by(home)
         .with_for_update(skip_locked=True, key_share=True),
         parent=None
@@ -132,10 +132,10 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         else select(home).where(home == bindparam("key", type_=home.type)).with_for_update(key_share=True),
         rows=locked.with_for_update(skip_locked=True, key_share=stays),
         change=_change(table, policy.then)
-        .where(key == _any(key, "keys"), policy.due)
+        .where(key == any_of(key, "keys"), policy.due)
         .returning(key.label("swept"), *tells),
         along=tuple(_along(policy, one) for one in policy.along),
-        still_due=_count(select(key).where(key == _any(key, "keys"), policy.due)),
+        still_due=_count(select(key).where(key == any_of(key, "keys"), policy.due)),
         due=_count(select(key).where(policy.due).limit(_AT_MOST)),
         due_on_pages=_count(select(key).where(_on_these_pages, policy.due)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
@@ -155,17 +155,17 @@ def _change(table: Table, then: sweeps.Delete | sweeps.Update) -> Delete | Updat
 
 def _along(policy: Sweep, along: Along) -> Executable:
     table = table_of(along.model)
-    key, swept = _key(table), _key(policy.table)
+    key, swept = key_of(table), key_of(policy.table)
     # In the order of their keys, so that two of us do not wait for each other either.
     free = (
         select(key)
-        .where(along.of, swept == _any(swept, "keys"))
+        .where(along.of, swept == any_of(swept, "keys"))
         .order_by(key)
         .with_for_update(skip_locked=True, of=table)
         .cte("free")
     )
     change = _change(table, along.then).where(key.in_(select(free.c[0])), along.of)
-    return change.where(swept == _any(swept, "keys"))
+    return change.where(swept == any_of(swept, "keys"))
 
 
 def _tells(policy: Sweep) -> list[ColumnElement[Any]]:
@@ -174,12 +174,14 @@ def _tells(policy: Sweep) -> list[ColumnElement[Any]]:
     return [column.property.columns[0].label(f"told_{n}") for n, column in enumerate(policy.event.columns())]
 
 
-def _key(table: Table) -> "Column[Any]":
+def key_of(table: Table) -> "Column[Any]":
+    """Return the column that is the table's key."""
     (key,) = table.primary_key.columns
     return key
 
 
-def _any(column: "Column[Any]", name: str) -> Any:
+def any_of(column: Any, name: str) -> Any:
+    """Return any of an array that is given under `name`, of values like the column's."""
     return func.any(bindparam(name, type_=ARRAY(column.type)))
 
 

@@ -12,9 +12,9 @@ How it goes about it is chosen by what is there:
   whole is looked through in the time that its `walk` says, and on for as long as it finds a crowd.
 
 Where a run by pages stops, the next one goes on. Each batch is a transaction of its own, of rows that nobody
-else holds (`tasks/engines/batch.py`), and so large that it takes about `TARGET_SECONDS`. One that takes too
-long is tried again with a quarter; of one that the database refuses, each half is tried, down to the row that
-it refuses.
+else holds (`tasks/engines/batch.py`), and so large that it takes as long as its `Pace` says. One that takes
+too long is tried again with a quarter; of one that the database refuses, each half is tried, down to the row
+that it refuses.
 """
 
 from collections.abc import Callable
@@ -30,18 +30,34 @@ from models.platform import SweepPosition
 from tasks.apps.sweeps import Sweep
 from tasks.engines.batch import Batches, Contested, Refused, Seen, Taken, begin
 
-#: What a batch is to take: a tenth of a second is the most that others should have to wait for a row.
-TARGET_SECONDS = 0.05
 #: By heap range if more rows than these are due for each page: below, an index is faster.
 ROWS_A_PAGE = 3
-#: Rows of a batch by index, and of one of rows that were looked up; pages of one by heap range.
-ROWS, MOST_ROWS = 500, 20_000
-KEYS, MOST_KEYS = 100, 2_000
-PAGES, MOST_PAGES = 100, 500
-#: How many rows are looked up at once.
-LOOK = 5_000
 #: A walk looks through so many pages at least.
 LEAST_WALK = 20
+#: Rows that are only counted are counted on so many pages at once.
+COUNT_PAGES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How large batches are, at first and at most: they tune themselves between.
+
+    Attributes:
+        seconds: what a batch is to take: a tenth of a second is the most that others should wait for a row.
+        rows, most_rows: of a batch by index.
+        keys, most_keys: of one of rows that were looked up.
+        pages, most_pages: of one by heap range.
+        look: how many rows are looked up at once.
+    """
+
+    seconds: float = 0.05
+    rows: int = 500
+    most_rows: int = 20_000
+    keys: int = 100
+    most_keys: int = 2_000
+    pages: int = 100
+    most_pages: int = 500
+    look: int = 5_000
 
 
 @dataclass(slots=True)
@@ -73,9 +89,10 @@ class _Size:
 
     now: int
     most: int
+    seconds: float
 
     def learn(self, seconds: float) -> None:
-        factor = min(2.0, max(0.25, TARGET_SECONDS / max(seconds, 1e-6)))
+        factor = min(2.0, max(0.25, self.seconds / max(seconds, 1e-6)))
         self.now = min(self.most, max(1, int(self.now * factor)))
 
 
@@ -88,6 +105,7 @@ class Run:
         seconds: float,
         *,
         share: float = 1.0,
+        pace: Pace = Pace(),
         after_batch: Callable[[Progress, Taken], None] = lambda _progress, _taken: None,
     ) -> None:
         """Prepare it.
@@ -95,7 +113,8 @@ class Run:
         Args:
             seconds: how long it may take.
             share: of the table, how much a walk looks through where it finds nothing.
-            after_batch: is called after each commit, with what the run and the batch did.
+            after_batch: is called after each commit, with what the run and the batch did; what it raises ends
+                the run.
         """
         self.progress = Progress()
         self._batches = batches
@@ -103,9 +122,10 @@ class Run:
         self._deadline = monotonic() + seconds
         self._share = share
         self._after_batch = after_batch
-        self._rows = _Size(ROWS, MOST_ROWS)
-        self._keys = _Size(KEYS, MOST_KEYS)
-        self._pages = _Size(PAGES, MOST_PAGES)
+        self._rows = _Size(pace.rows, pace.most_rows, pace.seconds)
+        self._keys = _Size(pace.keys, pace.most_keys, pace.seconds)
+        self._pages = _Size(pace.pages, pace.most_pages, pace.seconds)
+        self._look = pace.look
 
     def go(self) -> Progress:
         """Do it; return what it did. What it raises, it raises between two whole batches."""
@@ -119,6 +139,24 @@ class Run:
             # Both ways may have met the same rows.
             self.progress.remaining = max(found, self.progress.remaining)
         return self.progress
+
+    def foresee(self, at_most: int) -> int:
+        """Count what it would take, up to a number or a little more; changes nothing."""
+        batches = self._batches
+        found = batches.due_by_index(at_most) if self._policy.found is not None else 0
+        if not self._policy.walk:
+            return found
+        pages, place = self._extent()
+        seen = walked = 0
+        least = min(pages, max(LEAST_WALK, ceil(pages * self._share)))
+        while seen < least and max(found, walked) < at_most:
+            place %= pages
+            last = min(pages, place + COUNT_PAGES, place + least - seen)
+            walked += batches.due_on_pages(place, last)
+            seen += last - place
+            place = last
+        # An index and the walk may find the same rows.
+        return max(found, walked)
 
     def _by_index(self) -> bool:
         """Take what an index finds; return whether the rest is to be taken by pages."""
@@ -144,9 +182,9 @@ class Run:
 
     def _by_looking(self) -> bool:
         """Look up what an index finds, and take it; return whether the rest is to be taken by pages."""
-        seen = self._batches.look(LOOK)
+        seen = self._batches.look(self._look)
         self._take_all(seen)
-        return len(seen) == LOOK
+        return len(seen) == self._look
 
     def _by_pages(self, share: float) -> None:
         """Take what is due on the pages, from where the last run stopped, on a share of them at least."""

@@ -1,5 +1,6 @@
 """What every object store can do."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,14 @@ class UnknownProvider(StoreError):
     """A row names a store that is not set up."""
 
 
+class ObjectsKept(StoreError):
+    """The store works and did not remove some of the objects; `count` says how many."""
+
+    def __init__(self, count: int, of: int, why: str) -> None:
+        super().__init__(f"the store refused to remove {count:,} of {of:,} objects: {why}")
+        self.count = count
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """An object as it was read.
@@ -46,6 +55,15 @@ class Fetched:
     size: int
     sha256: str
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as it is listed: its size in bytes, and when it was written, by the store's clock."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +122,29 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; it may be gone already."""
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove the objects; any of them may be gone already.
+
+        Raises:
+            ObjectMissing: there can be no object under one of the keys; nothing was removed.
+            ObjectsKept: the others were removed.
+            StoreError.
+        """
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Like `delete_many`, of objects that `quarantine` moved, by their names there."""
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Yield every object whose key begins with `prefix`, in no order, without holding them all.
+
+        Not what is in quarantine or half written, nor what can be no key: a folder's mark, or a name that is
+        no text. Of what is written or removed meanwhile some may be missing.
+
+        Raises:
+            ObjectMissing: at once, if the prefix leads out of the store or into the quarantine, or is empty.
+            StoreError.
+        """
 
     def url(self, key: str, media_type: str, name: str) -> Address:
         """Return the address under which clients get the object, to be served as `serving.headers` says."""

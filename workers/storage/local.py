@@ -5,8 +5,9 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote
@@ -19,25 +20,31 @@ from workers.storage.base import (
     Fetched,
     ObjectChanged,
     ObjectMissing,
+    ObjectsKept,
     ObjectTooLarge,
+    Stored,
     StoreError,
 )
 
 #: What the operating system says of a key under which there can be no object, now or later.
 _NO_OBJECT = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+#: What the name of a file begins with that is being written.
+_INCOMING = ".incoming-"
 
 
 class LocalStore:
     """Objects are files below `root`; a key is a relative path.
 
     Infected files go to another directory, `quarantine_root`: a web server that serves `root` can not be
-    talked into serving them. Which headers it serves with is its own configuration's matter.
+    talked into serving them. Which headers it serves with is its own configuration's matter. What is put is
+    there after a crash of the machine if it is `lasting`: that is a wait for the disk for each object.
     """
 
-    def __init__(self, root: Path, quarantine_root: Path, base_url: str) -> None:
+    def __init__(self, root: Path, quarantine_root: Path, base_url: str, *, lasting: bool = False) -> None:
         self.root = root.absolute()
         self.quarantine_root = quarantine_root.absolute()
         self.base_url = base_url.rstrip("/")
+        self._lasting = lasting
 
     def fetch(self, key: str, into: Path, *, limit: int) -> Fetched:
         if not self.root.is_dir():
@@ -50,7 +57,11 @@ class LocalStore:
 
     def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:  # noqa: ARG002 - no headers
         with _faults():
-            return _copy(source, self._path(key))
+            path = self._path(key)
+            version = _copy(source, path)
+            if self._lasting:
+                _settle(path.parent, self.root)
+            return version
 
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:  # noqa: ARG002 - no headers
         with _faults():
@@ -71,6 +82,25 @@ class LocalStore:
             path = self._path(key)
             path.unlink(missing_ok=True)
             _incoming(path).unlink(missing_ok=True)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        _remove([self._path(key) for key in keys])
+
+    def discard(self, names: Sequence[str]) -> None:
+        _remove([self.quarantine_root / _clean(name) for name in names])
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        if not self.root.is_dir():
+            # A disk that is not mounted, not a store without objects.
+            raise StoreError("the store's directory is not there")
+        folder, _, begin = str(_clean(prefix)).rpartition("/")
+        if prefix.endswith("/"):
+            folder, begin = str(_clean(prefix)), ""
+        path = self._path(folder) if folder else self.root
+        quarantine = os.path.realpath(self.quarantine_root)
+        if Path(os.path.realpath(path / begin)).is_relative_to(quarantine):
+            raise ObjectMissing("the prefix leads into the quarantine")
+        return _below(os.path.realpath(path), f"{folder}/" if folder else "", begin, quarantine)
 
     def url(self, key: str, media_type: str, name: str) -> Address:  # noqa: ARG002 - no headers
         return Address(f"{self.base_url}/{quote(str(_clean(key)))}", None)
@@ -150,11 +180,60 @@ def _move(source: Path, target: Path) -> None:
         raise ObjectMissing("the object is gone")
 
 
+def _remove(paths: Sequence[Path]) -> None:
+    kept: list[OSError] = []
+    for path in (each for object_ in paths for each in (object_, _incoming(object_))):
+        try:
+            path.unlink()
+        except OSError as error:
+            if error.errno not in _NO_OBJECT:
+                kept.append(error)
+    if kept:
+        raise ObjectsKept(len(kept), len(paths), kept[0].strerror or str(kept[0])) from kept[0]
+
+
+def _below(folder: str, start: str, begin: str, quarantine: str) -> Iterator[Stored]:
+    """Yield the objects below a directory whose keys begin with `start`, those here with `begin` after that.
+
+    Links are not followed: what they lead to has a key of its own, or is none of the store's.
+    """
+    with _faults():
+        try:
+            entries = os.scandir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            # Nobody has stored anything there yet, or it was removed just now.
+            return
+        # Directories are entered one by one as they are met, for there may be a million beside each other.
+        with entries:
+            for entry in entries:
+                if not entry.name.startswith(begin) or not _possible(key := start + entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.path != quarantine:
+                        yield from _below(entry.path, f"{key}/", "", quarantine)
+                elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(_INCOMING):
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    # A copy may keep the time of what it was made of, but not when it was made.
+                    written = max(found.st_mtime, found.st_ctime)
+                    yield Stored(key, found.st_size, datetime.fromtimestamp(written, UTC))
+
+
+def _possible(key: str) -> bool:
+    try:
+        keys.check(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
 def _incoming(target: Path) -> Path:
     # The same each time, so that what a killed process leaves is taken up by the next attempt. Not the name
     # itself, which may be as long as names can be.
     digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()
-    return target.with_name(f".incoming-{digest[:32]}")
+    return target.with_name(f"{_INCOMING}{digest[:32]}")
 
 
 def _copy(source: Path, target: Path) -> str:
@@ -175,6 +254,18 @@ def _copy(source: Path, target: Path) -> str:
             path.unlink(missing_ok=True)
             raise
         return _version(os.fstat(out.fileno()))
+
+
+def _settle(folder: Path, root: Path) -> None:
+    """Wait until the disk knows the names below `root` that lead to a file; what is in it, it knows."""
+    for path in (folder, *folder.parents):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if path == root:
+            return
 
 
 @contextmanager

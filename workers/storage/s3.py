@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,9 @@ from workers.storage.base import (
     Fetched,
     ObjectChanged,
     ObjectMissing,
+    ObjectsKept,
     ObjectTooLarge,
+    Stored,
     StoreError,
 )
 from workers.storage.digests import Digests
@@ -40,6 +43,8 @@ MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
 #: The most that S3 copies in one request.
 COPY_BYTES = 5 * 1024 * MIB
+#: The most that S3 deletes in one request.
+DELETED_AT_ONCE = 1000
 _COPY_PART_BYTES = 512 * MIB
 #: The time of an object's writing is told in whole seconds, by a clock that need not be that of the answers:
 #: one that is no older when it has been read may be overwritten without a trace in its time.
@@ -185,6 +190,18 @@ class S3Store:
         with self._faults(self._bucket):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._check(key)
+        self._delete(self._bucket, keys)
+
+    def discard(self, names: Sequence[str]) -> None:
+        self._delete(self._quarantine.bucket, [self._quarantined(name) for name in names])
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        self._check(prefix)
+        return self._below(prefix)
+
     def url(self, key: str, media_type: str, name: str) -> Address:
         self._check(key)
         if self._public_url is not None:
@@ -312,6 +329,44 @@ class S3Store:
             raise StoreError("the object did not arrive where it was moved")
         with self._faults(source[0]):
             self._client.delete_object(Bucket=source[0], Key=source[1])
+
+    def _delete(self, bucket: str, names: Sequence[str]) -> None:
+        kept, why = 0, ""
+        for start in range(0, len(names), DELETED_AT_ONCE):
+            batch = names[start : start + DELETED_AT_ONCE]
+            with self._faults(bucket):
+                answer = self._client.delete_objects(
+                    Bucket=bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                )
+            errors = [error.get("Code", "") for error in answer.get("Errors", [])]
+            refused = [code for code in errors if code != "NoSuchKey"]
+            kept += len(refused)
+            # Without the store's own sentence, which may hold the key.
+            why = why or next(iter(refused), "")
+        if kept:
+            raise ObjectsKept(kept, len(names), why)
+
+    def _below(self, prefix: str) -> Iterator[Stored]:
+        pages = iter(
+            self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        )
+        while True:
+            with self._faults(self._bucket):
+                page = next(pages, None)
+            if page is None:
+                return
+            for found in page.get("Contents", []):
+                key = found["Key"]
+                # Some servers, and Amazon's console, keep marks of folders.
+                if not key.endswith("/") and self._possible(key):
+                    yield Stored(key, found["Size"], found["LastModified"])
+
+    def _possible(self, key: str) -> bool:
+        try:
+            self._check(key)
+        except ObjectMissing:
+            return False
+        return True
 
     def _abort_uploads(self, key: str) -> None:
         """Throw away what killed workers have sent of the object: it costs space, and nobody sees it."""

@@ -1,0 +1,166 @@
+"""The statements of retention on a policy's rows and on what refers to them, made once for each policy."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
+
+from models.platform import AttachmentJob as Job
+from tasks.apps import APPS
+from tasks.apps.columns import table_of
+from tasks.apps.retentions import Changes, Goes, Retention, referred
+from tasks.apps.spec import AttachmentTable
+from tasks.apps.sweeps import Delete
+from tasks.engines.statements import any_of as _any
+from tasks.engines.statements import key_of
+
+#: All columns that the table has, whatever the models know of it.
+ALL: Any = literal_column("*")
+#: What a changed column is called after the change, in the archive.
+NOW_SUFFIX = ":now"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """Statements on a policy's own rows, by their keys: which are due, and what happens to them."""
+
+    due: Select[Any]
+    delete: Any
+    update: Any
+
+
+@cache
+def family(policy: Retention) -> Family:
+    """Return the statements on the policy's own rows."""
+    key = key_of(policy.table)
+    these = key == _any(key, "keys")
+    then = policy.then
+    values = (
+        {}
+        if isinstance(then, Delete)
+        else {to.property.columns[0]: value for to, value in then.values.items()}
+    )
+    return Family(
+        due=select(key).where(these, policy.due),
+        delete=delete(policy.table).where(these).returning(ALL) if not values else None,
+        update=update(policy.table).where(these).values(values).returning(key) if values else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Going:
+    """Statements on rows that go with others: which they are, by the others' keys, and their end."""
+
+    table: Table
+    keys: Select[Any]
+    delete: Any
+
+
+@cache
+def going(one: Goes) -> Going:
+    """Return the statements on what goes with a row."""
+    by = one.by.property.columns[0]
+    key = key_of(by.table)
+    return Going(
+        table=by.table,
+        keys=select(key).where(by == _any(referred(one), "keys")).order_by(key),
+        delete=delete(by.table).where(key == _any(key, "keys")).returning(ALL),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changing:
+    """Statements on rows that stay when what they refer to goes: what they say before, and the change.
+
+    Both return the key and the columns as texts.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+    before: Any
+    change: Any
+
+
+@cache
+def changing(one: Changes, *, of_itself: bool) -> Changing:
+    """Return the statements on what stays when a row goes."""
+    by = one.by.property.columns[0]
+    key = key_of(by.table)
+    columns = [column.property.columns[0] for column in one.changes()]
+    these = [by == _any(referred(one), "keys")]
+    if of_itself:
+        # Those that go themselves need no change.
+        these.append(key != func.all(bindparam("keys", type_=ARRAY(key.type))))
+    said = [cast(column, Text) for column in (key, *columns)]
+    before: Any = select(*said).where(*these)
+    values = {column.property.columns[0]: value for column, value in one.changes().items()}
+    return Changing(
+        table=by.table,
+        columns=tuple(column.name for column in columns),
+        # In order, so that two of us do not wait for each other.
+        before=before.order_by(key).with_for_update(key_share=True),
+        change=update(by.table).where(*these).values(values).returning(*said),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Files:
+    """Statements on the attachments that go with the rows of given keys, or are these rows.
+
+    Attributes:
+        found: their ids, stores, keys, and names in quarantine.
+        busy: the keys of the policy's rows of whose attachments somebody works on one.
+    """
+
+    app: str
+    table: Table
+    found: Select[Any]
+    busy: Select[Any]
+
+
+@cache
+def files_of(policy: Retention) -> Files | None:
+    """Return the statements on the attachments that go; None if none do."""
+    page = APPS.get(policy.app)
+    if page is None or page.attachments is None or not isinstance(policy.then, Delete):
+        return None
+    attachments: AttachmentTable = page.attachments
+    table = table_of(attachments.model)
+    root = key_of(policy.table)
+    paths = [path for path in policy.family() if path[-1].by.property.columns[0].table is table]
+    if table is policy.table:
+        paths.append(())
+    if not paths:
+        return None
+    (path,) = paths
+    joined = [one.by == referred(one) for one in path]
+    joined.append(root == _any(root, "keys"))
+    job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
+    return Files(
+        app=policy.app,
+        table=table,
+        found=select(
+            attachments.id.label("attachment_id"),
+            attachments.store_name().label("store"),
+            attachments.key.label("key"),
+            select(Job.quarantine_key).where(job).correlate(table).scalar_subquery().label("quarantined"),
+        )
+        .where(*joined)
+        .order_by(attachments.id),
+        busy=select(root).where(
+            *joined, job, Job.state == "running", Job.lease_until > func.clock_timestamp()
+        ),
+    )

@@ -1,0 +1,386 @@
+"""One batch of retention: a transaction in which rows and all that goes with them are archived and deleted.
+
+What is to be gone in the end is gone in this order, and whatever dies in between, the next run ends it:
+
+1. Objects that belong to the rows are noted (`roomkeeper.doomed_objects`), and that is committed.
+2. In one transaction: due rows are locked and judged once more; what refers to them is changed or deleted;
+   they are deleted; what was deleted is written to the archive and read back; the objects are deleted; the
+   receipt is written. Then it commits.
+
+A crash before the commit leaves the rows as they were. The archive that it leaves was noted too
+(`roomkeeper.unfinished_archives`), and goes with the policy's next run; of the objects some may be gone, and
+the others go with the rows, which are due still. No legal hold is placed while a batch is at work: it waits.
+
+Such a transaction takes longer than one of a sweep. It holds rows that have had their time.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import sqlalchemy
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Table,
+    delete,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+
+from models.platform import AttachmentJob as Job
+from models.platform import DoomedObject, UnfinishedArchive
+from tasks import receipts
+from tasks.apps import enabled
+from tasks.apps.retentions import Changes, Goes, Retention
+from tasks.attachments.draw import NAMES
+from tasks.attachments.objects import picture_key
+from tasks.engines import archive
+from tasks.engines.archive import Archived
+from tasks.engines.batch import (
+    CHANGE_MS,
+    PARENT_PATIENCE_MS,
+    Batches,
+    Refused,
+    Seen,
+    Taken,
+    begin,
+)
+from tasks.engines.families import ALL, NOW_SUFFIX, Files, changing, family, files_of, going
+from tasks.engines.sweep import Pace
+from workers.db import transaction
+from workers.settings import Settings
+from workers.storage import ObjectStore, UnknownProvider, store_for
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Larger batches than a sweep's: each is an archive, which costs some hundredths of a second by itself.
+PACE = Pace(
+    seconds=0.5,
+    rows=2_000,
+    most_rows=100_000,
+    keys=500,
+    most_keys=5_000,
+    pages=250,
+    most_pages=5_000,
+    look=20_000,
+)
+#: How long a hold that is being placed is waited for.
+HOLD_PATIENCE_MS = 5_000
+#: How long a transaction may be idle while the store works.
+STORE_SECONDS = 600
+#: Held by every batch, shared; whoever places a hold has it alone.
+HOLDS_LOCK = "roomkeeper:holds"
+_LOCK = sqlalchemy.text(
+    f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{HOLDS_LOCK}', 0)),"
+    # What a receipt says has happened: a crash must not take it back.
+    " set_config('synchronous_commit', 'on', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{STORE_SECONDS}s', true)"
+)
+_PATIENCE = sqlalchemy.text("SELECT set_config('lock_timeout', :patience, true)")
+
+
+class Enough(Exception):
+    """A run has taken as many rows as it may."""
+
+
+@dataclass(slots=True)
+class _Gone:
+    """What one batch has taken so far.
+
+    Attributes:
+        rows: of each table, what was deleted, in the order of the deletions.
+        changed: of each table, rows that stay: their key, and each changed column before and after.
+    """
+
+    rows: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
+    changed: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
+
+    def keys(self, table: Table) -> list[str]:
+        """Return the first and the last key of a table's rows."""
+        from pyarrow import compute
+
+        (name,) = table.primary_key.columns.keys()
+        found = [compute.min_max(rows[name]).as_py() for of, rows in self.rows if of is table]
+        return [found[0]["min"], found[0]["max"]] if found else []
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows of each table have gone."""
+        counts: dict[str, int] = defaultdict(int)
+        for table, rows in self.rows:
+            counts[table.fullname] += rows.num_rows
+        return dict(counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Retiring(Batches):
+    """The batches of one run of a retention policy. Each may also raise StoreError, having done nothing.
+
+    Attributes:
+        settings: where objects and archives are.
+        run: the run's id, for receipts.
+        archives: where rows are archived; None if they are not.
+        operator: who runs it by hand.
+        approval: the approval that it goes by.
+        allowed: how many rows it may take; `counted` are those of each batch so far.
+    """
+
+    settings: Settings
+    run: UUID
+    archives: ObjectStore | None
+    operator: str | None = None
+    approval: int | None = None
+    allowed: int
+    counted: list[int] = field(default_factory=list)
+    _numbers: "count[int]" = field(default_factory=lambda: count(1))
+
+    @property
+    def retention(self) -> Retention:
+        """The policy."""
+        assert isinstance(self.policy, Retention)
+        return self.policy
+
+    def by_index(self, at_most: int) -> Taken:
+        return Batches.by_index(self, min(at_most, self._left()))
+
+    def on_pages(self, first: int, last: int) -> Taken:
+        left = self._left()
+        due = self.due_on_pages(first, last)
+        if due > left:
+            raise Enough
+        return Batches.on_pages(self, first, last) if due else Taken()
+
+    def take(self, seen: Seen) -> Taken:
+        """Take those of the rows that are due still, and that nobody holds, with all that goes with them."""
+        wanted = sorted(row[0] for row in seen[: self._left()])
+        files = files_of(self.retention)
+        keys = wanted if files is None else self._mark(files, wanted)
+        taken = Taken(remaining=len(wanted) - len(keys))
+        own = family(self.retention)
+        with self._begin(PARENT_PATIENCE_MS) as connection:
+            held = list(connection.execute(self._statements.rows, self._values(keys=keys)).scalars())
+            # By a statement that begins when they are held: it sees what refers to them by now.
+            due = list(connection.execute(own.due, self._values(keys=held)).scalars()) if held else []
+            if due:
+                gone = _Gone()
+                self._refers(connection, gone, self.retention.refers, self.policy.table, due)
+                taken.rows = self._own(connection, gone, due)
+                self._finish(connection, gone, taken.rows, files)
+            elif keys:
+                taken.remaining += self._still_due(connection, keys)
+        return taken
+
+    # -- the parts of a batch -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _begin(self, patience_ms: int) -> Iterator[Connection]:
+        with begin(HOLD_PATIENCE_MS, CHANGE_MS) as connection:
+            connection.execute(_LOCK)
+            connection.execute(_PATIENCE, {"patience": str(patience_ms)})
+            yield connection
+
+    def _left(self) -> int:
+        left = self.allowed - sum(self.counted)
+        if left <= 0:
+            raise Enough
+        return left
+
+    def _still_due(self, connection: Connection, keys: Sequence[Any]) -> int:
+        number: int = connection.execute(self._statements.still_due, self._values(keys=keys)).scalar_one()
+        return number
+
+    def _changed(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Taken:
+        """Take the rows of a policy whose rows go by themselves; by index, or by pages."""
+        assert isinstance(statement, sqlalchemy.Delete)
+        gone = _Gone()
+        rows = archive.copy_out(connection, statement.returning(ALL), values)
+        if rows.num_rows:
+            gone.rows.append((self.policy.table, rows))
+            self._finish(connection, gone, rows.num_rows, None)
+        return Taken(rows=rows.num_rows)
+
+    def _refers(
+        self, connection: Connection, gone: "_Gone", refers: Sequence[Any], table: Table, keys: Sequence[Any]
+    ) -> None:
+        """See to all that refers to the rows of `table` with these keys."""
+        for one in refers:
+            if isinstance(one, Changes):
+                self._change(connection, gone, one, table, keys)
+            elif isinstance(one, Goes):
+                made = going(one)
+                theirs = list(connection.execute(made.keys, {"keys": keys}).scalars())
+                if theirs:
+                    self._refers(connection, gone, one.refers, made.table, theirs)
+                    rows = archive.copy_out(connection, made.delete, {"keys": theirs})
+                    gone.rows.append((made.table, rows))
+
+    def _change(
+        self, connection: Connection, gone: "_Gone", one: Changes, table: Table, keys: Sequence[Any]
+    ) -> None:
+        import pyarrow as pa
+
+        made = changing(one, of_itself=table is one.by.property.columns[0].table)
+        values = self._values(keys=keys, going=keys)
+        before = {row[0]: row[1:] for row in connection.execute(made.before, values)}
+        if not before:
+            return
+        after = {row[0]: row[1:] for row in connection.execute(made.change, values)}
+        names = ["id", *made.columns, *(f"{name}{NOW_SUFFIX}" for name in made.columns)]
+        rows = [(key, *before[key], *after[key]) for key in after if key in before]
+        columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
+        gone.changed.append((made.table, pa.table(columns, names=names)))
+
+    def _own(self, connection: Connection, gone: "_Gone", keys: Sequence[Any]) -> int:
+        """Delete, or change, the policy's own rows; return how many."""
+        own = family(self.retention)
+        if own.update is not None:
+            return len(connection.execute(own.update, self._values(keys=keys)).all())
+        assert own.delete is not None
+        rows = archive.copy_out(connection, own.delete, self._values(keys=keys))
+        gone.rows.append((self.policy.table, rows))
+        return int(rows.num_rows)
+
+    def _finish(self, connection: Connection, gone: "_Gone", rows: int, files: "Files | None") -> None:
+        """Archive what was deleted, delete its objects, and write the receipt."""
+        archived = self._archive(gone) if self.archives is not None else []
+        objects = self._delete_objects(connection, files, gone) if files is not None else 0
+        policy = self.retention
+        content = {
+            "app": policy.app,
+            "table": policy.table.fullname,
+            "rule": policy.rule,
+            "cutoff": None if self.after is None else (self.now - self.after).isoformat(),
+            "now": self.now.isoformat(),
+            "period_seconds": None if self.after is None else self.after.total_seconds(),
+            "keys": gone.keys(policy.table),
+            "tables": gone.counts(),
+            "objects": objects,
+            "archives": [one.said() for one in archived],
+            "operator": self.operator,
+        }
+        if archived:
+            keys = [one.key for one in archived]
+            connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
+        receipts.append(
+            connection,
+            kind="taken",
+            policy=policy.name,
+            run=self.run,
+            rows=rows,
+            content=content,
+            approval=self.approval,
+        )
+        self.counted.append(rows)
+
+    def _archive(self, gone: "_Gone") -> list[Archived]:
+        assert self.archives is not None
+        number = next(self._numbers)
+        about = {"policy": self.policy.name, "run": str(self.run), "now": self.now.isoformat()}
+        archived = []
+        every = [*((*one, False) for one in gone.rows), *((*one, True) for one in gone.changed)]
+        for part, (table, rows, changed) in enumerate(every):
+            name = f"{self.run}-{number:05}-{part}-{table.name}{'-changed' if changed else ''}.parquet"
+            key = f"{self.policy.name}/{self.now:%Y/%m/%d}/{name}"
+            with transaction() as connection:
+                connection.execute(insert(UnfinishedArchive).values(key=key, policy=self.policy.name))
+            archived.append(archive.write(self.archives, key, table.fullname, rows, about, changed=changed))
+        return archived
+
+    # -- objects --------------------------------------------------------------------------------------------
+
+    def _mark(self, files: "Files", keys: Sequence[Any]) -> list[Any]:
+        """Note the objects of the rows with these keys, and of what goes with them; return whose may go.
+
+        What somebody works on at the moment may not.
+        """
+        with self._begin(PARENT_PATIENCE_MS) as connection:
+            busy = set(connection.execute(files.busy, {"keys": keys}).scalars())
+            free = [key for key in keys if key not in busy]
+            found = connection.execute(files.found, {"keys": free}).mappings().all()
+            for provider in {row["store"] for row in found}:
+                _known(provider, self.settings)
+            if found:
+                marks = [{**row, "app": files.app, "policy": self.policy.name} for row in found]
+                marked = insert(DoomedObject)
+                named = {name: marked.excluded[name] for name in ("policy", "store", "key", "quarantined")}
+                connection.execute(
+                    marked.on_conflict_do_update(index_elements=["app", "attachment_id"], set_=named), marks
+                )
+        return free
+
+    def _delete_objects(self, connection: Connection, files: "Files", gone: "_Gone") -> int:
+        """Delete the objects of deleted attachments, but those that others name; return how many."""
+        ids = [
+            UUID(key) for table, rows in gone.rows if table is files.table for key in rows["id"].to_pylist()
+        ]
+        if not ids:
+            return 0
+        theirs = (DoomedObject.app == files.app) & DoomedObject.attachment_id.in_(ids)
+        doomed = connection.execute(select(DoomedObject.__table__).where(theirs)).all()
+        if len(doomed) < len(ids):
+            # One that was made since: its keys were not noted.
+            raise Refused("attachments were added meanwhile")
+        by_store: dict[str, list[Any]] = defaultdict(list)
+        for row in doomed:
+            by_store[row.store].append(row)
+        number = 0
+        for provider, rows in by_store.items():
+            store = store_for(provider, self.settings)
+            named = self._named_by_others(connection, provider, [row.key for row in rows])
+            keys = [row.key for row in rows if row.key not in named and row.quarantined is None]
+            pictures = [picture_key(files.app, row.attachment_id, name) for row in rows for name in NAMES]
+            quarantined = [row.quarantined for row in rows if row.quarantined is not None]
+            store.delete_many([*keys, *pictures])
+            store.discard(quarantined)
+            number += len(keys) + len(quarantined)
+        jobs = (Job.app == files.app) & Job.attachment_id.in_(ids)
+        # What an operator has said of a file is not forgotten.
+        connection.execute(delete(Job).where(jobs, Job.override.is_(None)))
+        left = (
+            update(Job)
+            .where(jobs)
+            .values(state="parked", lease_until=None, outcome=None, reason="row_deleted")
+        )
+        connection.execute(left)
+        connection.execute(delete(DoomedObject).where(theirs))
+        return number
+
+    def _named_by_others(self, connection: Connection, provider: str, keys: Sequence[str]) -> set[str]:
+        """Return which of the keys rows name that stay: of any application, deleted softly or not."""
+        found: set[str] = set()
+        for page in enabled(self.settings).values():
+            table = page.attachments
+            if table is not None:
+                here = select(table.key).where(table.key.in_(keys), table.store_name() == provider)
+                found.update(connection.execute(here).scalars())
+        return found
+
+
+def _known(provider: str, settings: Settings) -> None:
+    try:
+        store_for(provider, settings)
+    except UnknownProvider as error:
+        # Of this row alone: others may be in a store that is there.
+        raise Refused(str(error)) from error
+
+
+def remove_unfinished(policy: Retention, archives: ObjectStore | None) -> None:
+    """Remove the archives that a crash has left of a policy, of which no run is under way."""
+    if archives is None:
+        return
+    with transaction() as connection:
+        left = list(
+            connection.execute(
+                select(UnfinishedArchive.key).where(UnfinishedArchive.policy == policy.name)
+            ).scalars()
+        )
+    if left:
+        archives.delete_many(left)
+        with transaction() as connection:
+            connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))
