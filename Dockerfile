@@ -40,7 +40,8 @@ RUN groupadd --gid 10001 roomkeeper \
     && install -d -o roomkeeper -g roomkeeper /var/lib/roomkeeper \
     # Set-group-ID and group-writable: API services in group 10001 and the workers share what either writes.
     && install -d -o roomkeeper -g roomkeeper -m 2775 /var/lib/roomkeeper/storage \
-    && install -d -o roomkeeper -g roomkeeper -m 0700 /var/lib/roomkeeper/quarantine
+    && install -d -o roomkeeper -g roomkeeper -m 0700 /var/lib/roomkeeper/quarantine \
+    && install -d -o roomkeeper -g roomkeeper -m 0700 /var/lib/roomkeeper/archive
 
 COPY --from=build /opt/roomkeeper /opt/roomkeeper
 

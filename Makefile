@@ -27,13 +27,15 @@ test: install check ## Run every check and every test
 	@# few tests, which are the long ones, are not left for the end.
 	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-bench: install ## Measure: pictures against libvips, scanning against clamdscan, the pipeline, statuses, sweeps
+bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention: each beside its peer or limit
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
 	@$(BIN)/python -m benchmarks.pictures
 	@$(BIN)/python -m benchmarks.scanning
 	@$(BIN)/python -m benchmarks.pipeline
 	@$(BIN)/python -m benchmarks.delivery
 	@$(BIN)/python -m benchmarks.sweep
+	@$(BIN)/python -m benchmarks.retention
+	@$(BIN)/python -m benchmarks.reconcile
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .

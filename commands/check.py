@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
-from commands import checks
+from commands import check_retention, checks
 from tasks.apps import enabled
 from workers.inspection import Fault
 from workers.settings import Settings, get_settings
@@ -18,6 +18,7 @@ CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "store": lambda settings: [*checks.store(settings), *checks.providers(settings)],
     "scanner": checks.scanner,
     "decoder": checks.decoder,
+    "retention": check_retention.faults,
 }
 
 
@@ -34,6 +35,7 @@ def check() -> None:
             bad.add(name)
         else:
             console.print(f"✓ {name}", style="green")
+    checks.tell(check_retention.warnings(settings), console, "!", "yellow")
     if _jobs_are_bad(settings, console, told="database" in bad) or bad:
         raise typer.Exit(1)
     console.print(f"Ready for: {names}.")

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import enabled, every, policies
+from tasks.apps.retentions import Retention
 from tasks.apps.served import first_columns
 from tasks.apps.spec import AttachmentTable
 from tasks.engines import explain
@@ -29,10 +30,10 @@ from workers.storage.local import LocalStore
 SAMPLED_ROWS = 5000
 
 
-def tell(faults: list[Fault], console: Console) -> None:
+def tell(faults: list[Fault], console: Console, mark: str = "✗", style: str = "red") -> None:
     """Print the faults."""
     for fault in faults:
-        console.print(f"✗ {fault.sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{mark} {fault.sentence}", style=style, markup=False, highlight=False, soft_wrap=True)
         console.print(f"  {fault.advice}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -105,7 +106,15 @@ def needs(settings: Settings) -> list[Need]:
         for table in Base.metadata.tables.values()
         if table.schema == SCHEMA
     ]
-    return ours + [need for app in enabled(settings).values() for job in app.jobs() for need in job.needs()]
+    running = policies(settings)
+    return ours + [
+        need
+        for app in enabled(settings).values()
+        for job in app.jobs()
+        # The right to delete is asked for where something is to be deleted.
+        if not isinstance(job, Retention) or job.name in running
+        for need in job.needs()
+    ]
 
 
 def broker(settings: Settings) -> list[Fault]:
@@ -150,7 +159,7 @@ def store(settings: Settings) -> list[Fault]:
     root, quarantine = settings.storage_root, settings.quarantine_root
     # Not pathlib's: they raise where a directory above may not be looked into.
     if os.path.isdir(root):  # noqa: PTH112
-        faults += _works("store", store_for("local", settings), "storage_root")
+        faults += works("store", store_for("local", settings), "storage_root")
     else:
         # Not made here: a disk that is not mounted would become an empty store.
         faults.append(
@@ -163,9 +172,9 @@ def store(settings: Settings) -> list[Fault]:
     # What is moved here must arrive: until it does, the infected file waits in the store.
     if os.path.isdir(quarantine):  # noqa: PTH112
         place = LocalStore(quarantine, quarantine, settings.storage_url)
-        faults += _works("quarantine", place, "quarantine_root")
+        faults += works("quarantine", place, "quarantine_root")
     else:
-        faults += _can_be_made("quarantine", quarantine, "quarantine_root")
+        faults += can_be_made("quarantine", quarantine, "quarantine_root")
     if quarantine.resolve().is_relative_to(root.resolve()):
         faults.append(
             Fault(
@@ -176,7 +185,8 @@ def store(settings: Settings) -> list[Fault]:
     return faults
 
 
-def _works(name: str, place: ObjectStore, field: str) -> list[Fault]:
+def works(name: str, place: ObjectStore, field: str) -> list[Fault]:
+    """Check that the directory that `field` names can be written to and read."""
     try:
         place.probe()
     except StoreError as error:
@@ -184,7 +194,7 @@ def _works(name: str, place: ObjectStore, field: str) -> list[Fault]:
     return []
 
 
-def _can_be_made(name: str, root: Path, field: str) -> list[Fault]:
+def can_be_made(name: str, root: Path, field: str) -> list[Fault]:
     """Check that a worker could make the directory, which a check must not leave behind."""
     ways = (root.absolute(), *root.absolute().parents)
     above = next(path for path in ways if os.path.exists(path))  # noqa: PTH110 - as above

@@ -14,8 +14,12 @@ from commands import (
     database,
     dead_letters,
     grants,
+    holds,
+    partition,
     policies,
     programs,
+    reconcile,
+    retention,
     settings,
     stack,
     triggers,
@@ -35,6 +39,7 @@ app.command("apps")(apps.apps)
 app.command("check")(check.check)
 app.command("grant")(grants.grant)
 app.command("policies")(policies.list_policies)
+app.command("reconcile")(reconcile.reconcile)
 app.command("run")(policies.run)
 app.command("settings")(settings.settings)
 app.command("worker")(programs.worker)
@@ -44,6 +49,9 @@ app.command("metrics")(programs.metrics)
 app.add_typer(attachments.app, name="attachments")
 app.add_typer(database.app, name="db")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(holds.app, name="hold")
+app.add_typer(partition.app, name="partition")
+app.add_typer(retention.app, name="retention")
 app.add_typer(stack.app, name="stack")
 app.add_typer(triggers.app, name="triggers")
 

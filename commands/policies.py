@@ -1,12 +1,14 @@
 """`roomkeeper policies` and `roomkeeper run`: what cleans up, how it gets on, and one of them by hand."""
 
 import difflib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 from psycopg.errors import LockNotAvailable, QueryCanceled
 from rich.console import Console, Group
@@ -17,12 +19,17 @@ from sqlalchemy import Connection, event, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from commands import checks
+from commands.attachments import _myself
 from tasks.apps import APPS, POLICIES, after, every, policies
 from tasks.apps.platform import OWN
+from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Delete, Sweep
+from tasks.brake import Stopped
+from tasks.engines.reach import UnknownReferenceError
 from workers import health
 from workers.db import get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
+from workers.storage import StoreError
 
 if TYPE_CHECKING:
     from tasks.engines.sweep import Progress as Done
@@ -58,17 +65,17 @@ def list_policies(
     """Print every policy: what it does to which rows, how often, its last run, and what is due now."""
     pages = {**{name: page.policies for name, page in APPS.items()}, OURS: OWN}
     if app and app not in pages:
-        raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{_likely(app, list(pages))}")
+        raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{likely(app, list(pages))}")
     settings = get_settings()
     running = policies(settings)
-    _ready(settings)
+    ready(settings)
     shown = {name: page for name, page in pages.items() if page and app in {"", name}}
     with transaction() as connection:
         jobs = {policy.name: every(policy, settings) for page in shown.values() for policy in page}
         ledger = health.ask(connection, jobs).jobs
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
-    with _hurried():
+    with hurried():
         for name, page in shown.items():
             on = name in {*settings.apps, OURS}
             rows = [
@@ -93,9 +100,9 @@ class _Row:
         self.rule = rule(policy, settings)
         self.schedule = f"every {short(every(policy, settings))}" if on else "off"
         self.last = _last(found, on=on)
-        self.due = _due(policy, settings) if needed else "–"
+        self.due = due(policy, settings) if needed else "–"
         # A fault is to be seen at once.
-        wrong = on and (found.overdue or found.stuck_rows)
+        wrong = on and (found.overdue or found.stuck_rows or found.stopped)
         self.style = "red" if wrong else "" if on else "dim"
 
 
@@ -128,9 +135,26 @@ def _narrow(title: str, rows: Sequence[_Row]) -> Table:
 
 
 def rule(policy: Sweep, settings: Settings) -> str:
-    """Return what a policy does to which rows, with the period that is set."""
+    """Return what a policy does to which rows, with the period that is set, or how to set one."""
     period = after(policy, settings)
+    if policy.off_until_set and period is None:
+        return f"{policy.rule.replace('{after}', 'a time that is not set')}; {how_to_set(policy, settings)}"
     return policy.rule if period is None else policy.rule.replace("{after}", spell(period))
+
+
+def lacks_period(policy: Sweep, settings: Settings) -> str | None:
+    """Return why a policy does not run that has no period until somebody sets one; None if it has one."""
+    if not policy.off_until_set or after(policy, settings) is not None:
+        return None
+    return f"{policy.name} is off until it has a period: {how_to_set(policy, settings)}"
+
+
+def how_to_set(policy: Sweep, settings: Settings) -> str:
+    """Return what to do so that a policy has a period."""
+    name = variable("retention_days")
+    if settings.retention_days:
+        return f"add {policy.name}=DAYS to {name}"
+    return f"set {name}={policy.name}=DAYS"
 
 
 def spell(period: timedelta) -> str:
@@ -158,18 +182,21 @@ def _last(found: health.Health, *, on: bool) -> str:
     if last is None:
         told = "never"
     else:
-        rows = _rows(last.rows)
+        rows = counted(last.rows)
         left = f", {last.remaining:,} remain" if last.remaining else ""
         error = f": {last.error.splitlines()[0][: health.ERROR_CHARS]}" if last.error else ""
-        told = f"{_moment(last.started_at)}, {rows}{left}, {last.outcome}{error}"
+        told = f"{told_time(last.started_at)}, {rows}{left}, {last.outcome}{error}"
     if found.running:
         return f"{told}; running now"
     return f"{told}; overdue" if on and found.overdue else told
 
 
-def _due(policy: Sweep, settings: Settings) -> str:
+def due(policy: Sweep, settings: Settings) -> str:
+    """Return how many rows are due, as it is told: counted up to a limit, and for a moment only."""
     from tasks import cleanup
 
+    if lacks_period(policy, settings):
+        return "–"
     try:
         found = cleanup.eligible(policy, settings, COUNTED + 1)
     except OperationalError as error:
@@ -184,7 +211,7 @@ def _due(policy: Sweep, settings: Settings) -> str:
 
 
 @contextmanager
-def _hurried() -> Iterator[None]:
+def hurried() -> Iterator[None]:
     """Give every statement of this process only so long."""
 
     def hurry(connection: Connection) -> None:
@@ -215,27 +242,30 @@ def run(
 ) -> None:
     """Run one policy now, to its end, through its whole table; beat's runs of it are skipped meanwhile."""
     settings = get_settings()
-    chosen = _chosen(policy, settings)
-    moment = None if now is None else _parsed(now)
-    _ready(settings, chosen)
+    wanted = chosen(policy, settings)
+    moment = None if now is None else parsed(now)
+    if off := lacks_period(wanted, settings):
+        raise SettingsError(f"{off}.")
+    ready(settings, wanted)
     from tasks import cleanup
 
     clock = cleanup.clock()
     if dry_run:
-        _tell_what_is_due(chosen, settings, moment or clock)
+        _tell_what_is_due(wanted, settings, moment or clock)
     elif moment is not None and moment > clock:
         raise SettingsError(
-            f"{_moment(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
+            f"{told_time(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
             "well to see what would be due then."
         )
     else:
-        _sweep(chosen, settings, moment)
+        _sweep(wanted, settings, moment)
 
 
-def _chosen(name: str, settings: Settings) -> Sweep:
+def chosen(name: str, settings: Settings) -> Sweep:
+    """Return the policy of an enabled application that is called so."""
     if name not in POLICIES:
         raise SettingsError(
-            f"{name!r} is not a policy; `roomkeeper policies` lists them.{_likely(name, list(POLICIES))}"
+            f"{name!r} is not a policy; `roomkeeper policies` lists them.{likely(name, list(POLICIES))}"
         )
     # Says also what else is wrong with the settings' names.
     policies(settings)
@@ -247,7 +277,8 @@ def _chosen(name: str, settings: Settings) -> Sweep:
     return POLICIES[name]
 
 
-def _parsed(given: str) -> datetime:
+def parsed(given: str) -> datetime:
+    """Return the moment that --now gives."""
     try:
         moment = datetime.fromisoformat(given.strip())
     except ValueError:
@@ -284,15 +315,30 @@ def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> No
     console = Console(highlight=False, markup=False, soft_wrap=True)
     example = ", for example:" if samples else "."
     is_due = "1 row is" if found == 1 else f"{found:,} rows are"
-    console.print(f"{policy.name}: {is_due} due at {_moment(moment)} UTC{example}")
+    console.print(f"{policy.name}: {is_due} due at {told_time(moment)} UTC{example}")
     for sample in samples:
         console.print(f"  {sample}")
     console.print("Nothing was changed.")
 
 
-def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
-    from tasks import cleanup
+def _run(
+    policy: Sweep, settings: Settings, moment: datetime | None, watch: Callable[["Done"], None]
+) -> "Done | None":
+    """Run it; what keeps retention from running is a sentence."""
+    from tasks import cleanup, retention
 
+    if not isinstance(policy, Retention):
+        return cleanup.run(policy, settings, now=moment, by_hand=True, watch=watch)
+    try:
+        with quiet():
+            return retention.run(policy, settings, now=moment, by_hand=True, operator=_myself(), watch=watch)
+    except (Stopped, UnknownReferenceError) as reason:
+        raise SettingsError(f"{reason}.") from reason
+    except StoreError as error:
+        raise SettingsError(f"{str(error).rstrip('.')}.") from error
+
+
+def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
     began = monotonic()
     so_far = 0
     with _watching(policy) as show:
@@ -303,10 +349,10 @@ def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
             show(done)
 
         try:
-            done = cleanup.run(policy, settings, now=moment, by_hand=True, watch=watch)
+            done = _run(policy, settings, moment, watch)
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False).print(
-                f"{policy.name}: broken off; {_rows(so_far)} {_what(policy)}."
+                f"{policy.name}: broken off; {counted(so_far)} {_what(policy)}."
             )
             raise typer.Exit(130) from None
     if done is None:
@@ -316,13 +362,20 @@ def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     batches = "1 batch" if done.batches == 1 else f"{done.batches:,} batches"
     console.print(
-        f"{policy.name}: {_rows(done.rows)} {_what(policy)} in {batches}, {monotonic() - began:.1f} s."
+        f"{policy.name}: {counted(done.rows)} {_what(policy)} in {batches}, {monotonic() - began:.1f} s."
     )
     if done.remaining:
         is_due = "1 row is" if done.remaining == 1 else f"{done.remaining:,} rows are"
         why = f"the database says {done.error}" if done.error else "somebody holds them, or changes them"
         console.print(f"{is_due} due still: {why}.")
-    if done.more:
+    if isinstance(policy, Retention):
+        if done.rows:
+            console.print(f"What went, and where it is archived: roomkeeper retention receipts {policy.name}")
+        if done.more:
+            console.print(
+                f"There is more than it may take at once: roomkeeper retention preview {policy.name}"
+            )
+    elif done.more:
         console.print("There is more: its time was over. Run it again.")
 
 
@@ -363,13 +416,13 @@ def _watching(policy: Sweep) -> Iterator[Callable[["Done"], None]]:
 
 def _so_far(done: "Done") -> str:
     pages = f", page {done.page:,} of {done.pages:,}" if done.pages else ""
-    return f"{_rows(done.rows)}{pages}"
+    return f"{counted(done.rows)}{pages}"
 
 
 # -- both ------------------------------------------------------------------------------------------------
 
 
-def _ready(settings: Settings, policy: Sweep | None = None) -> None:
+def ready(settings: Settings, policy: Sweep | None = None) -> None:
     """See whether the database is as it must be, for one policy if it is given; end if it is not."""
     faults = checks.database(settings, policy.needs() if policy else [])
     if faults:
@@ -377,9 +430,21 @@ def _ready(settings: Settings, policy: Sweep | None = None) -> None:
         raise typer.Exit(1)
 
 
-def _likely(name: str, known: Sequence[str]) -> str:
-    likely = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {likely[0]!r}?" if likely else ""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what workers write into their log, batch by batch, out of what a command tells."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def likely(name: str, known: Sequence[str]) -> str:
+    """Return a question that names what was meant, if something is much like it."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def _real(policy: Sweep, settings: Settings) -> str:
@@ -392,9 +457,11 @@ def _what(policy: Sweep) -> str:
     return "deleted" if isinstance(policy.then, Delete) else "changed"
 
 
-def _rows(number: int) -> str:
+def counted(number: int) -> str:
+    """Return a number of rows as it is told."""
     return "1 row" if number == 1 else f"{number:,} rows"
 
 
-def _moment(at: datetime) -> str:
+def told_time(at: datetime) -> str:
+    """Return a moment as it is told, in UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -10,22 +10,30 @@ from rich.console import Console
 from rich.table import Table
 
 from stack.errors import StackError
-from tasks.apps import APPS
+from tasks.apps import POLICIES
+from tasks.apps.retentions import Retention
 
 if TYPE_CHECKING:
-    from stack.ephemeral import Effect
+    from stack.ephemeral import Effect, Ephemera
     from stack.group import LocalStack
 
 app = typer.Typer(help="Run everything on this machine: for a first look, and for development.")
 
-#: How often each policy of the applications runs, so that one sees what it does.
+#: How often each policy runs, so that one sees what it does.
 SWEEP_SECONDS = 5
+#: How long retention keeps rows where no document says it.
+RETENTION_DAYS = 400
 #: So that one sees the periodic twin and the sweeps at work without waiting long for them.
 IMPATIENT = {
     "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3",
     "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3",
     "ROOMKEEPER_SWEEP_EVERY": ",".join(
-        f"{policy.name}={SWEEP_SECONDS}" for app in APPS.values() for policy in app.cleanup
+        f"{name}={SWEEP_SECONDS}" for name in POLICIES if name != "roomkeeper.runs"
+    ),
+    "ROOMKEEPER_RETENTION_DAYS": ",".join(
+        f"{name}={RETENTION_DAYS}"
+        for name, policy in POLICIES.items()
+        if isinstance(policy, Retention) and policy.off_until_set
     ),
 }
 #: How long all that is fed may take, all together, on a slow machine.
@@ -84,8 +92,11 @@ def _show(group: "LocalStack") -> bool:
         policies = ephemera.feed()
         console.print(f"Leaving stale rows behind for {policies} policies, and others alive…")
 
+        unproven = 0
+
         def pause() -> None:
-            _tell(ephemera.look())
+            nonlocal unproven
+            unproven += _tell(ephemera.look())
             if number := group.wait(0.2):
                 raise Interrupted(number)
             if monotonic() - began > PATIENCE_SECONDS:
@@ -114,17 +125,32 @@ def _show(group: "LocalStack") -> bool:
         for case in harmed:
             console.print(f"✗ {case.policy.name}: a row that had to stay was changed.", style="red")
         swept = policies - len(ephemera.waiting)
+        whole = _verified(ephemera)
     title = f"\n{right} of {len(fed)} files as expected; the rows of {swept} of {policies} policies swept"
     table = Table(show_header=False, box=None, title=title, title_justify="left")
     for name, address in group.addresses.items():
         table.add_row(name, address)
     console.print(table)
-    return right == len(fed) and swept == policies and not harmed
+    return right == len(fed) and swept == policies and not harmed and not unproven and whole
 
 
-def _tell(effects: list["Effect"]) -> None:
+def _tell(effects: list["Effect"]) -> int:
+    """Tell what became of rows; return how many should have a receipt, and have none."""
     for effect in effects:
         case = effect.case
         rows = "1 row" if case.rows == 1 else f"{case.rows} rows"
         when = f"{effect.seconds:.1f} s after it was due"
-        console.print(f"[green]✓[/] {case.policy.name}: {rows}, {when} ({case.fed.says})")
+        receipt = "" if effect.receipt is None else f", receipt {effect.receipt}"
+        mark, lacks = ("[green]✓[/]", "") if effect.proven else ("[red]✗[/]", ", without a receipt")
+        console.print(f"{mark} {case.policy.name}: {rows}, {when}{receipt}{lacks} ({case.fed.says})")
+    return sum(not effect.proven for effect in effects)
+
+
+def _verified(ephemera: "Ephemera") -> bool:
+    """Tell whether the chain of receipts is whole, and return it."""
+    found = ephemera.verified()
+    for sentence in found.faults:
+        console.print(f"✗ {sentence}", style="red")
+    if not found.faults and found.receipts:
+        console.print(f"[green]✓[/] {found.receipts:,} receipts, all as written; the last: {found.last}")
+    return not found.faults

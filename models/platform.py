@@ -339,6 +339,8 @@ class Receipt(PlatformBase):
         CheckConstraint("kind in ('taken', 'restored', 'dropped', 'reconciled')", name="receipt_kind_known"),
         Index("receipts_policy", "policy", "number"),
         Index("receipts_written_at", "written_at"),
+        # Every run asks for them.
+        Index("receipts_restored", "written_at", postgresql_where=text("kind = 'restored'")),
         {"schema": SCHEMA},
     )
 
@@ -369,7 +371,8 @@ class UnfinishedArchive(PlatformBase):
 class DoomedObject(PlatformBase):
     """The objects of an attachment whose row is about to go: noted before the first of them is deleted.
 
-    `store` is where the original is, under `key`; `quarantined` is its name there, if it is in quarantine.
+    `store` is where the original is, under `key`; `quarantined` is its name there, if it is in quarantine;
+    `small_key` is that of a picture which the application itself may have stored.
     """
 
     __tablename__ = "doomed_objects"
@@ -381,6 +384,7 @@ class DoomedObject(PlatformBase):
     store: Mapped[str]
     key: Mapped[str]
     quarantined: Mapped[str | None]
+    small_key: Mapped[str | None]
     marked_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
 

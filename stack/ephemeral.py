@@ -5,71 +5,43 @@ period, it is dated back, so that it becomes due a moment later.
 """
 
 import os
-import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from random import choices
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, select
 
 from models import audiorooms, connect, echoroom, openchat, pern
-from tasks.apps import APPS, after, policies
-from tasks.apps.columns import Model, table_of
-from tasks.apps.sweeps import Sweep
+from models.platform import Receipt
+from stack.aged import AGED
+from stack.feeding import (
+    Fed,
+    Feed,
+    Place,
+    a_call,
+    a_connection,
+    a_listener,
+    a_room,
+    a_studio,
+    a_talk,
+    ada,
+    bea,
+    cleo,
+    clock,
+    dan,
+    is_changed,
+    is_gone,
+    pair,
+    utc,
+)
+from tasks import receipts
+from tasks.apps import after, policies
+from tasks.apps.retentions import Retention
+from tasks.apps.sweeps import Delete, Sweep
+from tasks.receipts import Verified
 from workers.settings import Settings
-
-#: How long after it was fed a row becomes due.
-SOON = timedelta(seconds=1)
-LONG = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One row of a table."""
-
-    model: Model
-    id: UUID
-
-    def row(self, connection: Connection) -> dict[str, Any] | None:
-        """Return its values by column; None if it is not there."""
-        table = table_of(self.model)
-        found = connection.execute(select(table).where(table.c.id == self.id)).mappings().one_or_none()
-        return None if found is None else dict(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """A row that is to be swept: gone, or with these values by column."""
-
-    place: Place
-    becomes: Mapping[str, Any] | None
-
-    def swept(self, connection: Connection) -> bool:
-        """Say whether it is."""
-        row = self.place.row(connection)
-        if row is None or self.becomes is None:
-            return row is None and self.becomes is None
-        return all(row[name] == value for name, value in self.becomes.items())
-
-
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """What is fed for one policy.
-
-    Attributes:
-        says: what the stale rows are, for people.
-        due_at: when they are due.
-        stale: rows that must be swept.
-        stays: rows that must stay as they are.
-    """
-
-    says: str
-    due_at: datetime
-    stale: list[Stale]
-    stays: list[Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +51,24 @@ class Case:
     policy: Sweep
     fed: Fed
     before: list[dict[str, Any] | None]
+    #: The last receipt that there was before.
+    receipts: int = 0
 
     @property
     def rows(self) -> int:
-        """How many of the stale rows are the policy's own; others go along with them."""
-        return sum(one.place.model is self.policy.model for one in self.fed.stale)
+        """How many of the stale rows are the policy's own; others go, or change, along with them."""
+        deletes = isinstance(self.policy.then, Delete)
+        own = [one for one in self.fed.stale if one.place.model is self.policy.model]
+        return sum((one.becomes is None) == deletes for one in own)
 
     def swept(self, connection: Connection) -> bool:
         """Say whether all stale rows are as they must become."""
         return all(one.swept(connection) for one in self.fed.stale)
+
+    def receipt(self, connection: Connection) -> int | None:
+        """Return the number of the receipt that what retention took has; None if it has none."""
+        theirs = (Receipt.policy == self.policy.name) & (Receipt.number > self.receipts)
+        return connection.scalar(select(func.min(Receipt.number)).where(theirs, Receipt.kind == "taken"))
 
     def harmed(self, connection: Connection) -> bool:
         """Say whether a row that must stay is not as it was."""
@@ -96,10 +77,16 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What became of a policy's rows: swept, so long after they were due."""
+    """What became of a policy's rows: swept, so long after they were due; with a receipt if by retention."""
 
     case: Case
     seconds: float
+    receipt: int | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether there is a receipt, if there has to be one."""
+        return self.receipt is not None or not isinstance(self.case.policy, Retention)
 
 
 class Ephemera:
@@ -114,7 +101,8 @@ class Ephemera:
     def feed(self) -> int:
         """Insert the rows, those of each policy in a transaction; return how many policies have any."""
         for name, policy in policies(self._settings).items():
-            if name.partition(".")[0] in APPS:
+            # The ledger has rows enough.
+            if name != "roomkeeper.runs":
                 with self._engine.begin() as connection:
                     self._waiting.append(self._case(connection, policy))
         return len(self._waiting)
@@ -125,8 +113,8 @@ class Ephemera:
         with self._engine.begin() as connection:
             for case in list(self._waiting):
                 if case.swept(connection):
-                    late = _clock(connection) - case.fed.due_at
-                    effects.append(Effect(case, late.total_seconds()))
+                    late = clock(connection) - case.fed.due_at
+                    effects.append(Effect(case, late.total_seconds(), case.receipt(connection)))
                     self._waiting.remove(case)
                     self._swept.append(case)
         return effects
@@ -141,89 +129,32 @@ class Ephemera:
         with self._engine.begin() as connection:
             return [case for case in [*self._swept, *self._waiting] if case.harmed(connection)]
 
+    def verified(self) -> Verified:
+        """Look through all receipts."""
+        with self._engine.begin() as connection:
+            return receipts.verify(connection)
+
     def _case(self, connection: Connection, policy: Sweep) -> Case:
-        feed = Feed(connection, _clock(connection), after(policy, self._settings) or timedelta(0))
+        feed = Feed(connection, clock(connection), after(policy, self._settings) or timedelta(0))
         fed = FEEDS[policy.name](feed)
-        return Case(policy, fed, [place.row(connection) for place in fed.stays])
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Inserts rows in the transaction that is theirs.
-
-    Attributes:
-        now: the database's time.
-        period: the policy's, as it is set; zero if it has none.
-    """
-
-    connection: Connection
-    now: datetime
-    period: timedelta
-
-    @property
-    def soon(self) -> datetime:
-        """When what is stale becomes due."""
-        return self.now + SOON
-
-    @property
-    def later(self) -> datetime:
-        """When nobody looks any more."""
-        return self.now + LONG
-
-    @property
-    def once(self) -> datetime:
-        """A period before `soon`: the last sign of life of what becomes due then."""
-        return self.soon - self.period
-
-    def add(self, model: Model, **values: Any) -> UUID:
-        """Insert a row with an id of its own; return the id."""
-        key = uuid4()
-        self.connection.execute(insert(table_of(model)).values(id=key, **values))
-        return key
-
-
-def _clock(connection: Connection) -> datetime:
-    moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    return moment
-
-
-def _gone(model: Model, key: UUID) -> Stale:
-    return Stale(Place(model, key), None)
-
-
-def _becomes(model: Model, key: UUID, **values: Any) -> Stale:
-    return Stale(Place(model, key), values)
-
-
-def _pair(feed: Feed, says: str, model: Model, make: Callable[[datetime], UUID], **becomes: Any) -> Fed:
-    """Feed a row that ends soon, and one that ends later; without `becomes` the first will be gone."""
-    stale, stays = make(feed.soon), make(feed.later)
-    return Fed(says, feed.soon, [Stale(Place(model, stale), becomes or None)], [Place(model, stays)])
+        last = connection.scalar(select(func.coalesce(func.max(Receipt.number), 0))) or 0
+        return Case(policy, fed, [place.row(connection) for place in fed.stays], last)
 
 
 # -- echoroom --------------------------------------------------------------------------------------------
 
 
-def _room(feed: Feed, **values: Any) -> UUID:
-    return feed.add(echoroom.ChatSession, category="Calm", description="Rain on a tent", **values)
-
-
-def _ada(feed: Feed, room: UUID) -> dict[str, UUID]:
-    # `last_active` as the application leaves it: the default of its table would be a sign of life.
-    return {"session_id": room, "user_id": feed.add(echoroom.User, username="Ada", last_active=None)}
-
-
 def _typing(feed: Feed) -> Fed:
     def types(until: datetime) -> UUID:
-        here = _ada(feed, _room(feed))
+        here = ada(feed, a_room(feed))
         return feed.add(echoroom.TypingIndicator, username="Ada", expires_at=until, **here)
 
-    return _pair(feed, "somebody stops typing without a word", echoroom.TypingIndicator, types)
+    return pair(feed, "somebody stops typing without a word", echoroom.TypingIndicator, types)
 
 
 def _ghosts(feed: Feed) -> Fed:
-    room = _room(feed)
-    gone, there = _ada(feed, room), _ada(feed, room)
+    room = a_room(feed)
+    gone, there = ada(feed, room), ada(feed, room)
     ghost, quiet = (
         feed.add(echoroom.SessionParticipant, joined_at=feed.once, **one) for one in (gone, there)
     )
@@ -234,45 +165,45 @@ def _ghosts(feed: Feed) -> Fed:
         "somebody closed their laptop",
         feed.soon,
         [
-            _becomes(echoroom.SessionParticipant, ghost, is_active=False),
-            _gone(echoroom.VoiceStatus, voice),
+            is_changed(echoroom.SessionParticipant, ghost, is_active=False),
+            is_gone(echoroom.VoiceStatus, voice),
         ],
         [Place(echoroom.SessionParticipant, quiet)],
     )
 
 
 def _voice(feed: Feed) -> Fed:
-    room = _room(feed)
-    gone, there = _ada(feed, room), _ada(feed, room)
+    room = a_room(feed)
+    gone, there = ada(feed, room), ada(feed, room)
     feed.add(echoroom.SessionParticipant, joined_at=feed.now, **there)
     stale, stays = (feed.add(echoroom.VoiceStatus, last_updated=feed.once, **one) for one in (gone, there))
     return Fed(
         "the voice of somebody who is not in the room",
         feed.soon,
-        [_gone(echoroom.VoiceStatus, stale)],
+        [is_gone(echoroom.VoiceStatus, stale)],
         [Place(echoroom.VoiceStatus, stays)],
     )
 
 
 def _speaking(feed: Feed) -> Fed:
-    room = _room(feed)
+    room = a_room(feed)
     stale, stays = (
-        feed.add(echoroom.SessionParticipant, joined_at=joined, is_speaking=True, **_ada(feed, room))
+        feed.add(echoroom.SessionParticipant, joined_at=joined, is_speaking=True, **ada(feed, room))
         for joined in (feed.once, feed.now)
     )
     return Fed(
         "somebody was cut off while speaking",
         feed.soon,
-        [_becomes(echoroom.SessionParticipant, stale, is_speaking=False)],
+        [is_changed(echoroom.SessionParticipant, stale, is_speaking=False)],
         [Place(echoroom.SessionParticipant, stays)],
     )
 
 
 def _voice_speaking(feed: Feed) -> Fed:
-    room = _room(feed)
+    room = a_room(feed)
 
     def speaks(since: datetime) -> UUID:
-        here = _ada(feed, room)
+        here = ada(feed, room)
         feed.add(echoroom.SessionParticipant, joined_at=feed.now, **here)
         return feed.add(echoroom.VoiceStatus, last_updated=since, is_speaking=True, **here)
 
@@ -280,17 +211,17 @@ def _voice_speaking(feed: Feed) -> Fed:
     return Fed(
         "a voice that has been speaking for too long",
         feed.soon,
-        [_becomes(echoroom.VoiceStatus, stale, is_speaking=False)],
+        [is_changed(echoroom.VoiceStatus, stale, is_speaking=False)],
         [Place(echoroom.VoiceStatus, stays)],
     )
 
 
 def _counts(feed: Feed) -> Fed:
-    drifted, right = _room(feed, current_participants=7), _room(feed)
+    drifted, right = a_room(feed, current_participants=7), a_room(feed)
     return Fed(
         "a room that counts seven people, and is empty",
         feed.now,
-        [_becomes(echoroom.ChatSession, drifted, current_participants=0)],
+        [is_changed(echoroom.ChatSession, drifted, current_participants=0)],
         [Place(echoroom.ChatSession, right)],
     )
 
@@ -298,65 +229,49 @@ def _counts(feed: Feed) -> Fed:
 # -- openchat --------------------------------------------------------------------------------------------
 
 
-def _utc(moment: datetime) -> datetime:
-    """Return the moment as `openchat` keeps it."""
-    return moment.astimezone(UTC).replace(tzinfo=None)
-
-
-def _bea(feed: Feed, **values: Any) -> UUID:
-    return feed.add(openchat.User, name="Bea", email=f"{uuid4()}@example.org", email_verified=True, **values)
-
-
-def _talk(feed: Feed, user: UUID, **values: Any) -> tuple[UUID, UUID]:
-    """Insert a conversation with the user in it; return it, and their participation."""
-    talk = feed.add(openchat.Conversation, created_by=user, participant_count=1)
-    member = feed.add(openchat.ConversationParticipant, conversation_id=talk, user_id=user, **values)
-    return talk, member
-
-
 def _openchat_sessions(feed: Feed) -> Fed:
     def session(until: datetime) -> UUID:
-        return feed.add(openchat.Session, user_id=_bea(feed), token=str(uuid4()), expires_at=_utc(until))
+        return feed.add(openchat.Session, user_id=bea(feed), token=str(uuid4()), expires_at=utc(until))
 
-    return _pair(feed, "a session that expires", openchat.Session, session)
+    return pair(feed, "a session that expires", openchat.Session, session)
 
 
 def _verifications(feed: Feed) -> Fed:
     def code(until: datetime) -> UUID:
-        return feed.add(openchat.Verification, identifier="bea", value="123456", expires_at=_utc(until))
+        return feed.add(openchat.Verification, identifier="bea", value="123456", expires_at=utc(until))
 
-    return _pair(feed, "a code that nobody typed in", openchat.Verification, code)
+    return pair(feed, "a code that nobody typed in", openchat.Verification, code)
 
 
 def _openchat_presence(feed: Feed) -> Fed:
-    once = _utc(feed.once)
+    once = utc(feed.once)
     online = {"is_online": True, "status": "online", "last_seen_at": once, "updated_at": once}
-    gone, there = _bea(feed, **online), _bea(feed, **online)
-    talk, _ = _talk(feed, there)
+    gone, there = bea(feed, **online), bea(feed, **online)
+    talk, _ = a_talk(feed, there)
     feed.add(
-        openchat.Message, conversation_id=talk, sender_id=there, content="Hello", created_at=_utc(feed.now)
+        openchat.Message, conversation_id=talk, sender_id=there, content="Hello", created_at=utc(feed.now)
     )
     return Fed(
         "somebody online whose server has crashed",
         feed.soon,
-        [_becomes(openchat.User, gone, is_online=False, status="offline")],
+        [is_changed(openchat.User, gone, is_online=False, status="offline")],
         [Place(openchat.User, there)],
     )
 
 
 def _mutes(feed: Feed) -> Fed:
     def muted(until: datetime) -> UUID:
-        return _talk(feed, _bea(feed), is_muted=True, muted_until=_utc(until))[1]
+        return a_talk(feed, bea(feed), is_muted=True, muted_until=utc(until))[1]
 
-    return _pair(
+    return pair(
         feed, "a mute that ends", openchat.ConversationParticipant, muted, is_muted=False, muted_until=None
     )
 
 
 def _attachments(feed: Feed) -> Fed:
     def file(until: datetime) -> UUID:
-        user = _bea(feed)
-        talk, _ = _talk(feed, user)
+        user = bea(feed)
+        talk, _ = a_talk(feed, user)
         message = feed.add(openchat.Message, conversation_id=talk, sender_id=user, content="A ticket")
         return feed.add(
             openchat.Attachment,
@@ -371,40 +286,20 @@ def _attachments(feed: Feed) -> Fed:
             processing_status="completed",
             is_scanned=True,
             scan_result="clean",
-            expires_at=_utc(until),
+            expires_at=utc(until),
         )
 
-    return _pair(feed, "an attachment that expires", openchat.Attachment, file, is_deleted=True)
+    return pair(feed, "an attachment that expires", openchat.Attachment, file, is_deleted=True)
 
 
 # -- connect ---------------------------------------------------------------------------------------------
 
 
-def _cleo(feed: Feed, role: str = "female") -> UUID:
-    name = f"cleo-{uuid4().hex[:12]}"
-    values = {"username": name, "email": f"{name}@example.org", "password_hash": os.urandom(8).hex()}
-    return feed.add(connect.User, role=role, **values)
-
-
-def _call(feed: Feed, **values: Any) -> UUID:
-    users = {"user1_id": _cleo(feed), "user2_id": _cleo(feed, "male")} | values
-    return feed.add(connect.InteractionLog, room_id=str(uuid4()), **users)
-
-
-def _connection(feed: Feed, **values: Any) -> tuple[UUID, UUID, UUID]:
-    """Insert a connection; return it, and its two users."""
-    she, he = _cleo(feed), _cleo(feed, "male")
-    both = {"user1_id": she, "user2_id": he}
-    log = _call(feed, ended_at=feed.now, outcome="female_connected", **both)
-    key = feed.add(connect.Connection, interaction_log_id=log, female_user_id=she, **both, **values)
-    return key, she, he
-
-
 def _connect_sessions(feed: Feed) -> Fed:
     def session(until: datetime) -> UUID:
-        return feed.add(connect.UserSession, user_id=_cleo(feed), expires_at=until)
+        return feed.add(connect.UserSession, user_id=cleo(feed), expires_at=until)
 
-    return _pair(feed, "a session that expires", connect.UserSession, session)
+    return pair(feed, "a session that expires", connect.UserSession, session)
 
 
 def _connect_presence(feed: Feed) -> Fed:
@@ -412,57 +307,50 @@ def _connect_presence(feed: Feed) -> Fed:
         times = {"created_at": feed.once, "updated_at": feed.once, "expires_at": feed.later}
         return feed.add(connect.UserSession, user_id=user, socket_id=str(uuid4()), status=status, **times)
 
-    talking = _cleo(feed)
-    _call(feed, user1_id=talking, started_at=feed.now)
-    gone, there = socket(_cleo(feed), "queuing"), socket(talking, "in-call")
+    talking = cleo(feed)
+    a_call(feed, user1_id=talking, started_at=feed.now)
+    gone, there = socket(cleo(feed), "queuing"), socket(talking, "in-call")
     return Fed(
         "a socket that died in the queue",
         feed.soon,
-        [_becomes(connect.UserSession, gone, status="offline")],
+        [is_changed(connect.UserSession, gone, status="offline")],
         [Place(connect.UserSession, there)],
     )
 
 
 def _video_requests(feed: Feed) -> Fed:
     def request(until: datetime) -> UUID:
-        key, she, he = _connection(feed)
+        key, she, he = a_connection(feed)
         people = {"requester_user_id": he, "approver_user_id": she}
         return feed.add(connect.VideoRequest, connection_id=key, expires_at=until, **people)
 
-    return _pair(feed, "a request that nobody answered", connect.VideoRequest, request, status="expired")
+    return pair(feed, "a request that nobody answered", connect.VideoRequest, request, status="expired")
 
 
 def _calls(feed: Feed) -> Fed:
-    stale, stays = (_call(feed, started_at=started) for started in (feed.once, feed.now))
+    stale, stays = (a_call(feed, started_at=started) for started in (feed.once, feed.now))
     return Fed(
         "a call that never ended",
         feed.soon,
-        [_becomes(connect.InteractionLog, stale, ended_at=feed.once + feed.period, outcome="timeout")],
+        [is_changed(connect.InteractionLog, stale, ended_at=feed.once + feed.period, outcome="timeout")],
         [Place(connect.InteractionLog, stays)],
     )
 
 
 def _chat_rooms(feed: Feed) -> Fed:
     stale, stays = (
-        feed.add(connect.ChatRoom, connection_id=_connection(feed, is_active=active)[0], room_name="Tea")
+        feed.add(connect.ChatRoom, connection_id=a_connection(feed, is_active=active)[0], room_name="Tea")
         for active in (False, True)
     )
     return Fed(
         "the room of a connection that has ended",
         feed.now,
-        [_becomes(connect.ChatRoom, stale, is_active=False)],
+        [is_changed(connect.ChatRoom, stale, is_active=False)],
         [Place(connect.ChatRoom, stays)],
     )
 
 
 # -- pern ------------------------------------------------------------------------------------------------
-
-
-def _dan(feed: Feed, **values: Any) -> UUID:
-    name = f"dan-{uuid4().hex[:12]}"
-    account = {"username": name, "email": f"{name}@example.org", "display_name": "Dan"}
-    stamps = {"created_at": feed.now, "updated_at": feed.now}
-    return feed.add(pern.User, password_hash=os.urandom(8).hex(), **account, **stamps | values)
 
 
 def _token(feed: Feed, user: UUID, until: datetime) -> UUID:
@@ -480,30 +368,30 @@ def _token(feed: Feed, user: UUID, until: datetime) -> UUID:
 
 def _pern_sessions(feed: Feed) -> Fed:
     def session(until: datetime) -> UUID:
-        return _token(feed, _dan(feed), until)
+        return _token(feed, dan(feed), until)
 
-    return _pair(feed, "a session that expires", pern.AuthSession, session)
+    return pair(feed, "a session that expires", pern.AuthSession, session)
 
 
 def _keys(feed: Feed) -> Fed:
     def key(until: datetime) -> UUID:
         stamps = {"created_at": feed.now, "updated_at": feed.now}
         return feed.add(
-            pern.UserPublicKey, user_id=_dan(feed), public_key=os.urandom(8).hex(), expires_at=until, **stamps
+            pern.UserPublicKey, user_id=dan(feed), public_key=os.urandom(8).hex(), expires_at=until, **stamps
         )
 
-    return _pair(feed, "a key that expires", pern.UserPublicKey, key, is_active=False)
+    return pair(feed, "a key that expires", pern.UserPublicKey, key, is_active=False)
 
 
 def _pern_presence(feed: Feed) -> Fed:
     online = {"status": "online", "last_seen_at": feed.once, "updated_at": feed.once}
-    gone, there = _dan(feed, **online), _dan(feed, **online)
+    gone, there = dan(feed, **online), dan(feed, **online)
     # Has just come back for a new token.
     _token(feed, there, feed.later)
     return Fed(
         "somebody online whose phone has no network",
         feed.soon,
-        [_becomes(pern.User, gone, status="offline")],
+        [is_changed(pern.User, gone, status="offline")],
         [Place(pern.User, there)],
     )
 
@@ -511,25 +399,15 @@ def _pern_presence(feed: Feed) -> Fed:
 # -- audiorooms ------------------------------------------------------------------------------------------
 
 
-def _studio(feed: Feed, **values: Any) -> UUID:
-    code = "".join(choices(string.ascii_uppercase + string.digits, k=6))  # noqa: S311 - no secret
-    return feed.add(audiorooms.AudioRoom, code=code, password_hash=os.urandom(8).hex(), **values)
-
-
-def _listener(feed: Feed, room: UUID, joined_at: datetime, **values: Any) -> UUID:
-    client = {"client_id": uuid4().hex} | values
-    return feed.add(audiorooms.RoomParticipant, room_id=room, nickname="Eve", joined_at=joined_at, **client)
-
-
 def _suspended(feed: Feed) -> Fed:
-    over, paused = (_studio(feed, suspended_until=until) for until in (feed.soon, feed.later))
-    left, waits = (_listener(feed, room, feed.now) for room in (over, paused))
+    over, paused = (a_studio(feed, suspended_until=until) for until in (feed.soon, feed.later))
+    left, waits = (a_listener(feed, room, feed.now) for room in (over, paused))
     return Fed(
         "a suspended room that nobody resumed, with a listener",
         feed.soon,
         [
-            _becomes(audiorooms.AudioRoom, over, active=False),
-            _becomes(audiorooms.RoomParticipant, left, left_at=feed.soon, connection_duration=1),
+            is_changed(audiorooms.AudioRoom, over, active=False),
+            is_changed(audiorooms.RoomParticipant, left, left_at=feed.soon, connection_duration=1),
         ],
         [Place(audiorooms.AudioRoom, paused), Place(audiorooms.RoomParticipant, waits)],
     )
@@ -537,58 +415,58 @@ def _suspended(feed: Feed) -> Fed:
 
 def _stays(feed: Feed) -> Fed:
     joined, closed = feed.now - timedelta(minutes=2), feed.now - timedelta(minutes=1)
-    stale = _listener(feed, _studio(feed, active=False, updated_at=closed), joined)
-    stays = _listener(feed, _studio(feed), joined)
+    stale = a_listener(feed, a_studio(feed, active=False, updated_at=closed), joined)
+    stays = a_listener(feed, a_studio(feed), joined)
     return Fed(
         "a listener in a room that was closed a minute ago",
         feed.now,
-        [_becomes(audiorooms.RoomParticipant, stale, left_at=closed, connection_duration=60)],
+        [is_changed(audiorooms.RoomParticipant, stale, left_at=closed, connection_duration=60)],
         [Place(audiorooms.RoomParticipant, stays)],
     )
 
 
 def _dead(feed: Feed) -> Fed:
-    silent, alive = (_studio(feed, created_at=feed.once, updated_at=feed.once) for _ in range(2))
-    stale, stays = (_listener(feed, room, feed.once) for room in (silent, alive))
+    silent, alive = (a_studio(feed, created_at=feed.once, updated_at=feed.once) for _ in range(2))
+    stale, stays = (a_listener(feed, room, feed.once) for room in (silent, alive))
     feed.add(audiorooms.AuditLog, event_type="room_joined", room_id=alive, created_at=feed.now)
     return Fed(
         "a listener in a room whose server has died",
         feed.soon,
         # Credited up to the last sign of life, which was their coming.
-        [_becomes(audiorooms.RoomParticipant, stale, left_at=feed.once, connection_duration=0)],
+        [is_changed(audiorooms.RoomParticipant, stale, left_at=feed.once, connection_duration=0)],
         [Place(audiorooms.RoomParticipant, stays)],
     )
 
 
 def _duplicates(feed: Feed) -> Fed:
-    room, again = _studio(feed), feed.now - timedelta(minutes=1)
+    room, again = a_studio(feed), feed.now - timedelta(minutes=1)
     client = uuid4().hex
     stale, stays = (
-        _listener(feed, room, joined, client_id=client) for joined in (again - timedelta(minutes=1), again)
+        a_listener(feed, room, joined, client_id=client) for joined in (again - timedelta(minutes=1), again)
     )
     return Fed(
         "a listener who came back without having left",
         feed.now,
-        [_becomes(audiorooms.RoomParticipant, stale, left_at=again, connection_duration=60)],
+        [is_changed(audiorooms.RoomParticipant, stale, left_at=again, connection_duration=60)],
         [Place(audiorooms.RoomParticipant, stays)],
     )
 
 
 def _backwards(feed: Feed) -> Fed:
-    room, joined = _studio(feed), feed.now - timedelta(minutes=1)
+    room, joined = a_studio(feed), feed.now - timedelta(minutes=1)
     stale, stays = (
-        _listener(feed, room, joined, left_at=left, connection_duration=None)
+        a_listener(feed, room, joined, left_at=left, connection_duration=None)
         for left in (joined - timedelta(seconds=10), feed.now)
     )
     return Fed(
         "a stay that ends before it begins",
         feed.now,
-        [_becomes(audiorooms.RoomParticipant, stale, left_at=joined, connection_duration=0)],
+        [is_changed(audiorooms.RoomParticipant, stale, left_at=joined, connection_duration=0)],
         [Place(audiorooms.RoomParticipant, stays)],
     )
 
 
-#: What is fed for each policy of the applications.
+#: What is fed for each policy.
 FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "echoroom.typing": _typing,
     "echoroom.ghosts": _ghosts,
@@ -614,4 +492,5 @@ FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "audiorooms.dead": _dead,
     "audiorooms.duplicates": _duplicates,
     "audiorooms.backwards": _backwards,
+    **AGED,
 }

@@ -29,6 +29,8 @@ DEMO_STATE = ROOT / ".roomkeeper" / "demo"
 
 DATABASE = "roomkeeper"
 BUCKET = "roomkeeper"
+#: What retention takes is kept in one of its own, that nothing serves.
+ARCHIVE = "roomkeeper-archive"
 _LOCK = "lock"
 _EXPORTS = "env"
 #: Python's imports on a slow machine, and a broker that another beat's lock still holds.
@@ -45,6 +47,8 @@ OWN = (
     "flower_port",
     "metrics_port",
     "worker_metrics_port",
+    "archive_root",
+    "archive_bucket",
     *(field for field in Settings.model_fields if field.startswith("s3_")),
 )
 
@@ -175,7 +179,8 @@ class LocalStack:
         supervisor.start_stage(1)
         # It takes its seconds, and the programs take theirs; what they ask of it before, they ask again.
         self._await(seaweedfs.name, seaweedfs.ready, seaweedfs.patience_seconds)
-        seaweedfs.create_bucket(BUCKET)
+        for bucket in (BUCKET, ARCHIVE):
+            seaweedfs.create_bucket(bucket)
         for name, ready in programs.ready_probes(settings):
             self._await(name, ready, _PATIENCE_SECONDS)
         held.tell(self._addresses)
@@ -268,6 +273,7 @@ class LocalStack:
             "s3_bucket": BUCKET,
             "s3_access_key": seaweedfs.access_key,
             "s3_secret_key": seaweedfs.secret_key,
+            "archive_bucket": ARCHIVE,
             "flower_port": str(chosen.numbers["flower"]),
             "flower_password": password,
             "metrics_port": str(chosen.numbers["metrics"]),
@@ -281,6 +287,7 @@ class LocalStack:
             "PostgreSQL": own["database_url"],
             "Valkey": own["broker_url"],
             "S3": f"{seaweedfs.address}/{BUCKET} (key {seaweedfs.access_key}, secret {seaweedfs.secret_key})",
+            "archive": f"{seaweedfs.address}/{ARCHIVE}",
             "clamd": own["clamd"],
             "storage": own["storage_root"],
             "by hand": exports.example(self._state / _EXPORTS),

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -51,19 +51,22 @@ def append(
         content: what else is to be said, as JSON.
         approval: the operator's word that it goes by, if it took more than usual.
     """
-    connection.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+    for limit in ("lock_timeout", "statement_timeout"):
+        connection.execute(select(func.set_config(limit, _PATIENCE, True)))
     connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("roomkeeper:receipts", 0))))
     table = table_of(Receipt)
     # By a statement that begins when the lock is had.
     last = connection.execute(
         select(table.c.number, table.c.hash).order_by(desc(table.c.number)).limit(1)
     ).first()
+    # By the clock that approvals go by.
+    moment = connection.execute(select(func.clock_timestamp())).scalar_one()
     receipt: dict[str, Any] = {
         "number": last.number + 1 if last else 1,
         "kind": kind,
         "policy": policy,
         "run": run,
-        "written_at": datetime.now(UTC),
+        "written_at": moment,
         "rows": rows,
         "approval": approval,
         # As the database gives it back: without what JSON does not know.

@@ -18,6 +18,7 @@ from tasks import receipts
 from tasks.engines.archive import Archived, copy_in, read
 from tasks.engines.families import NOW_SUFFIX
 from tasks.engines.statements import key_of
+from tasks.partitions import PartitionError, make_room
 from workers.db import transaction
 from workers.settings import Settings
 from workers.storage.archives import archive_for
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 #: As long as it takes: a receipt is one batch.
 _PATIENCE = text(
-    "SELECT set_config('statement_timeout', '10min', true), set_config('lock_timeout', '1min', true)"
+    "SELECT set_config('statement_timeout', '10min', true), set_config('lock_timeout', '1min', true),"
+    " set_config('idle_in_transaction_session_timeout', '10min', true)"
 )
 _COLUMNS = text("""
     SELECT attname AS name, format_type(atttypid, atttypmod) AS type, attgenerated <> '' AS generated
@@ -49,6 +51,8 @@ class Restored:
         rows: by table, how many rows were put back.
         there: rows that were there already, as they were archived.
         other: rows that are there with other values, or in whose place another is: these stay.
+        absent: rows whose old values could not be put back, because they have gone themselves since. Restore
+            what they went with, then this once more.
         changed: rows whose old values were put back.
         objects: how many objects the receipt says were deleted; these do not come back.
         receipt: the number of the receipt of this; None if nothing was to be done.
@@ -57,6 +61,7 @@ class Restored:
     rows: dict[str, int] = field(default_factory=dict)
     there: int = 0
     other: int = 0
+    absent: int = 0
     changed: int = 0
     objects: int = 0
     receipt: int | None = None
@@ -83,6 +88,8 @@ def restore(
         receipt = receipts.one(connection, number)
     if receipt is None:
         raise RestoreError(f"There is no receipt {number}; see: roomkeeper retention receipts")
+    if receipts.digest(dict(receipt._mapping)) != receipt.hash:
+        raise RestoreError(f"Receipt {number} is not what was written; see: roomkeeper retention verify")
     if receipt.kind not in {"taken", "dropped"}:
         raise RestoreError(
             f"Receipt {number} is of rows that were {receipt.kind}: there is nothing to restore."
@@ -135,6 +142,10 @@ def _rows(connection: Connection, one: Archived, rows: "pa.Table", done: Restore
     real, quote = _names(connection, table)
     columns = {row.name: row for row in connection.execute(_COLUMNS, {"real": real})}
     _all_known(one, rows, columns)
+    try:
+        make_room(connection, table, rows)
+    except PartitionError as error:
+        raise RestoreError(str(error)) from error
     names = [quote(name) for name in rows.column_names if not columns[name].generated]
     listed, key = ", ".join(names), quote(key_of(table).name)
     connection.exec_driver_sql(f"CREATE TEMP TABLE restored (LIKE {real}) ON COMMIT DROP")
@@ -162,7 +173,8 @@ def _values(connection: Connection, one: Archived, rows: "pa.Table", done: Resto
     columns = {row.name: row for row in connection.execute(_COLUMNS, {"real": real})}
     changed = [name for name in rows.column_names[1:] if not name.endswith(NOW_SUFFIX)]
     _all_known(one, rows.select(changed), columns)
-    key = quote(key_of(Base.metadata.tables[one.table]).name)
+    name = key_of(Base.metadata.tables[one.table]).name
+    key, kind = quote(name), columns[name].type
     texts = ", ".join(f"{quote(name)} text" for name in rows.column_names)
     connection.exec_driver_sql(f"CREATE TEMP TABLE restored ({texts}) ON COMMIT DROP")
     copy_in(connection, "restored", rows)
@@ -173,11 +185,15 @@ def _values(connection: Connection, one: Archived, rows: "pa.Table", done: Resto
     )
     done.changed += connection.exec_driver_sql(
         f"UPDATE {real} AS new SET {sets} FROM restored AS old"  # noqa: S608
-        f" WHERE CAST(new.{key} AS text) = old.id AND {untouched}"
+        f" WHERE new.{key} = CAST(old.id AS {kind}) AND {untouched}"
         # Done before: they are what they were.
         f" AND ({_texts('new', [quote(name) for name in changed])})"
         f" IS DISTINCT FROM ({_texts('old', [quote(name) for name in changed])})"
     ).rowcount
+    done.absent += connection.exec_driver_sql(
+        "SELECT count(*) FROM restored AS old"  # noqa: S608
+        f" WHERE NOT EXISTS (SELECT FROM {real} AS new WHERE new.{key} = CAST(old.id AS {kind}))"
+    ).scalar_one()
     connection.exec_driver_sql("DROP TABLE restored")
 
 

@@ -6,47 +6,35 @@ for an operator. So does a policy whose rows were put back since: they are due s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, func, select
+import structlog
+from sqlalchemy import Connection, select
 
-from models.platform import Approval, Receipt
+from tasks import partitions
 from tasks.apps import POLICIES, after, every
+from tasks.apps.columns import table_of
 from tasks.apps.retentions import Retention
+from tasks.brake import Allowance, Stopped, allowance
 from tasks.cleanup import BY_HAND, slot_of
+from tasks.engines import reach
+from tasks.engines.archive import archives_of
 from tasks.engines.batch import Taken
 from tasks.engines.retire import PACE, Enough, Retiring, remove_unfinished
+from tasks.engines.statements import key_of
 from tasks.engines.sweep import Progress, Run
 from workers import ledger
 from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
 from workers.settings import Settings, get_settings, variable
-from workers.storage import ObjectStore, StoreError
-from workers.storage.archives import archive_for
 
-#: What is usual is told by so many runs.
-RUNS = 20
+#: So many rows are named of those that say what is ignored.
+TOLD = 10
 
-
-class Stopped(Exception):
-    """A run would take what it should not without an operator's word. The message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """How many rows a run may take, and by which approval, if it is more than usual.
-
-    Attributes:
-        usual: what a run takes: the median of the latest that took anything.
-    """
-
-    rows: int
-    usual: int
-    approval: int | None = None
+log = structlog.get_logger(__name__)
 
 
 def run(
@@ -72,6 +60,8 @@ def run(
     seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
     longest = BY_HAND if by_hand else timedelta(seconds=seconds)
     period = after(policy, settings)
+    if policy.off_until_set and period is None:
+        raise Stopped(f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=…")
     stopped: Stopped | None = None
     with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
         if entry is None:
@@ -82,6 +72,17 @@ def run(
         remove_unfinished(policy, archives)
         sweep: Run | None = None
         try:
+            with transaction() as connection:
+                if strangers := reach.unknown(connection, policy):
+                    raise reach.UnknownReferenceError(
+                        f"{policy.name} does not know what becomes of {', '.join(strangers)}, which would go "
+                        "along by a foreign key: nothing goes until it is RESTRICT, or the policy names it"
+                    )
+            # What lies in months that are past as a whole goes with them.
+            dropped = partitions.keep(
+                policy, settings, moment, operator=operator, seconds=longest.total_seconds()
+            )
+            entry.error = "; ".join(dropped) or None
             with transaction() as connection:
                 allowed = allowance(connection, policy, settings)
             batches = Retiring(
@@ -106,6 +107,7 @@ def run(
                 sweep.go()
             except Enough:
                 sweep.progress.more = True
+            sweep.progress.more |= batches.spent
         except Stopped as reason:
             stopped = reason
             entry.outcome, entry.error = "stopped", str(reason)
@@ -118,91 +120,35 @@ def run(
             entry.outcome = "more"
     if stopped is not None:
         raise stopped
+    _tell_ignored(policy)
     assert sweep is not None
     return sweep.progress
 
 
-def archives_of(policy: Retention, settings: Settings) -> ObjectStore | None:
-    """Return where the policy's rows are archived; None if they are not.
-
-    Raises:
-        StoreError: they are to be, and there is no place for them.
-    """
-    if not policy.archive or policy.name in settings.archive_off:
-        return None
-    found = archive_for(settings)
-    if found is None:
-        without = "" if policy.must_archive else f", or name it in {variable('archive_off')} to do without"
-        raise StoreError(
-            f"{policy.name} archives its rows before they go, and there is no archive: set "
-            f"{variable('archive_root')} or {variable('archive_bucket')}{without}"
-        )
-    return found
+def ignored(connection: Connection, policy: Retention, at_most: int) -> list[Any]:
+    """Return the keys of rows that say what the policy ignores, so many at most."""
+    if policy.ignored is None:
+        return []
+    key = key_of(table_of(policy.ignored.model))
+    return list(connection.execute(select(key).where(policy.ignored.which).limit(at_most)).scalars())
 
 
-def allowance(connection: Connection, policy: Retention, settings: Settings) -> Allowance:
-    """Return how many rows a run of the policy may take now.
-
-    Raises:
-        Stopped: rows of it were put back, and nobody has said since that it may go on.
-    """
-    usual = _usual(connection, policy)
-    limit = max(settings.retention_floor, int(settings.retention_factor * usual))
-    period = after(policy, settings)
-    seconds = None if period is None else period.total_seconds()
-    its = Approval.policy == policy.name
-    approval = connection.execute(
-        select(Approval.id, Approval.rows, Approval.approved_at)
-        # For the period that was looked at, and no other.
-        .where(its, Approval.expires_at > func.now(), Approval.period_seconds.is_not_distinct_from(seconds))
-        .order_by(Approval.id.desc())
-        .limit(1)
-    ).one_or_none()
-    last = connection.scalar(select(func.max(Approval.approved_at)).where(its))
-    restored = connection.execute(
-        select(Receipt.number)
-        .where(Receipt.policy == policy.name, Receipt.kind == "restored", _since(last))
-        .limit(1)
-    ).one_or_none()
-    if restored is not None:
-        raise Stopped(
-            f"Rows of {policy.name} were put back (receipt {restored.number}) and are due still: place a "
-            f"hold on whose they are, then say: roomkeeper retention approve {policy.name}"
-        )
-    if approval is None:
-        return Allowance(limit, usual)
-    taken = connection.scalar(
-        select(func.coalesce(func.sum(Receipt.rows), 0)).where(
-            Receipt.policy == policy.name, Receipt.approval == approval.id
-        )
-    )
-    left = approval.rows + limit - int(taken or 0)
-    return Allowance(left, usual, approval.id) if left > 0 else Allowance(limit, usual)
-
-
-def _since(moment: datetime | None) -> ColumnElement[bool]:
-    return Receipt.written_at > moment if moment is not None else Receipt.number > 0
-
-
-def _usual(connection: Connection, policy: Retention) -> int:
-    """Return what a run usually takes, of those that went without an approval."""
-    its = (
-        select(func.sum(Receipt.rows).label("rows"))
-        .where(Receipt.policy == policy.name, Receipt.kind == "taken", Receipt.approval.is_(None))
-        .group_by(Receipt.run)
-        .order_by(func.max(Receipt.number).desc())
-        .limit(RUNS)
-        .subquery()
-    )
-    median = func.percentile_disc(0.5).within_group(its.c.rows)
-    return int(connection.scalar(select(median)) or 0)
+def _tell_ignored(policy: Retention) -> None:
+    if policy.ignored is None:
+        return
+    with transaction() as connection:
+        found = ignored(connection, policy, TOLD)
+    if found:
+        table = table_of(policy.ignored.model).fullname
+        ids = [str(one) for one in found]
+        log.warning("retention.ignored", policy=policy.name, why=policy.ignored.why, table=table, ids=ids)
 
 
 def _far_more(policy: Retention, allowed: Allowance) -> Stopped:
     return Stopped(
         f"{policy.name} would take more than {allowed.rows:,} rows, and a run of it usually takes "
         f"{allowed.usual:,}. Look with: roomkeeper retention preview {policy.name}; if it is right: "
-        f"roomkeeper retention approve {policy.name}"
+        f"roomkeeper retention approve {policy.name} --reason …"
     )
 
 

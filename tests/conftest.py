@@ -1,6 +1,8 @@
 """Real servers for every test that asks for them: started once a session, at the first use, never before."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -26,6 +28,9 @@ from workers.db import create
 from workers.settings import Settings, load
 
 _numbers = count(1)
+_MEMORY = Path("/dev/shm")
+#: What the databases of a session may need, their logs included.
+_ROOM_BYTES = 4 * 1024**3
 _started: list[RunningServer[Any]] = []
 _R = TypeVar("_R", bound=RunningServer[Any])
 
@@ -47,6 +52,16 @@ def _running(make: Callable[[], _R]) -> Iterator[_R]:
         server.stop()
 
 
+@contextmanager
+def _in_memory(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Make a directory in memory, if there is room: a database for each test is a thousand files on disk."""
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
+        with tempfile.TemporaryDirectory(prefix=f"roomkeeper-{name}-", dir=_MEMORY) as directory:
+            yield Path(directory)
+    else:
+        yield tmp_path_factory.mktemp(name)
+
+
 @pytest.fixture(autouse=True)
 def _revive() -> Iterator[None]:
     """Whatever server a test stopped, killed or froze serves the next test again."""
@@ -58,8 +73,10 @@ def _revive() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """PostgreSQL for the whole session. Most tests want `empty_database` instead."""
-    directory = tmp_path_factory.mktemp("postgres")
-    with _running(lambda: PostgresServer(Postgres(directory, free_port(), durable=False))) as server:
+    with (
+        _in_memory(tmp_path_factory, "postgres") as directory,
+        _running(lambda: PostgresServer(Postgres(directory, free_port(), durable=False))) as server,
+    ):
         yield server
 
 

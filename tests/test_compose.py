@@ -178,6 +178,17 @@ def test_what_takes_strangers_files_apart_has_no_way_out() -> None:
         assert SERVICES[name]["networks"] == ["backend"]
 
 
+def test_archives_are_kept_where_only_retention_reads_them() -> None:
+    root = load(environment("maintenance")).archive_root
+    mounted = {name for name, one in SERVICES.items() if f"archive:{root}" in one.get("volumes", [])}
+    assert mounted == {"maintenance"}
+    assert {name for name in OURS if load(environment(name)).archive_root is not None} == mounted
+    # Beside what every worker has.
+    others = SERVICES["delivery"]["volumes"]
+    assert SERVICES["maintenance"]["volumes"] == [*others, f"archive:{root}"]
+    assert f"-m 0700 {root}\n" in DOCKERFILE
+
+
 def test_a_worker_has_room_for_its_files_and_its_children() -> None:
     for name in WORKERS:
         settings = load(environment(name))

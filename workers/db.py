@@ -13,6 +13,9 @@ from workers.settings import Settings, get_settings
 #: or be lost to, other clients. One statement, so one round trip.
 _PIN = (
     "SELECT set_config('TimeZone', 'UTC', true), set_config('statement_timeout', %(statement)s, true),"
+    # Values as texts, in archives: whole, and so that any other connection reads them.
+    " set_config('DateStyle', 'ISO', true), set_config('IntervalStyle', 'postgres', true),"
+    " set_config('extra_float_digits', '1', true),"
     " set_config('lock_timeout', %(lock)s, true)"
 )
 

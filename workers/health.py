@@ -27,7 +27,7 @@ class LastRun:
     """The last run that did anything or failed; one that was skipped, because of another, is none.
 
     Attributes:
-        outcome: 'done', 'more' or 'failed'.
+        outcome: 'done', 'more', 'failed' or 'stopped'.
         rows: how many it changed.
         remaining: how many it saw and could not change.
     """
@@ -46,7 +46,7 @@ class Health:
 
     Attributes:
         last: its last run; None if it never ran.
-        ended_well_at: when a run last ended as 'done' or 'more'.
+        ended_well_at: when a run last ended as 'done' or 'more', or was 'stopped': that is what it should do.
         running: whether a run of it is under way.
         overdue: it has not ended well for `PERIODS` of its periods, and no run is under way.
         idle: its last runs saw rows that were due, and changed none of them.
@@ -59,6 +59,11 @@ class Health:
     overdue: bool
     idle: bool = False
     refused: bool = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its last run would have taken what it should not, and waits for an operator's word."""
+        return self.last is not None and self.last.outcome == "stopped"
 
     @property
     def stuck_rows(self) -> int:
@@ -105,7 +110,7 @@ _ASK = text("""
                   SELECT * FROM roomkeeper.job_runs WHERE job = ANY (ARRAY[asked.job])
                    ORDER BY job DESC, started_at DESC LIMIT :most
                   ) AS recent
-            WHERE outcome IN ('done', 'more') LIMIT 1
+            WHERE outcome IN ('done', 'more', 'stopped') LIMIT 1
            ) AS well ON true
       LEFT JOIN LATERAL (
            SELECT count(*) = :runs AND bool_and(rows = 0 AND remaining > 0) AS idle,
@@ -159,7 +164,8 @@ def _judge(row: Row[Any], every: timedelta, since: datetime | None) -> Health:
 
 def faults(ledger: Ledger) -> list[Fault]:
     """Return what is wrong with the jobs, a sentence and an advice each; of those that are overdue, one."""
-    found = [_stuck(job, health) for job, health in ledger.jobs.items() if health.stuck_rows]
+    found = [_stopped(job, health) for job, health in ledger.jobs.items() if health.stopped]
+    found += [_stuck(job, health) for job, health in ledger.jobs.items() if health.stuck_rows]
     overdue = {job: health for job, health in ledger.jobs.items() if health.overdue}
     failing = {job: one for job, one in overdue.items() if one.last and one.last.outcome == "failed"}
     if failing:
@@ -178,6 +184,16 @@ def _stuck(job: str, health: Health) -> Fault:
         f"{job} {did} in its last {PERIODS} runs, though {rows} due{_said(health.last)}.",
         "Look who holds them (pg_locks, pg_stat_activity), whether row level security lets this role change "
         "them, and whether a trigger or a constraint refuses.",
+    )
+
+
+def _stopped(job: str, health: Health) -> Fault:
+    assert health.last is not None
+    return Fault(
+        # The rest of what it says is in the advice.
+        f"{job} has stopped{_said(health.last).partition('. ')[0]}.",
+        f"Look with: roomkeeper retention preview {job}; if all of it may go: "
+        f"roomkeeper retention approve {job} --reason …",
     )
 
 

@@ -444,6 +444,14 @@ class Settings(BaseModel):
             raise ValueError(f"{PREFIX}S3_ACCESS_KEY and {PREFIX}S3_SECRET_KEY must be set both or neither")
         return self
 
+    @field_validator("archive_root", mode="before")
+    @classmethod
+    def _no_empty_path(cls, value: object) -> object:
+        if value == "":
+            # It would be wherever the process was started.
+            raise ValueError("must not be empty; leave it unset for no archive")
+        return value
+
     @model_validator(mode="after")
     def _one_archive(self) -> Self:
         if self.archive_root is not None and self.archive_bucket is not None:

@@ -1,17 +1,19 @@
 """What the database, the broker and the scanner know, as Prometheus metrics: asked at each scrape."""
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import redis
 import structlog
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, ScalarSelect, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import AttachmentJob as Job
-from models.platform import DeadLetter, JobRun, OutboxMessage, StatusInbox
+from models.platform import DeadLetter, Hold, JobRun, OutboxMessage, Receipt, StatusInbox
 from workers import health
 from workers.db import transaction
 from workers.queues import KINDS
@@ -34,12 +36,13 @@ class State(Collector):
     def __init__(self, settings: Settings, periods: Mapping[str, timedelta] = {}) -> None:
         self._settings = settings
         self._periods = periods
+        self._taken = Taken()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Ask everything; see `Collector`."""
         up = GaugeMetricFamily("roomkeeper_up", "Whether a part answers.", labels=["part"])
-        parts: dict[str, Callable[[], list[GaugeMetricFamily]]] = {
-            "database": lambda: _database(self._periods),
+        parts: dict[str, Callable[[], Sequence[Metric]]] = {
+            "database": lambda: _database(self._periods, self._taken),
             "broker": lambda: _broker(self._settings),
             "scanner": lambda: _scanner(self._settings),
         }
@@ -53,7 +56,28 @@ class State(Collector):
         yield up
 
 
-def _database(periods: Mapping[str, timedelta]) -> list[GaugeMetricFamily]:
+@dataclass(slots=True)
+class Taken:
+    """Rows that retention took, by policy, up to receipt `number`: receipts are only added."""
+
+    number: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    # A scrape may come while another is answered.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, connection: Connection) -> None:
+        """Add up what receipts say that were written since."""
+        sums = select(Receipt.policy, func.sum(Receipt.rows), func.max(Receipt.number)).group_by(
+            Receipt.policy
+        )
+        with self.lock:
+            new = sums.where(Receipt.number > self.number, Receipt.kind.in_(["taken", "dropped"]))
+            for policy, rows, number in connection.execute(new):
+                self.rows[policy] = self.rows.get(policy, 0) + int(rows)
+                self.number = max(self.number, number)
+
+
+def _database(periods: Mapping[str, timedelta], taken: Taken) -> list[Metric]:
     with transaction() as connection:
         return [
             *_attachments(connection),
@@ -61,6 +85,7 @@ def _database(periods: Mapping[str, timedelta]) -> list[GaugeMetricFamily]:
             _inbox_age(connection),
             *_periodic(connection),
             *_policies(connection, periods),
+            *_retention(connection, taken),
         ]
 
 
@@ -149,11 +174,33 @@ def _policies(connection: Connection, periods: Mapping[str, timedelta]) -> Itera
         "Rows that a policy's last run saw, and could not change a single one of.",
         labels=["policy"],
     )
+    stopped = GaugeMetricFamily(
+        "roomkeeper_policy_stopped",
+        "1 if a policy's last run would have taken what it should not, and waits for an operator.",
+        labels=["policy"],
+    )
     for policy, found in health.ask(connection, periods).jobs.items():
         overdue.add_metric([policy], int(found.overdue))
         stuck.add_metric([policy], found.stuck_rows)
+        stopped.add_metric([policy], int(found.stopped))
     yield overdue
     yield stuck
+    yield stopped
+
+
+def _retention(connection: Connection, taken: Taken) -> Iterator[Metric]:
+    taken.read(connection)
+    rows = CounterMetricFamily(
+        "roomkeeper_retention_rows", "Rows that a retention policy took, by its receipts.", labels=["policy"]
+    )
+    for policy, number in taken.rows.items():
+        rows.add_metric([policy], number)
+    yield rows
+    holds = GaugeMetricFamily("roomkeeper_holds", "Legal holds in force.", labels=["app"])
+    in_force = select(Hold.app, func.count()).where(Hold.lifted_at.is_(None)).group_by(Hold.app)
+    for app, number in connection.execute(in_force):
+        holds.add_metric([app], number)
+    yield holds
 
 
 def _broker(settings: Settings) -> list[GaugeMetricFamily]:

@@ -6,6 +6,7 @@ and become dead letters; the worker goes on.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from celery import current_app
@@ -88,8 +89,10 @@ class Call(_Part):  # type: ignore[no-redef]  # Pydantic's plugin has an argumen
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in current_app.tasks:
-            ours = ", ".join(sorted(name for name in current_app.tasks if not name.startswith("celery.")))
-            raise ValueError(f"no task is called {value[:100]!r}; there are {ours}")
+            ours = sorted(name for name in current_app.tasks if not name.startswith("celery."))
+            likely = get_close_matches(value[:100], ours, n=1)
+            hint = f"did you mean {likely[0]!r}?" if likely else f"there are {', '.join(ours)}"
+            raise ValueError(f"no task is called {value[:100]!r}; {hint}")
         return value
 
     @field_validator("eta", "expires")

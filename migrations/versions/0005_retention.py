@@ -72,6 +72,13 @@ def upgrade() -> None:
     )
     op.create_index("receipts_policy", "receipts", ["policy", "number"], schema=SCHEMA)
     op.create_index("receipts_written_at", "receipts", ["written_at"], schema=SCHEMA)
+    op.create_index(
+        "receipts_restored",
+        "receipts",
+        ["written_at"],
+        postgresql_where=sa.text("kind = 'restored'"),
+        schema=SCHEMA,
+    )
     op.execute(_ONLY_ADDED)
     op.create_table(
         "unfinished_archives",
@@ -89,6 +96,7 @@ def upgrade() -> None:
         _text("store"),
         _text("key"),
         sa.Column("quarantined", sa.Text),
+        sa.Column("small_key", sa.Text),
         _moment("marked_at"),
         schema=SCHEMA,
     )

@@ -3,11 +3,25 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Date,
+    and_,
+    case,
+    cast,
+    exists,
+    extract,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import aliased
 
 from models import audiorooms
-from models.audiorooms import AudioRoom, AuditLog, RoomParticipant
+from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
+from tasks.apps.retentions import Changes, Owners, Retention, Stays
 from tasks.apps.spec import App
 from tasks.apps.sweeps import AFTER, NOW, Along, Event, Sweep, Update
 
@@ -44,7 +58,8 @@ def _of_the_room(model: Any, value: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def _of_room(value: Any, *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
     """Return a value of a stay's room itself; NULL where there is none."""
-    return select(value).where(AudioRoom.id == RoomParticipant.room_id, *conditions).scalar_subquery()
+    found = select(value).where(AudioRoom.id == RoomParticipant.room_id, *conditions)
+    return found.correlate(RoomParticipant).scalar_subquery()
 
 
 #: The room's last sign of life.
@@ -73,6 +88,33 @@ _NEWER = and_(
     _age(_OTHER) > _age(RoomParticipant),
 )
 _JOINED_AGAIN = select(func.min(_told(_OTHER.joined_at))).where(_NEWER).scalar_subquery()
+
+#: When a stay was over; NULL where nobody can say. What a wrong clock says of it is passed over.
+_OVER = func.coalesce(_told(RoomParticipant.left_at), _END)
+_ENDED = case((_OVER.is_not(None), func.greatest(_told(_JOINED), _OVER)))
+_FIRST_DAY = cast(func.timezone("UTC", func.coalesce(_told(_JOINED), _ENDED)), Date)
+_LAST_DAY = cast(func.timezone("UTC", _ENDED), Date)
+#: Stays that the daily figures have: each day of a listener's, in UTC, has its row for the room. Broadcasters
+#: do not count there, nor does who was in no room. Julian days, because a date may be infinite: such a stay
+#: never has all of them.
+ROLLED_UP = or_(
+    RoomParticipant.role == "broadcaster",
+    RoomParticipant.room_id.is_(None),
+    select(func.count())
+    .where(
+        RoomAnalytics.room_id == RoomParticipant.room_id,
+        RoomAnalytics.date.between(_FIRST_DAY, _LAST_DAY),
+    )
+    .correlate(RoomParticipant)
+    .scalar_subquery()
+    == extract("julian", _LAST_DAY) - extract("julian", _FIRST_DAY) + 1,
+)
+
+_OWNERS: Owners = {
+    AuditLog: {"user": (AuditLog.user_id,), "room": (AuditLog.room_id,)},
+    RoomParticipant: {"user": (RoomParticipant.user_id,), "room": (RoomParticipant.room_id,)},
+    AudioRoom: {"user": (AudioRoom.created_by,), "room": (AudioRoom.id,)},
+}
 
 AUDIOROOMS = App(
     name="audiorooms",
@@ -175,8 +217,62 @@ AUDIOROOMS = App(
             walk=timedelta(days=1),
         ),
     ),
+    retention=(
+        Retention(
+            name="audiorooms.audit_log",
+            model=AuditLog,
+            rule="entries of the audit log older than {after} are archived and deleted",
+            why="It is for security and debugging (audiorooms.md, Log Audit Events); no time is documented.",
+            age=AuditLog.created_at,
+            owners=_OWNERS,
+            must_archive=True,
+        ),
+        Retention(
+            name="audiorooms.participants",
+            model=RoomParticipant,
+            rule="stays that ended more than {after} ago in rooms that are not active, or in none, are "
+            "deleted when the daily figures have all their days",
+            why="Who was where and when is not kept for ever; the figures that are made of it are "
+            "(audiorooms.md, Update Room Analytics).",
+            age=_ENDED,
+            guard=and_(
+                ~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
+                ROLLED_UP,
+            ),
+            owners=_OWNERS,
+            # No index has their ends.
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="audiorooms.rooms",
+            model=AudioRoom,
+            rule="rooms that are not active and have not changed for {after} are deleted when all stays in "
+            "them have gone; their daily figures stay, without the room",
+            why="A room is closed for good (audiorooms.md, Mark Room as Inactive): only active ones are "
+            "restored.",
+            # A trigger keeps `updated_at`: without one it is as it was made.
+            age=func.coalesce(AudioRoom.updated_at, AudioRoom.created_at),
+            guard=AudioRoom.active.is_not(True),
+            refers=(
+                Stays(
+                    RoomParticipant.room_id,
+                    "CASCADE: stays go by a policy of their own, when they are in the figures",
+                ),
+                Changes(
+                    RoomAnalytics.room_id,
+                    "CASCADE: the figures are kept, and would go along. The archive says whose they were",
+                ),
+                Changes(AuditLog.room_id, "SET NULL: the trail has a time of its own; the archive as above"),
+            ),
+            owners=_OWNERS,
+            follows=("audiorooms.participants",),
+            # The index begins with what is true of nearly all.
+            walk=timedelta(days=1),
+        ),
+    ),
+    # People are Supabase's.
+    entities={"user": None, "room": AudioRoom},
     untouched={
-        audiorooms.RoomAnalytics: "daily figures are rolled up by a job to come",
-        audiorooms.AuditLog: "only read, for signs of life; aged out by retention, a job to come",
+        audiorooms.RoomAnalytics: "daily figures are kept; they lose their room when that goes",
     },
 )

@@ -16,6 +16,7 @@ from models.connect import (
     VideoRequest,
 )
 from tasks.apps.columns import Column
+from tasks.apps.retentions import Goes, Owners, Retention, Stays
 from tasks.apps.spec import App
 from tasks.apps.statuses import ReadMarks
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
@@ -40,6 +41,14 @@ _NO_OUTCOME = and_(
     func.coalesce(InteractionLog.outcome, "no_action") == "no_action",
     ~exists().where(Connection.interaction_log_id == InteractionLog.id).correlate(InteractionLog),
 )
+
+_OWNERS: Owners = {
+    InteractionLog: {
+        "user": (InteractionLog.user1_id, InteractionLog.user2_id, InteractionLog.female_user_id)
+    },
+    Message: {"user": (Message.sender_user_id,), "room": (Message.chat_room_id,)},
+    MessageReadStatus: {"user": (MessageReadStatus.user_id,)},
+}
 
 CONNECT = App(
     name="connect",
@@ -150,10 +159,50 @@ CONNECT = App(
             walk=timedelta(hours=3),
         ),
     ),
+    retention=(
+        Retention(
+            name="connect.logs",
+            model=InteractionLog,
+            rule="calls that began more than {after} ago and ended as 'no_action', 'both_left' or 'timeout' "
+            "are deleted, but for those that a connection came of",
+            why="Calls that led to nothing are kept for a year (connect.md, Automatic Cleanup Policies). The "
+            "documented function takes those of living connections too, and with them whole chats.",
+            # One whose beginning is not known has no age, and stays.
+            age=InteractionLog.started_at,
+            # NULL is none of these, for the documented function too: a call of which nobody knows what came
+            # may be one that mattered.
+            guard=InteractionLog.outcome.in_(["no_action", "both_left", "timeout"]),
+            refers=(
+                Stays(
+                    Connection.interaction_log_id,
+                    "CASCADE: it would take the connection, its chat room, messages and video requests along",
+                ),
+            ),
+            owners=_OWNERS,
+            after=timedelta(days=365),
+            # The index has all that stay for their connection's sake, of all times: a day's are read, the
+            # walk finds older ones.
+            quick=and_(
+                InteractionLog.started_at >= NOW - AFTER - timedelta(days=1),
+                InteractionLog.started_at < NOW - AFTER,
+            ),
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="connect.messages",
+            model=Message,
+            rule="messages older than {after} are deleted, with their read marks",
+            why="Messages do not stay for ever (connect.md, Data Retention and Privacy), and no time is "
+            "documented. Their room and connection stay.",
+            age=Message.created_at,
+            refers=(Goes(MessageReadStatus.message_id, "CASCADE: a mark says nothing without its message"),),
+            owners=_OWNERS,
+        ),
+    ),
+    entities={"user": User, "room": ChatRoom},
     untouched={
         connect.User: "accounts are the application's own",
         connect.Profile: "profiles go with their user",
         connect.Connection: "a connection keeps its log alive; it never ages by itself",
-        connect.Message: "aged out by retention, a job to come",
     },
 )

@@ -3,17 +3,20 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, DateTime, and_, exists, func, or_, select, tuple_
+from sqlalchemy.orm import aliased
 
 from models import echoroom
 from models.echoroom import (
     ChatMessage,
     ChatSession,
+    MessageReaction,
     SessionParticipant,
     TypingIndicator,
     User,
     VoiceStatus,
 )
+from tasks.apps.retentions import Changes, Goes, Owners, Retention
 from tasks.apps.spec import App
 from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, Sweep, Update
 
@@ -76,6 +79,47 @@ _COUNT = (
     .correlate(ChatSession)
     .scalar_subquery()
 )
+
+
+def _person_alive() -> ColumnElement[bool]:
+    """Return whether a person has given a sign of life since NOW - AFTER, or sits in a room.
+
+    NULL is no sign, as for ghosts: the application hardly ever writes `last_active`, and need not say when.
+    """
+    since = NOW - AFTER
+
+    def seen(model: Any, *signs: ColumnElement[bool]) -> ColumnElement[bool]:
+        return exists().where(model.user_id == User.id, or_(*signs))
+
+    return or_(
+        seen(
+            SessionParticipant,
+            SessionParticipant.is_active.is_(True),
+            SessionParticipant.joined_at >= since,
+            SessionParticipant.left_at >= since,
+        ),
+        seen(ChatMessage, ChatMessage.created_at >= since, ChatMessage.edited_at >= since),
+        seen(MessageReaction, MessageReaction.created_at >= since),
+        seen(VoiceStatus, VoiceStatus.last_updated >= since),
+        seen(TypingIndicator, TypingIndicator.started_at >= since),
+    )
+
+
+_of = aliased(ChatMessage)
+_ROOM_OF_A_REACTION = (
+    select(_of.session_id)
+    .where(_of.id == MessageReaction.message_id)
+    .correlate(MessageReaction)
+    .scalar_subquery()
+)
+_OWNERS: Owners = {
+    ChatMessage: {"user": (ChatMessage.user_id,), "room": (ChatMessage.session_id,)},
+    MessageReaction: {"user": (MessageReaction.user_id,), "room": (_ROOM_OF_A_REACTION,)},
+    User: {"user": (User.id,)},
+    SessionParticipant: {"user": (SessionParticipant.user_id,), "room": (SessionParticipant.session_id,)},
+    TypingIndicator: {"user": (TypingIndicator.user_id,), "room": (TypingIndicator.session_id,)},
+    VoiceStatus: {"user": (VoiceStatus.user_id,), "room": (VoiceStatus.session_id,)},
+}
 
 ECHOROOM = App(
     name="echoroom",
@@ -218,9 +262,54 @@ ECHOROOM = App(
             ),
         ),
     ),
+    retention=(
+        Retention(
+            name="echoroom.messages",
+            model=ChatMessage,
+            rule="messages older than {after} go with their reactions; replies to them stay",
+            why="What is said in passing is not kept for ever (echoroom.md, chat_messages): no period is "
+            "documented. One without created_at stays.",
+            age=ChatMessage.created_at,
+            refers=(
+                Goes(MessageReaction.message_id, "CASCADE: a reaction says nothing without its message"),
+                Changes(ChatMessage.reply_to, "SET NULL: who has replied keeps what they wrote"),
+            ),
+            owners=_OWNERS,
+            # Their indexes begin with the room.
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="echoroom.anonymous_users",
+            model=User,
+            rule="anonymous users without any sign of life for {after} go, with what names them; their "
+            "messages stay without their name",
+            why="Names that were made up for an evening (echoroom.md, users). A message, a reaction, "
+            "joining, speaking and typing are signs of life too: the application hardly ever writes "
+            "last_active.",
+            # Whoever changes a row is there as well; NULL says nothing, and who has no time at all stays.
+            age=func.greatest(
+                User.last_active, User.created_at, User.updated_at, type_=DateTime(timezone=True)
+            ),
+            guard=and_(User.is_anonymous.is_(True), ~_person_alive()),
+            refers=(
+                Goes(SessionParticipant.user_id, "CASCADE: who was in a room, and is in none now"),
+                Goes(MessageReaction.user_id, "CASCADE: a reaction is somebody's"),
+                Goes(TypingIndicator.user_id, "CASCADE: holds their name"),
+                Goes(VoiceStatus.user_id, "CASCADE: nobody speaks"),
+                Changes(
+                    ChatMessage.user_id,
+                    "SET NULL: what was said is a part of the talk; the key would leave their name there",
+                    values={ChatMessage.user_id: None, ChatMessage.sender_name: "Deleted user"},
+                ),
+            ),
+            owners=_OWNERS,
+            quick=User.last_active < NOW - AFTER,
+            # NULL last_active, too.
+            walk=timedelta(days=1),
+        ),
+    ),
+    entities={"user": User, "room": ChatSession},
     untouched={
-        echoroom.User: "only read, for signs of life; aged out by retention, a job to come",
-        echoroom.ChatMessage: "aged out by retention, a job to come",
-        echoroom.MessageReaction: "reactions go with their message",
+        echoroom.MessageReaction: "reactions go with their message, or with their anonymous user",
     },
 )

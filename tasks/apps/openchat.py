@@ -1,19 +1,26 @@
 """`openchat`: a messenger with attachments, threads and relationships."""
 
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Text, Uuid, and_, case, cast, func, literal, or_, select, tuple_
+from sqlalchemy.orm import aliased
 
 from models import openchat
 from models.openchat import (
+    Account,
     Attachment,
     Conversation,
     ConversationParticipant,
     Message,
     Session,
     User,
+    UserRelationship,
     Verification,
 )
+from tasks.apps.columns import Column
+from tasks.apps.retentions import GOING, Changes, Goes, Owners, Retention, Stays
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import ReadPointers
 from tasks.apps.sweeps import AFTER, NOW_UTC, Delete, Sweep, Update
@@ -51,6 +58,103 @@ def _alive() -> ColumnElement[bool]:
         anywhere(written.scalar_subquery()),
     )
 
+
+#: Behind all messages of a moment.
+_HIGHEST = literal(UUID(int=2**128 - 1), Uuid())
+
+
+def _deleted_at(model: Any) -> ColumnElement[Any]:
+    """Return when a row was deleted softly: soft deletion often leaves `deleted_at` NULL."""
+    return func.coalesce(model.deleted_at, model.updated_at)
+
+
+def _pointer() -> ColumnElement[Any]:
+    """Return, for a participant whose read pointer names a message that goes, where it goes instead.
+
+    To the latest message that stays, of those that the pointer has passed: so nothing comes to be unread, or
+    to be read by fewer. None stands before all messages. A pointer into another conversation stands at the
+    time of reading, as everywhere (`tasks/delivery/positions.py`).
+    """
+    before, pointed, reader = aliased(Message), aliased(Message), ConversationParticipant
+
+    def its(here: Any, elsewhere: Any) -> ColumnElement[Any]:
+        place = case((pointed.conversation_id == reader.conversation_id, here), else_=elsewhere)
+        found = select(place).where(pointed.id == reader.last_read_message_id)
+        return found.correlate(ConversationParticipant).scalar_subquery()
+
+    # Not by a join: with values for a bound, the index on conversation and time is read from there on.
+    position = tuple_(its(pointed.created_at, reader.last_read_at), its(pointed.id, _HIGHEST))
+    passed = (
+        select(before.id)
+        .where(
+            before.conversation_id == reader.conversation_id,
+            tuple_(before.created_at, before.id) <= position,
+            before.id != func.all(GOING),
+        )
+        .order_by(before.created_at.desc(), before.id.desc())
+        .limit(1)
+        .correlate(ConversationParticipant)
+    )
+    return passed.scalar_subquery()
+
+
+_WITH_A_MESSAGE = (
+    Goes(Attachment.message_id, "CASCADE: a file goes with its message, marked as deleted or not"),
+    Changes(
+        Message.parent_message_id,
+        "no foreign key: a reply keeps what it says, and answers nothing",
+        # `reply_count` is nobody's: a reply that is deleted has left it when it was marked, if ever.
+        to=Message.id,
+    ),
+    Changes(
+        Message.thread_root_id,
+        "no foreign key: what was said in the thread stays, and is of none",
+        to=Message.id,
+    ),
+    Changes(
+        ConversationParticipant.last_read_message_id,
+        "no foreign key: who has read so far has read what was before",
+        values={ConversationParticipant.last_read_message_id: _pointer()},
+        to=Message.id,
+    ),
+)
+
+_of = aliased(Message)
+_CONVERSATION_OF_A_FILE = (
+    select(_of.conversation_id).where(_of.id == Attachment.message_id).correlate(Attachment).scalar_subquery()
+)
+_OWNERS: Owners = {
+    Attachment: {"user": (Attachment.uploaded_by,), "conversation": (_CONVERSATION_OF_A_FILE,)},
+    Message: {"user": (Message.sender_id,), "conversation": (Message.conversation_id,)},
+    ConversationParticipant: {
+        "user": (ConversationParticipant.user_id,),
+        "conversation": (ConversationParticipant.conversation_id,),
+    },
+    Conversation: {"user": (Conversation.created_by,), "conversation": (Conversation.id,)},
+    User: {"user": (User.id,)},
+    Session: {"user": (Session.user_id,)},
+    Account: {"user": (Account.user_id,)},
+    UserRelationship: {"user": (UserRelationship.from_user_id, UserRelationship.to_user_id)},
+}
+
+_GONE_CONVERSATION = Conversation.is_deleted.is_(True)
+#: What is left of a person where the row must stay. The address is nobody's, and can not be delivered to.
+_ADDRESS = func.concat("deleted-", cast(User.id, Text), "@invalid")
+_NOBODY: dict[Column, Any] = {
+    User.name: "Deleted user",
+    User.email: _ADDRESS,
+    User.email_verified: False,
+    User.image: None,
+    User.display_name: None,
+    User.bio: None,
+    User.location: None,
+    User.website: None,
+    User.custom_status: None,
+    User.status: "offline",
+    User.is_online: False,
+    User.last_seen_at: None,
+    User.is_active: False,
+}
 
 OPENCHAT = App(
     name="openchat",
@@ -183,8 +287,140 @@ OPENCHAT = App(
             walk=timedelta(hours=2),
         ),
     ),
+    retention=(
+        Retention(
+            name="openchat.deleted_attachments",
+            model=Attachment,
+            rule="attachments that were deleted softly more than {after} ago go, objects first",
+            why="Soft deletion keeps the object for as long as the row is there (openchat.md, File "
+            "Attachments Table); where deleted_at is NULL, updated_at tells.",
+            age=_deleted_at(Attachment),
+            guard=Attachment.is_deleted.is_(True),
+            owners=_OWNERS,
+            # No index knows what is deleted.
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="openchat.deleted_messages",
+            model=Message,
+            rule="messages that were deleted softly more than {after} ago go, with files and objects; "
+            "replies and threads stay, and read pointers move to the message before",
+            why="Nobody sees them any more (openchat.md, Enhanced Messages Table); where deleted_at is NULL, "
+            "updated_at tells.",
+            age=_deleted_at(Message),
+            guard=Message.is_deleted.is_(True),
+            refers=_WITH_A_MESSAGE,
+            owners=_OWNERS,
+        ),
+        Retention(
+            name="openchat.conversation_messages",
+            model=Message,
+            rule="messages of conversations that were deleted softly more than {after} ago go, with files "
+            "and objects",
+            why="A conversation takes all that was said in it along (openchat.md, Conversations Table): too "
+            "much for one transaction, and its objects would stay behind.",
+            # The table of conversations has no deleted_at.
+            age=select(Conversation.updated_at)
+            .where(Conversation.id == Message.conversation_id)
+            .correlate(Message)
+            .scalar_subquery(),
+            # With the age once more: by it an index finds what is due, and nothing else is looked at.
+            guard=Message.conversation_id.in_(
+                select(Conversation.id).where(_GONE_CONVERSATION, Conversation.updated_at < NOW_UTC - AFTER)
+            ),
+            refers=_WITH_A_MESSAGE,
+            owners=_OWNERS,
+        ),
+        Retention(
+            name="openchat.deleted_conversations",
+            model=Conversation,
+            rule="conversations that were deleted softly more than {after} ago go with their participants "
+            "when no message of theirs is left",
+            why="Nobody sees them any more (openchat.md, Conversations Table); they have no deleted_at, so "
+            "updated_at tells.",
+            age=Conversation.updated_at,
+            guard=_GONE_CONVERSATION,
+            refers=(
+                Stays(
+                    Message.conversation_id,
+                    "CASCADE: would take messages along that are on hold, and lose their objects",
+                ),
+                Goes(
+                    ConversationParticipant.conversation_id,
+                    "CASCADE: a membership says nothing without its conversation",
+                ),
+            ),
+            owners=_OWNERS,
+            follows=("openchat.conversation_messages",),
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="openchat.anonymised_users",
+            model=User,
+            rule="users who were deleted softly more than {after} ago lose all that tells who they were, "
+            "with accounts, sessions and relationships",
+            why="Messages and conversations refer to them, so the row must stay (openchat.md, Users Table); "
+            "where deleted_at is NULL, updated_at tells.",
+            age=_deleted_at(User),
+            # Once: one who is nobody already stays as they are.
+            guard=and_(
+                User.is_deleted.is_(True),
+                or_(*(column.is_distinct_from(value) for column, value in _NOBODY.items())),
+            ),
+            # Their age stays what it is when `updated_at` is set.
+            then=Update({**_NOBODY, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
+            refers=(
+                Goes(Session.user_id, "NO ACTION: a token of somebody who is gone"),
+                Goes(Account.user_id, "NO ACTION: a password, or tokens, of somebody who is gone"),
+                Goes(UserRelationship.from_user_id, "CASCADE: with words of a person to another"),
+                Goes(UserRelationship.to_user_id, "CASCADE: with words of another to the person"),
+            ),
+            owners=_OWNERS,
+            # An archive would keep what is to be forgotten.
+            archive=False,
+            walk=timedelta(days=1),
+        ),
+        Retention(
+            name="openchat.deleted_users",
+            model=User,
+            rule="anonymised users who were deleted softly more than {after} ago go when nothing refers to "
+            "them any more",
+            why="A row that is nobody's, and that nobody names, is of no use (openchat.md, Users Table). "
+            "Anonymised first, they leave nothing personal in the archive.",
+            age=_deleted_at(User),
+            guard=and_(User.is_deleted.is_(True), User.email == _ADDRESS),
+            refers=(
+                Stays(Conversation.created_by, "NO ACTION: blocks the deletion"),
+                Stays(Message.sender_id, "NO ACTION: blocks the deletion"),
+                Stays(Message.edited_by, "NO ACTION: blocks the deletion"),
+                Stays(Message.pinned_by, "NO ACTION: blocks the deletion"),
+                Stays(Message.moderated_by, "NO ACTION: blocks the deletion"),
+                Stays(Message.deleted_by, "NO ACTION: blocks the deletion"),
+                Stays(Attachment.uploaded_by, "NO ACTION: blocks the deletion"),
+                Stays(ConversationParticipant.invited_by, "NO ACTION: blocks the deletion"),
+                # Gone since they were anonymised; a new one says that somebody is there.
+                Stays(Session.user_id, "NO ACTION: blocks the deletion"),
+                Stays(Account.user_id, "NO ACTION: blocks the deletion"),
+                Stays(
+                    ConversationParticipant.user_id,
+                    "CASCADE: would take a reader out of the counters of a conversation that goes on",
+                ),
+                Goes(UserRelationship.from_user_id, "CASCADE: a relationship needs two"),
+                Goes(UserRelationship.to_user_id, "CASCADE: a relationship needs two"),
+            ),
+            owners=_OWNERS,
+            follows=(
+                "openchat.anonymised_users",
+                "openchat.deleted_attachments",
+                "openchat.deleted_messages",
+                "openchat.deleted_conversations",
+            ),
+            walk=timedelta(days=1),
+        ),
+    ),
+    entities={"user": User, "conversation": Conversation},
     untouched={
-        openchat.Account: "OAuth links live as long as their user",
-        openchat.UserRelationship: "relationships are the users' own and do not age",
+        openchat.Account: "OAuth links live as long as their user, and go when that one is anonymised",
+        openchat.UserRelationship: "relationships do not age; they go when one of the two is anonymised",
     },
 )

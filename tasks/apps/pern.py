@@ -16,7 +16,7 @@ from models.pern import (
     User,
     UserPublicKey,
 )
-from tasks.apps.retentions import Changes, Goes, Owners, Retention
+from tasks.apps.retentions import Changes, Goes, Ignored, Owners, Retention
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import StatusRows
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
@@ -28,7 +28,7 @@ MAX_DAYS = 36_600
 _LIMIT = Conversation.settings["message_retention_days"]
 _DAYS = case((func.jsonb_typeof(_LIMIT) == "number", cast(_LIMIT.astext, Numeric)))
 _VALID = and_(_DAYS >= 1, _DAYS <= MAX_DAYS, func.trunc(_DAYS) == _DAYS)
-#: Conversations whose own limit is not a whole number of days: it is ignored, and told.
+#: Conversations whose own limit is no whole number of days: it is ignored, and told.
 MALFORMED_LIMIT = and_(func.jsonb_typeof(_LIMIT) != "null", _VALID.is_not(True))
 #: A message's own limit, in days: its conversation's, if that has a valid one.
 _OWN_LIMIT = (
@@ -171,6 +171,9 @@ PERN = App(
             cutoff=NOW - func.make_interval(0, 0, 0, _OWN_LIMIT),
             refers=_WITH_A_MESSAGE,
             owners=_OWNERS,
+            ignored=Ignored(
+                Conversation, MALFORMED_LIMIT, "message_retention_days is no whole number of days"
+            ),
             # Their indexes begin with the conversation.
             walk=timedelta(days=1),
         ),

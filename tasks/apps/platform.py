@@ -1,9 +1,21 @@
-"""The platform's own page: what it keeps for a while."""
+"""The platform's own page: what it keeps for a while.
+
+Published rows of the outbox are not here: `outbox.relay` removes them itself, beside publishing others.
+"""
 
 from datetime import timedelta
 
-from models.platform import JobRun
+from sqlalchemy import and_, exists, or_
+
+from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict
+from models.platform import AttachmentJob as Job
+from tasks.apps.retentions import Owners, Retention, Stays
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep
+
+#: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
+#: stay, and with the job the latest of its story.
+_OWNERS: Owners = {DeadLetter: {}, AttachmentEvent: {}, ScanVerdict: {}}
+_ITS_JOB = and_(Job.app == AttachmentEvent.app, Job.attachment_id == AttachmentEvent.attachment_id)
 
 OWN = (
     Sweep(
@@ -15,5 +27,51 @@ OWN = (
         then=Delete(),
         every=timedelta(hours=1),
         after=timedelta(days=7),
+    ),
+    Retention(
+        name="roomkeeper.dead_letters",
+        model=DeadLetter,
+        rule="dead letters older than {after} are deleted",
+        why="Each may be work that nobody has done yet: somebody must have looked before they go.",
+        age=DeadLetter.created_at,
+        owners=_OWNERS,
+    ),
+    Retention(
+        name="roomkeeper.attachment_history",
+        model=AttachmentEvent,
+        rule="what happened to an attachment more than {after} ago is deleted, but for its latest attempt, "
+        "and what operators did to it, while it is there",
+        why="Why a file is served, or not, must be told for as long as it is there; how earlier attempts "
+        "went, only for a while.",
+        age=AttachmentEvent.at,
+        # What belongs to no attempt has the number 0: a late detection is told by the attempt after it.
+        guard=~exists().where(
+            _ITS_JOB,
+            or_(AttachmentEvent.actor.is_not(None), AttachmentEvent.attempt >= Job.attempt),
+        ),
+        owners=_OWNERS,
+        # No index has their times.
+        walk=timedelta(days=1),
+    ),
+    Retention(
+        name="roomkeeper.scan_verdicts",
+        model=ScanVerdict,
+        rule="clean verdicts that were reached more than {after} ago, on content that no attachment has, are "
+        "forgotten",
+        why="They save a scan of the same bytes with the same signatures, which are newer by then. What was "
+        "ever called infected or suspicious is remembered.",
+        age=ScanVerdict.scanned_at,
+        guard=ScanVerdict.verdict == "clean",
+        refers=(
+            Stays(
+                Job.sha256,
+                "no foreign key: an attachment has this content",
+                to=ScanVerdict.sha256,
+            ),
+        ),
+        owners=_OWNERS,
+        # Nothing that a scan would not tell again.
+        archive=False,
+        walk=timedelta(days=1),
     ),
 )

@@ -99,6 +99,15 @@ class Changes:
 Reference = Goes | Stays | Changes
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ignored:
+    """Rows of a table that say something which a policy ignores, because it makes no sense: it is told."""
+
+    model: Model
+    which: ColumnElement[bool]
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Retention(Sweep):
     """A retention policy: a sweep whose rows are archived, counted and receipted (`tasks/engines/retire.py`).
@@ -113,6 +122,7 @@ class Retention(Sweep):
         after: the period; None where no document gives one: the policy is off until it is set.
         archive: whether rows are archived before they go.
         must_archive: whether an operator may not do without (`ROOMKEEPER_ARCHIVE_OFF`).
+        ignored: what of other rows it ignores, and tells at each run.
         follows: policies of the same page that take what keeps rows of this one alive; told to people only.
         due: made of the above.
     """
@@ -124,6 +134,7 @@ class Retention(Sweep):
     refers: tuple[Reference, ...] = ()
     archive: bool = True
     must_archive: bool = False
+    ignored: Ignored | None = None
     follows: tuple[str, ...] = ()
     then: Delete | Update = field(default_factory=Delete)
     every: timedelta = timedelta(hours=1)
@@ -146,7 +157,7 @@ class Retention(Sweep):
     @property
     def alone(self) -> bool:
         """Whether rows go by themselves, judged by nothing but themselves and holds."""
-        looks = any(isinstance(part, SelectBase) for part in iterate(self._judged()))
+        looks = any(isinstance(part, SelectBase) for part in iterate(self.old_enough()))
         return not (looks or self.refers or self._on_hold_by_look() or isinstance(self.then, Update))
 
     @property
@@ -163,7 +174,7 @@ class Retention(Sweep):
         gone = [] if isinstance(self.then, Update) else [self.table]
         return [*gone, *(table_of(model_of(path[-1].by)) for path in self.family())]
 
-    def _judged(self) -> ColumnElement[bool]:
+    def old_enough(self) -> ColumnElement[bool]:
         """Return which rows have had their time, whatever refers to them and whoever holds them."""
         aware = getattr(self.age.type, "timezone", True)
         cutoff = (NOW if aware else NOW_UTC) - AFTER if self.cutoff is None else self.cutoff
@@ -172,10 +183,11 @@ class Retention(Sweep):
     def _due(self) -> ColumnElement[bool]:
         kept = [one for one in self.refers if isinstance(one, Stays)]
         return and_(
-            self._judged(),
+            self.old_enough(),
             *(~_refers(one, self.table) for one in kept),
             ~self._held(self.owners.get(self.model, {})),
             *(~self._family_held(path) for path in self.family() if self._owned(path)),
+            *(~self._change_held(one) for one in self.refers if isinstance(one, Changes)),
         )
 
     def _owned(self, path: tuple[Goes, ...]) -> Mapping[str, tuple[Any, ...]]:
@@ -193,6 +205,16 @@ class Retention(Sweep):
         # Asked first, once: mostly nothing is on hold, and no row is looked at for it.
         return and_(_any_hold(self.app), exists().where(*joined, self._held(self._owned(path))))
 
+    def _change_held(self, one: Changes) -> ColumnElement[bool]:
+        """Return whether a row that would be changed with a row is on hold: it is to stay as it is."""
+        other = aliased(model_of(one.by))
+        owned = {
+            entity: tuple(getattr(other, column.key) for column in whose if hasattr(column, "key"))
+            for entity, whose in self.owners.get(model_of(one.by), {}).items()
+        }
+        refers = getattr(other, one.by.key) == referred(one)
+        return and_(_any_hold(self.app), exists().where(refers, self._held(owned)))
+
     def _on_hold_by_look(self) -> bool:
         owned = self.owners.get(self.model, {})
         parts = [part for whose in owned.values() for one in whose for part in iterate(_element(one))]
@@ -202,24 +224,29 @@ class Retention(Sweep):
         yield from Sweep._faults(self)
         if self.must_archive and not self.archive:
             yield "it must archive, and does not."
-        for table, refers in self._levels():
-            yield from _unnamed(table, refers, gone=isinstance(self.then, Delete) or table is not self.table)
+        for table, refers in self.levels():
+            yield from _unnamed(table, refers)
         concerned = [self.model, *(model_of(path[-1].by) for path in self.family())]
         for model in concerned:
             if model not in self.owners:
                 yield f"say in `owners` whose the rows of {table_of(model).fullname} are; nobody's is {{}}."
 
-    def _levels(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
-        yield self.table, self.refers
+    def levels(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
+        """Yield each table whose rows go, with what is said of references to it."""
+        if isinstance(self.then, Delete):
+            yield self.table, self.refers
         for path in self.family():
             yield table_of(model_of(path[-1].by)), path[-1].refers
 
     def needs(self) -> list[Need]:
         """Return what the policy needs of the database."""
         found = {need.table: need for need in Sweep.needs(self)}
-        for _, refers in self._levels():
+        for refers in (self.refers, *(path[-1].refers for path in self.family())):
             for one in refers:
                 _add(found, one)
+        if self.ignored is not None:
+            named = {part.name for part in iterate(self.ignored.which) if isinstance(part, TableColumn)}
+            _need(found, table_of(self.ignored.model), frozenset({"id", *named}), {"SELECT"})
         for table in self.tables():
             _need(
                 found,
@@ -280,13 +307,13 @@ def _on_hold(app: str, entity: str, whose: Any) -> ColumnElement[bool]:
     return func.coalesce(_element(whose) == func.any(held), False)
 
 
-def _unnamed(table: Table, refers: tuple[Any, ...], *, gone: bool) -> Iterator[str]:
+def _unnamed(table: Table, refers: tuple[Any, ...]) -> Iterator[str]:
     """Yield what is wrong with what is said of a table's references."""
     named = [one.by.property.columns[0] for one in refers]
     unguarded = {one.by.property.columns[0] for one in refers if one.to is not None}
     for other in Base.metadata.tables.values():
         for key in other.foreign_keys:
-            if key.column.table is table and gone and key.parent not in named:
+            if key.column.table is table and key.parent not in named:
                 what = key.ondelete or "NO ACTION"
                 column = f"{other.fullname}.{key.parent.name}"
                 yield f"say what becomes of {column} ({what}), which refers to {table.fullname}."

@@ -22,13 +22,19 @@ import psycopg
 from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
 
+from tasks.apps.retentions import Retention
+from tasks.engines.batch import Contested
+from workers.settings import Settings, variable
 from workers.storage import ObjectStore, ObjectTooLarge, StoreError
+from workers.storage.archives import archive_for
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MEDIA_TYPE = "application/vnd.apache.parquet"
 _BLOCK = 1024 * 1024
+#: So much of a table's rows is in memory at once, unless it is one row's family, which can not be parted.
+MOST_BYTES = 64 * 1024 * 1024
 _METADATA = b"roomkeeper"
 #: A fifth of the room, for hardly more time; dictionaries save neither.
 _COMPRESSION = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
@@ -63,10 +69,31 @@ class Archived:
         return asdict(self)
 
 
-def copy_out(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> "pa.Table":
+def archives_of(policy: Retention, settings: Settings) -> ObjectStore | None:
+    """Return where the policy's rows are archived; None if they are not.
+
+    Raises:
+        StoreError: they are to be, and there is no place for them.
+    """
+    if not policy.archive or policy.name in settings.archive_off:
+        return None
+    found = archive_for(settings)
+    if found is None:
+        without = "" if policy.must_archive else f", or name it in {variable('archive_off')} to do without"
+        raise StoreError(
+            f"{policy.name} archives its rows before they go, and there is no archive: set "
+            f"{variable('archive_root')} or {variable('archive_bucket')}{without}"
+        )
+    return found
+
+
+def copy_out(
+    connection: Connection, statement: Executable, values: Mapping[str, Any], most_bytes: int | None = None
+) -> "pa.Table":
     """Execute a statement that returns rows, and return them as texts, under the columns' real names.
 
     Raises:
+        Contested: they are more than `most_bytes`.
         sqlalchemy.exc.DBAPIError: as if it had been executed as usual.
     """
     compiled = statement.compile(  # type: ignore[attr-defined]
@@ -82,8 +109,11 @@ def copy_out(connection: Connection, statement: Executable, values: Mapping[str,
         for row in rows:
             longest = max(longest, len(row))
             buffer.write(row)
+            if most_bytes is not None and buffer.tell() > most_bytes:
+                raise Contested(f"more than {most_bytes:,} bytes at once")
     buffer.seek(0)
-    (names,) = reader([buffer.readline().decode()])
+    # A column's name may have line ends.
+    names = next(reader(line.decode() for line in iter(buffer.readline, b"")))
     return _parsed(buffer, names, longest)
 
 
@@ -116,7 +146,8 @@ def copy_in(connection: Connection, target: str, rows: "pa.Table") -> None:
     buffer = io.BytesIO()
     # Quotes all texts, and so tells the empty one from NULL.
     csv.write_csv(rows, buffer, csv.WriteOptions(include_header=False, quoting_style="needed"))
-    statement = f"COPY {target} FROM STDIN (FORMAT csv)".encode()
+    # SQLAlchemy doubles percent signs for the driver, which leaves them so where there are no parameters.
+    statement = f"COPY {target.replace('%%', '%')} FROM STDIN (FORMAT csv)".encode()
     with _driver(connection) as cursor, cursor.copy(statement) as copy:
         copy.write(buffer.getbuffer())
 

@@ -68,11 +68,13 @@ class Taken:
     Attributes:
         rows: how many rows of the policy's table it changed.
         remaining: how many it saw and could not change.
+        error: why some could not, where it is known.
         told: what its event tells of each row, in the order of the event's columns.
     """
 
     rows: int = 0
     remaining: int = 0
+    error: str | None = None
     told: list[Sequence[Any]] = field(default_factory=list)
 
 
@@ -90,6 +92,11 @@ class Batches:
     now: datetime
     after: timedelta | None
     tells: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether rows are taken by themselves, without a look at others."""
+        return self.policy.alone
 
     def by_index(self, at_most: int) -> Taken:
         """Take at most so many rows of those that an index finds; for a policy that looks at each alone."""

@@ -9,7 +9,6 @@ from sqlalchemy.ext.compiler import compiles
 
 from tasks.apps.sweeps import Sweep
 
-
 #: For a policy whose period nobody has set yet.
 STAND_IN = timedelta(days=365)
 
@@ -22,7 +21,8 @@ def served(connection: Connection, policy: Sweep) -> bool:
     # Or a small table would be read as a whole, index or not.
     connection.exec_driver_sql("SELECT set_config('enable_seqscan', 'off', true)")
     asked = _Explained(select(key).where(policy.found))
-    plan = connection.execute(asked, {"now": datetime.now(UTC), "after": policy.after or STAND_IN}).scalar_one()
+    given = {"now": datetime.now(UTC), "after": policy.after or STAND_IN}
+    plan = connection.execute(asked, given).scalar_one()
     name = policy.table.name
     return all(_narrow(node, policy) for node in _nodes(plan[0]["Plan"]) if node.get("Alias") == name)
 

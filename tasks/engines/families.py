@@ -14,6 +14,7 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    null,
     select,
     update,
 )
@@ -76,7 +77,7 @@ def going(one: Goes) -> Going:
     key = key_of(by.table)
     return Going(
         table=by.table,
-        keys=select(key).where(by == _any(referred(one), "keys")).order_by(key),
+        keys=select(key).where(by == _any(referred(one), "keys")).order_by(key).with_for_update(nowait=True),
         delete=delete(by.table).where(key == _any(key, "keys")).returning(ALL),
     )
 
@@ -100,7 +101,7 @@ def changing(one: Changes, *, of_itself: bool) -> Changing:
     by = one.by.property.columns[0]
     key = key_of(by.table)
     columns = [column.property.columns[0] for column in one.changes()]
-    these = [by == _any(referred(one), "keys")]
+    these: list[Any] = [by == _any(referred(one), "keys")]
     if of_itself:
         # Those that go themselves need no change.
         these.append(key != func.all(bindparam("keys", type_=ARRAY(key.type))))
@@ -111,7 +112,7 @@ def changing(one: Changes, *, of_itself: bool) -> Changing:
         table=by.table,
         columns=tuple(column.name for column in columns),
         # In order, so that two of us do not wait for each other.
-        before=before.order_by(key).with_for_update(key_share=True),
+        before=before.order_by(key).with_for_update(key_share=True, nowait=True),
         change=update(by.table).where(*these).values(values).returning(*said),
     )
 
@@ -121,7 +122,7 @@ class Files:
     """Statements on the attachments that go with the rows of given keys, or are these rows.
 
     Attributes:
-        found: their ids, stores, keys, and names in quarantine.
+        found: their ids, stores, keys, and names in quarantine; and the keys of the policy's rows, as `root`.
         busy: the keys of the policy's rows of whose attachments somebody works on one.
     """
 
@@ -148,6 +149,7 @@ def files_of(policy: Retention) -> Files | None:
     (path,) = paths
     joined = [one.by == referred(one) for one in path]
     joined.append(root == _any(root, "keys"))
+    small = attachments.mirror.small_key
     job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
     return Files(
         app=policy.app,
@@ -157,6 +159,8 @@ def files_of(policy: Retention) -> Files | None:
             attachments.store_name().label("store"),
             attachments.key.label("key"),
             select(Job.quarantine_key).where(job).correlate(table).scalar_subquery().label("quarantined"),
+            (null() if small is None else small.expression).label("small_key"),
+            root.label("root"),
         )
         .where(*joined)
         .order_by(attachments.id),

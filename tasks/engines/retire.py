@@ -26,22 +26,18 @@ import sqlalchemy
 from sqlalchemy import (
     Connection,
     Executable,
+    Integer,
     Table,
     delete,
     select,
-    update,
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from models.platform import AttachmentJob as Job
 from models.platform import DoomedObject, UnfinishedArchive
 from tasks import receipts
-from tasks.apps import enabled
 from tasks.apps.retentions import Changes, Goes, Retention
-from tasks.attachments.draw import NAMES
-from tasks.attachments.objects import picture_key
-from tasks.engines import archive
-from tasks.engines.archive import Archived
+from tasks.engines import archive, doomed
+from tasks.engines.archive import Archived, ArchiveError
 from tasks.engines.batch import (
     CHANGE_MS,
     PARENT_PATIENCE_MS,
@@ -55,7 +51,7 @@ from tasks.engines.families import ALL, NOW_SUFFIX, Files, changing, family, fil
 from tasks.engines.sweep import Pace
 from workers.db import transaction
 from workers.settings import Settings
-from workers.storage import ObjectStore, UnknownProvider, store_for
+from workers.storage import ObjectStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,8 +69,8 @@ PACE = Pace(
 )
 #: How long a hold that is being placed is waited for.
 HOLD_PATIENCE_MS = 5_000
-#: How long a transaction may be idle while the store works.
-STORE_SECONDS = 600
+#: How long a transaction may wait for the store: it holds rows that stay, too, if they referred to others.
+STORE_SECONDS = 60
 #: Held by every batch, shared; whoever places a hold has it alone.
 HOLDS_LOCK = "roomkeeper:holds"
 _LOCK = sqlalchemy.text(
@@ -95,10 +91,14 @@ class _Gone:
     """What one batch has taken so far.
 
     Attributes:
+        most_bytes: of one table's rows at once; None where the batch can not be smaller.
         rows: of each table, what was deleted, in the order of the deletions.
+        updated: the keys of the policy's own rows, where these stay.
         changed: of each table, rows that stay: their key, and each changed column before and after.
     """
 
+    most_bytes: int | None = None
+    updated: list[str] = field(default_factory=list)
     rows: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
     changed: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
 
@@ -106,9 +106,19 @@ class _Gone:
         """Return the first and the last key of a table's rows."""
         from pyarrow import compute
 
-        (name,) = table.primary_key.columns.keys()
-        found = [compute.min_max(rows[name]).as_py() for of, rows in self.rows if of is table]
-        return [found[0]["min"], found[0]["max"]] if found else []
+        if self.updated:
+            return [self.updated[0], self.updated[-1]]
+        (key,) = table.primary_key.columns
+        found = [rows[key.name] for of, rows in self.rows if of is table]
+        if not found:
+            return []
+        # Numbers are not in the order of their texts; ids are.
+        ordered = found[0].cast("int64") if isinstance(key.type, Integer) else found[0]
+        return [str(end) for end in compute.min_max(ordered).as_py().values()]
+
+    def ids(self, table: Table) -> list[UUID]:
+        """Return the ids of a table's rows."""
+        return [UUID(key) for of, rows in self.rows if of is table for key in rows["id"].to_pylist()]
 
     def counts(self) -> dict[str, int]:
         """Return how many rows of each table have gone."""
@@ -146,6 +156,11 @@ class Retiring(Batches):
         assert isinstance(self.policy, Retention)
         return self.policy
 
+    @property
+    def alone(self) -> bool:
+        """Whether rows are taken by themselves: not if they have objects."""
+        return self.policy.alone and files_of(self.retention) is None
+
     def by_index(self, at_most: int) -> Taken:
         return Batches.by_index(self, min(at_most, self._left()))
 
@@ -160,20 +175,21 @@ class Retiring(Batches):
         """Take those of the rows that are due still, and that nobody holds, with all that goes with them."""
         wanted = sorted(row[0] for row in seen[: self._left()])
         files = files_of(self.retention)
-        keys = wanted if files is None else self._mark(files, wanted)
-        taken = Taken(remaining=len(wanted) - len(keys))
+        keys, why = (wanted, None) if files is None else self._mark(files, wanted)
+        taken = Taken(remaining=len(wanted) - len(keys), error=why)
         own = family(self.retention)
         with self._begin(PARENT_PATIENCE_MS) as connection:
             held = list(connection.execute(self._statements.rows, self._values(keys=keys)).scalars())
             # By a statement that begins when they are held: it sees what refers to them by now.
             due = list(connection.execute(own.due, self._values(keys=held)).scalars()) if held else []
             if due:
-                gone = _Gone()
+                gone = _Gone(archive.MOST_BYTES if len(due) > 1 else None)
                 self._refers(connection, gone, self.retention.refers, self.policy.table, due)
                 taken.rows = self._own(connection, gone, due)
                 self._finish(connection, gone, taken.rows, files)
             elif keys:
                 taken.remaining += self._still_due(connection, keys)
+        self._clear_again(due)
         return taken
 
     # -- the parts of a batch -------------------------------------------------------------------------------
@@ -185,11 +201,28 @@ class Retiring(Batches):
             connection.execute(_PATIENCE, {"patience": str(patience_ms)})
             yield connection
 
+    @property
+    def spent(self) -> bool:
+        """Whether it has taken all that it may."""
+        return sum(self.counted) >= self.allowed
+
+    def _clear_again(self, keys: Sequence[Any]) -> None:
+        """Clear references that no foreign key guards, and that were made while the rows were going."""
+        for one in self.retention.refers:
+            if keys and isinstance(one, Changes) and one.to is not None and one.values is None:
+                with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
+                    made = changing(one, of_itself=False)
+                    connection.execute(made.change, self._values(keys=keys, going=keys))
+
+    def _mark(self, files: Files, keys: Sequence[Any]) -> tuple[list[Any], str | None]:
+        """Note the objects that are to be deleted; return the keys whose rows may go, and why not all."""
+        with self._begin(PARENT_PATIENCE_MS) as connection:
+            return doomed.mark(connection, files, keys, self.policy.name, self.settings)
+
     def _left(self) -> int:
-        left = self.allowed - sum(self.counted)
-        if left <= 0:
+        if self.spent:
             raise Enough
-        return left
+        return self.allowed - sum(self.counted)
 
     def _still_due(self, connection: Connection, keys: Sequence[Any]) -> int:
         number: int = connection.execute(self._statements.still_due, self._values(keys=keys)).scalar_one()
@@ -199,7 +232,8 @@ class Retiring(Batches):
         """Take the rows of a policy whose rows go by themselves; by index, or by pages."""
         assert isinstance(statement, sqlalchemy.Delete)
         gone = _Gone()
-        rows = archive.copy_out(connection, statement.returning(ALL), values)
+        most = None if values.get("at_most") == 1 else archive.MOST_BYTES
+        rows = archive.copy_out(connection, statement.returning(ALL), values, most)
         if rows.num_rows:
             gone.rows.append((self.policy.table, rows))
             self._finish(connection, gone, rows.num_rows, None)
@@ -217,7 +251,9 @@ class Retiring(Batches):
                 theirs = list(connection.execute(made.keys, {"keys": keys}).scalars())
                 if theirs:
                     self._refers(connection, gone, one.refers, made.table, theirs)
-                    rows = archive.copy_out(connection, made.delete, {"keys": theirs})
+                    rows = archive.copy_out(connection, made.delete, {"keys": theirs}, gone.most_bytes)
+                    if rows.num_rows != len(theirs):
+                        raise Refused(f"rows of {made.table.fullname} do not go: a trigger, or a row policy")
                     gone.rows.append((made.table, rows))
 
     def _change(
@@ -240,16 +276,24 @@ class Retiring(Batches):
         """Delete, or change, the policy's own rows; return how many."""
         own = family(self.retention)
         if own.update is not None:
-            return len(connection.execute(own.update, self._values(keys=keys)).all())
+            updated = connection.execute(own.update, self._values(keys=keys)).scalars().all()
+            gone.updated = [str(key) for key in sorted(updated)]
+            return len(updated)
         assert own.delete is not None
-        rows = archive.copy_out(connection, own.delete, self._values(keys=keys))
+        rows = archive.copy_out(connection, own.delete, self._values(keys=keys), gone.most_bytes)
+        if rows.num_rows != len(keys):
+            raise Refused(f"rows of {self.policy.table.fullname} do not go: a trigger, or a row policy")
         gone.rows.append((self.policy.table, rows))
         return int(rows.num_rows)
 
     def _finish(self, connection: Connection, gone: "_Gone", rows: int, files: "Files | None") -> None:
         """Archive what was deleted, delete its objects, and write the receipt."""
         archived = self._archive(gone) if self.archives is not None else []
-        objects = self._delete_objects(connection, files, gone) if files is not None else 0
+        objects = 0
+        if files is not None:
+            # What would refuse the rows at the commit is to do it before objects are gone.
+            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            objects = doomed.delete_objects(connection, files, gone.ids(files.table), self.settings)
         policy = self.retention
         content = {
             "app": policy.app,
@@ -266,7 +310,10 @@ class Retiring(Batches):
         }
         if archived:
             keys = [one.key for one in archived]
-            connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
+            noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
+            if noted.rowcount != len(keys):
+                # Its connection to the ledger was lost, not this one.
+                raise ArchiveError("another run has taken this one for dead, and removed its archives")
         receipts.append(
             connection,
             kind="taken",
@@ -292,95 +339,16 @@ class Retiring(Batches):
             archived.append(archive.write(self.archives, key, table.fullname, rows, about, changed=changed))
         return archived
 
-    # -- objects --------------------------------------------------------------------------------------------
-
-    def _mark(self, files: "Files", keys: Sequence[Any]) -> list[Any]:
-        """Note the objects of the rows with these keys, and of what goes with them; return whose may go.
-
-        What somebody works on at the moment may not.
-        """
-        with self._begin(PARENT_PATIENCE_MS) as connection:
-            busy = set(connection.execute(files.busy, {"keys": keys}).scalars())
-            free = [key for key in keys if key not in busy]
-            found = connection.execute(files.found, {"keys": free}).mappings().all()
-            for provider in {row["store"] for row in found}:
-                _known(provider, self.settings)
-            if found:
-                marks = [{**row, "app": files.app, "policy": self.policy.name} for row in found]
-                marked = insert(DoomedObject)
-                named = {name: marked.excluded[name] for name in ("policy", "store", "key", "quarantined")}
-                connection.execute(
-                    marked.on_conflict_do_update(index_elements=["app", "attachment_id"], set_=named), marks
-                )
-        return free
-
-    def _delete_objects(self, connection: Connection, files: "Files", gone: "_Gone") -> int:
-        """Delete the objects of deleted attachments, but those that others name; return how many."""
-        ids = [
-            UUID(key) for table, rows in gone.rows if table is files.table for key in rows["id"].to_pylist()
-        ]
-        if not ids:
-            return 0
-        theirs = (DoomedObject.app == files.app) & DoomedObject.attachment_id.in_(ids)
-        doomed = connection.execute(select(DoomedObject.__table__).where(theirs)).all()
-        if len(doomed) < len(ids):
-            # One that was made since: its keys were not noted.
-            raise Refused("attachments were added meanwhile")
-        by_store: dict[str, list[Any]] = defaultdict(list)
-        for row in doomed:
-            by_store[row.store].append(row)
-        number = 0
-        for provider, rows in by_store.items():
-            store = store_for(provider, self.settings)
-            named = self._named_by_others(connection, provider, [row.key for row in rows])
-            keys = [row.key for row in rows if row.key not in named and row.quarantined is None]
-            pictures = [picture_key(files.app, row.attachment_id, name) for row in rows for name in NAMES]
-            quarantined = [row.quarantined for row in rows if row.quarantined is not None]
-            store.delete_many([*keys, *pictures])
-            store.discard(quarantined)
-            number += len(keys) + len(quarantined)
-        jobs = (Job.app == files.app) & Job.attachment_id.in_(ids)
-        # What an operator has said of a file is not forgotten.
-        connection.execute(delete(Job).where(jobs, Job.override.is_(None)))
-        left = (
-            update(Job)
-            .where(jobs)
-            .values(state="parked", lease_until=None, outcome=None, reason="row_deleted")
-        )
-        connection.execute(left)
-        connection.execute(delete(DoomedObject).where(theirs))
-        return number
-
-    def _named_by_others(self, connection: Connection, provider: str, keys: Sequence[str]) -> set[str]:
-        """Return which of the keys rows name that stay: of any application, deleted softly or not."""
-        found: set[str] = set()
-        for page in enabled(self.settings).values():
-            table = page.attachments
-            if table is not None:
-                here = select(table.key).where(table.key.in_(keys), table.store_name() == provider)
-                found.update(connection.execute(here).scalars())
-        return found
-
-
-def _known(provider: str, settings: Settings) -> None:
-    try:
-        store_for(provider, settings)
-    except UnknownProvider as error:
-        # Of this row alone: others may be in a store that is there.
-        raise Refused(str(error)) from error
-
 
 def remove_unfinished(policy: Retention, archives: ObjectStore | None) -> None:
-    """Remove the archives that a crash has left of a policy, of which no run is under way."""
-    if archives is None:
-        return
+    """Remove what a crash has left of a policy, of which no run is under way."""
     with transaction() as connection:
-        left = list(
-            connection.execute(
-                select(UnfinishedArchive.key).where(UnfinishedArchive.policy == policy.name)
-            ).scalars()
-        )
-    if left:
-        archives.delete_many(left)
-        with transaction() as connection:
+        # They are noted anew with the rows, which are due still.
+        connection.execute(delete(DoomedObject).where(DoomedObject.policy == policy.name))
+        if archives is None:
+            return
+        its = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == policy.name)
+        left = list(connection.execute(its.with_for_update(skip_locked=True)).scalars())
+        if left:
+            archives.delete_many(left)
             connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))

@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.types import UserDefinedType
@@ -45,7 +46,9 @@ class _Place(UserDefinedType[str]):
 
 
 _place = literal_column("ctid", _Place())
-_on_these_pages = and_(
+#: Which part of a partitioned table a row lies in; the table itself if it is not partitioned.
+_part = literal_column("tableoid", BigInteger())
+on_these_pages = and_(
     cast(bindparam("first_place", type_=String), _Place()) <= _place,
     cast(bindparam("last_place", type_=String), _Place()) > _place,
 )
@@ -102,25 +105,29 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     if parent is not None and home is not None:
         locked = locked.where(or_(parent.is_(None), parent == any_of(home, "parents")))
     seen = [key, *([] if parent is None else [parent])]
-    # Of rows that stay, others may go on to refer to them.
-    stays = isinstance(policy.then, sweeps.Update)
+    # Of rows that stay, others may go on to refer to them; not if what refers to them is to go.
+    stays = isinstance(policy.then, sweeps.Update) and not getattr(policy, "refers", ())
 
     def changed(which: ColumnElement[bool]) -> Executable:
         change = _change(table, policy.then).where(which, policy.due)
         return change.returning(*tells) if tells else change
 
     def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
-        some = select(_place).select_from(table).where(which)
+        some = select(_part.label("part"), _place.label("place")).select_from(table).where(which)
         some = some.limit(_AT_MOST) if limit else some
-        some = some.with_for_update(skip_locked=True, key_share=stays)
-        return _place == func.any(func.array(some.scalar_subquery()))
+        taken = some.with_for_update(skip_locked=True, key_share=stays).cte("taken")
+        # A place is one of each part of a partitioned table. Asked so, it is a hash, and no join.
+        return and_(
+            _place == func.any(func.array(select(taken.c.place).scalar_subquery())),
+            tuple_(_part, _place).in_(select(taken.c.part, taken.c.place)).is_(True),
+        )
 
     return Statements(
         by_index=changed(taken(found, limit=True)) if found is not None else None,
-        by_pages=changed(_on_these_pages),
-        by_pages_free=changed(taken(and_(_on_these_pages, policy.due), limit=False)),
+        by_pages=changed(on_these_pages),
+        by_pages_free=changed(taken(and_(on_these_pages, policy.due), limit=False)),
         seen=select(*seen).where(found).limit(_AT_MOST) if found is not None else None,
-        seen_on_pages=select(*seen).where(_on_these_pages, policy.due),
+        seen_on_pages=select(*seen).where(on_these_pages, policy.due),
         parents=None
         if home is None
         else select(home)
@@ -137,7 +144,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         along=tuple(_along(policy, one) for one in policy.along),
         still_due=_count(select(key).where(key == any_of(key, "keys"), policy.due)),
         due=_count(select(key).where(policy.due).limit(_AT_MOST)),
-        due_on_pages=_count(select(key).where(_on_these_pages, policy.due)),
+        due_on_pages=_count(select(key).where(on_these_pages, policy.due)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
     )
 

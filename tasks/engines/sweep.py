@@ -32,6 +32,8 @@ from tasks.engines.batch import Batches, Contested, Refused, Seen, Taken, begin
 
 #: By heap range if more rows than these are due for each page: below, an index is faster.
 ROWS_A_PAGE = 3
+#: So many rows that were looked up may be refused before the rest is taken by pages.
+MOST_REFUSALS = 20
 #: A walk looks through so many pages at least.
 LEAST_WALK = 20
 #: Rows that are only counted are counted on so many pages at once.
@@ -126,12 +128,13 @@ class Run:
         self._keys = _Size(pace.keys, pace.most_keys, pace.seconds)
         self._pages = _Size(pace.pages, pace.most_pages, pace.seconds)
         self._look = pace.look
+        self._refusals = 0
 
     def go(self) -> Progress:
         """Do it; return what it did. What it raises, it raises between two whole batches."""
         whole = False
         if self._policy.found is not None:
-            whole = self._by_index() if self._policy.alone else self._by_looking()
+            whole = self._by_index() if self._batches.alone else self._by_looking()
         if (whole or self._policy.walk) and not self.progress.more:
             found = self.progress.remaining
             self.progress.remaining = 0
@@ -149,10 +152,14 @@ class Run:
         pages, place = self._extent()
         seen = walked = 0
         least = min(pages, max(LEAST_WALK, ceil(pages * self._share)))
-        while seen < least and max(found, walked) < at_most:
+        # Cut short it is no harm: what a run may take is counted as it goes, too.
+        while seen < least and max(found, walked) < at_most and monotonic() < self._deadline:
             place %= pages
             last = min(pages, place + COUNT_PAGES, place + least - seen)
-            walked += batches.due_on_pages(place, last)
+            try:
+                walked += batches.due_on_pages(place, last)
+            except Contested:
+                break
             seen += last - place
             place = last
         # An index and the walk may find the same rows.
@@ -184,7 +191,8 @@ class Run:
         """Look up what an index finds, and take it; return whether the rest is to be taken by pages."""
         seen = self._batches.look(self._look)
         self._take_all(seen)
-        return len(seen) == self._look
+        # By pages, those that are refused are not met first each time.
+        return len(seen) == self._look or self._refusals > MOST_REFUSALS
 
     def _by_pages(self, share: float) -> None:
         """Take what is due on the pages, from where the last run stopped, on a share of them at least."""
@@ -222,7 +230,7 @@ class Run:
         """Take what is due on these pages; says `more` where time was over before all of it was taken."""
         batches = self._batches
         try:
-            if self._policy.alone:
+            if self._batches.alone:
                 taken = self._batch(partial(batches.on_pages, first, last), self._pages)
                 if not taken.rows:
                     self._pages.learn(0)
@@ -251,6 +259,9 @@ class Run:
             except (Refused, Contested) as error:
                 if len(some) == 1:
                     self._leave(1, error)
+                    self._refusals += 1
+                    if self._refusals == MOST_REFUSALS + 1 and not self.progress.pages:
+                        return
                 elif isinstance(error, Contested):
                     self._smaller(self._keys)
                     todo.append(some)
@@ -271,6 +282,7 @@ class Run:
         progress.rows += taken.rows
         progress.batches += bool(taken.rows)
         progress.remaining += taken.remaining
+        progress.error = taken.error or progress.error
         progress.longest_seconds = max(progress.longest_seconds, seconds)
         self._after_batch(progress, taken)
         return taken

@@ -13,7 +13,7 @@ from sqlalchemy import insert
 
 from models.audiorooms import AudioRoom, AuditLog, RoomParticipant
 from models.supabase import User
-from tasks.apps import POLICIES
+from tasks.apps import APPS, POLICIES
 from tasks.apps.columns import table_of
 from tests.cleanup import audiorooms_model as model
 from tests.cleanup.audiorooms_model import World
@@ -402,7 +402,7 @@ def check_any_order(platform: Platform, chance: random.Random) -> None:
 
 
 def test_any_order_ends_as_the_rules_say(platform: Platform) -> None:
-    assert set(model.POLICIES) == {name for name in POLICIES if name.startswith("audiorooms.")}
+    assert set(model.POLICIES) == {policy.name for policy in APPS["audiorooms"].cleanup}
 
     @settings(max_examples=60, derandomize=True, deadline=None)
     @given(chance=st.randoms(use_true_random=True))

@@ -127,7 +127,7 @@ def test_what_only_a_worker_refuses_is_a_dead_letter(platform: Platform, flower:
         flower.sent(PROCESS, {"args": [{"app": "openchat"}]}): "id: Field required",
         flower.sent(PROCESS, {"app": "openchat"}): "missing a required argument",
         flower.sent("/api/task/send-task/attachments.proces", body(row_id)): (
-            "task: no task is called 'attachments.proces'; there are attachments.process, "
+            "task: no task is called 'attachments.proces'; did you mean 'attachments.process'?"
         ),
     }
     eventually(lambda: len(platform.dead_letters()) == len(reasons), what="all are dead letters")

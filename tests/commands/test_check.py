@@ -20,12 +20,15 @@ from stack.ports import free_port
 from stack.processes import Run, run
 from stack.signatures import Signatures
 from stack.valkey import Valkey
-from tasks import cleanup
+from tasks import cleanup, retention
 from tasks.apps import APPS, POLICIES
+from tasks.apps.retentions import Retention
+from tasks.brake import Stopped
 from tests.cleanup.sweeping import add
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
-from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from tests.retention.pern_chats import conversation, message
+from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
 from workers import jail, migrate
 from workers.scanner import Version
 from workers.settings import load
@@ -43,6 +46,14 @@ ALL_APPS = "echoroom, openchat, connect, pern, audiorooms"
 def small_files(platform: Platform) -> None:
     """The scanner is asked about a file as large as the limit: a small one takes no time."""
     platform.set(max_file_bytes=2 * MIB)
+
+
+@pytest.fixture(autouse=True)
+def archive(platform: Platform) -> Path:
+    """Some policies of retention run as they are, and they archive what they delete."""
+    root = platform.folder / "archive"
+    platform.set(archive_root=root)
+    return root
 
 
 def found(outcome: Outcome) -> list[tuple[str, str]]:
@@ -75,6 +86,7 @@ def test_a_sound_platform_is_ready(platform: Platform) -> None:
         "✓ store",
         "✓ scanner",
         "✓ decoder",
+        "✓ retention",
         "✓ jobs (nothing has run yet)",
         f"Ready for: {ALL_APPS}.",
         NOT_LOOKED_AT,
@@ -113,7 +125,7 @@ def test_a_database_that_is_down(platform: Platform) -> None:
             "Start it, or name another in DATABASE_URL.",
         )
     ]
-    assert passed(outcome) == ["broker", "store", "scanner", "decoder"]
+    assert passed(outcome) == ["broker", "store", "scanner", "decoder", "retention"]
 
 
 def test_a_database_that_there_is_not(platform: Platform) -> None:
@@ -245,6 +257,18 @@ def test_a_role_that_lacks_a_right(api: Platform) -> None:
     ]
 
 
+def test_the_right_to_delete_is_asked_for_where_something_is_to_be_deleted(api: Platform) -> None:
+    api.sql("REVOKE DELETE ON pern.audit_logs FROM api")
+    assert on(api, "check").code == 0
+    days(api, **{"pern.audit_info": 400})
+    assert found(on(api, "check")) == [
+        (
+            "The role api lacks DELETE on pern.audit_logs.",
+            "GRANT DELETE ON pern.audit_logs TO api;",
+        )
+    ]
+
+
 def test_a_role_that_may_not_look_into_our_schema(api: Platform) -> None:
     api.sql("REVOKE USAGE ON SCHEMA roomkeeper FROM api")
     ((sentence, advice),) = found(on(api, "check"))
@@ -336,6 +360,205 @@ def test_policies_that_do_not_run(platform: Platform) -> None:
     assert on(platform, "check").code == 0
 
 
+# -- retention -------------------------------------------------------------------------------------------
+
+
+def days(platform: Platform, **periods: float) -> None:
+    platform.set(retention_days=",".join(f"{name}={period}" for name, period in periods.items()))
+
+
+def test_archives_need_a_place(platform: Platform) -> None:
+    platform.set(apps="pern")
+    del platform.environment["ROOMKEEPER_ARCHIVE_ROOT"]
+    advice = (
+        "Set ROOMKEEPER_ARCHIVE_ROOT or ROOMKEEPER_ARCHIVE_BUCKET; or name what may go without in "
+        "ROOMKEEPER_ARCHIVE_OFF, and what must not go in ROOMKEEPER_SWEEP_OFF."
+    )
+    assert found(on(platform, "check")) == [
+        (
+            "pern.messages_by_conversation archives its rows before they go, and there is no place for "
+            "archives: nothing is deleted.",
+            advice,
+        )
+    ]
+    days(platform, **{"pern.audit_info": 400, "pern.messages": 400, "pern.audit_error": 400})
+    ((sentence, _),) = found(on(platform, "check"))
+    assert sentence == (
+        "pern.messages_by_conversation, pern.messages, pern.audit_info and 1 more archive rows before they "
+        "go, and there is no place for archives: nothing is deleted."
+    )
+    # Audit logs must be archived.
+    days(platform, **{"pern.messages": 400})
+    platform.set(archive_off="pern.messages", sweep_off="pern.messages_by_conversation")
+    assert on(platform, "check").code == 0
+
+
+def test_archives_are_not_served(platform: Platform) -> None:
+    platform.set(archive_root=platform.store / "deep" / "archive")
+    assert found(on(platform, "check")) == [
+        (
+            f"The archives in {platform.store}/deep/archive lie in the store, whose files are served.",
+            f"Name a place outside of {platform.store} in ROOMKEEPER_ARCHIVE_ROOT.",
+        )
+    ]
+    assert list(platform.store.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_archives_can_be_written(platform: Platform, archive: Path, there: bool) -> None:
+    if there:
+        archive.mkdir()
+        # Nobody writes there, whoever they are.
+        platform.set(archive_root="/proc/self")
+    else:
+        platform.set(archive_root="/proc/archive")
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert sentence.startswith("The archive does not work: /proc/")
+    assert advice == "Give this user the right to write there, or set ROOMKEEPER_ARCHIVE_ROOT."
+
+
+def test_an_archive_in_a_bucket(platform: Platform, seaweedfs: SeaweedFSServer, bucket: str) -> None:
+    del platform.environment["ROOMKEEPER_ARCHIVE_ROOT"]
+    platform.environment.update(seaweedfs.settings())
+    platform.set(archive_bucket=bucket)
+    assert on(platform, "check").code == 0
+    assert "Contents" not in seaweedfs.client.list_objects_v2(Bucket=bucket)
+    platform.set(archive_bucket=f"{bucket}-not")
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert sentence.startswith("The archive does not work: ")
+    assert advice == "Make it, or name another in ROOMKEEPER_ARCHIVE_BUCKET."
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("pern.messages", "pern.messages"),
+        ("connect.messages", "communication_schema.messages"),
+        ("openchat.deleted_messages", "openchat.message"),
+        ("openchat.conversation_messages", "openchat.message"),
+        ("echoroom.messages", "echoroom.chat_messages"),
+        ("audiorooms.participants", "audiorooms.room_participants"),
+    ],
+)
+def test_what_daily_figures_need_is_kept_for_them(platform: Platform, name: str, table: str) -> None:
+    days(platform, **{name: 35})
+    assert on(platform, "check").code == 0
+    days(platform, **{name: 34.5})
+    assert found(on(platform, "check")) == [
+        (
+            f"{name} deletes after 828 hours what the daily figures need for 35 days ({table}).",
+            f"Give it 35 days at least: ROOMKEEPER_RETENTION_DAYS={name}=35",
+        )
+    ]
+
+
+def test_what_waits_for_others_is_not_to_go_before_them(platform: Platform) -> None:
+    days(platform, **{"audiorooms.rooms": 90, "audiorooms.participants": 90})
+    assert on(platform, "check").code == 0
+    days(platform, **{"audiorooms.rooms": 89, "audiorooms.participants": 90})
+    assert found(on(platform, "check")) == [
+        (
+            "audiorooms.rooms is to delete after 89 days what waits for audiorooms.participants, which takes "
+            "90 days.",
+            "Give it as long at least: ROOMKEEPER_RETENTION_DAYS=audiorooms.rooms=90; or the other less.",
+        )
+    ]
+
+
+def test_what_waits_for_what_is_off_is_told(platform: Platform) -> None:
+    days(platform, **{"audiorooms.rooms": 90})
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    told = (
+        "! audiorooms.rooms never takes what audiorooms.participants would have to take first, which is off.",
+        "  If that is not meant so: add audiorooms.participants=DAYS to ROOMKEEPER_RETENTION_DAYS",
+    )
+    lines = outcome.out.splitlines()
+    assert tuple(lines[lines.index(told[0]) :][:2]) == told
+    platform.set(sweep_off="audiorooms.participants")
+    days(platform, **{"audiorooms.rooms": 90, "audiorooms.participants": 90})
+    assert (
+        "  If that is not meant so: take it out of ROOMKEEPER_SWEEP_OFF"
+        in on(platform, "check").out.splitlines()
+    )
+
+
+def test_deleted_files_do_not_go_before_their_time(platform: Platform) -> None:
+    for files, messages, right in ((40, 40, True), (39, 40, True), (41, 40, False)):
+        days(
+            platform,
+            **{"openchat.deleted_attachments": files, "openchat.deleted_messages": messages},
+        )
+        outcome = on(platform, "check")
+        assert (outcome.code == 0) is right
+    assert found(outcome) == [
+        (
+            "openchat.deleted_attachments keeps deleted files for 41 days, and openchat.deleted_messages "
+            "takes them along with their messages after 40 days.",
+            "Give it as long at least: ROOMKEEPER_RETENTION_DAYS=openchat.deleted_messages=41; or the other "
+            "less.",
+        )
+    ]
+
+
+def test_security_is_kept_longest(platform: Platform) -> None:
+    days(platform, **{"pern.audit_security": 90, "pern.audit_critical": 90, "pern.audit_info": 1})
+    assert on(platform, "check").code == 0
+    days(platform, **{"pern.audit_security": 90, "pern.audit_critical": 91})
+    assert found(on(platform, "check")) == [
+        (
+            "pern.audit_security is deleted after 90 days, before pern.audit_critical, which is kept for 91 "
+            "days: security is to be kept longest.",
+            "Give it as long at least: ROOMKEEPER_RETENTION_DAYS=pern.audit_security=91; or the other less.",
+        )
+    ]
+    # Kept for ever.
+    days(platform, **{"pern.audit_critical": 91})
+    assert on(platform, "check").code == 0
+
+
+def test_limits_that_are_ignored_are_told(platform: Platform) -> None:
+    conversation(platform, message_retention_days=30)
+    conversation(platform, message_retention_days=None)
+    assert "message_retention_days" not in on(platform, "check").out
+    wrong = [conversation(platform, message_retention_days=limit) for limit in ("30", 0)]
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("! ")]
+    assert line.startswith(
+        "! 2 conversations have a message_retention_days that is not a whole number of days: it is ignored ("
+    )
+    assert all(str(key) in line for key in wrong)
+    platform.set(apps="connect")
+    assert "! " not in on(platform, "check").out
+
+
+def test_holds_that_can_not_be_read_are_a_fault(api: Platform) -> None:
+    api.sql("ALTER TABLE roomkeeper.holds ENABLE ROW LEVEL SECURITY")
+    ((sentence, _),) = found(on(api, "check"))
+    assert sentence.startswith("Row level security hides rows of roomkeeper.holds from the role api")
+
+
+def test_a_policy_that_has_stopped_is_a_fault(platform: Platform) -> None:
+    days(platform, **{"pern.messages": 40})
+    platform.set(retention_floor=1)
+    room = conversation(platform)
+    for _ in range(2):
+        message(platform, room, timedelta(days=9000))
+    policy = POLICIES["pern.messages"]
+    assert isinstance(policy, Retention)
+    with pytest.raises(Stopped):
+        retention.run(policy, platform.settings)
+    assert found(on(platform, "check")) == [
+        (
+            "pern.messages has stopped: pern.messages would take more than 1 rows, and a run of it usually "
+            "takes 0.",
+            "Look with: roomkeeper retention preview pern.messages; if all of it may go: "
+            "roomkeeper retention approve pern.messages --reason …",
+        )
+    ]
+
+
 # -- the broker ------------------------------------------------------------------------------------------
 
 
@@ -371,7 +594,7 @@ def test_a_broker_that_is_down(platform: Platform) -> None:
             "Start it, or name another in ROOMKEEPER_BROKER_URL.",
         )
     ]
-    assert passed(outcome) == ["database", "store", "scanner", "decoder", "jobs"]
+    assert passed(outcome) == ["database", "store", "scanner", "decoder", "retention", "jobs"]
 
 
 def test_a_broker_that_is_frozen(platform: Platform, valkey: ValkeyServer) -> None:
@@ -444,7 +667,7 @@ def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
     ((sentence, advice),) = found(outcome)
     assert sentence.startswith(f"The store does not work: {SEALED} can not be written to: ")
     assert advice == "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT."
-    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "jobs"]
+    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "jobs"]
 
 
 @pytest.mark.parametrize(
@@ -468,7 +691,7 @@ def test_a_store_that_is_not_there(platform: Platform) -> None:
                 "Create it, for this user and the API services to write to, or set ROOMKEEPER_STORAGE_ROOT.",
             )
         ]
-        assert passed(outcome) == ["database", "broker", "scanner", "decoder", "jobs"]
+        assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "jobs"]
         # A disk that is not mounted would become an empty store.
         assert not root.is_dir()
 
@@ -515,7 +738,7 @@ def test_a_store_that_rows_name_and_that_is_not_set_up(
             "Set ROOMKEEPER_S3_BUCKET, and what else that store needs.",
         ),
     ]
-    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "jobs"]
+    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "jobs"]
     # Only a sample is looked at, the end of the table in the order of its ids.
     monkeypatch.setattr(checks, "SAMPLED_ROWS", 1)
     last = max([*rows, *(row.id for row in platform.sql("SELECT id FROM openchat.attachment"))])
@@ -575,7 +798,7 @@ def test_a_scanner_that_is_down(platform: Platform) -> None:
     ((sentence, advice),) = found(outcome)
     assert sentence.startswith(f"The virus scanner does not answer: clamd at unix:{socket}: ")
     assert advice == "Start it, or set ROOMKEEPER_CLAMD."
-    assert passed(outcome) == ["database", "broker", "store", "decoder", "jobs"]
+    assert passed(outcome) == ["database", "broker", "store", "decoder", "retention", "jobs"]
 
 
 @pytest.mark.parametrize(
@@ -656,7 +879,7 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds) -> None
         "The virus scanner calls clean what goes beyond its limits.",
         "The virus scanner calls encrypted archives clean.",
     ]
-    assert passed(outcome) == ["decoder", "jobs"]
+    assert passed(outcome) == ["decoder", "retention", "jobs"]
 
 
 # -- signatures ------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ def test_every_policy_is_shown_with_its_rule_and_period(platform: Platform, colu
             assert f"{policy.name} ({policy.table.fullname})" in shown
         assert "participants without any sign of life for 30 minutes leave, with their voice status" in shown
         assert "every 5 s; last run: never; due now: 0" in shown
+        assert "calls that began more than 365 days ago and ended" in shown
 
 
 def test_one_application_is_shown(platform: Platform) -> None:
@@ -235,10 +236,38 @@ def test_periods_are_said_as_people_say_them(seconds: float, spelt: str, short: 
     assert (command.spell(period), command.short(period)) == (spelt, short)
 
 
-def test_every_rule_with_a_period_says_it() -> None:
+def test_every_rule_says_its_period_or_how_to_set_it() -> None:
     settings = load({"DATABASE_URL": "postgresql://h/d"})
     for policy in POLICIES.values():
-        assert "{" not in command.rule(policy, settings)
+        said = command.rule(policy, settings)
+        assert "{" not in said
+        assert ("a time that is not set" in said) is policy.off_until_set
+        assert said.endswith(f"; set ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
+
+
+def test_retention_is_off_until_its_period_is_set(platform: Platform) -> None:
+    shown = line(wide(platform, "policies", "pern"), "pern.messages")
+    assert shown[2].startswith("messages older than a time that is not set in conversations without ")
+    assert shown[2].endswith("; set ROOMKEEPER_RETENTION_DAYS=pern.messages=DAYS")
+    assert shown[3:] == ["off", "never", "–"]
+    platform.set(retention_days="pern.messages=30")
+    shown = line(wide(platform, "policies", "pern"), "pern.messages")
+    assert shown[2].startswith("messages older than 30 days in conversations without ")
+    assert shown[3:] == ["every 1 h", "never", "0"]
+    # Its rows say it themselves.
+    assert line(wide(platform, "policies", "pern"), "pern.messages_by_conversation")[3] == "every 1 h"
+    audit = line(wide(platform, "policies", "pern"), "pern.audit_info")
+    assert audit[2].endswith("; add pern.audit_info=DAYS to ROOMKEEPER_RETENTION_DAYS")
+
+
+def test_a_run_that_was_stopped_is_shown(platform: Platform) -> None:
+    platform.set(retention_days="pern.messages=30")
+    platform.sql(
+        "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome, error)"
+        " VALUES ('pern.messages', now(), now(), 0, 'stopped', 'far too many')"
+    )
+    shown = line(wide(platform, "policies", "pern"), "pern.messages")
+    assert shown[4].endswith(", 0 rows, stopped: far too many")
 
 
 # -- run -------------------------------------------------------------------------------------------------
@@ -458,4 +487,4 @@ def test_one_that_is_broken_off_says_what_is_done(
 def test_every_page_has_its_policies_shown(platform: Platform) -> None:
     outcome = wide(platform, "policies")
     for app in APPS.values():
-        assert (f"{app.name}: {app.about}" in outcome.out) is bool(app.cleanup)
+        assert (f"{app.name}: {app.about}" in outcome.out) is bool(app.policies)

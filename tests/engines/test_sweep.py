@@ -48,9 +48,7 @@ def left(platform: Platform) -> int:
     return int(platform.sql("SELECT count(*) FROM echoroom.typing_indicators")[0][0])
 
 
-def run(
-    policy: Sweep = TYPING, seconds: float = 60, share: float = 1.0, **pace: int
-) -> engine.Progress:
+def run(policy: Sweep = TYPING, seconds: float = 60, share: float = 1.0, **pace: int) -> engine.Progress:
     paced = engine.Pace(**pace)
     return engine.Run(Batches(policy, NOW, policy.after), seconds, share=share, pace=paced).go()
 

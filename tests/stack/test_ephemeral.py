@@ -1,5 +1,6 @@
 """The stale rows that the local stack feeds: some for each policy, swept when they are due, not before."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -8,16 +9,21 @@ from typing import Any
 
 import pytest
 
+from commands import check_retention
 from commands import stack as command
 from models.echoroom import TypingIndicator
-from stack.ephemeral import FEEDS, SOON, Ephemera
-from tasks import cleanup
-from tasks.apps import APPS, POLICIES, every
+from stack.ephemeral import FEEDS, Ephemera
+from stack.feeding import SOON
+from tasks import cleanup, retention
+from tasks.apps import POLICIES, every, policies
+from tasks.apps.retentions import Retention
 from tests.cleanup.sweeping import rows
 from tests.platform import Platform, environment
 from workers.settings import load
 
-NAMES = [policy.name for app in APPS.values() for policy in app.cleanup]
+#: The ledger has rows enough of its own.
+NAMES = [name for name in POLICIES if name != "roomkeeper.runs"]
+RETAINED = [name for name, policy in POLICIES.items() if isinstance(policy, Retention)]
 #: What is due without waiting: it is wrong, not old.
 AT_ONCE = {
     "echoroom.counts",
@@ -28,9 +34,22 @@ AT_ONCE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def with_periods(platform: Platform) -> None:
+    """As the stack has it: every policy runs, and what it takes is archived."""
+    platform.set(
+        retention_days=command.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
+        archive_root=platform.folder / "archive",
+    )
+
+
 def sweep(platform: Platform, now: datetime, names: Sequence[str] = NAMES) -> None:
     for name in names:
-        assert cleanup.run(POLICIES[name], platform.settings, now=now) is not None
+        policy = POLICIES[name]
+        if isinstance(policy, Retention):
+            assert retention.run(policy, platform.settings, now=now) is not None
+        else:
+            assert cleanup.run(policy, platform.settings, now=now) is not None
 
 
 def swept(ephemera: Ephemera) -> set[str]:
@@ -82,8 +101,14 @@ def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
     for _ in range(2):
         ephemera = Ephemera(platform.engine, platform.settings)
         ephemera.feed()
+        before = ephemera.verified().receipts
         sweep(platform, cleanup.clock() + SOON)
-        assert swept(ephemera) == set(NAMES)
+        effects = ephemera.look()
+        assert {effect.case.policy.name for effect in effects} == set(NAMES)
+        # Each has its own, and not one of those of the time before.
+        numbers = [effect.receipt for effect in effects if effect.receipt is not None]
+        assert len(set(numbers)) == len(RETAINED)
+        assert min(numbers) > before
         assert ephemera.harmed() == []
 
 
@@ -92,7 +117,9 @@ def test_only_what_runs_is_fed(platform: Platform) -> None:
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
     fed = {case.policy.name for case in ephemera.waiting}
-    assert fed == {name for name in NAMES if name.startswith(("connect.", "pern."))} - {"pern.keys"}
+    assert fed == {name for name in NAMES if name.startswith(("connect.", "pern.", "roomkeeper."))} - {
+        "pern.keys"
+    }
 
 
 def test_a_period_that_is_set_holds(platform: Platform) -> None:
@@ -105,6 +132,9 @@ def test_a_period_that_is_set_holds(platform: Platform) -> None:
 
 def test_the_stack_runs_every_policy_every_few_seconds() -> None:
     settings = load({"DATABASE_URL": "postgresql://h/d"} | command.IMPATIENT)
+    assert policies(settings).keys() == POLICIES.keys()
+    # As `roomkeeper check` wants it.
+    assert not [fault for fault in check_retention.faults(settings) if "archive" not in fault.sentence]
     assert {every(POLICIES[name], settings) for name in NAMES} == {timedelta(seconds=command.SWEEP_SECONDS)}
     assert 1 <= command.SWEEP_SECONDS <= 5
 
@@ -115,26 +145,31 @@ def test_the_stack_runs_every_policy_every_few_seconds() -> None:
 class Group:
     """Stands for the group of programs: at the first wait, all policies run that are not left out."""
 
-    def __init__(self, platform: Platform, names: Sequence[str], harm: str = "") -> None:
+    def __init__(self, platform: Platform, names: Sequence[str], harm: str = "", after: str = "") -> None:
         self.settings = platform.settings
         self.addresses = {"database": "here"}
         self.logs = Path("logs")
         self._platform = platform
         self._names = names
         self._harm = harm
+        self._after = after
 
     def wait(self, seconds: float) -> None:
         if self._harm:
             self._platform.sql(self._harm)
         sweep(self._platform, cleanup.clock() + SOON, self._names)
         self._names = ()
+        if self._after:
+            self._platform.sql(self._after)
 
 
 @contextmanager
-def showing(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def showing(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, patience_seconds: int = 60
+) -> Iterator[None]:
     # Files need more servers; `make demo` shows them.
     monkeypatch.setattr("stack.samples.SAMPLES", ())
-    monkeypatch.setattr(command, "PATIENCE_SECONDS", 5)
+    monkeypatch.setattr(command, "PATIENCE_SECONDS", patience_seconds)
     platform.set(s3_bucket="nobody", s3_region="us-east-1", s3_access_key="x", s3_secret_key="x")
     ours = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
     with environment(ours):
@@ -156,17 +191,47 @@ def test_each_effect_is_said(
         right, said = shown(Group(platform, NAMES), capsys, monkeypatch)
     assert right
     for name in NAMES:
-        assert f"✓ {name}: 1 row, " in said
+        receipt = r", receipt \d+" if name in RETAINED else ""
+        assert re.search(rf"^✓ {name}: 1 row, \S+ s after it was due{receipt} \(", said, re.MULTILINE)
+    ((last,),) = platform.sql("SELECT hash FROM roomkeeper.receipts ORDER BY number DESC LIMIT 1")
+    assert f"✓ {len(RETAINED)} receipts, all as written; the last: {last}\n" in said
     assert f"the rows of {len(NAMES)} of {len(NAMES)} policies swept" in said
 
 
 def test_what_is_not_swept_is_wrong(
     platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with showing(platform, monkeypatch):
+    with showing(platform, monkeypatch, patience_seconds=5):
         right, said = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
     assert not right
     assert f"✗ {NAMES[0]}: not within 5 s: somebody stops typing without a word" in said
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        # As if what has no receipt had been taken by somebody else.
+        (
+            "DELETE FROM roomkeeper.receipts",
+            "✗ pern.audit_info: 1 row, .* s after it was due, without a receipt",
+        ),
+        ("UPDATE roomkeeper.receipts SET rows = 7", "✗ Receipt 1 is not what was written."),
+    ],
+)
+def test_what_is_not_proven_is_wrong(
+    platform: Platform,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    harm: str,
+    sentence: str,
+) -> None:
+    platform.set(apps="pern")
+    platform.sql("ALTER TABLE roomkeeper.receipts DISABLE TRIGGER ALL")
+    names = [name for name in NAMES if name.startswith(("pern.", "roomkeeper."))]
+    with showing(platform, monkeypatch):
+        right, said = shown(Group(platform, names, after=harm), capsys, monkeypatch)
+    assert not right
+    assert re.search(sentence, said)
 
 
 def test_what_had_to_stay_and_did_not_is_wrong(

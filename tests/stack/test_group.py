@@ -311,10 +311,11 @@ def test_database_and_stores_of_the_environment_are_left_alone(launch: Launcher)
         ROOMKEEPER_S3_PUBLIC_URL="https://production.example",
         ROOMKEEPER_S3_ACCESS_KEY="production",
         ROOMKEEPER_S3_SECRET_KEY="production",
+        ROOMKEEPER_ARCHIVE_ROOT="/production",
     )
     assert re.fullmatch(r"up postgresql://roomkeeper@127\.0\.0\.1:\d+/roomkeeper", starter.lines[-1])
     supervisor = int((launch.state / "supervisord.pid").read_text())
     variables = Path(f"/proc/{supervisor}/environ").read_text().split("\0")
-    own = [line for line in variables if line.startswith("ROOMKEEPER_S3_")]
-    assert "ROOMKEEPER_S3_BUCKET=roomkeeper" in own
+    own = [line for line in variables if line.startswith(("ROOMKEEPER_S3_", "ROOMKEEPER_ARCHIVE_"))]
+    assert {"ROOMKEEPER_S3_BUCKET=roomkeeper", "ROOMKEEPER_ARCHIVE_BUCKET=roomkeeper-archive"} <= set(own)
     assert not any("production" in line for line in own)

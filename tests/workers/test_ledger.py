@@ -144,6 +144,37 @@ def test_one_that_runs_is_not_overdue(platform: Platform) -> None:
     assert not judged().overdue
 
 
+def test_one_that_was_stopped_waits_for_an_operator(platform: Platform) -> None:
+    ran(platform, ago=9 * EVERY)
+    assert not judged().stopped
+    why = "x.y would take more than 1,000 rows. Look with: roomkeeper retention preview x.y"
+    for seconds in (9, 6, 3):
+        ran(platform, "stopped", ago=seconds * SECOND, error=why)
+    found = judged()
+    # It runs, as often as it should, and does what it should.
+    assert (found.stopped, found.overdue, found.idle, found.refused, found.stuck_rows) == (
+        True,
+        False,
+        False,
+        False,
+        0,
+    )
+    (fault,) = health.faults(asked())
+    assert fault.sentence == f"{JOB} has stopped: x.y would take more than 1,000 rows."
+    assert f"roomkeeper retention approve {JOB} --reason" in fault.advice
+    # One that is skipped says nothing.
+    ran(platform, "skipped", ago=2 * SECOND)
+    assert judged().stopped
+    ran(platform, "more", ago=SECOND)
+    assert not judged().stopped
+    assert sentences() == []
+
+
+def test_one_that_was_stopped_and_does_not_run_any_more_is_overdue(platform: Platform) -> None:
+    ran(platform, "stopped", ago=3 * EVERY + SECOND, error="too many")
+    assert (judged().stopped, judged().overdue) == (True, True)
+
+
 def test_one_that_changes_nothing_of_what_it_sees_is_stuck(platform: Platform) -> None:
     for seconds in (6, 5):
         ran(platform, ago=seconds * SECOND, remaining=1)

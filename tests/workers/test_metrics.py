@@ -8,15 +8,18 @@ from uuid import uuid4
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
 
 from stack.ports import free_port
-from tasks.apps import POLICIES
+from tasks import holds, receipts
+from tasks.apps import policies
 from tasks.attachments import operate
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers.db import transaction
 from workers.known_bad import EICAR
 from workers.scanner import Scanner, Version
-from workers.state_metrics import State
+from workers.state_metrics import State, Taken
 
 EVERY = timedelta(minutes=1)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -96,7 +99,7 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
     eventually(up, what="metrics are served")
     # Of all policies that run.
     overdue = {labels[0][1] for name, labels in scraped(port) if name == "roomkeeper_policy_overdue"}
-    assert overdue == set(POLICIES)
+    assert overdue == set(policies(platform.settings))
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
     assert f"Metrics can not be served on 127.0.0.1:{port}" in taken.said()
@@ -158,6 +161,69 @@ def test_what_ails_a_policy_is_told(platform: Platform, state: State) -> None:
         )
     assert told("overdue") == {"echoroom.typing": 1, "echoroom.ghosts": 0}
     assert told("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 7}
+
+
+def of(found: Samples, name: str, label: str) -> dict[str, float]:
+    return {dict(labels)[label]: value for (family, labels), value in found.items() if family == name}
+
+
+def test_a_policy_that_was_stopped_is_told(platform: Platform, state: State) -> None:
+    assert set(of(asked(state), "roomkeeper_policy_stopped", "policy").values()) == {0}
+    for outcome, minutes, told in (("stopped", 2, 1), ("skipped", 1, 1), ("done", 0, 0)):
+        platform.sql(
+            "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
+            " SELECT 'echoroom.typing', at, at, 0, :outcome FROM (SELECT now() - :ago AS at) AS moment",
+            ago=timedelta(minutes=minutes),
+            outcome=outcome,
+        )
+        stopped = of(asked(state), "roomkeeper_policy_stopped", "policy")
+        assert stopped == {"echoroom.typing": told, "echoroom.ghosts": 0}
+
+
+def test_what_retention_took_is_counted_by_its_receipts(platform: Platform, state: State) -> None:
+    def taken(policy: str, rows: int, kind: str = "taken") -> None:
+        with transaction() as connection:
+            receipts.append(connection, kind=kind, policy=policy, run=uuid4(), rows=rows, content={})
+
+    assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == {}
+    taken("pern.messages", 5)
+    taken("pern.messages", 7)
+    taken("pern.messages", 3, "restored")
+    taken("connect.logs", 2, "dropped")
+    told = {"pern.messages": 12, "connect.logs": 2}
+    for _ in range(2):
+        assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == told
+    taken("pern.messages", 1)
+    assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == told | {"pern.messages": 13}
+    # Another process knows as much.
+    other = of(asked(State(platform.settings)), "roomkeeper_retention_rows_total", "policy")
+    assert other == told | {"pern.messages": 13}
+
+
+def test_of_many_receipts_only_new_ones_are_read(platform: Platform) -> None:
+    with transaction() as connection:
+        for _ in range(500):
+            receipts.append(connection, kind="taken", policy="pern.x", run=uuid4(), rows=1, content={})
+    platform.sql("ANALYZE roomkeeper.receipts")
+    read = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'receipts'"
+    taken = Taken()
+    found = []
+    for _ in range(2):
+        with transaction() as connection:
+            taken.read(connection)
+            found.append(connection.execute(text(read)).scalar_one())
+    assert taken.rows == {"pern.x": 500}
+    # The second has those of the first with it, unless they have been handed on.
+    assert found[0] >= 500
+    assert found[1] - found[0] < 10
+
+
+def test_legal_holds_are_counted(platform: Platform, state: State) -> None:
+    assert of(asked(state), "roomkeeper_holds", "app") == {}
+    for app in ("audiorooms", "audiorooms", "audiorooms"):
+        holds.place(app, "user", uuid4(), reason="a suit", actor="ada")
+    holds.lift(2, actor="ada")
+    assert of(asked(state), "roomkeeper_holds", "app") == {"audiorooms": 2}
 
 
 def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) -> None:

@@ -1,5 +1,6 @@
 """Which keys can be keys at all. They come from rows, and so, perhaps, from strangers."""
 
+import re
 import unicodedata
 
 from workers.storage.base import ObjectMissing
@@ -13,8 +14,8 @@ LONGEST_BYTES = 1024
 
 
 def parts(key: str) -> list[str]:
-    """Return the key's parts, without empty ones: some stores take `a//b` and `/a/b` for `a/b`."""
-    return [part for part in key.split("/") if part]
+    """Return the key's parts, without empty ones: some stores take `a//b`, `/a/b` and `a\\b` for `a/b`."""
+    return [part for part in re.split(r"[/\\]", key) if part]
 
 
 def check(key: str) -> None:
@@ -27,7 +28,8 @@ def check(key: str) -> None:
     if not found or {".", ".."} & set(found):
         raise ObjectMissing("the key is no relative path")
     # Not spaces and the like: file names from a Mac have some that even `isprintable` does not know.
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in key):
+    plain = key.isascii() and key.isprintable()
+    if not plain and any(unicodedata.category(character) in {"Cc", "Cs"} for character in key):
         raise ObjectMissing("the key has characters that no key has")
     if len(key.encode()) > LONGEST_BYTES:
         raise ObjectMissing(f"the key is longer than {LONGEST_BYTES} bytes")

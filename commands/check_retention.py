@@ -1,0 +1,230 @@
+"""What must hold before retention may delete: periods that fit each other, and a place for archives."""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+from sqlalchemy import Table, select
+from sqlalchemy.exc import DBAPIError
+
+from commands.checks import can_be_made, works
+from commands.policies import how_to_set, spell
+from models import audiorooms, connect, echoroom, openchat, pern
+from tasks.apps import APPS, POLICIES, after, policies
+from tasks.apps.columns import table_of
+from tasks.apps.pern import MALFORMED_LIMIT
+from tasks.apps.retentions import Retention
+from workers.db import create
+from workers.inspection import Fault
+from workers.settings import Settings, variable
+from workers.storage import BucketMissing, StoreError
+from workers.storage.archives import archive_for
+from workers.storage.local import LocalStore
+
+#: How long the daily figures may have to be made anew from the rows that they are made of.
+ROLLUP_WINDOW = timedelta(days=35)
+#: The tables of these rows.
+ROLLED_UP = {
+    table_of(model)
+    for model in (
+        audiorooms.RoomParticipant,
+        connect.Message,
+        echoroom.ChatMessage,
+        openchat.Message,
+        pern.Message,
+    )
+}
+#: Of the audit trail this is kept longest.
+_SECURITY, _AUDIT = "pern.audit_security", "pern.audit_"
+#: Conversations whose limit is wrong are counted so far, for so long.
+_COUNTED, _COUNT_MS = 1_000, 2_000
+_NAMED = 3
+
+
+def faults(settings: Settings) -> list[Fault]:
+    """Return what must not be so while retention runs."""
+    running = {name: policy for name, policy in policies(settings).items() if isinstance(policy, Retention)}
+    return [
+        *_archives(running, settings),
+        *_rollups(running, settings),
+        *_follows(running, settings),
+        *_files(running, settings),
+        *_security(running, settings),
+    ]
+
+
+def warnings(settings: Settings) -> list[Fault]:
+    """Return what may be meant so, and should be known."""
+    return [*_waits_for_ever(settings), *_malformed_limits(settings)]
+
+
+def _archives(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    root, bucket = settings.archive_root, settings.archive_bucket
+    wanted = [name for name, policy in running.items() if policy.archive and name not in settings.archive_off]
+    if root is None and bucket is None:
+        if wanted:
+            verb = "archives its rows before they go" if len(wanted) == 1 else "archive rows before they go"
+            yield Fault(
+                f"{_listed(wanted)} {verb}, and there is no place for archives: nothing is deleted.",
+                f"Set {variable('archive_root')} or {variable('archive_bucket')}; or name what may go "
+                f"without in {variable('archive_off')}, and what must not go in {variable('sweep_off')}.",
+            )
+        return
+    name = variable("archive_bucket" if root is None else "archive_root")
+    if root is not None and root.resolve().is_relative_to(settings.storage_root.resolve()):
+        yield Fault(
+            f"The archives in {root} lie in the store, whose files are served.",
+            f"Name a place outside of {settings.storage_root} in {name}.",
+        )
+    elif root is not None and os.path.isdir(root):  # noqa: PTH112 - pathlib raises where one may not look
+        yield from works("archive", LocalStore(root, root, ""), "archive_root")
+    elif root is not None:
+        yield from can_be_made("archive", root, "archive_root")
+    else:
+        yield from _bucket(settings, name)
+
+
+def _bucket(settings: Settings, name: str) -> Iterator[Fault]:
+    try:
+        store = archive_for(settings)
+        assert store is not None
+        store.probe()
+    except BucketMissing as error:
+        yield Fault(f"The archive does not work: {error}.", f"Make it, or name another in {name}.")
+    except StoreError as error:
+        yield Fault(
+            f"The archive does not work: {error}.",
+            f"Give the access key the rights to list, read, write and delete in it, or set "
+            f"{variable('s3_endpoint')}, {variable('s3_access_key')}, {name}.",
+        )
+
+
+def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    for name, policy in running.items():
+        period = after(policy, settings)
+        feeding = [_real(table, settings) for table in policy.tables() if table in ROLLED_UP]
+        if feeding and period is not None and period < ROLLUP_WINDOW:
+            yield Fault(
+                f"{name} deletes after {spell(period)} what the daily figures need for "
+                f"{spell(ROLLUP_WINDOW)} ({', '.join(feeding)}).",
+                f"Give it {spell(ROLLUP_WINDOW)} at least: {variable('retention_days')}={name}="
+                f"{ROLLUP_WINDOW.days}",
+            )
+
+
+def _follows(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    """Find policies that are to take rows before those that keep them alive have had their time."""
+    for name, policy in running.items():
+        period = after(policy, settings)
+        for other in policy.follows:
+            its = after(POLICIES[other], settings) if other in running else None
+            if period is not None and its is not None and period < its:
+                yield _contradiction(
+                    f"{name} is to delete after {spell(period)} what waits for {other}, which takes "
+                    f"{spell(its)}.",
+                    name,
+                    at_least=its,
+                )
+
+
+def _files(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    """Find files that would go with their message before their own time.
+
+    The other way round is no contradiction: a file that was deleted may be gone before its message is, and
+    one that was not goes with its message.
+    """
+    for name, policy in running.items():
+        grace = after(policy, settings)
+        if grace is None or policy.table is not _attachments(policy.app):
+            continue
+        for other, taking in running.items():
+            period = after(taking, settings)
+            along = taking.table is not policy.table and policy.table in taking.tables()
+            if along and taking.app == policy.app and period is not None and period < grace:
+                yield _contradiction(
+                    f"{name} keeps deleted files for {spell(grace)}, and {other} takes them along with their "
+                    f"messages after {spell(period)}.",
+                    other,
+                    at_least=grace,
+                )
+
+
+def _attachments(app: str) -> Table | None:
+    page = APPS.get(app)
+    return table_of(page.attachments.model) if page is not None and page.attachments is not None else None
+
+
+def _security(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    security = running.get(_SECURITY)
+    kept = after(security, settings) if security is not None else None
+    if kept is None:
+        # For ever.
+        return
+    for name, policy in running.items():
+        period = after(policy, settings)
+        if name.startswith(_AUDIT) and period is not None and period > kept:
+            yield _contradiction(
+                f"{_SECURITY} is deleted after {spell(kept)}, before {name}, which is kept for "
+                f"{spell(period)}: security is to be kept longest.",
+                _SECURITY,
+                at_least=period,
+            )
+
+
+def _contradiction(sentence: str, name: str, at_least: timedelta) -> Fault:
+    days = at_least / timedelta(days=1)
+    return Fault(
+        sentence,
+        f"Give it as long at least: {variable('retention_days')}={name}={days:g}; or the other less.",
+    )
+
+
+def _waits_for_ever(settings: Settings) -> Iterator[Fault]:
+    running = policies(settings)
+    for name, policy in running.items():
+        for other in policy.follows if isinstance(policy, Retention) else ():
+            if other not in running:
+                how = (
+                    f"take it out of {variable('sweep_off')}"
+                    if other in settings.sweep_off
+                    else how_to_set(POLICIES[other], settings)
+                )
+                yield Fault(
+                    f"{name} never takes what {other} would have to take first, which is off.",
+                    f"If that is not meant so: {how}",
+                )
+
+
+def _malformed_limits(settings: Settings) -> Iterator[Fault]:
+    """Find conversations whose own limit is ignored: an application should not have let it in."""
+    if "pern" not in settings.apps:
+        return
+    key = pern.Conversation.id
+    engine = create(settings)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SELECT set_config('statement_timeout', %s, true)", (str(_COUNT_MS),))
+            wrong = connection.scalars(select(key).where(MALFORMED_LIMIT).limit(_COUNTED + 1)).all()
+    except DBAPIError:
+        # Too many to be looked through in a moment; or the database is not as it should be, which is told.
+        return
+    finally:
+        engine.dispose()
+    if wrong:
+        number = f"{_COUNTED:,}+" if len(wrong) > _COUNTED else f"{len(wrong):,}"
+        conversations = "conversation has" if len(wrong) == 1 else "conversations have"
+        yield Fault(
+            f"{number} {conversations} a message_retention_days that is not a whole number of days: it is "
+            f"ignored ({_listed([str(one) for one in wrong])}).",
+            "Mend it in pern.conversations.settings, and whatever writes it there.",
+        )
+
+
+def _real(table: Table, settings: Settings) -> str:
+    schema = table.schema or ""
+    return f"{settings.schemas.get(schema, schema)}.{table.name}"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

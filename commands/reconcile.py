@@ -1,0 +1,157 @@
+"""`roomkeeper reconcile`: what the stores hold against what the rows name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from commands import checks
+from commands.attachments import Actor, _either, _known, _myself, _words
+from tasks.apps import enabled
+from tasks.attachments.operate import WITH_ATTACHMENTS
+from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError
+from tasks.reconcile import reconcile as compare
+from workers.settings import Settings, SettingsError, get_settings, variable
+from workers.storage import StoreError
+
+STORES = ("local", "s3")
+#: Where nobody looks at a spinner: a line every so many seconds.
+LINE_SECONDS = 5.0
+
+
+def reconcile(
+    app: Annotated[
+        str | None,
+        typer.Option("--app", help=f"{_either(WITH_ATTACHMENTS)}: only its pictures, and its rows."),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help=f"{_either(STORES)}; all that are set up if not given.")
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Mend what is found; without it nothing is changed.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with what --apply does.")] = "",
+    actor: Actor = "",
+) -> None:
+    """Find objects that no row names, and rows whose object is gone; with --apply, mend both."""
+    settings = get_settings()
+    why, who = _words(reason).strip(), _words(actor).strip() or _myself()
+    _ready(settings, app, store)
+    if apply and not why:
+        raise SettingsError("--apply needs --reason: why, in a few words.")
+    began = monotonic()
+    try:
+        with _watching() as watch:
+            found = compare(settings, app=app, store=store, apply=apply, actor=who, reason=why, watch=watch)
+    except KeyboardInterrupt:
+        typer.echo("Broken off; what was mended before is.", err=True)
+        raise typer.Exit(130) from None
+    except CanNotAskError as error:
+        checks.tell(error.faults, Console(stderr=True))
+        typer.echo("Nothing was changed: files that its rows name would be taken for orphans.", err=True)
+        raise typer.Exit(1) from None
+    except WrongPrefixError as error:
+        raise SettingsError(f"{variable('reconcile_prefixes')} names {error}.") from error
+    except (StoreError, ListingLostError) as error:
+        raise SettingsError(f"{str(error).rstrip('.')}.") from error
+    if found is None:
+        raise SettingsError("Another reconciliation is under way: nothing was done here.")
+    _tell(found, settings, apply, monotonic() - began)
+
+
+def _ready(settings: Settings, app: str | None, store: str | None) -> None:
+    _known("--app", app, WITH_ATTACHMENTS)
+    _known("--store", store, STORES)
+    on = enabled(settings)
+    if app is not None and app not in on:
+        raise SettingsError(f"{app} is not enabled: {variable('apps')} names {', '.join(on) or 'nothing'}.")
+    if not settings.reconcile_prefixes:
+        raise SettingsError(f"{variable('reconcile_prefixes')} is empty: there is nothing to look at.")
+    if faults := checks.database(settings, []):
+        checks.tell(faults, Console(stderr=True))
+        raise typer.Exit(1)
+
+
+def _tell(stores: list[Found], settings: Settings, apply: bool, seconds: float) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for found in stores:
+        _tell_of(found, console)
+    stopped = [found.stopped for found in stores if found.stopped]
+    mended = sum(found.deleted + found.reopened for found in stores)
+    kept = [found.error for found in stores if found.error]
+    if apply and (mended or not stopped):
+        for found in stores:
+            console.print(_mended(found))
+    if not mended:
+        console.print(f"Nothing was changed. {seconds:.1f} s.")
+    else:
+        console.print(f"{seconds:.1f} s.")
+    if stopped or kept:
+        complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        for sentence in (*stopped, *kept):
+            complaints.print(f"✗ {sentence}.", style="red")
+        if stopped:
+            complaints.print(
+                f"  Is it the right store and the right database ({variable('database_url')}, "
+                f"{variable('schemas')}, {variable('storage_root')}, {variable('s3_bucket')})? Are the "
+                f"applications' tables as they should be, and do {variable('reconcile_prefixes')} "
+                f"({', '.join(settings.reconcile_prefixes)}) hold nothing but attachments? If all that is "
+                f"so, raise {variable('reconcile_share')} for this once."
+            )
+        raise typer.Exit(1)
+
+
+def _tell_of(found: Found, console: Console) -> None:
+    console.print(f"{found.store}: {_number(found.listed, 'object')}, {decimal(found.listed_bytes)}")
+    console.print(f"  named by rows: {found.named:,}")
+    for number, what in (
+        (found.young, "named by no row, too young to be orphans"),
+        (found.foreign, "of applications that are not in this database"),
+    ):
+        if number:
+            console.print(f"  {what}: {number:,}")
+    oldest = f", the oldest of {found.oldest:%Y-%m-%d %H:%M:%S} UTC" if found.oldest else ""
+    console.print(f"  orphans: {found.orphans:,}, {decimal(found.orphan_bytes)}{oldest}")
+    for key in found.keys:
+        console.print(f"    {_words(key)}")
+    console.print(f"  rows looked at: {found.rows:,}; their object is gone: {found.gone:,}")
+    for row in found.ids:
+        console.print(f"    {row}")
+
+
+def _mended(found: Found) -> str:
+    spared = f"; {found.spared:,} that rows name by now were spared" if found.spared else ""
+    return (
+        f"{found.store}: {_number(found.deleted, 'orphan')} removed, {_number(found.reopened, 'row')} given "
+        f"back to the pipeline{spared}."
+    )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+@contextmanager
+def _watching() -> Iterator[Callable[[str], None]]:
+    """Yield what shows how far it is: beside a spinner that goes, or in lines where nobody looks."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        last = monotonic()
+
+        def line(said: str) -> None:
+            nonlocal last
+            if monotonic() - last >= LINE_SECONDS:
+                last = monotonic()
+                console.print(said)
+
+        yield line
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("listing", total=None)
+        yield lambda said: progress.update(bar, description=said)

@@ -1,0 +1,132 @@
+"""One comparison of the stores and the rows, from the listing to what is mended."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.apps import enabled
+from tasks.reconcile import gone, listing, names, orphans
+from tasks.reconcile.found import Found, judge
+from workers import ledger
+from workers.db import transaction
+from workers.settings import Settings
+from workers.storage import ObjectStore, store_for
+
+#: Its name in the ledger.
+JOB = orphans.POLICY
+#: How long a run may take.
+LONGEST = timedelta(days=1)
+
+
+def reconcile(
+    settings: Settings,
+    *,
+    app: str | None = None,
+    store: str | None = None,
+    apply: bool = False,
+    actor: str = "",
+    reason: str = "",
+    now: datetime | None = None,
+    watch: Callable[[str], None] = lambda _said: None,
+) -> list[Found] | None:
+    """Compare; return what was found in each store, None where another run is under way.
+
+    Nothing is changed unless `apply`, and nothing anywhere if too much would be in one of the stores.
+
+    Args:
+        app: only this application's pictures and rows; it must be enabled.
+        store: only this one; all that are set up if None.
+        actor, reason: who wants it and why, for receipts and stories.
+        now: the moment that ages are reckoned from; the database's clock if None.
+        watch: is told how far it is, in a few words.
+
+    Raises:
+        CanNotAskError, WrongPrefixError, ListingLostError.
+        UnknownProvider: the store is not set up.
+        StoreError: a store is away; what was mended before is.
+    """
+    wanted = [store] if store else ["local", *(["s3"] if settings.s3_bucket else [])]
+    stores = {name: store_for(name, settings) for name in wanted}
+    with ledger.run(JOB, longest=LONGEST) as entry:
+        if entry is None:
+            return None
+        run = _Run(settings, stores, app, now or entry.started_at, watch)
+        try:
+            run.compare()
+            if apply and not run.stopped():
+                run.mend(actor, reason)
+        except BaseException:
+            # The next run empties it, too; the database may be what has failed.
+            with suppress(SQLAlchemyError):
+                listing.empty()
+            raise
+        finally:
+            entry.rows = sum(found.deleted + found.reopened for found in run.found)
+        listing.empty()
+        entry.remaining = max(0, sum(found.orphans + found.gone for found in run.found) - entry.rows)
+        if stopped := run.stopped():
+            entry.outcome, entry.error = "stopped", "; ".join(stopped)
+        else:
+            entry.error = next((found.error for found in run.found if found.error), None)
+    return run.found
+
+
+class _Run:
+    """One run, and what it has found and done so far."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: dict[str, ObjectStore],
+        app: str | None,
+        now: datetime,
+        watch: Callable[[str], None],
+    ) -> None:
+        self.found = [Found(name) for name in stores]
+        self._settings, self._stores, self._watch = settings, stores, watch
+        with transaction() as connection:
+            asked = names.askable(connection, settings)
+        before = now - timedelta(hours=settings.reconcile_grace_hours)
+        self._cut = orphans.Cut(asked, before, app)
+        # What is not enabled names objects, but nobody works on it.
+        on = {
+            name: table for name, table in asked.items() if name in enabled(settings) and app in {None, name}
+        }
+        self._on = on
+        self._looks: dict[str, gone.Look] = {}
+
+    def compare(self) -> None:
+        """List everything, and judge it."""
+        share = self._settings.reconcile_share
+        prefixes = self._settings.reconcile_prefixes
+        listing.empty()
+        for found in self.found:
+            store = self._stores[found.store]
+            with transaction() as connection:
+                began: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            self._looks[found.store] = look = gone.Look(self._on, began, prefixes)
+            listing.fill(found.store, store, prefixes, self._watch)
+            self._watch(f"{found.store}: comparing")
+            orphans.count(found, self._cut)
+            gone.count(found, look, store, share, self._watch)
+            found.stopped = judge(found, expected=look.expected(found.store), share=share)
+
+    def mend(self, actor: str, reason: str) -> None:
+        """Remove the orphans, and reopen the rows whose object is gone."""
+        share = self._settings.reconcile_share
+        receipt = orphans.Receipt(uuid4(), actor, reason, self._cut.before)
+        for found in self.found:
+            store = self._stores[found.store]
+            orphans.delete(found, self._cut, store, share, receipt, self._watch)
+            if not found.stopped:
+                gone.reopen(found, self._looks[found.store], store, share, actor, reason, self._watch)
+            if found.stopped:
+                return
+
+    def stopped(self) -> list[str]:
+        """Return why nothing more is changed, for each store of which too much would be."""
+        return [found.stopped for found in self.found if found.stopped]

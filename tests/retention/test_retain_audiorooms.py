@@ -1,0 +1,349 @@
+"""Retention of `audiorooms`: the audit log, stays that are in the figures, closed rooms but not figures."""
+
+from datetime import UTC, date, datetime, timedelta
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import insert
+
+from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
+from models.supabase import User
+from tasks import holds
+from tasks.apps import enabled, policies
+from tasks.engines.batch import Seen, Taken
+from tasks.engines.retire import Retiring
+from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
+from tests.engines.test_sweep import held
+from tests.platform import Platform
+from tests.retention.proving import add_hold, proven
+from tests.retention.retaining import days, retain
+from workers.settings import SettingsError, load
+
+AUDIT, STAYS, ROOMS = "audiorooms.audit_log", "audiorooms.participants", "audiorooms.rooms"
+MONTH = timedelta(days=30)
+#: The last moment that is past a month.
+DUE = NOW - MONTH - INSTANT
+_codes = count()
+
+both = pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
+
+
+def room(platform: Platform, **values: Any) -> UUID:
+    """Return a room that closed in time to be due."""
+    given = {"code": f"{next(_codes):06}", "password_hash": "x", "active": False}
+    return add(platform, AudioRoom, **{**given, "created_at": ago(days=100), "updated_at": DUE, **values})
+
+
+def stay(platform: Platform, place: UUID | None, **values: Any) -> UUID:
+    """Return a stay of an hour that ended in time to be due."""
+    given = {"joined_at": DUE - timedelta(hours=1), "left_at": DUE, "role": "listener"}
+    return add(platform, RoomParticipant, room_id=place, **{**given, **values})
+
+
+def figures(platform: Platform, place: UUID | None, *whens: datetime, **values: Any) -> list[UUID]:
+    """Insert the figures of these moments' days."""
+    return [
+        add(platform, RoomAnalytics, room_id=place, date=day, **values)
+        for day in sorted({when.astimezone(UTC).date() for when in whens})
+    ]
+
+
+def entry(platform: Platform, at: datetime | None, **values: Any) -> UUID:
+    return add(platform, AuditLog, **{"event_type": "room_created", "created_at": at, **values})
+
+
+def without_room(keys: list[UUID]) -> dict[UUID, dict[str, None]]:
+    return {key: {"room_id": None} for key in keys}
+
+
+@both
+def test_the_audit_log_ages_out(platform: Platform, by_hand: bool) -> None:
+    days(platform, **{AUDIT: 30})
+    place, somebody = room(platform), add(platform, User)
+    gone = {
+        entry(platform, DUE),
+        entry(platform, ago(days=4000), room_id=place, user_id=somebody, ip_address="10.0.0.1/8"),
+        entry(platform, DUE, event_type="login_failure", details={"email": "ada@x.org"}),
+        entry(platform, DUE, details=None),
+    }
+    entry(platform, NOW - MONTH)
+    entry(platform, NOW, room_id=place)
+    entry(platform, None, room_id=place)
+    proven(platform, AUDIT, gone={AuditLog: gone}, by_hand=by_hand)
+
+
+def test_the_audit_log_never_goes_without_an_archive() -> None:
+    with pytest.raises(SettingsError, match="may do without an archive"):
+        enabled(load({"DATABASE_URL": "postgresql://", "ROOMKEEPER_ARCHIVE_OFF": AUDIT}))
+
+
+def test_entries_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
+    days(platform, **{AUDIT: 30})
+    place, somebody = room(platform), add(platform, User)
+    theirs, of_room = entry(platform, DUE, user_id=somebody), entry(platform, DUE, room_id=place)
+    other = entry(platform, DUE)
+    placed = [
+        holds.place("audiorooms", entity, key, reason="a case", actor="ada")
+        for entity, key in (("user", somebody), ("room", place))
+    ]
+    add_hold(platform, "audiorooms", "room", somebody)
+    add_hold(platform, "audiorooms", "user", place)
+    add_hold(platform, "echoroom", "room", place)
+    proven(platform, AUDIT, gone={AuditLog: [other]}, restored=False)
+    for hold, freed in zip(placed, (theirs, of_room), strict=True):
+        holds.lift(hold, actor="ada")
+        proven(platform, AUDIT, gone={AuditLog: [freed]}, restored=False)
+
+
+@both
+def test_stays_go_when_they_are_over_and_in_the_figures(platform: Platform, by_hand: bool) -> None:
+    days(platform, **{STAYS: 30})
+    place = room(platform)
+    figures(platform, place, DUE)
+    gone = {
+        stay(platform, place),
+        # Nobody has said what they are: a listener.
+        stay(platform, place, role=None),
+        stay(platform, place, user_id=add(platform, User), nickname="Ada", client_id="x"),
+        # They ended before they began; the later of both counts.
+        stay(platform, place, joined_at=DUE, left_at=DUE - timedelta(hours=1)),
+        # The beginning is not known: the day of the end counts.
+        stay(platform, place, joined_at=None),
+        # The end is not known, or of a wrong clock: it was the room's.
+        stay(platform, place, left_at=None),
+        stay(platform, place, left_at=NOW + timedelta(days=365)),
+        stay(platform, place, joined_at=NOW + timedelta(days=365)),
+        stay(platform, room(platform, active=None), role="broadcaster"),
+    }
+    stay(platform, place, left_at=NOW - MONTH)
+    stay(platform, place, joined_at=NOW - MONTH, left_at=DUE - timedelta(hours=1))
+    stay(platform, place, joined_at=None, left_at=NOW - MONTH)
+    stay(platform, place, left_at=NOW + timedelta(hours=1))
+    proven(platform, STAYS, gone={RoomParticipant: gone}, by_hand=by_hand)
+
+
+def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None:
+    days(platform, **{STAYS: 30})
+    place = room(platform)
+    figures(platform, place, DUE)
+    gone = {stay(platform, place, left_at=None)}
+    early = room(platform, updated_at=NOW, suspended_until=DUE)
+    figures(platform, early, DUE)
+    gone.add(stay(platform, early, left_at=None))
+    for values in (
+        {"updated_at": NOW - MONTH},
+        {"updated_at": NOW},
+        {"updated_at": None},
+        {"updated_at": None, "suspended_until": NOW - MONTH},
+    ):
+        later = room(platform, **values)
+        figures(platform, later, DUE, NOW - MONTH, *(NOW - timedelta(days=n) for n in range(30)))
+        stay(platform, later, left_at=None)
+    proven(platform, STAYS, gone={RoomParticipant: gone})
+
+
+@both
+def test_whoever_was_in_a_room_that_is_active_stays(platform: Platform, by_hand: bool) -> None:
+    days(platform, **{STAYS: 30})
+    open_room, closed, unknown = (room(platform, active=value) for value in (True, False, None))
+    for place in (open_room, closed, unknown):
+        figures(platform, place, DUE)
+    stay(platform, open_room)
+    stay(platform, open_room, role="broadcaster")
+    stay(platform, open_room, left_at=None)
+    gone = {stay(platform, closed), stay(platform, unknown)}
+    # In no room: nobody's figures.
+    gone |= {stay(platform, None), stay(platform, None, role=None)}
+    stay(platform, None, left_at=None)
+    stay(platform, None, left_at=NOW - MONTH)
+    proven(platform, STAYS, gone={RoomParticipant: gone}, by_hand=by_hand)
+
+
+MIDNIGHT = datetime(2026, 1, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("joined", "left", "needed"),
+    [
+        # Within a day, to its very end; the next one's first instant is of the next one.
+        (MIDNIGHT, MIDNIGHT, [10]),
+        (MIDNIGHT, MIDNIGHT + timedelta(days=1) - INSTANT, [10]),
+        (MIDNIGHT, MIDNIGHT + timedelta(days=1), [10, 11]),
+        (MIDNIGHT - INSTANT, MIDNIGHT, [9, 10]),
+        (MIDNIGHT - INSTANT, MIDNIGHT + timedelta(days=2), [9, 10, 11, 12]),
+    ],
+)
+def test_each_day_of_a_stay_must_be_in_the_figures(
+    platform: Platform, joined: datetime, left: datetime, needed: list[int]
+) -> None:
+    """By the days of UTC, whatever the connection's are."""
+    days(platform, **{STAYS: 30})
+    platform.sql("ALTER ROLE roomkeeper SET timezone = 'Pacific/Kiritimati'")
+    try:
+        complete, times = room(platform), {"joined_at": joined, "left_at": left}
+        gone = {stay(platform, complete, **times)}
+        for day in needed:
+            figures(platform, complete, MIDNIGHT.replace(day=day))
+            # One is missing here; others are no substitute.
+            lacking = room(platform)
+            stay(platform, lacking, **times)
+            stay(platform, lacking, role=None, **times)
+            gone.add(stay(platform, lacking, role="broadcaster", **times))
+            others = [MIDNIGHT.replace(day=number) for number in range(5, 20) if number != day]
+            figures(platform, lacking, *others)
+            figures(platform, None, MIDNIGHT.replace(day=day))
+        proven(platform, STAYS, gone={RoomParticipant: gone})
+    finally:
+        platform.sql("ALTER ROLE roomkeeper RESET timezone")
+
+
+@pytest.mark.parametrize("column", ["joined_at", "left_at"])
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "4713-01-01 BC", "0001-01-01"])
+def test_no_clock_is_so_wrong_that_others_stay(platform: Platform, column: str, moment: str) -> None:
+    """A beginning before all figures is never rolled up; an end there is no end."""
+    days(platform, **{STAYS: 30})
+    place = room(platform)
+    figures(platform, place, DUE)
+    wrong = stay(platform, place)
+    platform.sql(
+        f"UPDATE audiorooms.room_participants SET {column} = CAST(:moment AS timestamptz) WHERE id = :wrong",
+        moment=moment,
+        wrong=wrong,
+    )
+    fine = stay(platform, place)
+    assert retain(platform, STAYS).error is None
+    left = {row.id for row in platform.sql("SELECT id FROM audiorooms.room_participants")}
+    assert fine not in left
+    assert left == ({wrong} if column == "joined_at" and moment != "infinity" else set())
+
+
+def test_stays_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
+    days(platform, **{STAYS: 30})
+    place, held_place, somebody = room(platform), room(platform), add(platform, User)
+    figures(platform, place, DUE)
+    figures(platform, held_place, DUE)
+    theirs, there = stay(platform, place, user_id=somebody), stay(platform, held_place)
+    other = stay(platform, place)
+    placed = [
+        holds.place("audiorooms", entity, key, reason="a case", actor="ada")
+        for entity, key in (("user", somebody), ("room", held_place))
+    ]
+    proven(platform, STAYS, gone={RoomParticipant: [other]}, restored=False)
+    for hold, freed in zip(placed, (theirs, there), strict=True):
+        holds.lift(hold, actor="ada")
+        proven(platform, STAYS, gone={RoomParticipant: [freed]}, restored=False)
+
+
+@both
+def test_closed_rooms_go_and_leave_their_figures(platform: Platform, by_hand: bool) -> None:
+    days(platform, **{ROOMS: 30})
+    old = room(platform, created_by=add(platform, User), metadata={"title": "é"})
+    gone = {
+        old,
+        room(platform, active=None, suspended_until=NOW),
+        # It was never changed: it is as it was made.
+        room(platform, updated_at=None, created_at=DUE),
+    }
+    young = [
+        room(platform, updated_at=NOW - MONTH),
+        room(platform, updated_at=NOW),
+        room(platform, active=True),
+        room(platform, active=True, updated_at=None),
+        room(platform, updated_at=None, created_at=NOW - MONTH),
+        room(platform, updated_at=None, created_at=None),
+    ]
+    kept = figures(platform, old, DUE, ago(days=60), peak_listeners=7, total_packets_sent=2**40)
+    named = [entry(platform, at, room_id=old) for at in (DUE, NOW, None)]
+    for place in young:
+        figures(platform, place, DUE)
+        entry(platform, DUE, room_id=place)
+    # Of no room: not changed, and not put back as the old one's.
+    figures(platform, None, ago(days=60))
+    proven(
+        platform,
+        ROOMS,
+        gone={AudioRoom: gone},
+        changed={RoomAnalytics: without_room(kept), AuditLog: without_room(named)},
+        by_hand=by_hand,
+    )
+
+
+def test_a_room_stays_until_its_stays_have_gone(platform: Platform) -> None:
+    days(platform, **{ROOMS: 30, STAYS: 30})
+    empty, place = room(platform), room(platform)
+    of = stay(platform, place)
+    proven(platform, ROOMS, gone={AudioRoom: [empty]}, restored=False)
+    # Not in the figures: neither goes.
+    proven(platform, STAYS, gone={RoomParticipant: []})
+    kept = figures(platform, place, DUE)
+    proven(platform, STAYS, gone={RoomParticipant: [of]}, restored=False)
+    proven(
+        platform,
+        ROOMS,
+        gone={AudioRoom: [place]},
+        changed={RoomAnalytics: without_room(kept)},
+    )
+
+
+def test_rooms_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
+    days(platform, **{ROOMS: 30})
+    somebody = add(platform, User)
+    theirs, held_place, other = room(platform, created_by=somebody), room(platform), room(platform)
+    placed = [
+        holds.place("audiorooms", entity, key, reason="a case", actor="ada")
+        for entity, key in (("user", somebody), ("room", held_place))
+    ]
+    proven(platform, ROOMS, gone={AudioRoom: [other]}, restored=False)
+    for hold, freed in zip(placed, (theirs, held_place), strict=True):
+        holds.lift(hold, actor="ada")
+        proven(platform, ROOMS, gone={AudioRoom: [freed]}, restored=False)
+
+
+def test_figures_that_are_being_written_are_not_taken_along(platform: Platform) -> None:
+    days(platform, **{ROOMS: 30})
+    place = room(platform)
+    values = {"room_id": place, "date": date(2026, 1, 1)}
+    with held(platform, insert(RoomAnalytics).values(values)):
+        done = retain(platform, ROOMS)
+        assert (done.rows, done.remaining) == (0, 1)
+    assert retain(platform, ROOMS).rows == 1
+    assert [row["room_id"] for row in rows(platform, RoomAnalytics).values()] == [None]
+
+
+@pytest.mark.parametrize("what", ["opens again", "somebody joins"])
+def test_a_room_that_comes_to_life_between_look_and_lock_stays(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    days(platform, **{ROOMS: 30})
+    place = room(platform)
+    take = Retiring.take
+
+    def late(self: Retiring, seen: Seen) -> Taken:
+        if what == "opens again":
+            platform.sql("UPDATE audiorooms.audio_rooms SET active = true")
+        else:
+            stay(platform, place, joined_at=NOW, left_at=None)
+        return take(self, seen)
+
+    monkeypatch.setattr(Retiring, "take", late)
+    assert retain(platform, ROOMS).rows == 0
+    assert set(rows(platform, AudioRoom)) == {place}
+
+
+def test_no_period_is_theirs_until_it_is_set(platform: Platform) -> None:
+    assert not {AUDIT, STAYS, ROOMS} & set(policies(platform.settings))
+
+
+def test_people_are_not_ours_to_look_at(platform: Platform) -> None:
+    """`auth.users` is Supabase's: a hold on somebody can be placed without it."""
+    holds.place(
+        "audiorooms",
+        "user",
+        add(platform, AudioRoom, code="ABCDEF", password_hash="x"),
+        reason="x",
+        actor="ada",
+    )
+    with pytest.raises(holds.HoldError, match="has no room"):
+        holds.place("audiorooms", "room", add(platform, User), reason="x", actor="ada")
