@@ -35,10 +35,9 @@ def message(platform: Platform, room: UUID, age: timedelta, **values: Any) -> UU
         Message,
         conversation_id=room,
         sender_id=sender,
-        content_encrypted="…",
         created_at=at,
         updated_at=at,
-        **values,
+        **{"content_encrypted": "…", **values},
     )
 
 

@@ -23,6 +23,7 @@ from tasks.apps.columns import table_of
 from tasks.brake import Stopped
 from tasks.engines import archive
 from tasks.engines.archive import Archived
+from tasks.engines.retire import Retiring
 from tasks.partitions import PartitionError, drop, make_coming, make_room
 from tasks.partitions.catalog import Found
 from tasks.partitions.coming import PATIENCE_MS
@@ -682,3 +683,34 @@ def test_a_table_that_is_not_partitioned_is_left_alone(platform: Platform) -> No
     assert partitions.keep(policy, platform.settings, NOW) == []
     assert dropped(platform) == {}
     assert platform.everything() == before
+
+
+def test_a_batch_takes_no_more_than_it_may(monthly: Platform) -> None:
+    """A row's place is one of each partition."""
+    for begins in (JANUARY, FEBRUARY - timedelta(days=45), datetime(2020, 1, 1, tzinfo=UTC)):
+        for number in range(5):
+            log(monthly, begins + timedelta(minutes=number))
+    policy = running(AUDIT, monthly.settings)[0][0]
+    batches = Retiring(
+        policy,
+        NOW,
+        timedelta(days=PERIOD),
+        settings=monthly.settings,
+        run=uuid4(),
+        archives=archive_for(monthly.settings),
+        allowed=4,
+    )
+    assert batches.by_index(5).rows == 4
+    assert len(rows(monthly, AuditLog)) == 11
+
+
+def test_a_scheduled_run_drops_and_a_restore_makes_room_again(monthly: Platform) -> None:
+    old = log(monthly, JANUARY)
+    before = rows(monthly, AuditLog)
+    retain(monthly, "pern.audit_info")
+    assert rows(monthly, AuditLog) == {}
+    (receipt,) = monthly.sql("SELECT number, kind FROM roomkeeper.receipts WHERE rows > 0")
+    assert receipt.kind == "dropped"
+    restore(receipt.number, monthly.settings, operator="ada", reason="a mistake")
+    assert rows(monthly, AuditLog) == before
+    assert set(before) == {old}
