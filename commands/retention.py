@@ -491,6 +491,7 @@ def restore(
         (done.changed, "got back the values that they had before the others went"),
         (done.there, "there already, as archived"),
         (done.other, "there with other values, or another is in the place: these stay as they are"),
+        (done.absent, "referred to these and has gone since: restore its own receipt, then this one again"),
     ):
         if rows:
             console.print(f"{counted(rows)} {said}.")

@@ -146,11 +146,13 @@ def _moment(name: str) -> "sa.Column[object]":
 
 # Who owns the table can still get round it: then the chain of hashes tells.
 _ONLY_ADDED = f"""
-    CREATE FUNCTION {SCHEMA}.receipts_are_only_added() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION {SCHEMA}.receipts_are_only_added() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         RAISE EXCEPTION 'receipts are only added, never changed or deleted';
     END
     $$;
     CREATE TRIGGER receipts_are_only_added BEFORE UPDATE OR DELETE OR TRUNCATE ON {SCHEMA}.receipts
     FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.receipts_are_only_added();
+    REVOKE ALL ON FUNCTION {SCHEMA}.receipts_are_only_added() FROM PUBLIC;
 """

@@ -12,14 +12,14 @@ from psycopg.errors import DeadlockDetected
 
 from models.echoroom import ChatSession, SessionParticipant, User
 from tasks import cleanup
-from tasks.apps import POLICIES
+from tasks.apps import APPS, POLICIES
 from tasks.engines.batch import Batches
 from tasks.engines.sweep import Run
 from tests.cleanup.sweeping import add, rows
 from tests.platform import Platform
 
 CONNECTIONS, TURNS, ROOMS, PEOPLE = 8, 250, 6, 40
-SWEPT = [name for name in POLICIES if name.startswith("echoroom.")]
+SWEPT = [policy.name for policy in APPS["echoroom"].cleanup]
 
 
 class Client(threading.Thread):

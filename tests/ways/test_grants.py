@@ -116,6 +116,8 @@ def test_the_functions_act_as_their_owner_whatever_the_search_path(platform: Pla
         "enqueue": (True, path),
         "record_status": (True, path),
         "enqueue_attachment": (True, path),
+        # It does nothing but refuse.
+        "receipts_are_only_added": (False, path),
         "refuse": (False, path),
     }
 
