@@ -189,7 +189,7 @@ def _referring(one: "Referring") -> tuple[str, str]:
 def _verdict(found: "Preview") -> str:
     policy = found.policy
     if found.allowed is None:
-        return f"would stop. {found.stopped} --reason …"
+        return f"would stop. {found.stopped}"
     usual = f"usually {found.allowed.usual:,}"
     if found.too_many:
         return (

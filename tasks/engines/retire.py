@@ -16,7 +16,7 @@ Such a transaction takes longer than one of a sweep. It holds rows that have had
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ from tasks.engines.batch import (
     CHANGE_MS,
     PARENT_PATIENCE_MS,
     Batches,
+    Contested,
     Refused,
     Seen,
     Taken,
@@ -210,7 +211,11 @@ class Retiring(Batches):
         """Clear references that no foreign key guards, and that were made while the rows were going."""
         for one in self.retention.refers:
             if keys and isinstance(one, Changes) and one.to is not None and one.values is None:
-                with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
+                # The rows have gone: what is in the way here is no fault of theirs.
+                with (
+                    suppress(Contested, Refused),
+                    begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection,
+                ):
                     made = changing(one, of_itself=False)
                     connection.execute(made.change, self._values(keys=keys, going=keys))
 
