@@ -1,11 +1,9 @@
 """`roomkeeper attachments`: one file's story, and what an operator may do to it."""
 
-import getpass
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -13,6 +11,7 @@ from kombu.exceptions import OperationalError
 from rich.console import Console
 from sqlalchemy import Row
 
+from commands import arguments
 from tasks.attachments import operate
 from tasks.attachments.jobs import UnknownAttachmentError
 from tasks.attachments.traits import phrase
@@ -23,14 +22,9 @@ app = typer.Typer(help="One file's story; retry, quarantine or release it.", no_
 App = Annotated[str, typer.Argument(metavar="APP", help="The application.")]
 Id = Annotated[UUID, typer.Argument(metavar="ID", help="The attachment's id.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the file's story.")]
-Actor = Annotated[str, typer.Option("--actor", help="Who says so; whoever is logged in if it is not given.")]
 
 #: More lines than this nobody reads.
 _LISTED = 1000
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 #: What of a job is worth a line, in this order.
@@ -87,10 +81,11 @@ def show(application: App, attachment_id: Id) -> None:
 @app.command("list")
 def list_(
     application: Annotated[
-        str | None, typer.Option("--app", help=f"{_either(operate.WITH_ATTACHMENTS)}: only its files.")
+        str | None,
+        typer.Option("--app", help=f"{arguments.either(operate.WITH_ATTACHMENTS)}: only its files."),
     ] = None,
-    state: Annotated[str | None, typer.Option(help=f"{_either(operate.STATES)}.")] = None,
-    outcome: Annotated[str | None, typer.Option(help=f"{_either(operate.OUTCOMES)}.")] = None,
+    state: Annotated[str | None, typer.Option(help=f"{arguments.either(operate.STATES)}.")] = None,
+    outcome: Annotated[str | None, typer.Option(help=f"{arguments.either(operate.OUTCOMES)}.")] = None,
     reason: Annotated[str | None, typer.Option(help="Such as malware or type_mismatch.")] = None,
     sha256: Annotated[
         str | None, typer.Option(help="All copies of this content: 64 hexadecimal digits.")
@@ -99,9 +94,9 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=_LISTED, help="At most so many, the latest first.")] = 50,
 ) -> None:
     """List attachments that fit everything given: what is parked, quarantined, withdrawn by a rescan."""
-    _known("--app", application, operate.WITH_ATTACHMENTS)
-    _known("--state", state, operate.STATES)
-    _known("--outcome", outcome, operate.OUTCOMES)
+    arguments.known("--app", application, operate.WITH_ATTACHMENTS)
+    arguments.known("--state", state, operate.STATES)
+    arguments.known("--outcome", outcome, operate.OUTCOMES)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise SettingsError("--sha256 must be 64 hexadecimal digits.")
     console = Console(soft_wrap=True, highlight=False)
@@ -109,9 +104,9 @@ def list_(
         app=application,
         state=state,
         outcome=outcome,
-        reason=_words(reason),
+        reason=arguments.words(reason),
         sha256=sha256,
-        event=_words(event),
+        event=arguments.words(event),
         limit=limit,
     )
     names = operate.file_names(jobs)
@@ -126,19 +121,19 @@ def list_(
 
 
 @app.command()
-def retry(application: App, attachment_id: Id, reason: Reason, actor: Actor = "") -> None:
+def retry(application: App, attachment_id: Id, reason: Reason, actor: arguments.Actor = "") -> None:
     """Have the file go through the pipeline once more; it is not served meanwhile."""
     _act("retry", application, attachment_id, reason, actor)
 
 
 @app.command()
-def quarantine(application: App, attachment_id: Id, reason: Reason, actor: Actor = "") -> None:
+def quarantine(application: App, attachment_id: Id, reason: Reason, actor: arguments.Actor = "") -> None:
     """Withdraw the file and move it to quarantine, whatever the scanner says of it."""
     _act("quarantine", application, attachment_id, reason, actor)
 
 
 @app.command()
-def release(application: App, attachment_id: Id, reason: Reason, actor: Actor = "") -> None:
+def release(application: App, attachment_id: Id, reason: Reason, actor: arguments.Actor = "") -> None:
     """Serve the file in spite of its verdict: a false alarm. Copies of it are judged on their own.
 
     Holds for this content and the reason that it was refused for; not for what is empty or too_large.
@@ -159,7 +154,7 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: Actor = 
 
 
 def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: str) -> None:
-    why, who = _words(reason).strip(), _words(actor).strip() or _myself()
+    why, who = arguments.words(reason).strip(), arguments.words(actor).strip() or arguments.myself()
     if not why:
         raise SettingsError("--reason must say why, in a few words.")
     with _told(application, attachment_id):
@@ -177,30 +172,6 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: s
         f"{name}: {application} {attachment_id} is queued; see: roomkeeper attachments show "
         f"{application} {attachment_id}"
     )
-
-
-def _myself() -> str:
-    try:
-        return _words(os.environ.get("SUDO_USER") or getpass.getuser())
-    except (KeyError, OSError):
-        # In a container a user need not have a name. (Which of the two it is depends on Python's version.)
-        return f"uid {os.getuid()}"
-
-
-@overload
-def _words(given: str) -> str: ...
-@overload
-def _words(given: None) -> None: ...
-def _words(given: str | None) -> str | None:
-    """Return what was typed without what no terminal shows and no database keeps: bytes that are no text."""
-    if given is None:
-        return None
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in given)
-
-
-def _known(option: str, given: str | None, known: tuple[str, ...]) -> None:
-    if given is not None and given not in known:
-        raise SettingsError(f"{option} must be {_either(known)}, not {given!r}.")
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from uuid import UUID
 import typer
 from rich.console import Console
 
-from commands import checks
-from commands.attachments import Actor, _myself, _words
+from commands import arguments, checks
 from commands.policies import ready, told_time
 from tasks.apps import APPS
 from tasks.apps.columns import table_of
@@ -32,11 +31,11 @@ def add(
     ],
     entity_id: Annotated[UUID, typer.Argument(metavar="ID", help="Its id.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the hold.")],
-    actor: Actor = "",
+    actor: arguments.Actor = "",
 ) -> None:
     """Keep all rows of a user, a conversation or a room, and what goes with them, until it is lifted."""
     settings = get_settings()
-    why, who = _words(reason).strip(), _words(actor).strip() or _myself()
+    why, who = arguments.words(reason).strip(), arguments.words(actor).strip() or arguments.myself()
     if not why:
         raise SettingsError("--reason must say why, in a few words.")
     _look(application, entity, settings)
@@ -51,7 +50,7 @@ def add(
         f"Hold {number}: retention takes no rows of {application} {entity} {entity_id} until it is lifted. "
         "What went before is in the receipts: roomkeeper retention receipts"
     )
-    if not holds.known(application, settings):
+    if application not in settings.apps:
         typer.echo(f"{application} is not in {variable('apps')}: retention takes nothing of it anyway.")
 
 
@@ -82,14 +81,14 @@ def list_(
 @app.command()
 def lift(
     number: Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="The hold's number, from `list`.")],
-    actor: Actor = "",
+    actor: arguments.Actor = "",
 ) -> None:
     """Lift a hold: what it has kept is due by its age again."""
     ready(get_settings())
     from tasks import holds
 
     try:
-        holds.lift(number, actor=_words(actor).strip() or _myself())
+        holds.lift(number, actor=arguments.words(actor).strip() or arguments.myself())
     except holds.HoldError as error:
         raise SettingsError(str(error)) from error
     typer.echo(f"Hold {number} is lifted: what it has kept, and is old enough, goes with the next runs.")

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Shown
 
-from commands import checks
-from commands.attachments import Actor, _myself, _words
+from commands import arguments, checks
 from workers.db import transaction
 from workers.settings import Settings, SettingsError, get_settings
 from workers.storage import StoreError
@@ -100,7 +99,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be made and dropped; change nothing.")
     ] = False,
-    actor: Actor = "",
+    actor: arguments.Actor = "",
 ) -> None:
     """Make the partitions of this month and three ahead, and drop those past retention, archived before."""
     from tasks import partitions
@@ -129,7 +128,7 @@ def run(
             found.table,
             settings,
             now,
-            operator=_words(actor).strip() or _myself(),
+            operator=arguments.words(actor).strip() or arguments.myself(),
             dry_run=dry_run,
             watch=lambda name, rows: progress.print(f"{name}: {rows:,} rows archived"),
         )

@@ -18,8 +18,7 @@ from rich.text import Text
 from sqlalchemy import Connection, event, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from commands import checks
-from commands.attachments import _myself
+from commands import arguments, checks
 from tasks.apps import APPS, POLICIES, after, every, policies
 from tasks.apps.platform import OWN
 from tasks.apps.retentions import Retention
@@ -331,7 +330,9 @@ def _run(
         return cleanup.run(policy, settings, now=moment, by_hand=True, watch=watch)
     try:
         with quiet():
-            return retention.run(policy, settings, now=moment, by_hand=True, operator=_myself(), watch=watch)
+            return retention.run(
+                policy, settings, now=moment, by_hand=True, operator=arguments.myself(), watch=watch
+            )
     except (Stopped, UnknownReferenceError) as reason:
         raise SettingsError(f"{reason}.") from reason
     except StoreError as error:

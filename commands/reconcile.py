@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from commands import checks
-from commands.attachments import Actor, _either, _known, _myself, _words
+from commands import arguments, checks
 from tasks.apps import enabled
 from tasks.attachments.operate import WITH_ATTACHMENTS
 from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError
@@ -27,20 +26,21 @@ LINE_SECONDS = 5.0
 def reconcile(
     app: Annotated[
         str | None,
-        typer.Option("--app", help=f"{_either(WITH_ATTACHMENTS)}: only its pictures, and its rows."),
+        typer.Option("--app", help=f"{arguments.either(WITH_ATTACHMENTS)}: only its pictures, and its rows."),
     ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", help=f"{_either(STORES)}; all that are set up if not given.")
+        str | None,
+        typer.Option("--store", help=f"{arguments.either(STORES)}; all that are set up if not given."),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Mend what is found; without it nothing is changed.")
     ] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with what --apply does.")] = "",
-    actor: Actor = "",
+    actor: arguments.Actor = "",
 ) -> None:
     """Find objects that no row names, and rows whose object is gone; with --apply, mend both."""
     settings = get_settings()
-    why, who = _words(reason).strip(), _words(actor).strip() or _myself()
+    why, who = arguments.words(reason).strip(), arguments.words(actor).strip() or arguments.myself()
     _ready(settings, app, store)
     if apply and not why:
         raise SettingsError("--apply needs --reason: why, in a few words.")
@@ -65,8 +65,8 @@ def reconcile(
 
 
 def _ready(settings: Settings, app: str | None, store: str | None) -> None:
-    _known("--app", app, WITH_ATTACHMENTS)
-    _known("--store", store, STORES)
+    arguments.known("--app", app, WITH_ATTACHMENTS)
+    arguments.known("--store", store, STORES)
     on = enabled(settings)
     if app is not None and app not in on:
         raise SettingsError(f"{app} is not enabled: {variable('apps')} names {', '.join(on) or 'nothing'}.")
@@ -118,7 +118,7 @@ def _tell_of(found: Found, console: Console) -> None:
     oldest = f", the oldest of {found.oldest:%Y-%m-%d %H:%M:%S} UTC" if found.oldest else ""
     console.print(f"  orphans: {found.orphans:,}, {decimal(found.orphan_bytes)}{oldest}")
     for key in found.keys:
-        console.print(f"    {_words(key)}")
+        console.print(f"    {arguments.words(key)}")
     console.print(f"  rows looked at: {found.rows:,}; their object is gone: {found.gone:,}")
     for row in found.ids:
         console.print(f"    {row}")

@@ -15,7 +15,7 @@ from rich.table import Table
 from sqlalchemy import Row, func, insert, select
 from sqlalchemy.exc import OperationalError
 
-from commands.attachments import Actor, _myself, _words
+from commands import arguments
 from commands.policies import (
     chosen,
     counted,
@@ -220,11 +220,11 @@ def _place(policy: Retention, settings: Settings, below: str) -> str:
 def approve(
     policy: Policy,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept.")],
-    actor: Actor = "",
+    actor: arguments.Actor = "",
 ) -> None:
     """Let a policy take all that is due now, though it is far more than usual, or was put back."""
     settings = get_settings()
-    why, who = _said(reason), _words(actor).strip() or _myself()
+    why, who = _said(reason), arguments.words(actor).strip() or arguments.myself()
     wanted = _retention(policy, settings)
     found = _previewed(wanted, settings, None)
     _tell(found)
@@ -452,11 +452,11 @@ def _of_archive(key: str, error: Exception) -> str:
 def restore(
     number: Number,
     reason: Annotated[str, typer.Option("--reason", help="Why; the receipt of this says it.")],
-    actor: Actor = "",
+    actor: arguments.Actor = "",
 ) -> None:
     """Put back the rows that a receipt says were taken, keys and all; their objects do not come back."""
     settings = get_settings()
-    why, who = _said(reason), _words(actor).strip() or _myself()
+    why, who = _said(reason), arguments.words(actor).strip() or arguments.myself()
     ready(settings)
     from tasks import receipts
     from tasks.restore import RestoreError
@@ -536,7 +536,7 @@ def _number(count: int, what: str) -> str:
 
 
 def _said(reason: str) -> str:
-    why = _words(reason).strip()
+    why = arguments.words(reason).strip()
     if not why:
         raise SettingsError("--reason must say why, in a few words.")
     return why

@@ -11,7 +11,6 @@ from tasks.apps.columns import table_of
 from tasks.engines.retire import HOLDS_LOCK, STORE_SECONDS
 from tasks.engines.statements import key_of
 from workers.db import transaction
-from workers.settings import Settings
 
 
 class HoldError(Exception):
@@ -68,8 +67,3 @@ def every(connection: Connection, *, lifted: bool = False) -> Sequence[Row[tuple
     """Return the holds in force, and those that were lifted if they are wanted, in their order."""
     holds = select(Hold.__table__).order_by(Hold.id)
     return connection.execute(holds if lifted else holds.where(Hold.lifted_at.is_(None))).all()
-
-
-def known(app: str, settings: Settings) -> bool:
-    """Return whether the application is enabled: its rows are looked at."""
-    return app in settings.apps
