@@ -9,6 +9,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+import models.analytics  # noqa: F401 - its tables are among the metadata
 from models.base import Base
 from models.platform import SCHEMA
 

@@ -13,6 +13,7 @@ from sqlalchemy.sql.visitors import iterate
 from models.base import Base
 from tasks.apps.columns import Column, Model, names_of, table_of
 from tasks.apps.retentions import Retention
+from tasks.apps.rollups import Rollup
 from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
 from tasks.apps.sweeps import PolicyError, Sweep
 from tasks.attachments.policy import Rules
@@ -154,6 +155,7 @@ class App:
         delivery: how it keeps the statuses of messages, if it does.
         cleanup: its policies for what is ephemeral.
         retention: its policies for what has had its time.
+        rollups: its figures.
         entities: whom or what a legal hold may be placed on: 'user', 'conversation', 'room', each with the
             table of those; None where that is not one of the application's.
         untouched: the tables that no job touches, each with the reason.
@@ -167,12 +169,13 @@ class App:
     delivery: StatusRows | ReadMarks | ReadPointers | None = None
     cleanup: tuple[Sweep, ...] = ()
     retention: tuple[Retention, ...] = ()
+    rollups: tuple[Rollup, ...] = ()
     entities: Mapping[str, Model | None] = field(default_factory=dict)
     untouched: Mapping[Model, str]
 
     def __post_init__(self) -> None:
         """Refuse policies that are not this application's, and names that are used twice."""
-        names = [policy.name for policy in self.policies]
+        names = [*(policy.name for policy in self.policies), *(rollup.name for rollup in self.rollups)]
         for name in names:
             if not name.startswith(f"{self.name}."):
                 raise PolicyError(f"{name}: it is on the page of {self.name}; call it {self.name}.something.")
@@ -191,4 +194,4 @@ class App:
     def jobs(self) -> list[Job]:
         """Return what the page feeds to jobs."""
         named: tuple[Job | None, ...] = (self.attachments, self.delivery)
-        return [*(job for job in named if job), *self.policies]
+        return [*(job for job in named if job), *self.policies, *self.rollups]
