@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tasks.apps import every as often
-from tasks.apps import policies
+from tasks.apps import policies, rollups
 from workers.settings import Settings
 
 
@@ -25,6 +25,10 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
         **{
             name: every(often(policy, settings).total_seconds(), policy.task, patience_seconds=60)
             for name, policy in policies(settings).items()
+        },
+        **{
+            name: every(often(rollup, settings).total_seconds(), rollup.task, patience_seconds=60)
+            for name, rollup in rollups(settings).items()
         },
     }
 

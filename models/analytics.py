@@ -25,8 +25,9 @@ class RollupState(PlatformBase):
     `watermark` is the end of the last closed bucket, and where the next one begins. `covered_from` is the
     beginning of the first. Rows are gone, by cleanup or retention, up to `frozen_to`: buckets that begin at
     or before it are not computed any more. `ticked_at` is the moment of the last run that computed open
-    buckets; `probe` is what the counters of its tables said then. `revisit_at` is the closed bucket that is
-    to be looked at again next, and `revisited_at` when one last was.
+    buckets; `probe` is what the counters of its tables said then. `surveyed_at` is when what takes a look at
+    whole tables was last done. `revisit_at` is the closed bucket that is to be looked at again next, and
+    `revisited_at` when one last was.
     """
 
     __tablename__ = "rollups"
@@ -39,6 +40,7 @@ class RollupState(PlatformBase):
     frozen_to: Mapped[datetime.datetime | None]
     ticked_at: Mapped[datetime.datetime | None]
     probe: Mapped[str | None]
+    surveyed_at: Mapped[datetime.datetime | None]
     revisit_at: Mapped[datetime.datetime | None]
     revisited_at: Mapped[datetime.datetime | None]
 
@@ -270,3 +272,13 @@ class EchoroomSpeaker(PlatformBase):
     room_id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[UUID] = mapped_column(primary_key=True)
     hour: Mapped[datetime.datetime] = mapped_column(primary_key=True)
+
+
+class AudioroomsLongStay(PlatformBase):
+    """The key of a stay of `audiorooms` that lasts long, or has lasted: no index finds those that reach into
+    a day by their end, so a day looks for stays that began some hours before it, and here."""
+
+    __tablename__ = "audiorooms_long_stays"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -229,10 +229,11 @@ class StatusInbox(PlatformBase):
 
 
 class SqlTask(PlatformBase):
-    """A task that may be handed over in SQL: its payload's fields, whose kinds are 'app', 'uuid', 'events'.
+    """A task that may be handed over in SQL: its payload's fields, whose kinds are 'app', 'uuid', 'room',
+    'events'.
 
-    `apps` are the applications that the field of kind 'app' may name. A task with 'events' is not for
-    `roomkeeper.enqueue`, but for `roomkeeper.record_status`.
+    `apps` are the applications that the field of kind 'app' may name. A 'room' is a room's id or code. A task
+    with 'events' is not for `roomkeeper.enqueue`, but for `roomkeeper.record_status`.
     """
 
     __tablename__ = "sql_tasks"

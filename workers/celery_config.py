@@ -100,4 +100,5 @@ include = [
     "tasks.cleanup",
     "tasks.outbox",
     "tasks.retention",
+    "tasks.analytics",
 ]

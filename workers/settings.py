@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     BaseModel,
@@ -200,17 +201,24 @@ class Settings(BaseModel):
     )
     sweep_every: dict[str, float] = Field(
         default={},
-        description="How often policies run, in seconds, where not as `roomkeeper policies` says: "
-        "`echoroom.typing=2,openchat.sessions=3600`.",
+        description="How often policies and rollups run, in seconds, where not as `roomkeeper policies` "
+        "says: `echoroom.typing=2,openchat.sessions=3600`.",
     )
     sweep_after: dict[str, float] = Field(
         default={},
         description="The periods of policies, in seconds, where not as `roomkeeper policies` says: "
         "`echoroom.ghosts=900`.",
     )
-    sweep_off: tuple[str, ...] = Field(default=(), description="Policies that do not run, comma separated.")
+    sweep_off: tuple[str, ...] = Field(
+        default=(), description="Policies and rollups that do not run, comma separated."
+    )
     sweep_seconds: float = Field(
         default=5, gt=0, description="How long one run of a policy goes on; the next one takes up the rest."
+    )
+    rollup_zones: dict[str, str] = Field(
+        default={},
+        description="The time zones whose days rollups count, where not UTC: "
+        "`audiorooms.room_analytics=Europe/Berlin`. After a change all days are computed anew.",
     )
     retention_days: dict[str, float] = Field(
         default={},
@@ -388,6 +396,24 @@ class Settings(BaseModel):
                 raise ValueError("must be pairs like openchat=public, separated by commas")
             renames[name.strip()] = real.strip()
         return renames
+
+    @field_validator("rollup_zones", mode="before")
+    @classmethod
+    def _zones(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        zones = {}
+        for pair in filter(None, (part.strip() for part in value.split(","))):
+            name, _, zone = (part.strip() for part in pair.partition("="))
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError(
+                    "must be pairs like audiorooms.room_analytics=Europe/Berlin, separated by commas, with "
+                    f"time zones that there are; {name} has another"
+                ) from None
+            zones[name] = zone
+        return zones
 
     @field_validator("sweep_every", "sweep_after", "retention_days", mode="before")
     @classmethod

@@ -37,7 +37,7 @@ def upgrade() -> None:
         _moment("covered_from"),
         *(_moment(name, null=True) for name in ("frozen_to", "ticked_at")),
         sa.Column("probe", sa.Text),
-        *(_moment(name, null=True) for name in ("revisit_at", "revisited_at")),
+        *(_moment(name, null=True) for name in ("surveyed_at", "revisit_at", "revisited_at")),
         schema=SCHEMA,
     )
     op.create_table(
@@ -138,12 +138,14 @@ def upgrade() -> None:
         schema=SCHEMA,
     )
     op.create_index("echoroom_speakers_hour", "echoroom_speakers", ["hour"], schema=SCHEMA)
+    op.create_table("audiorooms_long_stays", _key("id", sa.Uuid), schema=SCHEMA)
     op.create_index(JOBS_TAKEN_UP, "attachment_jobs", ["created_at"], schema=SCHEMA)
 
 
 def downgrade() -> None:
     op.drop_index(JOBS_TAKEN_UP, "attachment_jobs", schema=SCHEMA)
     for table in (
+        "audiorooms_long_stays",
         "echoroom_speakers",
         "echoroom_stays",
         "echoroom_daily",

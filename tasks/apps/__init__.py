@@ -9,8 +9,9 @@ from tasks.apps.connect import CONNECT
 from tasks.apps.echoroom import ECHOROOM
 from tasks.apps.openchat import OPENCHAT
 from tasks.apps.pern import PERN
-from tasks.apps.platform import OWN
+from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.apps.retentions import Retention
+from tasks.apps.rollups import DAY, Rollup
 from tasks.apps.spec import App
 from tasks.apps.sweeps import Sweep
 from workers.settings import Settings, SettingsError, variable
@@ -19,6 +20,12 @@ APPS: dict[str, App] = {app.name: app for app in (ECHOROOM, OPENCHAT, CONNECT, P
 #: All policies by name, the platform's own last.
 POLICIES: dict[str, Sweep] = {
     policy.name: policy for policies in (*(app.policies for app in APPS.values()), OWN) for policy in policies
+}
+#: All rollups by name, the platform's own last.
+ROLLUPS: dict[str, Rollup] = {
+    rollup.name: rollup
+    for rollups in (*(app.rollups for app in APPS.values()), OWN_ROLLUPS)
+    for rollup in rollups
 }
 
 
@@ -34,7 +41,9 @@ def enabled(settings: Settings) -> dict[str, App]:
     stripped = variable("strip_originals")
     _known(settings.strip_originals, with_attachments, stripped, "an application with attachments")
     for name, given in (("sweep_every", settings.sweep_every), ("sweep_off", settings.sweep_off)):
-        _known(given, list(POLICIES), variable(name), "a policy")
+        _known(given, [*POLICIES, *ROLLUPS], variable(name), "a policy or a rollup")
+    of_days = [name for name, rollup in ROLLUPS.items() if rollup.grain is DAY]
+    _known(settings.rollup_zones, of_days, variable("rollup_zones"), "a rollup of days")
     with_period = [
         name
         for name, policy in POLICIES.items()
@@ -84,8 +93,23 @@ def policies(settings: Settings) -> dict[str, Sweep]:
     }
 
 
-def every(policy: Sweep, settings: Settings) -> timedelta:
-    """Return how often the policy runs."""
+def rollups(settings: Settings) -> dict[str, Rollup]:
+    """Return the rollups that run, by name: those of the enabled applications, and the platform's own.
+
+    Raises:
+        SettingsError: see `enabled`.
+    """
+    pages = [*(app.rollups for app in enabled(settings).values()), OWN_ROLLUPS]
+    return {rollup.name: rollup for page in pages for rollup in page if rollup.name not in settings.sweep_off}
+
+
+def zone(rollup: Rollup, settings: Settings) -> str:
+    """Return the time zone whose days a rollup counts."""
+    return settings.rollup_zones.get(rollup.name, rollup.zone)
+
+
+def every(policy: Sweep | Rollup, settings: Settings) -> timedelta:
+    """Return how often a policy or rollup runs."""
     seconds = settings.sweep_every.get(policy.name)
     return policy.every if seconds is None else timedelta(seconds=seconds)
 

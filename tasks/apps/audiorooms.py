@@ -17,28 +17,17 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.orm import aliased
 
 from models import audiorooms
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
+from tasks.apps.audiorooms_rollups import ROOM_ANALYTICS
+from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, SKEW, of_room, told
 from tasks.apps.retentions import Changes, Owners, Retention, Stays
 from tasks.apps.spec import App
 from tasks.apps.sweeps import AFTER, NOW, Along, Event, Sweep, Update
 
-#: A time that is further ahead of the database's clock tells nothing. Clients send their own, and one that is
-#: some hours wrong has joined all the same.
-SKEW = timedelta(days=1)
-
 _OPEN = RoomParticipant.left_at.is_(None)
-_OTHER = aliased(RoomParticipant)
 _JOINED = RoomParticipant.joined_at
-#: When others left, which is not before they joined: see `audiorooms.backwards`.
-_OTHER_LEFT = func.greatest(_OTHER.joined_at, _OTHER.left_at)
-
-
-def _told(at: Any) -> ColumnElement[Any]:
-    """Return the time, or NULL if it is of a wrong clock."""
-    return case((at <= NOW + SKEW, at))
 
 
 def _recent(at: Any) -> ColumnElement[bool]:
@@ -51,48 +40,23 @@ def _in_the_room(model: Any, *conditions: ColumnElement[bool]) -> ColumnElement[
     return exists().where(model.room_id == RoomParticipant.room_id, *conditions)
 
 
-def _of_the_room(model: Any, value: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a value of the rows of a stay's room."""
-    return select(value).where(model.room_id == RoomParticipant.room_id).scalar_subquery()
-
-
-def _of_room(value: Any, *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Return a value of a stay's room itself; NULL where there is none."""
-    found = select(value).where(AudioRoom.id == RoomParticipant.room_id, *conditions)
-    return found.correlate(RoomParticipant).scalar_subquery()
-
-
-#: The room's last sign of life.
-_LAST = func.greatest(
-    _of_room(_told(AudioRoom.updated_at)),
-    _of_the_room(_OTHER, func.max(func.greatest(_told(_OTHER.joined_at), _told(_OTHER_LEFT)))),
-    _of_the_room(AuditLog, func.max(_told(AuditLog.created_at))),
-)
-#: When a room that is not active ended, as far as it is known. A suspension that was over before the room was
-#: closed is its end: our own closing comes up to a minute later. LEAST passes over NULLs.
-_END = _of_room(
-    func.least(NOW, AudioRoom.updated_at, AudioRoom.suspended_until),
-    or_(AudioRoom.updated_at.is_not(None), AudioRoom.suspended_until.is_not(None)),
-)
-
-
 def _age(stay: Any) -> ColumnElement[Any]:
     """Return by what the newest stay is told: unknown times are the oldest."""
-    return tuple_(func.coalesce(_told(stay.joined_at), literal_column("'-infinity'::timestamptz")), stay.id)
+    return tuple_(func.coalesce(told(stay.joined_at), literal_column("'-infinity'::timestamptz")), stay.id)
 
 
 #: Other stays of the same client in the same room that began later.
 _NEWER = and_(
-    _OTHER.room_id == RoomParticipant.room_id,
-    _OTHER.client_id == RoomParticipant.client_id,
-    _age(_OTHER) > _age(RoomParticipant),
+    OTHER.room_id == RoomParticipant.room_id,
+    OTHER.client_id == RoomParticipant.client_id,
+    _age(OTHER) > _age(RoomParticipant),
 )
-_JOINED_AGAIN = select(func.min(_told(_OTHER.joined_at))).where(_NEWER).scalar_subquery()
+_JOINED_AGAIN = select(func.min(told(OTHER.joined_at))).where(_NEWER).scalar_subquery()
 
 #: When a stay was over; NULL where nobody can say. What a wrong clock says of it is passed over.
-_OVER = func.coalesce(_told(RoomParticipant.left_at), _END)
-_ENDED = case((_OVER.is_not(None), func.greatest(_told(_JOINED), _OVER)))
-_FIRST_DAY = cast(func.timezone("UTC", func.coalesce(_told(_JOINED), _ENDED)), Date)
+_OVER = func.coalesce(told(RoomParticipant.left_at), END)
+_ENDED = case((_OVER.is_not(None), func.greatest(told(_JOINED), _OVER)))
+_FIRST_DAY = cast(func.timezone("UTC", func.coalesce(told(_JOINED), _ENDED)), Date)
 _LAST_DAY = cast(func.timezone("UTC", _ENDED), Date)
 #: Stays that the daily figures have: each day of a listener's, in UTC, has its row for the room. Broadcasters
 #: do not count there, nor does who was in no room. Julian days, because a date may be infinite: such a stay
@@ -156,7 +120,7 @@ AUDIOROOMS = App(
                 _OPEN,
                 ~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
             ),
-            then=Update({RoomParticipant.left_at: func.coalesce(func.greatest(_JOINED, _END), NOW)}),
+            then=Update({RoomParticipant.left_at: func.coalesce(func.greatest(_JOINED, END), NOW)}),
             every=timedelta(minutes=1),
             event=Event(
                 name="user-left",
@@ -179,19 +143,19 @@ AUDIOROOMS = App(
                     _recent(AudioRoom.updated_at).is_not(True),
                 ),
                 # One by one: PostgreSQL makes a join of each.
-                ~_in_the_room(_OTHER, _recent(_OTHER.joined_at)),
-                ~_in_the_room(_OTHER, _recent(_OTHER_LEFT)),
+                ~_in_the_room(OTHER, _recent(OTHER.joined_at)),
+                ~_in_the_room(OTHER, _recent(OTHER_LEFT)),
                 ~_in_the_room(AuditLog, _recent(AuditLog.created_at)),
             ),
             then=Update(
                 {
                     RoomParticipant.left_at: func.greatest(
-                        _JOINED, func.least(NOW, _LAST, _of_room(AudioRoom.suspended_until))
+                        _JOINED, func.least(NOW, LAST, of_room(AudioRoom.suspended_until))
                     )
                 }
             ),
             every=timedelta(minutes=5),
-            after=timedelta(hours=12),
+            after=DEAD_AFTER,
         ),
         Sweep(
             name="audiorooms.duplicates",
@@ -199,7 +163,7 @@ AUDIOROOMS = App(
             rule="of several open stays of a client in a room all but the newest end where the next began",
             why="A reconnect inserts another row (audiorooms.md, Track Participant Joins), and nothing "
             "closes the one before.",
-            due=and_(_OPEN, exists().where(_OTHER.left_at.is_(None), _NEWER)),
+            due=and_(_OPEN, exists().where(OTHER.left_at.is_(None), _NEWER)),
             # The next one, open or not: so it does not matter in which order they are closed.
             then=Update({RoomParticipant.left_at: func.greatest(_JOINED, func.least(NOW, _JOINED_AGAIN))}),
             every=timedelta(minutes=1),
@@ -270,9 +234,10 @@ AUDIOROOMS = App(
             walk=timedelta(days=1),
         ),
     ),
+    rollups=(ROOM_ANALYTICS,),
     # People are Supabase's.
     entities={"user": None, "room": AudioRoom},
     untouched={
-        audiorooms.RoomAnalytics: "daily figures are kept; they lose their room when that goes",
+        audiorooms.RoomAnalytics: "made by the rollup of stays and kept; they lose their room when that goes",
     },
 )

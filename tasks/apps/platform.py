@@ -10,6 +10,7 @@ from sqlalchemy import and_, exists, or_
 from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
 from tasks.apps.retentions import Owners, Retention, Stays
+from tasks.apps.rollups import Rollup
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep
 
 #: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
@@ -75,3 +76,5 @@ OWN = (
         walk=timedelta(days=1),
     ),
 )
+
+OWN_ROLLUPS: tuple[Rollup, ...] = ()

@@ -54,7 +54,7 @@ FROM_UTC: ColumnElement[Any] = func.timezone("UTC", FROM, type_=DateTime(timezon
 TO_UTC: ColumnElement[Any] = func.timezone("UTC", TO, type_=DateTime(timezone=False))
 #: The keys that are computed, in `Keyed.select`.
 KEYS: ColumnElement[Any] = bindparam("keys", type_=ARRAY(Uuid()))
-#: The moment of the last run, in `Keyed.changed`.
+#: The moment of the last run, in `Keyed.changed` and `Rollup.observe`.
 SINCE: ColumnElement[Any] = bindparam("since", type_=DateTime(timezone=True))
 
 
@@ -69,8 +69,9 @@ class Feed:
     """A table whose rows a rollup counts.
 
     Attributes:
-        at: its moments. A row counts in no bucket that begins after the latest of them: retention leaves it
-            until that bucket is closed, and freezes the buckets up to there when it takes the row.
+        at: its moments, the earliest first. A row counts in no bucket that begins after the latest of them:
+            retention leaves it until that bucket is closed, and freezes the buckets up to there when it takes
+            the row.
     """
 
     model: Model
@@ -98,8 +99,8 @@ class Keyed:
 
     key: Column
     select: Select[Any]
-    changed: Select[Any]
-    live: Select[Any]
+    changed: Any
+    live: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,7 +125,9 @@ class Rollup:
         zone: the time zone whose days are meant.
         late_after: when a bucket that should be closed is not, after how long that is a fault.
         keyed: how open buckets are kept up to date; None: as a whole.
-        observe: statements that copy what the application will overwrite; run before anything is computed.
+        observe: statements on NOW and SINCE that copy what the application will overwrite, or find what no
+            index finds; run before anything is computed.
+        survey: the same, for statements that read whole tables: once a day, and after a pause.
         zeros: what figures become where a key has none any more, and rows are not ours to delete.
     """
 
@@ -144,6 +147,7 @@ class Rollup:
     late_after: timedelta = timedelta(hours=2)
     keyed: Keyed | None = None
     observe: tuple[Any, ...] = ()
+    survey: tuple[Any, ...] = ()
     zeros: Mapping[Column, Any] | None = None
     figures: tuple[str, ...] = field(init=False)
 
@@ -214,6 +218,7 @@ class Rollup:
             self.select,
             *(() if keyed is None else (keyed.select, keyed.changed, keyed.live)),
             *self.observe,
+            *self.survey,
         )
 
     def needs(self) -> list[Need]:

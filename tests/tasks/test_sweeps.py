@@ -207,12 +207,12 @@ def test_policies_are_set_and_switched_off() -> None:
         (
             "ROOMKEEPER_SWEEP_EVERY",
             "echoroom.typin=5",
-            "ROOMKEEPER_SWEEP_EVERY names 'echoroom.typin', which is not a policy: ",
+            "ROOMKEEPER_SWEEP_EVERY names 'echoroom.typin', which is not a policy or a rollup: ",
         ),
         (
             "ROOMKEEPER_SWEEP_OFF",
             "echoroom.typin",
-            "ROOMKEEPER_SWEEP_OFF names 'echoroom.typin', which is not a policy: ",
+            "ROOMKEEPER_SWEEP_OFF names 'echoroom.typin', which is not a policy or a rollup: ",
         ),
         (
             "ROOMKEEPER_SWEEP_AFTER",

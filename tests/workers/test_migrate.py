@@ -34,6 +34,7 @@ OURS = {
     "attachment_events",
     "attachment_jobs",
     "attachments_daily",
+    "audiorooms_long_stays",
     "connect_calls_daily",
     "connect_daily",
     "dead_letters",

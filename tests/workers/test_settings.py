@@ -36,6 +36,7 @@ WRONG = {
     "sweep_every": ("echoroom.typing=0", "must have seconds above 0"),
     "sweep_after": ("echoroom.ghosts", "must be pairs like echoroom.typing=5"),
     "sweep_seconds": ("0", "greater than 0"),
+    "rollup_zones": ("audiorooms.room_analytics=Berlin", "with time zones that there are"),
     "retention_days": ("pern.messages=0.5", "must have days, 1 at least"),
     "retention_factor": ("0.5", "greater than or equal to 1"),
     "retention_floor": ("0", "greater than or equal to 1"),
@@ -219,7 +220,8 @@ def test_a_period_that_is_none_is_told(variable: str, seconds: str) -> None:
 def test_a_policy_that_is_none_ends_a_worker_with_just_the_sentence() -> None:
     ended = run("worker", "maintenance", DATABASE_URL=DATABASE, ROOMKEEPER_SWEEP_OFF="echoroom.typng")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("ROOMKEEPER_SWEEP_OFF names 'echoroom.typng', which is not a policy: ")
+    told = "ROOMKEEPER_SWEEP_OFF names 'echoroom.typng', which is not a policy or a rollup: "
+    assert ended.stderr.startswith(told)
     assert ended.stderr.endswith("Did you mean 'echoroom.typing'?\n")
 
 

@@ -1,0 +1,401 @@
+"""The rollup engine: puts figures in the place of those that are there, bucket by bucket.
+
+A run, in this order, each step in a transaction of its own:
+
+1. What the application will overwrite is copied (`Rollup.observe`).
+2. Buckets whose time to settle is over are computed as a whole and **closed**: the watermark moves on in the
+   same transaction. After a pause there are many; the run goes on for its time, and the next one takes up the
+   rest.
+3. **Open** buckets are computed: key by key where the rollup says what has changed; else as a whole, if the
+   counters of its tables say that anything was written.
+4. Closed buckets are **revisited**, each about once a day for as long as the rollup says: what came late, was
+   corrected or deleted since. A bucket that comes out the same is not written.
+
+Every transaction that computes holds the rollup's row of state, so no two compute the same bucket from
+different moments. Buckets that begin at or before `frozen_to` have lost rows to retention: they are never
+computed again, for there is less to compute them from.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Table, delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.analytics import RollupLive, RollupState
+from tasks.apps.rollups import Rollup
+from tasks.engines.calendar import Bucket, bucket_at, buckets
+from tasks.engines.rollup_statements import PROBE, statements
+from workers.db import transaction
+
+#: How often closed buckets are revisited, and whole tables surveyed.
+ROUND = timedelta(days=1)
+#: After such a pause what a run has not seen is looked for in whole tables.
+PAUSE = timedelta(hours=1)
+#: A transaction that was under way at the last run has written rows since that say they are older.
+SLACK = timedelta(minutes=10)
+#: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
+#: not compiled, which takes longer than most of them run. Of what the steps of a select give PostgreSQL knows
+#: nothing, and sorts it all to merge a few rows, where it could look them up.
+_SET = """
+    SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true),
+           set_config('plan_cache_mode', 'force_custom_plan', true),
+           set_config('enable_mergejoin', 'off', true),
+           set_config('statement_timeout', %(longest)s, true), set_config('lock_timeout', '30s', true)
+"""
+
+
+class FrozenError(Exception):
+    """A bucket has lost rows, or may have: what could be computed of it now is less than what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A rollup's row of `roomkeeper.rollups`; see there."""
+
+    zone: str
+    watermark: datetime
+    covered_from: datetime
+    frozen_to: datetime | None
+    ticked_at: datetime | None
+    probe: str | None
+    surveyed_at: datetime | None
+    revisit_at: datetime | None
+    revisited_at: datetime | None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done so far.
+
+    Attributes:
+        rows: of figures that it wrote or took away.
+        closed: buckets.
+        revisited: closed buckets that it computed again.
+        buckets: all that it computed, as a whole or in part.
+        todo: buckets that a backfill has before it; 0 for other runs.
+        frozen: buckets that it left as they are, because rows of them are gone.
+        more: whether it stopped with work left.
+    """
+
+    rows: int = 0
+    closed: int = 0
+    revisited: int = 0
+    buckets: int = 0
+    todo: int = 0
+    frozen: int = 0
+    more: bool = False
+
+
+def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
+    """Return whether a bucket must stay as it is: its rows are gone, or go as soon as it is closed."""
+    gone = state.frozen_to is not None and bucket.start <= state.frozen_to
+    return gone or (rollup.revisit is None and bucket.end <= state.watermark)
+
+
+def due_by(rollup: Rollup, bucket: Bucket) -> datetime:
+    """Return from when on a bucket is to be closed."""
+    return bucket.end + rollup.settle
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a rollup.
+
+    Attributes:
+        now: the moment that it goes by.
+        zone: the time zone that is set.
+        seconds: how long it goes on; what is not closed by then is the next run's.
+        longest_ms: how long one statement may take.
+        watch: is called after each bucket.
+    """
+
+    rollup: Rollup
+    now: datetime
+    zone: str
+    seconds: float = 60
+    longest_ms: int = 120_000
+    watch: Callable[[Progress], None] = lambda _progress: None
+    progress: Progress = field(default_factory=Progress)
+
+    def go(self) -> Progress:
+        """Do it; return what it did. What it raises, it raises between two whole transactions."""
+        deadline = monotonic() + self.seconds
+        state = self.begin()
+        self._observe(state)
+        while True:
+            bucket = self._bucket(state.watermark)
+            if due_by(self.rollup, bucket) > self.now:
+                break
+            if monotonic() > deadline:
+                self.progress.more = True
+                return self.progress
+            state = self._close(bucket)
+        self._open()
+        self._revisit(deadline)
+        return self.progress
+
+    # -- the state ------------------------------------------------------------------------------------------
+
+    def begin(self) -> State:
+        """Return the state; make it if this is the first run, and begin anew if another zone was set."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            if state is None:
+                first = connection.execute(statements(self.rollup).earliest).scalar_one()
+                back = self.now - (self.rollup.revisit or timedelta(0))
+                start = self._bucket(back if first is None else min(first, back)).start
+                values = {"name": self.rollup.name, "zone": self.zone, "watermark": start}
+                new = insert(RollupState).values(**values, covered_from=start)
+                connection.execute(new.on_conflict_do_nothing())
+                state = self._locked(connection)
+            assert state is not None
+            if state.zone != self.zone:
+                start = self._bucket(state.covered_from).start
+                self._set(
+                    connection,
+                    zone=self.zone,
+                    watermark=start,
+                    covered_from=start,
+                    ticked_at=None,
+                    probe=None,
+                    revisit_at=None,
+                )
+                state = self._locked(connection)
+                assert state is not None
+        return state
+
+    def _locked(self, connection: Connection) -> State | None:
+        return state_of(connection, self.rollup, lock=True)
+
+    def _set(self, connection: Connection, **values: Any) -> None:
+        connection.execute(update(RollupState).where(RollupState.name == self.rollup.name).values(**values))
+
+    # -- the steps ------------------------------------------------------------------------------------------
+
+    def _observe(self, state: State) -> None:
+        since = state.ticked_at or datetime(2000, 1, 1, tzinfo=UTC)
+        values = {"now": self.now, "since": since}
+        if self.rollup.observe:
+            with self._transaction() as connection:
+                for statement in self.rollup.observe:
+                    connection.execute(statement, values)
+        paused = self.now - since > PAUSE
+        if self.rollup.survey and (
+            paused or state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
+        ):
+            with self._transaction() as connection:
+                for statement in self.rollup.survey:
+                    connection.execute(statement, values)
+                self._set(connection, surveyed_at=self.now)
+
+    def _close(self, bucket: Bucket) -> State:
+        """Compute a bucket as a whole, and move the watermark to its end."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            # Somebody else may have closed it meanwhile: then there is nothing to do.
+            if state.watermark == bucket.start:
+                if state.frozen_to is None or bucket.start > state.frozen_to:
+                    self._replace(connection, bucket)
+                self._set(connection, watermark=bucket.end)
+                state = replace(state, watermark=bucket.end)
+                self.progress.closed += 1
+        self.watch(self.progress)
+        return state
+
+    def _open(self) -> None:
+        """Bring the open buckets up to the moment."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            if self.rollup.keyed is not None:
+                self._open_keys(connection, state)
+            else:
+                probe = self._probe(connection)
+                # Counters that nobody keeps say nothing.
+                if probe is None or probe != state.probe:
+                    for bucket in self._buckets(state.watermark, self.now):
+                        self._replace(connection, bucket)
+                self._set(connection, ticked_at=self.now, probe=probe)
+        self.watch(self.progress)
+
+    def _open_keys(self, connection: Connection, state: State) -> None:
+        keyed = self.rollup.keyed
+        assert keyed is not None
+        its = RollupLive.rollup == self.rollup.name
+        live = dict(connection.execute(keyed.live, {"now": self.now}).tuples().all())
+        before = {row.key: row.since for row in connection.execute(select(RollupLive).where(its))}
+        if state.ticked_at is None or self.now - state.ticked_at > ROUND:
+            for bucket in self._buckets(state.watermark, self.now):
+                self._replace(connection, bucket)
+        else:
+            since = state.ticked_at - SLACK
+            values = {"now": self.now, "since": since}
+            todo = {key: max(at, state.watermark) for key, at in live.items()}
+            for key, at in connection.execute(keyed.changed, values):
+                todo[key] = min(at, todo.get(key, at))
+            # What has ended since may have ended long ago: only now is it said.
+            for key, at in before.items():
+                if key not in live or live[key] > at:
+                    todo[key] = min(at, todo.get(key, at))
+            self._replace_keys(connection, state, todo)
+        if live != before:
+            over = [key for key in before if key not in live]
+            connection.execute(delete(RollupLive).where(its, RollupLive.key.in_(over)))
+            new = [
+                {"rollup": self.rollup.name, "key": key, "since": at}
+                for key, at in live.items()
+                if before.get(key) != at
+            ]
+            if new:
+                put = insert(RollupLive)
+                same = [RollupLive.rollup, RollupLive.key]
+                connection.execute(
+                    put.on_conflict_do_update(index_elements=same, set_={"since": put.excluded.since}), new
+                )
+        self._set(connection, ticked_at=self.now)
+
+    def _revisit(self, deadline: float) -> None:
+        """Compute again as many closed buckets as are due, each about once in a ROUND."""
+        window = self.rollup.revisit
+        if window is None:
+            return
+        while monotonic() < deadline:
+            with self._transaction() as connection:
+                state = self._locked(connection)
+                assert state is not None
+                first = max(state.covered_from, self.now - window)
+                number = len(self._buckets(first, state.watermark))
+                if not number:
+                    return
+                pace = ROUND / number
+                last = state.revisited_at or self.now - pace
+                if self.now - last < pace:
+                    return
+                at = state.revisit_at
+                if at is None or not first <= at < state.watermark:
+                    at = first
+                bucket = self._bucket(at)
+                if frozen(self.rollup, state, bucket):
+                    self.progress.frozen += 1
+                elif bucket.end <= state.watermark:
+                    self._replace(connection, bucket)
+                    self.progress.revisited += 1
+                # Of a long pause it is enough to make up for one round.
+                done = max(last + pace, self.now - ROUND)
+                self._set(connection, revisit_at=bucket.end, revisited_at=done)
+            self.watch(self.progress)
+
+    # -- buckets --------------------------------------------------------------------------------------------
+
+    def compute_keys(self, todo: Mapping[UUID, datetime]) -> None:
+        """Compute the buckets of some keys at once, from a moment each until now."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            self._replace_keys(connection, state, todo)
+
+    def backfill(self, bucket: Bucket) -> None:
+        """Compute one bucket anew, as a whole.
+
+        Raises:
+            FrozenError: rows of it are gone; nothing was changed.
+        """
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            if frozen(self.rollup, state, bucket):
+                self.progress.frozen += 1
+                raise FrozenError(bucket.label)
+            self._replace(connection, bucket)
+            # A range that reaches up to what is covered is covered too.
+            if bucket.end == state.covered_from:
+                self._set(connection, covered_from=bucket.start)
+
+    def _replace_keys(self, connection: Connection, state: State, todo: Mapping[UUID, datetime]) -> None:
+        oldest = max(state.covered_from, self.now - (self.rollup.revisit or timedelta(0)))
+        of: dict[Bucket, list[UUID]] = defaultdict(list)
+        for key, since in todo.items():
+            for bucket in self._buckets(max(since, oldest), self.now):
+                of[bucket].append(key)
+        for bucket in sorted(of):
+            if not frozen(self.rollup, state, bucket):
+                self._replace(connection, bucket, sorted(of[bucket]))
+
+    def _replace(self, connection: Connection, bucket: Bucket, keys: Sequence[UUID] | None = None) -> None:
+        made = statements(self.rollup)
+        values = parameters(bucket, self.now)
+        if keys is None:
+            written, gone = connection.execute(made.replace, values).one()
+        else:
+            assert made.replace_keys is not None
+            written, gone = connection.execute(made.replace_keys, {**values, "keys": list(keys)}).one()
+        self.progress.rows += written + gone
+        self.progress.buckets += 1
+
+    def _bucket(self, moment: datetime) -> Bucket:
+        return bucket_at(moment, self.rollup.grain, self.zone)
+
+    def _buckets(self, start: datetime, end: datetime) -> list[Bucket]:
+        return buckets(start, end, self.rollup.grain, self.zone)
+
+    def _probe(self, connection: Connection) -> str | None:
+        real = connection.get_execution_options().get("schema_translate_map") or {}
+        named = [_quoted(feed.table, real, connection) for feed in self.rollup.feeds]
+        said: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
+        return said if said is not None and said.endswith("/on") else None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with transaction() as connection:
+            connection.exec_driver_sql(_SET, {"longest": str(self.longest_ms)})
+            yield connection
+
+
+def parameters(bucket: Bucket, now: datetime) -> dict[str, Any]:
+    """Return the parameters of a select for one bucket."""
+    return {"bucket_from": bucket.start, "bucket_to": bucket.end, "bucket": bucket.label, "now": now}
+
+
+_STATE = select(
+    RollupState.zone,
+    RollupState.watermark,
+    RollupState.covered_from,
+    RollupState.frozen_to,
+    RollupState.ticked_at,
+    RollupState.probe,
+    RollupState.surveyed_at,
+    RollupState.revisit_at,
+    RollupState.revisited_at,
+)
+
+
+def state_of(connection: Connection, rollup: Rollup, *, lock: bool = False) -> State | None:
+    """Return how far a rollup has come; None if it has never run."""
+    asked = _STATE.where(RollupState.name == rollup.name)
+    row = connection.execute(asked.with_for_update() if lock else asked).one_or_none()
+    return None if row is None else State(*row)
+
+
+def _quoted(table: Table, real: Mapping[Any, Any], connection: Connection) -> str:
+    quote = connection.dialect.identifier_preparer.quote
+    return f"{quote(real.get(table.schema, table.schema))}.{quote(table.name)}"
+
+
+def lag(rollup: Rollup, state: State, now: datetime) -> timedelta:
+    """Return for how long the next bucket should have been closed; nothing if it is not yet to be."""
+    bucket = bucket_at(state.watermark, rollup.grain, state.zone)
+    return max(timedelta(0), now - due_by(rollup, bucket))
+
+
+def differences(connection: Connection, rollup: Rollup, bucket: Bucket, now: datetime) -> Sequence[Row[Any]]:
+    """Return what computing a bucket again would change, row by row; see `Statements.differs`."""
+    connection.exec_driver_sql(_SET, {"longest": "120000"})
+    return connection.execute(statements(rollup).differs, parameters(bucket, now)).all()
