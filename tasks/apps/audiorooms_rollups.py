@@ -174,7 +174,7 @@ _WHOLE = union_all(
     _stays(_JOINED < TO, _JOINED >= FROM - LOOK_BACK, _TOUCHES),
     _stays(_JOINED < FROM - LOOK_BACK, _LISTED, _TOUCHES),
 )
-_OF_KEYS = _stays(func.any(KEYS) == _ROOM, _JOINED < TO, _TOUCHES)
+_OF_KEYS = _stays(RoomParticipant.room_id == func.any(KEYS), _JOINED < TO, _TOUCHES)
 
 _LIST = insert(AudioroomsLongStay)
 _STAY = select(RoomParticipant.id)

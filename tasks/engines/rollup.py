@@ -12,20 +12,22 @@ A run, in this order, each step in a transaction of its own:
    corrected or deleted since. A bucket that comes out the same is not written.
 
 Every transaction that computes holds the rollup's row of state, so no two compute the same bucket from
-different moments. Buckets that begin at or before `frozen_to` have lost rows to retention: they are never
-computed again, for there is less to compute them from.
+different moments; those of a backfill share it, and each holds its bucket. Buckets that begin at or before
+`frozen_to` have lost rows to retention: they are never computed again, for there is less to compute them of.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, delete, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.analytics import RollupLive, RollupState
@@ -93,8 +95,15 @@ class Progress:
     more: bool = False
 
 
+class OtherZoneError(Exception):
+    """The rollup counts the days of another time zone than the one that is set here."""
+
+
 def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
     """Return whether a bucket must stay as it is: its rows are gone, or go as soon as it is closed."""
+    # What was never counted is left by retention and cleanup until it is.
+    if bucket.end <= state.covered_from:
+        return False
     gone = state.frozen_to is not None and bucket.start <= state.frozen_to
     return gone or (rollup.revisit is None and bucket.end <= state.watermark)
 
@@ -123,17 +132,16 @@ class Run:
     longest_ms: int = 120_000
     watch: Callable[[Progress], None] = lambda _progress: None
     progress: Progress = field(default_factory=Progress)
+    _adding: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def go(self) -> Progress:
         """Do it; return what it did. What it raises, it raises between two whole transactions."""
         deadline = monotonic() + self.seconds
         state = self.begin()
         self._observe(state)
-        while True:
-            bucket = self._bucket(state.watermark)
-            if due_by(self.rollup, bucket) > self.now:
-                break
-            if monotonic() > deadline:
+        while due_by(self.rollup, bucket := self._bucket(state.watermark)) <= self.now:
+            # One at least: or one that takes longer than a run would never be closed.
+            if self.progress.closed and monotonic() > deadline:
                 self.progress.more = True
                 return self.progress
             state = self._close(bucket)
@@ -230,7 +238,7 @@ class Run:
         keyed = self.rollup.keyed
         assert keyed is not None
         its = RollupLive.rollup == self.rollup.name
-        live = dict(connection.execute(keyed.live, {"now": self.now}).tuples().all())
+        live = {row[0]: row[1] for row in connection.execute(keyed.live, {"now": self.now})}
         before = {row.key: row.since for row in connection.execute(select(RollupLive).where(its))}
         if state.ticked_at is None or self.now - state.ticked_at > ROUND:
             for bucket in self._buckets(state.watermark, self.now):
@@ -307,17 +315,68 @@ class Run:
 
         Raises:
             FrozenError: rows of it are gone; nothing was changed.
+            OtherZoneError: the rollup counts the days of another zone; nothing was changed.
         """
+        if not self._compute(bucket):
+            raise FrozenError(bucket.label)
+        self._cover([bucket])
+
+    def backfill_all(self, wanted: Iterable[Bucket], jobs: int = 1) -> Progress:
+        """Compute buckets anew, the newest first; return what was done. What is frozen stays as it is.
+
+        They go in rounds: between two of them whoever waits for the rollup's state has his turn. Whatever
+        breaks it off, Ctrl-C too, the buckets that have begun are ended.
+
+        Args:
+            jobs: how many at once, each on a connection of its own; a process has four.
+
+        Raises:
+            OtherZoneError: the rollup counts the days of another zone.
+        """
+        todo = sorted(wanted, reverse=True)
+        self.progress.todo = len(todo)
+        with ThreadPoolExecutor(jobs) as threads:
+            for first in range(0, len(todo), jobs):
+                going = {threads.submit(self._compute, one): one for one in todo[first : first + jobs]}
+                try:
+                    for ended in as_completed(going):
+                        ended.result()
+                        self.watch(self.progress)
+                finally:
+                    wait(going)
+                    self._cover([one for job, one in going.items() if not job.exception() and job.result()])
+        return self.progress
+
+    def _compute(self, bucket: Bucket) -> bool:
+        """Compute one bucket, while others may be; return whether it is not frozen."""
+        with self._transaction() as connection:
+            # Shared: whoever moves the watermark, or freezes buckets, waits, and other buckets do not.
+            state = state_of(connection, self.rollup, share=True)
+            assert state is not None
+            if state.zone != self.zone:
+                raise OtherZoneError(state.zone)
+            if frozen(self.rollup, state, bucket):
+                with self._adding:
+                    self.progress.frozen += 1
+                return False
+            # One bucket by one alone: of two moments the later one must be written last.
+            connection.execute(_ALONE, {"key": f"roomkeeper:{self.rollup.name}:{bucket.label}"})
+            self._replace(connection, bucket)
+        return True
+
+    def _cover(self, computed: Iterable[Bucket]) -> None:
+        """Note that what reaches up to what is covered is covered, too."""
+        # Even if there is nothing to note: for this one queues up behind those who wait, which a lock that is
+        # shared does not.
         with self._transaction() as connection:
             state = self._locked(connection)
             assert state is not None
-            if frozen(self.rollup, state, bucket):
-                self.progress.frozen += 1
-                raise FrozenError(bucket.label)
-            self._replace(connection, bucket)
-            # A range that reaches up to what is covered is covered too.
-            if bucket.end == state.covered_from:
-                self._set(connection, covered_from=bucket.start)
+            start = state.covered_from
+            for bucket in sorted(computed, reverse=True):
+                if bucket.end == start:
+                    start = bucket.start
+            if start != state.covered_from:
+                self._set(connection, covered_from=start)
 
     def _replace_keys(self, connection: Connection, state: State, todo: Mapping[UUID, datetime]) -> None:
         oldest = max(state.covered_from, self.now - (self.rollup.revisit or timedelta(0)))
@@ -337,8 +396,9 @@ class Run:
         else:
             assert made.replace_keys is not None
             written, gone = connection.execute(made.replace_keys, {**values, "keys": list(keys)}).one()
-        self.progress.rows += written + gone
-        self.progress.buckets += 1
+        with self._adding:
+            self.progress.rows += written + gone
+            self.progress.buckets += 1
 
     def _bucket(self, moment: datetime) -> Bucket:
         return bucket_at(moment, self.rollup.grain, self.zone)
@@ -377,10 +437,23 @@ _STATE = select(
 )
 
 
-def state_of(connection: Connection, rollup: Rollup, *, lock: bool = False) -> State | None:
-    """Return how far a rollup has come; None if it has never run."""
+#: One bucket is computed by one transaction at a time.
+_ALONE = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)))
+
+
+def state_of(
+    connection: Connection, rollup: Rollup, *, lock: bool = False, share: bool = False
+) -> State | None:
+    """Return how far a rollup has come; None if it has never run.
+
+    Args:
+        lock: nobody else computes anything of it, or changes this, until the transaction's end.
+        share: nobody changes this until then; others may compute buckets, each its own.
+    """
     asked = _STATE.where(RollupState.name == rollup.name)
-    row = connection.execute(asked.with_for_update() if lock else asked).one_or_none()
+    if lock or share:
+        asked = asked.with_for_update(read=share)
+    row = connection.execute(asked).one_or_none()
     return None if row is None else State(*row)
 
 

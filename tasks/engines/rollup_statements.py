@@ -160,10 +160,12 @@ def _earliest(rollup: Rollup) -> Select[Any]:
 
 #: Counters of what was written to tables and their partitions: as long as they say the same, nothing was.
 PROBE = """
-    SELECT string_agg(part.relid::text || ':' || pg_stat_get_tuples_inserted(part.relid) || ':'
-                      || pg_stat_get_tuples_updated(part.relid) || ':'
-                      || pg_stat_get_tuples_deleted(part.relid), ',' ORDER BY part.relid)
+    SELECT string_agg(id || ':' || pg_stat_get_tuples_inserted(id) || ':'
+                      || pg_stat_get_tuples_updated(id) || ':'
+                      || pg_stat_get_tuples_deleted(id), ',' ORDER BY id)
            || '/' || current_setting('track_counts')
       FROM unnest(%(tables)s::text[]) AS named
-     CROSS JOIN LATERAL pg_partition_tree(named::regclass) AS part
+      -- Of a table that is not partitioned it gives nothing.
+      LEFT JOIN LATERAL pg_partition_tree(named::regclass) AS part ON true
+     CROSS JOIN LATERAL (SELECT coalesce(part.relid, named::regclass)::oid AS id) AS of_them
 """

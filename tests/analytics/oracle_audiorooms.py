@@ -1,0 +1,112 @@
+"""The figures of `audiorooms`, said once more in plain Python, by brute force."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
+from tasks.apps.columns import table_of
+from tasks.engines.calendar import Bucket
+
+SKEW = timedelta(days=1)
+DEAD = timedelta(hours=12)
+#: (room, day) → peak, minutes, people.
+Figures = dict[tuple[UUID, date], tuple[int, int, int]]
+Row = Mapping[str, Any]
+#: When each person was there.
+People = dict[str, list[tuple[datetime, datetime]]]
+
+
+def table(connection: Connection, model: Any) -> list[Row]:
+    return list(connection.execute(select(table_of(model))).mappings())
+
+
+def figures(connection: Connection) -> Figures:
+    """Return what is in the application's table."""
+    return {
+        (row["room_id"], row["date"]): (
+            row["peak_listeners"],
+            row["total_listen_minutes"],
+            row["total_listeners"],
+        )
+        for row in table(connection, RoomAnalytics)
+    }
+
+
+def expected(connection: Connection, days: Iterable[Bucket], now: datetime) -> Figures:
+    """Return what should be there; rooms and days with nothing have nothing."""
+    rooms = {row["id"]: row for row in table(connection, AudioRoom)}
+    stays = table(connection, RoomParticipant)
+    log = table(connection, AuditLog)
+    found: Figures = {}
+    for day in days:
+        present: dict[UUID, dict[str, list[tuple[datetime, datetime]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for stay in stays:
+            room, joined = stay["room_id"], stay["joined_at"]
+            if room is None or joined is None or stay["role"] == "broadcaster":
+                continue
+            over = ended(stay, rooms[room], stays, log, now)
+            began = max(joined, day.start)
+            if joined < day.end and (over > day.start or joined >= day.start):
+                present[room][person(stay)].append((began, max(began, min(over, day.end))))
+        for room, people in present.items():
+            found[room, day.label] = (peak(people), minutes(people), len(people))
+    return found
+
+
+def person(stay: Row) -> str:
+    if stay["user_id"] is not None:
+        return f"user {stay['user_id']}"
+    return f"client {stay['client_id']}" if stay["client_id"] is not None else f"row {stay['id']}"
+
+
+def ended(stay: Row, room: Row, stays: list[Row], log: list[Row], now: datetime) -> datetime:
+    """Return until when somebody has been listening."""
+
+    def told(at: datetime | None) -> datetime | None:
+        return at if at is not None and at <= now + SKEW else None
+
+    joined: datetime = stay["joined_at"]
+    left = told(stay["left_at"])
+    if left is None:
+        closed = [at for at in (room["updated_at"], room["suspended_until"]) if at is not None]
+        until = room["suspended_until"] or now
+        signs = [told(room["updated_at"])]
+        signs += [told(entry["created_at"]) for entry in log if entry["room_id"] == room["id"]]
+        for other in stays:
+            if other["room_id"] == room["id"]:
+                times = [other["joined_at"], other["left_at"]]
+                signs += [told(other["joined_at"]), told(max((at for at in times if at), default=None))]
+        last = max((at for at in signs if at is not None), default=None)
+        if room["active"] is not True:
+            left = min(closed, default=now)
+        elif joined >= now - DEAD or (last is not None and last >= now - DEAD):
+            left = until
+        else:
+            left = min(last or now, until)
+    return max(joined, min(now, left))
+
+
+def peak(people: People) -> int:
+    moments = [began for spans in people.values() for began, _ in spans]
+    return max(
+        sum(any(began <= at < over for began, over in spans) for spans in people.values()) for at in moments
+    )
+
+
+def minutes(people: People) -> int:
+    total = timedelta(0)
+    for spans in people.values():
+        edges = sorted({edge for span in spans for edge in span})
+        for first, second in pairwise(edges):
+            if any(began <= first and second <= over for began, over in spans):
+                total += second - first
+    microseconds = total // timedelta(microseconds=1)
+    return (microseconds + 30_000_000) // 60_000_000
