@@ -183,9 +183,9 @@ def one_day() -> float:
     return median(_timed(lambda: run().backfill(middle)) for _ in range(TIMES))
 
 
-def ticks(database: Database) -> tuple[float, float]:
+def ticks(database: Database, values: dict[str, str]) -> tuple[float, float]:
     """Return how long a run takes after 1 % of the rooms have changed, and the database's time at rest."""
-    settings = load()
+    settings = load(values)
     now = LAST + timedelta(hours=1)
 
     def go() -> None:
@@ -276,7 +276,7 @@ def main() -> None:
         _, of_few = backfill(values, FEW_DAYS, 1)
         day = one_day()
         _say(f"day {day:.2f} s")
-        tick, idle = ticks(database)
+        tick, idle = ticks(database, values)
     seconds, memory = found[1]
     sys.stdout.write(
         f"rollup: PostgreSQL with fsync, {STAYS:,} stays, {ROOMS:,} rooms, {DAYS} days; plain statement "

@@ -44,11 +44,12 @@ PAUSE = timedelta(hours=1)
 SLACK = timedelta(minutes=10)
 #: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
 #: not compiled, which takes longer than most of them run. Of what the steps of a select give PostgreSQL knows
-#: nothing, and sorts it all to merge a few rows, where it could look them up.
+#: nothing, and sorts it all to merge a few rows, where it could look them up. A commit does not wait for the
+#: disk: what a crash of the database takes back is figures and watermark together, and is computed again.
 _SET = """
     SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true),
            set_config('plan_cache_mode', 'force_custom_plan', true),
-           set_config('enable_mergejoin', 'off', true),
+           set_config('enable_mergejoin', 'off', true), set_config('synchronous_commit', 'off', true),
            set_config('statement_timeout', %(longest)s, true), set_config('lock_timeout', '30s', true)
 """
 
@@ -137,16 +138,18 @@ class Run:
     def go(self) -> Progress:
         """Do it; return what it did. What it raises, it raises between two whole transactions."""
         deadline = monotonic() + self.seconds
-        state = self.begin()
-        self._observe(state)
+        with self._transaction() as connection:
+            state = self._begun(connection)
+            self._observe(connection, state)
         while due_by(self.rollup, bucket := self._bucket(state.watermark)) <= self.now:
             # One at least: or one that takes longer than a run would never be closed.
             if self.progress.closed and monotonic() > deadline:
                 self.progress.more = True
                 return self.progress
             state = self._close(bucket)
-        self._open()
-        self._revisit(deadline)
+        state = self._open()
+        while monotonic() < deadline and self._revisit_due(state):
+            state = self._revisit()
         return self.progress
 
     # -- the state ------------------------------------------------------------------------------------------
@@ -154,29 +157,33 @@ class Run:
     def begin(self) -> State:
         """Return the state; make it if this is the first run, and begin anew if another zone was set."""
         with self._transaction() as connection:
-            state = self._locked(connection)
-            if state is None:
-                first = connection.execute(statements(self.rollup).earliest).scalar_one()
-                back = self.now - (self.rollup.revisit or timedelta(0))
-                start = self._bucket(back if first is None else min(first, back)).start
-                values = {"name": self.rollup.name, "zone": self.zone, "watermark": start}
-                new = insert(RollupState).values(**values, covered_from=start)
-                connection.execute(new.on_conflict_do_nothing())
-                state = self._locked(connection)
-            assert state is not None
-            if state.zone != self.zone:
-                start = self._bucket(state.covered_from).start
-                self._set(
-                    connection,
-                    zone=self.zone,
-                    watermark=start,
-                    covered_from=start,
-                    ticked_at=None,
-                    probe=None,
-                    revisit_at=None,
-                )
-                state = self._locked(connection)
-                assert state is not None
+            return self._begun(connection)
+
+    def _begun(self, connection: Connection) -> State:
+        state = state_of(connection, self.rollup)
+        if state is not None and state.zone == self.zone:
+            return state
+        state = self._locked(connection)
+        if state is None:
+            first = connection.execute(statements(self.rollup).earliest).scalar_one()
+            back = self.now - (self.rollup.revisit or timedelta(0))
+            start = self._bucket(back if first is None else min(first, back)).start
+            values = {"name": self.rollup.name, "zone": self.zone, "watermark": start}
+            new = insert(RollupState).values(**values, covered_from=start)
+            connection.execute(new.on_conflict_do_nothing())
+        elif state.zone != self.zone:
+            start = self._bucket(state.covered_from).start
+            self._set(
+                connection,
+                zone=self.zone,
+                watermark=start,
+                covered_from=start,
+                ticked_at=None,
+                probe=None,
+                revisit_at=None,
+            )
+        state = self._locked(connection)
+        assert state is not None
         return state
 
     def _locked(self, connection: Connection) -> State | None:
@@ -187,21 +194,17 @@ class Run:
 
     # -- the steps ------------------------------------------------------------------------------------------
 
-    def _observe(self, state: State) -> None:
+    def _observe(self, connection: Connection, state: State) -> None:
         since = state.ticked_at or datetime(2000, 1, 1, tzinfo=UTC)
         values = {"now": self.now, "since": since}
-        if self.rollup.observe:
-            with self._transaction() as connection:
-                for statement in self.rollup.observe:
-                    connection.execute(statement, values)
+        for statement in self.rollup.observe:
+            connection.execute(statement, values)
         paused = self.now - since > PAUSE
-        if self.rollup.survey and (
-            paused or state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
-        ):
-            with self._transaction() as connection:
-                for statement in self.rollup.survey:
-                    connection.execute(statement, values)
-                self._set(connection, surveyed_at=self.now)
+        long_ago = state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
+        if self.rollup.survey and (paused or long_ago):
+            for statement in self.rollup.survey:
+                connection.execute(statement, values)
+            self._set(connection, surveyed_at=self.now)
 
     def _close(self, bucket: Bucket) -> State:
         """Compute a bucket as a whole, and move the watermark to its end."""
@@ -218,7 +221,7 @@ class Run:
         self.watch(self.progress)
         return state
 
-    def _open(self) -> None:
+    def _open(self) -> State:
         """Bring the open buckets up to the moment."""
         with self._transaction() as connection:
             state = self._locked(connection)
@@ -233,6 +236,7 @@ class Run:
                         self._replace(connection, bucket)
                 self._set(connection, ticked_at=self.now, probe=probe)
         self.watch(self.progress)
+        return state
 
     def _open_keys(self, connection: Connection, state: State) -> None:
         keyed = self.rollup.keyed
@@ -270,36 +274,39 @@ class Run:
                 )
         self._set(connection, ticked_at=self.now)
 
-    def _revisit(self, deadline: float) -> None:
-        """Compute again as many closed buckets as are due, each about once in a ROUND."""
-        window = self.rollup.revisit
-        if window is None:
-            return
-        while monotonic() < deadline:
-            with self._transaction() as connection:
-                state = self._locked(connection)
-                assert state is not None
-                first = max(state.covered_from, self.now - window)
-                number = len(self._buckets(first, state.watermark))
-                if not number:
-                    return
-                pace = ROUND / number
-                last = state.revisited_at or self.now - pace
-                if self.now - last < pace:
-                    return
-                at = state.revisit_at
-                if at is None or not first <= at < state.watermark:
-                    at = first
-                bucket = self._bucket(at)
-                if frozen(self.rollup, state, bucket):
-                    self.progress.frozen += 1
-                elif bucket.end <= state.watermark:
-                    self._replace(connection, bucket)
-                    self.progress.revisited += 1
-                # Of a long pause it is enough to make up for one round.
-                done = max(last + pace, self.now - ROUND)
-                self._set(connection, revisit_at=bucket.end, revisited_at=done)
-            self.watch(self.progress)
+    def _window(self, state: State) -> list[Bucket]:
+        """Return the closed buckets that are looked at again."""
+        if self.rollup.revisit is None:
+            return []
+        return self._buckets(max(state.covered_from, self.now - self.rollup.revisit), state.watermark)
+
+    def _revisit_due(self, state: State) -> bool:
+        window = self._window(state)
+        pace = ROUND / max(1, len(window))
+        return bool(window) and (state.revisited_at is None or self.now - state.revisited_at >= pace)
+
+    def _revisit(self) -> State:
+        """Compute the next closed bucket again; they take turns, so that each is looked at once a ROUND."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            if not self._revisit_due(state):
+                return state
+            window = self._window(state)
+            later = [one for one in window if state.revisit_at is not None and one.end > state.revisit_at]
+            bucket = later[0] if later else window[0]
+            if frozen(self.rollup, state, bucket):
+                self.progress.frozen += 1
+            else:
+                self._replace(connection, bucket)
+                self.progress.revisited += 1
+            # Of a long pause it is enough to make up for one round.
+            pace = ROUND / len(window)
+            last = state.revisited_at or self.now - pace
+            state = replace(state, revisit_at=bucket.end, revisited_at=max(last + pace, self.now - ROUND))
+            self._set(connection, revisit_at=state.revisit_at, revisited_at=state.revisited_at)
+        self.watch(self.progress)
+        return state
 
     # -- buckets --------------------------------------------------------------------------------------------
 
