@@ -17,7 +17,9 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
     return {
         "delivery.drain": every(settings.drain_every_seconds, "delivery.drain", patience_seconds=60),
         "delivery.audit": every(settings.audit_every_seconds, "delivery.audit"),
-        "attachments.recover": every(settings.recover_every_seconds, "attachments.recover"),
+        "attachments.recover": every(
+            settings.recover_every_seconds, "attachments.recover", patience_seconds=60
+        ),
         "attachments.rescan": every(settings.rescan_every_seconds, "attachments.rescan"),
         "attachments.renew_addresses": every(600, "attachments.renew_addresses"),
         "outbox.relay": every(settings.outbox_every_seconds, "outbox.relay", patience_seconds=60),

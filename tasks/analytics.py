@@ -1,7 +1,7 @@
 """Analytics: each rollup of the pages is a task of its own; `analytics.room` computes one room at once."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from models.audiorooms import AudioRoom, RoomParticipant
 from tasks.apps import ROLLUPS, zone
+from tasks.apps.audiorooms_rollups import LIST_OF_KEYS
 from tasks.apps.rollups import Rollup
 from tasks.cleanup import BY_HAND, clock, slot_of
 from tasks.engines.rollup import Progress, Run
@@ -18,6 +19,7 @@ from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
 from workers.settings import Settings, get_settings
+from workers.task import PlatformTask
 
 #: The figures of a room of `audiorooms`.
 ROOM_ANALYTICS = "audiorooms.room_analytics"
@@ -42,10 +44,11 @@ def run(
         slot, now, watch: as `tasks.cleanup.run` has them.
         by_hand: to the end, however long that takes.
     """
-    # A bucket that has begun is ended: half of the limit is left for it.
-    seconds = BY_HAND.total_seconds() if by_hand else settings.task_soft_limit_seconds / 4
+    # A bucket that has begun is ended: so a statement may take less than the task.
+    longest = BY_HAND if by_hand else timedelta(seconds=settings.task_soft_limit_seconds)
+    seconds = longest.total_seconds() if by_hand else settings.sweep_seconds
     longest_ms = int(settings.task_soft_limit_seconds / 4 * 1000)
-    with ledger.run(rollup.name, slot=slot) as entry:
+    with ledger.run(rollup.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
         if entry is None:
             return None
         rolling = Run(
@@ -76,6 +79,8 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     began = select(func.min(RoomParticipant.joined_at)).where(of_room).scalar_subquery()
     with transaction() as connection:
         found = connection.execute(select(AudioRoom.id, began).where(column == wanted)).one_or_none()
+        if found is not None:
+            connection.execute(LIST_OF_KEYS, {"keys": [found[0]]})
     if found is None:
         raise UnknownRoomError("there is no such room")
     key, since = found
@@ -85,16 +90,27 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     return rolling.progress.rows
 
 
+#: Pauses before a room that is not there is looked for again, in seconds: what is sent through the broker may
+#: be quicker than its sender's own transaction.
+NOT_THERE_YET = (0.5, 2, 8)
+
+
 @task(
     name="analytics.room",
+    bind=True,
     queue=MAINTENANCE,
     pydantic=True,
     # An id comes as JSON text, which strict validation would refuse for a UUID.
     pydantic_strict=False,
 )
-def recompute_room(request: RecomputeRoom) -> str:
+def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
     """Compute one room's figures at once; say how many changed. Its periodic twin is the rollup itself."""
-    return f"{room(request.room, get_settings())} changed"
+    try:
+        return f"{room(request.room, get_settings())} changed"
+    except UnknownRoomError as error:
+        if self.request.retries < len(NOT_THERE_YET):
+            raise self.retry(countdown=NOT_THERE_YET[self.request.retries], exc=error) from error
+        raise
 
 
 def _make(rollup: Rollup) -> None:

@@ -3,20 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Date,
-    and_,
-    case,
-    cast,
-    exists,
-    extract,
-    func,
-    literal_column,
-    or_,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, select, tuple_
 
 from models import audiorooms
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
@@ -56,23 +43,6 @@ _JOINED_AGAIN = select(func.min(told(OTHER.joined_at))).where(_NEWER).scalar_sub
 #: When a stay was over; NULL where nobody can say. What a wrong clock says of it is passed over.
 _OVER = func.coalesce(told(RoomParticipant.left_at), END)
 _ENDED = case((_OVER.is_not(None), func.greatest(told(_JOINED), _OVER)))
-_FIRST_DAY = cast(func.timezone("UTC", func.coalesce(told(_JOINED), _ENDED)), Date)
-_LAST_DAY = cast(func.timezone("UTC", _ENDED), Date)
-#: Stays that the daily figures have: each day of a listener's, in UTC, has its row for the room. Broadcasters
-#: do not count there, nor does who was in no room. Julian days, because a date may be infinite: such a stay
-#: never has all of them.
-ROLLED_UP = or_(
-    RoomParticipant.role == "broadcaster",
-    RoomParticipant.room_id.is_(None),
-    select(func.count())
-    .where(
-        RoomAnalytics.room_id == RoomParticipant.room_id,
-        RoomAnalytics.date.between(_FIRST_DAY, _LAST_DAY),
-    )
-    .correlate(RoomParticipant)
-    .scalar_subquery()
-    == extract("julian", _LAST_DAY) - extract("julian", _FIRST_DAY) + 1,
-)
 
 _OWNERS: Owners = {
     AuditLog: {"user": (AuditLog.user_id,), "room": (AuditLog.room_id,)},
@@ -195,14 +165,13 @@ AUDIOROOMS = App(
             name="audiorooms.participants",
             model=RoomParticipant,
             rule="stays that ended more than {after} ago in rooms that are not active, or in none, are "
-            "deleted when the daily figures have all their days",
+            "deleted when all their days are in the figures",
             why="Who was where and when is not kept for ever; the figures that are made of it are "
             "(audiorooms.md, Update Room Analytics).",
             age=_ENDED,
-            guard=and_(
-                ~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
-                ROLLED_UP,
-            ),
+            guard=~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
+            # A stay without an end lasted as long as its room.
+            until=_ENDED,
             owners=_OWNERS,
             # No index has their ends.
             walk=timedelta(days=1),

@@ -12,6 +12,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    DateTime,
     Float,
     Integer,
     Numeric,
@@ -32,7 +33,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.analytics import AudioroomsLongStay
 from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
-from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, SKEW, of_room
+from tasks.apps.audiorooms_stays import DEAD_AFTER, SKEW, last_sign
 from tasks.apps.rollups import DAY, FROM, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
 from tasks.apps.sweeps import NOW
 
@@ -44,15 +45,10 @@ _LISTENS = and_(RoomParticipant.role.is_distinct_from("broadcaster"), _ROOM.is_n
 LOOK_BACK = timedelta(hours=12)
 LISTED_AFTER = timedelta(hours=10)
 
-#: Until when somebody who has not left has been listening: until now, in a room that is alive; until its end
-#: or its last sign of life, as the policies `audiorooms.stays`, `suspended` and `dead` will say of them.
-_STILL_THERE = case(
-    (of_room(AudioRoom.active).is_not(True), func.coalesce(END, NOW)),
-    (or_(_JOINED >= NOW - DEAD_AFTER, LAST >= NOW - DEAD_AFTER), of_room(AudioRoom.suspended_until)),
-    else_=func.least(LAST, of_room(AudioRoom.suspended_until)),
-)
-#: LEAST passes over NULLs.
-_OVER = func.greatest(_JOINED, func.least(NOW, case((_LEFT <= NOW + SKEW, _LEFT), else_=_STILL_THERE)))
+#: When somebody left, as far as anybody can say.
+_TOLD = case((_LEFT <= NOW + SKEW, _LEFT))
+#: Before it, no clock was set: such a stay tells nothing.
+_SINCE_2000 = cast("2000-01-01 00:00:00+00", DateTime(timezone=True))
 
 #: A user's name is a UUID, which has no such signs in it.
 _PERSON = func.coalesce(
@@ -68,17 +64,57 @@ def _microseconds(moment: Any) -> ColumnElement[Any]:
     return cast(seconds * 1_000_000, BigInteger)
 
 
-def _stays(*conditions: Any) -> Select[Any]:
-    """Return the listeners' stays that touch the bucket, under these conditions, cut at its edges."""
-    # Who began before the bucket is in it if something was left of the stay; who was there for no time at all
-    # is of the bucket in which that was.
-    touches = or_(_JOINED >= FROM, _OVER > FROM)
+def _raw(*conditions: Any) -> Select[Any]:
+    """Return the listeners' stays that may touch the bucket, under these conditions."""
     return select(
+        RoomParticipant.id,
         _ROOM.label("room_id"),
         _PERSON.label("person"),
-        _microseconds(func.greatest(_JOINED, FROM)).label("began"),
-        _microseconds(func.least(_OVER, TO)).label("ended"),
-    ).where(_LISTENS, *conditions, touches)
+        _JOINED.label("joined"),
+        _TOLD.label("left"),
+    ).where(_LISTENS, _JOINED >= _SINCE_2000, *conditions)
+
+
+def _stays(raw: CTE) -> CTE:
+    """Return the stays that touch the bucket, cut at its edges."""
+    # Of each room in which somebody is still there: until when. As the policies `audiorooms.stays`,
+    # `suspended` and `dead` will say of them: until now, in a room that is alive; until its end, or its last
+    # sign of life. To look for the last one takes all stays of a room; mostly a quick look is enough.
+    there = select(raw.c.room_id).where(raw.c.left.is_(None)).distinct().cte("still_there")
+    of_room = and_(RoomParticipant.room_id == AudioRoom.id, RoomParticipant.joined_at >= NOW - DEAD_AFTER)
+    quick = or_(
+        AudioRoom.updated_at.between(NOW - DEAD_AFTER, NOW + SKEW),
+        exists().where(of_room, RoomParticipant.joined_at <= NOW + SKEW).correlate(AudioRoom),
+    )
+    last = last_sign(AudioRoom.id, AudioRoom.updated_at, AudioRoom)
+    until = case(
+        (
+            AudioRoom.active.is_not(True),
+            func.coalesce(func.least(AudioRoom.updated_at, AudioRoom.suspended_until), NOW),
+        ),
+        (quick, AudioRoom.suspended_until),
+        (last >= NOW - DEAD_AFTER, AudioRoom.suspended_until),
+        else_=func.least(last, AudioRoom.suspended_until),
+    )
+    ends = (
+        select(AudioRoom.id, func.coalesce(until, NOW).label("until"))
+        .join(there, there.c.room_id == AudioRoom.id)
+        .cte("ends")
+    )
+    over = func.greatest(raw.c.joined, func.least(NOW, func.coalesce(raw.c.left, ends.c.until)))
+    return (
+        select(
+            raw.c.room_id,
+            raw.c.person,
+            _microseconds(func.greatest(raw.c.joined, FROM)).label("began"),
+            _microseconds(func.least(over, TO)).label("ended"),
+        )
+        .outerjoin(ends, and_(ends.c.id == raw.c.room_id, raw.c.left.is_(None)))
+        # Who began before the bucket is in it if something was left of the stay; who was there for no time
+        # at all is of the bucket in which that was.
+        .where(or_(raw.c.joined >= FROM, over > FROM))
+        .cte("stays")
+    )
 
 
 def _figures(stays: CTE) -> Select[Any]:
@@ -170,14 +206,24 @@ def _figures(stays: CTE) -> Select[Any]:
 
 _TOUCHES = or_(_LEFT > FROM, _LEFT.is_(None), _JOINED >= FROM)
 _LISTED = RoomParticipant.id.in_(select(AudioroomsLongStay.id))
-_WHOLE = union_all(
-    _stays(_JOINED < TO, _JOINED >= FROM - LOOK_BACK, _TOUCHES),
-    _stays(_JOINED < FROM - LOOK_BACK, _LISTED, _TOUCHES),
-)
-_OF_KEYS = _stays(RoomParticipant.room_id == func.any(KEYS), _JOINED < TO, _TOUCHES)
+
+
+def _of(*conditions: Any) -> Select[Any]:
+    """Return the figures of the bucket, of the stays under these conditions."""
+    raw = union_all(
+        _raw(_JOINED < TO, _JOINED >= FROM - LOOK_BACK, _TOUCHES, *conditions),
+        _raw(_JOINED < FROM - LOOK_BACK, _LISTED, _TOUCHES, *conditions),
+    )
+    return _figures(_stays(raw.cte("raw")))
+
 
 _LIST = insert(AudioroomsLongStay)
 _STAY = select(RoomParticipant.id)
+
+#: Lists the long stays of KEYS, for who can not wait until all are surveyed.
+LIST_OF_KEYS = _LIST.from_select(
+    ["id"], _STAY.where(RoomParticipant.room_id == func.any(KEYS), _LEFT > _JOINED + LISTED_AFTER)
+).on_conflict_do_nothing()
 
 ROOM_ANALYTICS = Rollup(
     name="audiorooms.room_analytics",
@@ -189,17 +235,22 @@ ROOM_ANALYTICS = Rollup(
     grain=DAY,
     bucket=RoomAnalytics.date,
     key=(RoomAnalytics.room_id,),
-    select=_figures(_WHOLE.cte("stays")),
+    select=_of(),
     feeds=(Feed(RoomParticipant, (RoomParticipant.joined_at, RoomParticipant.left_at)),),
     every=timedelta(minutes=5),
     keyed=Keyed(
         key=RoomAnalytics.room_id,
-        select=_figures(_OF_KEYS.cte("stays")),
+        select=_of(RoomParticipant.room_id == func.any(KEYS)),
         changed=select(_ROOM, func.min(_JOINED))
         .where(_LISTENS, _JOINED >= SINCE, _JOINED <= NOW + SKEW)
         .group_by(_ROOM),
+        # Somebody's clock may be ahead, and say that they have left already.
         live=select(_ROOM, func.min(_JOINED))
-        .where(_LISTENS, _LEFT.is_(None), _JOINED.is_not(None))
+        .where(
+            _LISTENS,
+            _JOINED.between(_SINCE_2000, NOW + SKEW),
+            or_(_LEFT.is_(None), and_(_LEFT > NOW, _JOINED >= NOW - LOOK_BACK)),
+        )
         .group_by(_ROOM),
     ),
     observe=(
@@ -208,7 +259,7 @@ ROOM_ANALYTICS = Rollup(
         ).on_conflict_do_nothing(),
     ),
     survey=(
-        _LIST.from_select(["id"], _STAY.where(_LEFT - _JOINED > LISTED_AFTER)).on_conflict_do_nothing(),
+        _LIST.from_select(["id"], _STAY.where(_LEFT > _JOINED + LISTED_AFTER)).on_conflict_do_nothing(),
         delete(AudioroomsLongStay).where(~exists().where(RoomParticipant.id == AudioroomsLongStay.id)),
     ),
     # The application's own columns are in the same rows.

@@ -32,18 +32,26 @@ def of_room(value: Any, *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
     return found.correlate(RoomParticipant).scalar_subquery()
 
 
-def _of_the_room(model: Any, value: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a value of the rows of a stay's room."""
-    found = select(value).where(model.room_id == RoomParticipant.room_id)
-    return found.correlate(RoomParticipant).scalar_subquery()
+def last_sign(room: Any, updated_at: Any, of: Any) -> ColumnElement[Any]:
+    """Return a room's last sign of life.
+
+    Args:
+        room, updated_at: the room's id, and when it was last changed.
+        of: the model of the rows that this is asked of.
+    """
+
+    def latest(model: Any, at: ColumnElement[Any]) -> ColumnElement[Any]:
+        return select(func.max(at)).where(model.room_id == room).correlate(of).scalar_subquery()
+
+    return func.greatest(
+        told(updated_at),
+        latest(OTHER, func.greatest(told(OTHER.joined_at), told(OTHER_LEFT))),
+        latest(AuditLog, told(AuditLog.created_at)),
+    )
 
 
-#: The room's last sign of life.
-LAST = func.greatest(
-    of_room(told(AudioRoom.updated_at)),
-    _of_the_room(OTHER, func.max(func.greatest(told(OTHER.joined_at), told(OTHER_LEFT)))),
-    _of_the_room(AuditLog, func.max(told(AuditLog.created_at))),
-)
+#: That of a stay's room.
+LAST = last_sign(RoomParticipant.room_id, of_room(AudioRoom.updated_at), RoomParticipant)
 #: When a room that is not active ended, as far as it is known. A suspension that was over before the room was
 #: closed is its end: our own closing comes up to a minute later. LEAST passes over NULLs.
 END = of_room(

@@ -2,9 +2,26 @@
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Integer, and_, case, cast, exists, extract, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Double,
+    Integer,
+    and_,
+    case,
+    cast,
+    exists,
+    extract,
+    func,
+    or_,
+    select,
+    true,
+    union_all,
+)
 
 from models import connect
+from models.analytics import ConnectCallsDaily, ConnectDaily
 from models.connect import (
     ChatRoom,
     Connection,
@@ -17,6 +34,7 @@ from models.connect import (
 )
 from tasks.apps.columns import Column
 from tasks.apps.retentions import Goes, Owners, Retention, Stays
+from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
 from tasks.apps.spec import App
 from tasks.apps.statuses import ReadMarks
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
@@ -49,6 +67,106 @@ _OWNERS: Owners = {
     Message: {"user": (Message.sender_user_id,), "room": (Message.chat_room_id,)},
     MessageReadStatus: {"user": (MessageReadStatus.user_id,)},
 }
+
+
+def _that_day(at: Column) -> ColumnElement[bool]:
+    return and_(at >= FROM, at < TO)
+
+
+_CALLED = _that_day(InteractionLog.started_at)
+_ENDED = func.isfinite(InteractionLog.ended_at, type_=Boolean)
+# By its two ends: `duration_seconds` is 0 until somebody sets it, which the document asks of nobody. Clocks
+# that went back make no call shorter than nothing.
+_LASTED = extract(
+    "epoch", func.greatest(InteractionLog.ended_at, InteractionLog.started_at) - InteractionLog.started_at
+)
+_calls = (
+    select(
+        func.coalesce(InteractionLog.interaction_type, "unknown").label("interaction_type"),
+        InteractionLog.outcome,
+        or_(
+            InteractionLog.outcome == "female_connected",
+            # The outcome often stays what it was; and a connection that ended was made all the same.
+            exists().where(Connection.interaction_log_id == InteractionLog.id).correlate(InteractionLog),
+        ).label("connected"),
+        case((_ENDED, _LASTED)).label("seconds"),
+        InteractionLog.user1_id,
+        InteractionLog.user2_id,
+    )
+    .where(_CALLED)
+    .cte("calls")
+)
+_sides = union_all(
+    select(_calls.c.interaction_type, _calls.c.user1_id.label("user_id")),
+    select(_calls.c.interaction_type, _calls.c.user2_id),
+).subquery("sides")
+_users = (
+    select(_sides.c.interaction_type, func.count(_sides.c.user_id.distinct()).label("users"))
+    .group_by(_sides.c.interaction_type)
+    .subquery("users")
+)
+_CONNECTED = func.count().filter(_calls.c.connected)
+_SECONDS = cast(_calls.c.seconds, Double)
+_calls_daily = (
+    select(
+        bucket_of(ConnectCallsDaily.day),
+        _calls.c.interaction_type,
+        func.count().label("calls"),
+        *(
+            func.count().filter(_calls.c.outcome == outcome).label(outcome)
+            for outcome in ("female_connected", "both_left", "timeout", "no_action")
+        ),
+        func.count().filter(_calls.c.outcome.is_(None)).label("no_outcome"),
+        func.count().filter(_calls.c.seconds.is_(None)).label("open_calls"),
+        _CONNECTED.label("connected"),
+        (cast(_CONNECTED, Double) / cast(func.count(), Double)).label("connect_rate"),
+        func.coalesce(cast(func.sum(_calls.c.seconds), BigInteger), 0).label("total_seconds"),
+        func.percentile_cont(0.5).within_group(_SECONDS).label("median_seconds"),
+        func.percentile_cont(0.95).within_group(_SECONDS).label("p95_seconds"),
+        _users.c.users,
+    )
+    .join(_users, _users.c.interaction_type == _calls.c.interaction_type)
+    .group_by(_calls.c.interaction_type, _users.c.users)
+)
+
+_called = union_all(
+    select(InteractionLog.user1_id.label("user_id")).where(_CALLED),
+    select(InteractionLog.user2_id).where(_CALLED),
+).subquery("called")
+_in_calls = select(func.count(_called.c.user_id.distinct()).label("users")).subquery("in_calls")
+_requests = (
+    select(
+        func.count().label("requests"),
+        *(
+            func.count().filter(VideoRequest.status == status).label(f"requests_{status}")
+            for status in ("pending", "approved", "rejected", "expired")
+        ),
+    )
+    # No index has this column. There are few requests: only people who are connected make any.
+    .where(_that_day(VideoRequest.requested_at))
+    .subquery("requests")
+)
+_messages = (
+    select(
+        func.count().label("messages"),
+        # A system message has somebody for a sender who has not written it.
+        func.count(Message.sender_user_id.distinct())
+        .filter(Message.message_type.is_distinct_from("system"))
+        .label("senders"),
+    )
+    .where(_that_day(Message.created_at))
+    .subquery("messages")
+)
+_daily = (
+    select(
+        bucket_of(ConnectDaily.day),
+        _in_calls.c.users.label("users_in_calls"),
+        *_requests.c,
+        *_messages.c,
+    )
+    .select_from(_in_calls.join(_requests, true()).join(_messages, true()))
+    .where(_in_calls.c.users + _requests.c.requests + _messages.c.messages > 0)
+)
 
 CONNECT = App(
     name="connect",
@@ -199,10 +317,44 @@ CONNECT = App(
             owners=_OWNERS,
         ),
     ),
+    rollups=(
+        Rollup(
+            name="connect.calls_daily",
+            model=ConnectCallsDaily,
+            rule="calls that began that day, by interaction type ('unknown' where there is none): outcomes "
+            "as they stand, connected ones, seconds from began to ended of those that did, different people",
+            why="How many calls lead to a connection, and how long they last; the document leaves analytics "
+            "to the future (connect.md, Schema Organization).",
+            grain=DAY,
+            bucket=ConnectCallsDaily.day,
+            key=(ConnectCallsDaily.interaction_type,),
+            select=_calls_daily,
+            feeds=(
+                Feed(InteractionLog, (InteractionLog.started_at,)),
+                # It counts with its log, which stays for as long as the connection refers to it.
+                Feed(Connection, (Connection.created_at,)),
+            ),
+        ),
+        Rollup(
+            name="connect.daily",
+            model=ConnectDaily,
+            rule="different people in calls that began that day; video requests made that day, by their "
+            "status as it stands; messages sent that day, deleted and system ones too, and the different "
+            "people who sent other than system ones",
+            why="How many people use it, and for what (connect.md, video_requests and messages).",
+            grain=DAY,
+            bucket=ConnectDaily.day,
+            select=_daily,
+            feeds=(
+                Feed(InteractionLog, (InteractionLog.started_at,)),
+                Feed(VideoRequest, (VideoRequest.requested_at,)),
+                Feed(Message, (Message.created_at,)),
+            ),
+        ),
+    ),
     entities={"user": User, "room": ChatRoom},
     untouched={
         connect.User: "accounts are the application's own",
         connect.Profile: "profiles go with their user",
-        connect.Connection: "a connection keeps its log alive; it never ages by itself",
     },
 )

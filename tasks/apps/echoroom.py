@@ -16,6 +16,7 @@ from models.echoroom import (
     User,
     VoiceStatus,
 )
+from tasks.apps.echoroom_rollups import ROLLUPS
 from tasks.apps.retentions import Changes, Goes, Owners, Retention
 from tasks.apps.spec import App
 from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, Sweep, Update
@@ -308,8 +309,7 @@ ECHOROOM = App(
             walk=timedelta(days=1),
         ),
     ),
+    rollups=ROLLUPS,
     entities={"user": User, "room": ChatSession},
-    untouched={
-        echoroom.MessageReaction: "reactions go with their message, or with their anonymous user",
-    },
+    untouched={},
 )

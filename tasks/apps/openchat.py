@@ -20,6 +20,7 @@ from models.openchat import (
     Verification,
 )
 from tasks.apps.columns import Column
+from tasks.apps.openchat_rollups import OPENCHAT_ROLLUPS
 from tasks.apps.retentions import GOING, Changes, Goes, Owners, Retention, Stays
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import ReadPointers
@@ -418,6 +419,7 @@ OPENCHAT = App(
             walk=timedelta(days=1),
         ),
     ),
+    rollups=OPENCHAT_ROLLUPS,
     entities={"user": User, "conversation": Conversation},
     untouched={
         openchat.Account: "OAuth links live as long as their user, and go when that one is anonymised",

@@ -2,9 +2,30 @@
 
 from datetime import timedelta
 
-from sqlalchemy import Integer, Numeric, and_, case, cast, exists, func, or_, select, true
+from sqlalchemy import (
+    CTE,
+    Boolean,
+    ColumnElement,
+    Double,
+    Integer,
+    Numeric,
+    Subquery,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    extract,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    union_all,
+)
 
 from models import pern
+from models.analytics import PernDaily, PernSecurityDaily, PernSessionsDaily
 from models.pern import (
     Attachment,
     AuditLog,
@@ -16,7 +37,9 @@ from models.pern import (
     User,
     UserPublicKey,
 )
+from tasks.apps.columns import Column
 from tasks.apps.retentions import Changes, Goes, Ignored, Owners, Retention
+from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import StatusRows
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
@@ -64,6 +87,63 @@ def _audit(severity: str, longest: bool = False) -> Retention:
         must_archive=True,
     )
 
+
+def _that_day(at: Column) -> ColumnElement[bool]:
+    return and_(at >= FROM, at < TO)
+
+
+# As for `openchat`: no index begins with the time, but one with the conversation.
+_message = (
+    select(Message.conversation_id, Message.sender_id, Message.message_type)
+    .where(Message.conversation_id == Conversation.id, _that_day(Message.created_at))
+    .offset(literal_column("0"))
+    .lateral("message")
+)
+_sent = select(*_message.c).select_from(Conversation.__table__.join(_message, true())).cte("sent")
+_messages = select(
+    func.count().label("messages"),
+    func.count(_sent.c.conversation_id.distinct()).label("conversations"),
+).subquery("messages")
+
+
+def _came(at: Column) -> CTE:
+    """Return the statuses that came at a moment of that day: whose, and how long after their message."""
+    # Each message by its key. PostgreSQL would rather read all that were ever sent, and join.
+    sent_at = select(Message.created_at).where(Message.id == MessageStatus.message_id).scalar_subquery()
+    came = (
+        select(MessageStatus.user_id, at.label("at"), sent_at.label("sent_at"))
+        .where(_that_day(at))
+        .cte(f"{at.key}_that_day")
+        .prefix_with("MATERIALIZED")
+    )
+    # Clocks that went back deliver nothing before it was sent. One sent at no moment has no such time.
+    took = extract("epoch", func.greatest(came.c.at, came.c.sent_at) - came.c.sent_at)
+    seconds = case((func.isfinite(came.c.sent_at, type_=Boolean), cast(took, Double)))
+    return select(came.c.user_id, seconds.label("seconds")).cte(f"{at.key}_seconds")
+
+
+def _receipts(of: CTE, many: str, one: str) -> Subquery:
+    return select(
+        func.count().label(many),
+        func.percentile_cont(0.5).within_group(of.c.seconds).label(f"{one}_median_seconds"),
+        func.percentile_cont(0.95).within_group(of.c.seconds).label(f"{one}_p95_seconds"),
+    ).subquery(many)
+
+
+_read = _came(MessageStatus.read_at)
+_reads = _receipts(_read, "reads", "read")
+_deliveries = _receipts(_came(MessageStatus.delivered_at), "deliveries", "delivery")
+_people = union_all(
+    # A system message has somebody for a sender who has not written it.
+    select(_sent.c.sender_id.label("user_id")).where(_sent.c.message_type != "system"),
+    select(_read.c.user_id),
+).subquery("people")
+_active = select(func.count(_people.c.user_id.distinct()).label("active_users")).subquery("active")
+_daily = (
+    select(bucket_of(PernDaily.day), *_messages.c, *_active.c, *_deliveries.c, *_reads.c)
+    .select_from(_messages.join(_active, true()).join(_deliveries, true()).join(_reads, true()))
+    .where(_messages.c.messages + _deliveries.c.deliveries + _reads.c.reads > 0)
+)
 
 PERN = App(
     name="pern",
@@ -113,7 +193,8 @@ PERN = App(
         Sweep(
             name="pern.sessions",
             model=AuthSession,
-            rule="sessions past expires_at, and those revoked more than {after} ago, are deleted",
+            rule="sessions past expires_at, and those revoked more than {after} ago, are deleted when the "
+            "day on which they began is in the figures",
             why="A refresh token that is of no use should not lie about (pern.md, Access Control: Session "
             "Management); one that was revoked may be asked about for a while.",
             due=or_(AuthSession.expires_at < NOW, AuthSession.revoked_at < _SINCE),
@@ -193,9 +274,64 @@ PERN = App(
         *(_audit(severity) for severity in ("info", "warning", "error", "critical")),
         _audit("security", longest=True),
     ),
+    rollups=(
+        Rollup(
+            name="pern.daily",
+            model=PernDaily,
+            rule="messages sent that day, deleted and system ones too, in how many conversations; statuses "
+            "delivered, and read, that day, and in how many seconds from their message; the different people "
+            "who sent other than system ones, or read",
+            why="Delivery tracking and read receipts (pern.md, Core Entities): how quickly messages arrive, "
+            "and how many people are there.",
+            grain=DAY,
+            bucket=PernDaily.day,
+            select=_daily,
+            feeds=(
+                Feed(Message, (Message.created_at,)),
+                Feed(MessageStatus, (MessageStatus.delivered_at, MessageStatus.read_at)),
+            ),
+        ),
+        Rollup(
+            name="pern.sessions_daily",
+            model=PernSessionsDaily,
+            rule="sessions that began that day, and the different people whose they are",
+            why="Session management (pern.md, Access Control): who signs in, from how many devices.",
+            grain=DAY,
+            bucket=PernSessionsDaily.day,
+            select=select(
+                bucket_of(PernSessionsDaily.day),
+                func.count().label("sessions"),
+                func.count(AuthSession.user_id.distinct()).label("users"),
+            )
+            # No index has this column; those that expired are deleted, so the table stays small.
+            .where(_that_day(AuthSession.created_at))
+            .having(func.count() > 0),
+            feeds=(Feed(AuthSession, (AuthSession.created_at,)),),
+            # `pern.sessions` takes them soon.
+            revisit=None,
+        ),
+        Rollup(
+            name="pern.security_daily",
+            model=PernSecurityDaily,
+            rule="entries of the audit log made that day, by severity, and the different people they name",
+            why="Incidents are seen by their number first (pern.md, Compliance: Audit Logs).",
+            grain=DAY,
+            bucket=PernSecurityDaily.day,
+            key=(PernSecurityDaily.severity,),
+            select=select(
+                bucket_of(PernSecurityDaily.day),
+                cast(AuditLog.severity, Text).label("severity"),
+                func.count().label("events"),
+                func.count(AuditLog.user_id.distinct()).label("users"),
+            )
+            .where(_that_day(AuditLog.created_at))
+            .group_by(AuditLog.severity),
+            feeds=(Feed(AuditLog, (AuditLog.created_at,)),),
+        ),
+    ),
     entities={"user": User, "conversation": Conversation},
     untouched={
-        pern.Conversation: "only read, for its limit; it stays when its messages have gone",
+        pern.Conversation: "only read, for its limit and its messages; it stays when they have gone",
         pern.ConversationParticipant: "only read, for signs of life; memberships do not age",
     },
 )

@@ -5,18 +5,25 @@ Published rows of the outbox are not here: `outbox.relay` removes them itself, b
 
 from datetime import timedelta
 
-from sqlalchemy import and_, exists, or_
+from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, func, or_, select
 
+from models.analytics import AttachmentsDaily
 from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
 from tasks.apps.retentions import Owners, Retention, Stays
-from tasks.apps.rollups import Rollup
+from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
 from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep
 
 #: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
 #: stay, and with the job the latest of its story.
 _OWNERS: Owners = {DeadLetter: {}, AttachmentEvent: {}, ScanVerdict: {}}
 _ITS_JOB = and_(Job.app == AttachmentEvent.app, Job.attachment_id == AttachmentEvent.attachment_id)
+
+# One that goes through the pipeline once more keeps the time at which it was finished before.
+_FINISHED = and_(Job.state == "finished", Job.finished_at.is_not(None))
+_TOOK = cast(extract("epoch", func.greatest(Job.finished_at, Job.created_at) - Job.created_at), Double)
+_SECONDS = case((_FINISHED, _TOOK))
+_VERDICT = func.coalesce(Job.verdict, "none")
 
 OWN = (
     Sweep(
@@ -77,4 +84,30 @@ OWN = (
     ),
 )
 
-OWN_ROLLUPS: tuple[Rollup, ...] = ()
+OWN_ROLLUPS = (
+    Rollup(
+        name="roomkeeper.attachments_daily",
+        model=AttachmentsDaily,
+        rule="files taken up that day, by application and verdict as it stands ('none' where there is none); "
+        "their bytes; those that are finished, and in how many seconds, up to the last time that they were",
+        why="What people upload, what is found in it and how long they wait for it; one that was looked at "
+        "once more is told by its latest verdict.",
+        grain=DAY,
+        bucket=AttachmentsDaily.day,
+        key=(AttachmentsDaily.app, AttachmentsDaily.verdict),
+        select=select(
+            bucket_of(AttachmentsDaily.day),
+            Job.app,
+            _VERDICT.label("verdict"),
+            func.count().label("attachments"),
+            func.count(_SECONDS).label("finished"),
+            func.coalesce(cast(func.sum(Job.size_bytes), BigInteger), 0).label("size_bytes"),
+            func.percentile_cont(0.5).within_group(_SECONDS).label("processing_median_seconds"),
+            func.percentile_cont(0.95).within_group(_SECONDS).label("processing_p95_seconds"),
+        )
+        .where(Job.created_at >= FROM, Job.created_at < TO)
+        # By the column: each parameter would be another expression to PostgreSQL.
+        .group_by(Job.app, Job.verdict),
+        feeds=(Feed(Job, (Job.created_at,)),),
+    ),
+)

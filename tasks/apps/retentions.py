@@ -118,19 +118,23 @@ class Retention(Sweep):
             Otherwise NOW - AFTER.
         guard: which rows besides; None for all.
         refers: what refers to the table's rows, key by key, with the reason.
+        until: until when a row of the table counts in the figures that are made of it, where the latest
+            moment of `Feed.at` does not say it.
         owners: whose the rows of all tables concerned are, for legal holds.
         after: the period; None where no document gives one: the policy is off until it is set.
         archive: whether rows are archived before they go.
         must_archive: whether an operator may not do without (`ROOMKEEPER_ARCHIVE_OFF`).
         ignored: what of other rows it ignores, and tells at each run.
         follows: policies of the same page that take what keeps rows of this one alive; told to people only.
-        due: made of the above.
+        due: made of the above. What rollups count goes only when its buckets are closed, besides
+            (`tasks/engines/closed.py`).
     """
 
     age: Any
     owners: Owners
     cutoff: Any = None
     guard: ColumnElement[bool] | None = None
+    until: Any = None
     refers: tuple[Reference, ...] = ()
     archive: bool = True
     must_archive: bool = False
@@ -158,7 +162,8 @@ class Retention(Sweep):
     def alone(self) -> bool:
         """Whether rows go by themselves, judged by nothing but themselves and holds."""
         looks = any(isinstance(part, SelectBase) for part in iterate(self.old_enough()))
-        return not (looks or self.refers or self._on_hold_by_look() or isinstance(self.then, Update))
+        changes = isinstance(self.then, Update)
+        return not (looks or self.refers or self._on_hold_by_look() or changes or self.until is not None)
 
     @property
     def found(self) -> ColumnElement[bool] | None:
@@ -168,6 +173,12 @@ class Retention(Sweep):
     def family(self) -> Iterator[tuple[Goes, ...]]:
         """Yield the paths from the table to each of those whose rows go with its own, parents first."""
         yield from _paths((), self.refers)
+
+    def path_to(self, table: Table) -> tuple[Goes, ...] | None:
+        """Return the path from the policy's table to one whose rows go; None if those of that one stay."""
+        if table is self.table and isinstance(self.then, Delete):
+            return ()
+        return next((path for path in self.family() if table_of(model_of(path[-1].by)) is table), None)
 
     def tables(self) -> list[Table]:
         """Return the tables whose rows may go."""

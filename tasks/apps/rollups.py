@@ -223,7 +223,7 @@ class Rollup:
 
     def needs(self) -> list[Need]:
         """Return what the rollup needs of the database."""
-        read: dict[Table, set[str]] = {feed.table: set() for feed in self.feeds}
+        read: dict[Table, set[str]] = {feed.table: names_of(feed.at) for feed in self.feeds}
         for one in self._statements():
             for part in iterate(one):
                 if not isinstance(part, TableColumn):

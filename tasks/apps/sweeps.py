@@ -108,7 +108,9 @@ class Sweep:
         model: the table that is swept.
         rule: what happens to which rows, in words; `{after}` stands for the period that is set.
         why: the reason, with the document that it comes from.
-        due: which rows, as a condition on NOW and AFTER that may look into other tables and minds NULLs.
+        due: which rows, as a condition on NOW and AFTER that may look into other tables and minds NULLs. Of
+            rows that are deleted those that a rollup counts go only when their buckets are closed, besides
+            (`tasks/engines/closed.py`).
         then: what happens to them.
         every: how often, unless set otherwise.
         after: the period in `due`, unless set otherwise; None where there is none.

@@ -3,11 +3,11 @@
 A run, in this order, each step in a transaction of its own:
 
 1. What the application will overwrite is copied (`Rollup.observe`).
-2. Buckets whose time to settle is over are computed as a whole and **closed**: the watermark moves on in the
+2. **Open** buckets are computed, whatever else is left to do: key by key where the rollup says what has
+   changed; else as a whole, if the counters of its tables say that anything was written.
+3. Buckets whose time to settle is over are computed as a whole and **closed**: the watermark moves on in the
    same transaction. After a pause there are many; the run goes on for its time, and the next one takes up the
    rest.
-3. **Open** buckets are computed: key by key where the rollup says what has changed; else as a whole, if the
-   counters of its tables say that anything was written.
 4. Closed buckets are **revisited**, each about once a day for as long as the rollup says: what came late, was
    corrected or deleted since. A bucket that comes out the same is not written.
 
@@ -20,15 +20,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, func, select, update
+import structlog
+from sqlalchemy import Connection, Executable, Row, Table, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models.analytics import RollupLive, RollupState
 from tasks.apps.rollups import Rollup
@@ -36,12 +38,18 @@ from tasks.engines.calendar import Bucket, bucket_at, buckets
 from tasks.engines.rollup_statements import PROBE, statements
 from workers.db import transaction
 
+log = structlog.get_logger(__name__)
+
 #: How often closed buckets are revisited, and whole tables surveyed.
 ROUND = timedelta(days=1)
 #: After such a pause what a run has not seen is looked for in whole tables.
 PAUSE = timedelta(hours=1)
 #: A transaction that was under way at the last run has written rows since that say they are older.
 SLACK = timedelta(minutes=10)
+#: More keys of a bucket are not looked up.
+MANY = 200
+#: How often a bucket is computed at most, if what it is about goes meanwhile.
+TURNS = 3
 #: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
 #: not compiled, which takes longer than most of them run. Of what the steps of a select give PostgreSQL knows
 #: nothing, and sorts it all to merge a few rows, where it could look them up. A commit does not wait for the
@@ -96,6 +104,10 @@ class Progress:
     more: bool = False
 
 
+class MovedError(Exception):
+    """Another run, of other settings maybe, has moved the watermark; the next run goes by what it finds."""
+
+
 class OtherZoneError(Exception):
     """The rollup counts the days of another time zone than the one that is set here."""
 
@@ -141,13 +153,15 @@ class Run:
         with self._transaction() as connection:
             state = self._begun(connection)
             self._observe(connection, state)
+        state = self._open()
         while due_by(self.rollup, bucket := self._bucket(state.watermark)) <= self.now:
             # One at least: or one that takes longer than a run would never be closed.
             if self.progress.closed and monotonic() > deadline:
                 self.progress.more = True
                 return self.progress
             state = self._close(bucket)
-        state = self._open()
+            if state.watermark < bucket.end:
+                raise MovedError("somebody else has moved the watermark meanwhile")
         while monotonic() < deadline and self._revisit_due(state):
             state = self._revisit()
         return self.progress
@@ -161,30 +175,63 @@ class Run:
 
     def _begun(self, connection: Connection) -> State:
         state = state_of(connection, self.rollup)
-        if state is not None and state.zone == self.zone:
-            return state
-        state = self._locked(connection)
-        if state is None:
-            first = connection.execute(statements(self.rollup).earliest).scalar_one()
-            back = self.now - (self.rollup.revisit or timedelta(0))
-            start = self._bucket(back if first is None else min(first, back)).start
-            values = {"name": self.rollup.name, "zone": self.zone, "watermark": start}
-            new = insert(RollupState).values(**values, covered_from=start)
-            connection.execute(new.on_conflict_do_nothing())
-        elif state.zone != self.zone:
-            start = self._bucket(state.covered_from).start
-            self._set(
-                connection,
-                zone=self.zone,
-                watermark=start,
-                covered_from=start,
-                ticked_at=None,
-                probe=None,
-                revisit_at=None,
-            )
-        state = self._locked(connection)
-        assert state is not None
+        if state is None or (state.zone, state) != (self.zone, self._mended(state)):
+            state = self._locked(connection)
+            if state is None:
+                self._first(connection)
+            else:
+                if state.zone != self.zone:
+                    state = self._in_this_zone(state)
+                self._set(connection, **asdict(self._mended(state)))
+            state = self._locked(connection)
+            assert state is not None
         return state
+
+    def _first(self, connection: Connection) -> None:
+        first = connection.execute(statements(self.rollup).earliest).scalar_one()
+        # As far back as late rows may be of; but not where the application has made the figures so far, and
+        # nobody can say of what.
+        back = self.now - (self.rollup.revisit or timedelta(0)) if self.rollup.zeros is None else self.now
+        start = self._bucket(back if first is None else min(first, back)).start
+        values = {"name": self.rollup.name, "zone": self.zone, "watermark": start, "covered_from": start}
+        connection.execute(insert(RollupState).values(**values).on_conflict_do_nothing())
+
+    def _in_this_zone(self, state: State) -> State:
+        """Return the state with which all days are computed anew, but for those whose rows are gone."""
+        start = self._bucket(state.covered_from).start
+        kept = state.frozen_to
+        if self.rollup.revisit is None:
+            closed = state.watermark - timedelta(microseconds=1)
+            kept = closed if kept is None else max(kept, closed)
+        return replace(
+            state,
+            zone=self.zone,
+            watermark=start,
+            covered_from=start,
+            frozen_to=kept,
+            ticked_at=None,
+            probe=None,
+            revisit_at=None,
+        )
+
+    def _mended(self, state: State) -> State:
+        """Return a state that holds: at the edge of a bucket, and not ahead of the moment.
+
+        The rules of a zone may change after the fact, and a clock may have been ahead for a while.
+        """
+        edge = self._bucket(min(state.watermark, self.now)).start
+
+        def past(moment: datetime | None) -> datetime | None:
+            return None if moment is None else min(moment, self.now)
+
+        return replace(
+            state,
+            watermark=edge,
+            covered_from=min(state.covered_from, edge),
+            ticked_at=past(state.ticked_at),
+            surveyed_at=past(state.surveyed_at),
+            revisited_at=past(state.revisited_at),
+        )
 
     def _locked(self, connection: Connection) -> State | None:
         return state_of(connection, self.rollup, lock=True)
@@ -202,8 +249,16 @@ class Run:
         paused = self.now - since > PAUSE
         long_ago = state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
         if self.rollup.survey and (paused or long_ago):
-            for statement in self.rollup.survey:
-                connection.execute(statement, values)
+            try:
+                with connection.begin_nested():
+                    for statement in self.rollup.survey:
+                        connection.execute(statement, values)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                # A table too large for the time there is: figures are made all the same, and it is tried
+                # again in a day.
+                log.warning("rollup.not_surveyed", rollup=self.rollup.name, error=type(error.orig).__name__)
             self._set(connection, surveyed_at=self.now)
 
     def _close(self, bucket: Bucket) -> State:
@@ -222,35 +277,40 @@ class Run:
         return state
 
     def _open(self) -> State:
-        """Bring the open buckets up to the moment."""
+        """Bring the open buckets up to the moment: those that are not to be closed yet."""
+        first = self._bucket(self.now - self.rollup.settle).start
         with self._transaction() as connection:
             state = self._locked(connection)
             assert state is not None
+            start = max(first, state.watermark)
             if self.rollup.keyed is not None:
-                self._open_keys(connection, state)
+                self._open_keys(connection, state, start)
             else:
                 probe = self._probe(connection)
                 # Counters that nobody keeps say nothing.
                 if probe is None or probe != state.probe:
-                    for bucket in self._buckets(state.watermark, self.now):
-                        self._replace(connection, bucket)
+                    self._whole(connection, state, start)
                 self._set(connection, ticked_at=self.now, probe=probe)
         self.watch(self.progress)
         return state
 
-    def _open_keys(self, connection: Connection, state: State) -> None:
+    def _whole(self, connection: Connection, state: State, start: datetime) -> None:
+        for bucket in self._buckets(start, self.now):
+            if not frozen(self.rollup, state, bucket):
+                self._replace(connection, bucket)
+
+    def _open_keys(self, connection: Connection, state: State, start: datetime) -> None:
         keyed = self.rollup.keyed
         assert keyed is not None
         its = RollupLive.rollup == self.rollup.name
         live = {row[0]: row[1] for row in connection.execute(keyed.live, {"now": self.now})}
         before = {row.key: row.since for row in connection.execute(select(RollupLive).where(its))}
         if state.ticked_at is None or self.now - state.ticked_at > ROUND:
-            for bucket in self._buckets(state.watermark, self.now):
-                self._replace(connection, bucket)
+            self._whole(connection, state, start)
         else:
             since = state.ticked_at - SLACK
             values = {"now": self.now, "since": since}
-            todo = {key: max(at, state.watermark) for key, at in live.items()}
+            todo = {key: max(at, start) for key, at in live.items()}
             for key, at in connection.execute(keyed.changed, values):
                 todo[key] = min(at, todo.get(key, at))
             # What has ended since may have ended long ago: only now is it said.
@@ -393,16 +453,26 @@ class Run:
                 of[bucket].append(key)
         for bucket in sorted(of):
             if not frozen(self.rollup, state, bucket):
-                self._replace(connection, bucket, sorted(of[bucket]))
+                # Of many keys it takes longer to look each up than to read the bucket.
+                keys = sorted(of[bucket]) if len(of[bucket]) <= MANY else None
+                self._replace(connection, bucket, keys)
 
     def _replace(self, connection: Connection, bucket: Bucket, keys: Sequence[UUID] | None = None) -> None:
         made = statements(self.rollup)
         values = parameters(bucket, self.now)
-        if keys is None:
-            written, gone = connection.execute(made.replace, values).one()
-        else:
+        statement: Executable = made.replace
+        if keys is not None:
             assert made.replace_keys is not None
-            written, gone = connection.execute(made.replace_keys, {**values, "keys": list(keys)}).one()
+            statement, values = made.replace_keys, {**values, "keys": list(keys)}
+        for turn in range(1, TURNS + 1):
+            try:
+                with connection.begin_nested():
+                    written, gone = connection.execute(statement, values).one()
+                break
+            except IntegrityError:
+                # A room that was there when it was computed is not any more.
+                if turn == TURNS:
+                    raise
         with self._adding:
             self.progress.rows += written + gone
             self.progress.buckets += 1

@@ -79,7 +79,7 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
     target = rollup.table
     bucket, keys = _names(rollup)
     fresh = of.cte("fresh")
-    same = exists().where(*(fresh.c[key] == target.c[key] for key in keys))
+    same = exists().where(*(fresh.c[key] == target.c[key] for key in [bucket, *keys]))
     vanished = [*_in_bucket(rollup, only), ~same]
     gone: CTE
     if rollup.zeros is None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,8 @@ from tasks.engines.calendar import Bucket
 
 SKEW = timedelta(days=1)
 DEAD = timedelta(hours=12)
+#: A clock that says it is earlier was never set.
+FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 #: (room, day) → peak, minutes, people.
 Figures = dict[tuple[UUID, date], tuple[int, int, int]]
 Row = Mapping[str, Any]
@@ -23,7 +25,7 @@ People = dict[str, list[tuple[datetime, datetime]]]
 
 
 def table(connection: Connection, model: Any) -> list[Row]:
-    return list(connection.execute(select(table_of(model))).mappings())
+    return [dict(row) for row in connection.execute(select(table_of(model))).mappings()]
 
 
 def figures(connection: Connection) -> Figures:
@@ -50,7 +52,7 @@ def expected(connection: Connection, days: Iterable[Bucket], now: datetime) -> F
         )
         for stay in stays:
             room, joined = stay["room_id"], stay["joined_at"]
-            if room is None or joined is None or stay["role"] == "broadcaster":
+            if room is None or joined is None or joined < FIRST or stay["role"] == "broadcaster":
                 continue
             over = ended(stay, rooms[room], stays, log, now)
             began = max(joined, day.start)

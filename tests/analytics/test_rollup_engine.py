@@ -21,7 +21,8 @@ from tasks.apps.columns import table_of
 from tasks.engines.calendar import buckets, day_of
 from tasks.engines.rollup import FrozenError, Progress, Run, State, lag, state_of
 from tests.analytics.oracle_audiorooms import expected, figures
-from tests.platform import Platform, eventually
+from tests.platform import Platform, environment, eventually
+from workers.db import get_engine
 
 ROOMS = ROLLUPS["audiorooms.room_analytics"]
 #: One without keys, of one table.
@@ -155,8 +156,6 @@ def test_counters_that_nobody_keeps_say_nothing(platform: Platform) -> None:
     platform.engine.dispose()
     with platform.engine.begin() as connection:
         connection.execute(text("SET track_counts = off"))
-    from workers.db import get_engine
-
     get_engine().dispose()
     for hour in (1, 2, 3):
         log(platform, at(hours=hour))
@@ -165,21 +164,19 @@ def test_counters_that_nobody_keeps_say_nothing(platform: Platform) -> None:
 
 
 def test_the_tables_may_lie_in_another_schema(platform: Platform) -> None:
-    from workers.db import get_engine
-
     with platform.engine.begin() as connection:
         connection.execute(text('ALTER SCHEMA pern RENAME TO "Chat-1"'))
-    engine = platform.engine.execution_options(schema_translate_map={"pern": "Chat-1"})
+    platform.set(schemas="pern=Chat-1")
+    get_engine().dispose()
     get_engine.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workers.db.get_engine", lambda: engine)
+    with environment(platform.environment):
         tick(at(hours=3))
-        with engine.begin() as connection:
+        with get_engine().begin() as connection:
             row = {"id": uuid4(), "created_at": at(hours=1), "action": "a", "resource_type": "b"}
             connection.execute(insert(table_of(AuditLog)).values(**row, ip_address="::1", user_agent="x"))
-            connection.execute(text("SELECT pg_stat_force_next_flush()"))
-        tick(at(hours=4))
-    assert events(platform) == {TODAY: 1}
+        eventually(lambda: tick(at(hours=4)) and events(platform) == {TODAY: 1})
+    get_engine().dispose()
+    get_engine.cache_clear()
 
 
 # -- what comes late -------------------------------------------------------------------------------------
@@ -270,6 +267,48 @@ def test_a_room_does_not_lose_days_that_are_frozen(platform: Platform) -> None:
         }
 
 
+# -- a state that does not hold ---------------------------------------------------------------------------
+
+
+def test_a_watermark_within_a_day_goes_back_to_its_beginning(platform: Platform) -> None:
+    """As after the rules of a zone have changed."""
+    log(platform, at(days=-1, hours=5), at(hours=5))
+    tick(at(hours=12))
+    with platform.engine.begin() as connection:
+        connection.execute(update(RollupState).values(watermark=at(days=-1, hours=7), probe=None))
+    tick(at(days=3), seconds=60)
+    assert state(platform).watermark == at(days=2)
+    assert events(platform) == {date(2026, 3, 27): 1, TODAY: 1}
+
+
+def test_a_clock_that_was_ahead_does_not_stop_the_figures(platform: Platform) -> None:
+    tick(at(hours=12))
+    tick(at(days=30))
+    log(platform, at(hours=13), at(days=-2))
+    eventually(lambda: tick(at(hours=14)) and events(platform) == {TODAY: 1})
+    assert state(platform).watermark == at()
+    log(platform, at(days=1, hours=1))
+    found = {date(2026, 3, 26): 1, TODAY: 1, date(2026, 3, 29): 1}
+    eventually(lambda: tick(at(days=1, hours=14)) and events(platform) == found)
+
+
+def test_today_comes_first(platform: Platform) -> None:
+    log(platform, at(days=-60), at(hours=1))
+    done = tick(at(hours=12), seconds=0)
+    assert (done.closed, done.more) == (1, True)
+    assert events(platform)[TODAY] == 1
+
+
+def test_another_zone_does_not_compute_days_anew_whose_rows_are_gone(platform: Platform) -> None:
+    once = replace(EVENTS, revisit=None)
+    log(platform, at(days=-2, hours=1), at(days=-1, hours=1), at(hours=1))
+    Run(once, at(hours=12), "UTC").go()
+    with platform.engine.begin() as connection:
+        connection.execute(delete(AuditLog).where(AuditLog.created_at < at()))
+    Run(once, at(hours=12), "Europe/Berlin").go()
+    assert events(platform) == {date(2026, 3, 26): 1, date(2026, 3, 27): 1, TODAY: 1}
+
+
 # -- zones -----------------------------------------------------------------------------------------------
 
 
@@ -340,7 +379,8 @@ def test_one_that_fails_says_so_and_has_closed_what_it_closed(platform: Platform
     with platform.engine.begin() as connection:
         (row,) = connection.execute(select(JobRun)).all()
     assert (row.outcome, row.rows) == ("failed", 1)
-    assert state(platform).watermark == at(days=-37)
+    # Today came first.
+    assert state(platform).watermark == at(days=-38)
 
 
 def test_it_does_not_overlap_with_itself(platform: Platform) -> None:

@@ -1,0 +1,77 @@
+"""The figures of `openchat`; those of its attachments are the platform's own (`tasks/apps/platform.py`)."""
+
+from sqlalchemy import Boolean, Double, and_, case, cast, extract, func, literal_column, select, true
+
+from models.analytics import OpenchatDaily, OpenchatMessagesDaily
+from models.openchat import Conversation, Message
+from tasks.apps.rollups import DAY, FROM_UTC, TO_UTC, Feed, Rollup, bucket_of
+
+_FEEDS = (Feed(Message, (Message.created_at,)),)
+
+# No index begins with the time, but one with the conversation: each is asked for what was said in it that
+# day. 20,000 conversations take 0.15 s, however much was said on other days; to read all of 2 million
+# messages takes three times as long. OFFSET keeps PostgreSQL from making a join of it that reads them all.
+_message = (
+    select(
+        Message.conversation_id,
+        Message.sender_id,
+        Message.content_type,
+        Message.is_system_message,
+        Message.created_at,
+        Message.delivered_at,
+    )
+    .where(
+        Message.conversation_id == Conversation.id,
+        Message.created_at >= FROM_UTC,
+        Message.created_at < TO_UTC,
+    )
+    .offset(literal_column("0"))
+    .lateral("sent")
+)
+_sent = Conversation.__table__.join(_message, true())
+
+_said = _message.c
+#: Somebody wrote it; a system message has a sender who did not.
+_WRITTEN = and_(_said.is_system_message.is_not(True), _said.content_type != "system")
+# A clock that went back delivers nothing before it was sent.
+_TOOK = cast(extract("epoch", func.greatest(_said.delivered_at, _said.created_at) - _said.created_at), Double)
+_SECONDS = case((func.isfinite(_said.delivered_at, type_=Boolean), _TOOK))
+
+OPENCHAT_ROLLUPS = (
+    Rollup(
+        name="openchat.messages_daily",
+        model=OpenchatMessagesDaily,
+        rule="messages sent that day by content type, deleted ones too",
+        why="What people send to one another (openchat.md, Monitoring and Analytics).",
+        grain=DAY,
+        bucket=OpenchatMessagesDaily.day,
+        key=(OpenchatMessagesDaily.content_type,),
+        select=select(
+            bucket_of(OpenchatMessagesDaily.day), _said.content_type, func.count().label("messages")
+        )
+        .select_from(_sent)
+        .group_by(_said.content_type),
+        feeds=_FEEDS,
+    ),
+    Rollup(
+        name="openchat.daily",
+        model=OpenchatDaily,
+        rule="messages sent that day, deleted and system ones too, in how many conversations; the different "
+        "people who sent other than system ones; those delivered by now, and in how many seconds",
+        why="Message delivery times and user activity (openchat.md, Monitoring and Analytics).",
+        grain=DAY,
+        bucket=OpenchatDaily.day,
+        select=select(
+            bucket_of(OpenchatDaily.day),
+            func.count().label("messages"),
+            func.count(_said.sender_id.distinct()).filter(_WRITTEN).label("active_users"),
+            func.count(_said.conversation_id.distinct()).label("conversations"),
+            func.count(_SECONDS).label("delivered"),
+            func.percentile_cont(0.5).within_group(_SECONDS).label("delivery_median_seconds"),
+            func.percentile_cont(0.95).within_group(_SECONDS).label("delivery_p95_seconds"),
+        )
+        .select_from(_sent)
+        .having(func.count() > 0),
+        feeds=_FEEDS,
+    ),
+)

@@ -1,0 +1,191 @@
+"""The figures of attachments."""
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, update
+
+from models.platform import AttachmentJob
+from tasks.apps.columns import table_of
+from tasks.apps.platform import OWN_ROLLUPS
+from tests.analytics import oracle_attachments as oracle
+from tests.analytics.figuring import (
+    INSTANT,
+    LEAPS,
+    Place,
+    Rows,
+    agree,
+    computed,
+    empty,
+    flat,
+    midnight,
+    needed,
+)
+from tests.analytics.oracle_attachments import job
+from tests.platform import Platform
+
+(DAILY,) = OWN_ROLLUPS
+DAY = LEAPS["UTC"]
+NEXT = DAY + timedelta(days=1)
+START = midnight(DAY)
+NOON = START + timedelta(hours=12)
+#: The first columns of the key.
+HERE = (DAY, "openchat")
+
+
+def found(platform: Platform, zone: str = "UTC") -> dict[Place, Any]:
+    """Compute all days that a test may touch; return all figures."""
+    day = LEAPS[zone]
+    return computed(platform, DAILY, day - timedelta(days=2), day + timedelta(days=3), zone)
+
+
+@pytest.mark.parametrize("zone", LEAPS)
+def test_the_figures_are_the_oracles(platform: Platform, zone: str) -> None:
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @given(chance=st.randoms(use_true_random=True))
+    def check(chance: random.Random) -> None:
+        rows = oracle.history(chance, zone)
+        empty(platform, [table_of(AttachmentJob)])
+        rows.write(platform)
+        agree(found(platform, zone), flat(oracle.daily(rows, zone)))
+
+    check()
+
+
+def test_a_file_is_of_the_day_in_which_it_was_taken_up(platform: Platform) -> None:
+    rows = Rows()
+    for taken_up in (START - INSTANT, START, START + INSTANT, midnight(NEXT) - INSTANT, midnight(NEXT)):
+        job(rows, taken_up, taken_up + timedelta(days=2), verdict="clean")
+    rows.write(platform)
+    figures = found(platform)
+    days = {day: value for (day, _, _, name), value in figures.items() if name == "attachments"}
+    assert days == {DAY - timedelta(days=1): 1, DAY: 3, NEXT: 1}
+    assert figures[(*HERE, "clean", "processing_median_seconds")] == 2 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours"), [("Europe/Berlin", 23), ("America/New_York", 25), ("Asia/Kathmandu", 24)]
+)
+def test_a_day_is_as_long_as_its_zone_has_it(platform: Platform, zone: str, hours: int) -> None:
+    rows, day = Rows(), LEAPS[zone]
+    for hour in range(-1, hours + 1):
+        job(rows, midnight(day, zone) + timedelta(hours=hour))
+    rows.write(platform)
+    figures = found(platform, zone)
+    assert [figures[day + timedelta(days=by), "openchat", "none", "attachments"] for by in (-1, 0, 1)] == [
+        1,
+        hours,
+        1,
+    ]
+
+
+def test_each_application_and_verdict_has_a_row(platform: Platform) -> None:
+    rows = Rows()
+    wanted: dict[Place, int] = {}
+    for app in oracle.APPS:
+        for count, verdict in enumerate(oracle.VERDICTS, start=len(wanted) + 1):
+            for _ in range(count):
+                job(rows, NOON, NOON, app=app, verdict=verdict, size_bytes=1000)
+            wanted[DAY, app, verdict or "none"] = count
+    rows.write(platform)
+    figures = found(platform)
+    for name, times in (("attachments", 1), ("finished", 1), ("size_bytes", 1000)):
+        assert {key[:3]: value for key, value in figures.items() if key[3] == name} == {
+            key: times * count for key, count in wanted.items()
+        }
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 21, 22, 41])
+def test_processing_is_of_those_that_are_finished(platform: Platform, count: int) -> None:
+    rows, chance = Rows(), random.Random(count)
+    took = [timedelta(microseconds=chance.randrange(60_000_000)) for _ in range(count)]
+    for length in took:
+        job(rows, NOON, NOON + length)
+    # Neither one that goes through once more, nor one that nobody works on any more.
+    for state in ("waiting", "parked"):
+        job(rows, NOON, NOON + timedelta(hours=9), state=state)
+    job(rows, NOON)
+    rows.write(platform)
+    figures = found(platform)
+    agree(figures, flat(oracle.daily(rows, "UTC")))
+    ordered = sorted(length.total_seconds() for length in took)
+    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    assert figures[(*HERE, "none", "processing_median_seconds")] == pytest.approx(middle)
+    assert figures[(*HERE, "none", "attachments")] == count + 3
+    assert figures[(*HERE, "none", "finished")] == count
+
+
+def test_nothing_is_finished_before_it_was_taken_up(platform: Platform) -> None:
+    rows = Rows()
+    for length in (-3600, 0, 10):
+        job(rows, NOON, NOON + timedelta(seconds=length))
+    rows.write(platform)
+    figures = found(platform)
+    assert figures[(*HERE, "none", "processing_median_seconds")] == 0
+    assert figures[(*HERE, "none", "processing_p95_seconds")] == pytest.approx(9)
+
+
+def test_a_size_that_is_not_known_counts_nothing(platform: Platform) -> None:
+    rows = Rows()
+    job(rows, NOON, verdict="clean")
+    for size in (None, 0, 10**12):
+        job(rows, NOON, verdict="infected", size_bytes=size)
+    rows.write(platform)
+    figures = found(platform)
+    assert figures[(*HERE, "clean", "size_bytes")] == 0
+    assert figures[(*HERE, "infected", "size_bytes")] == 10**12
+
+
+def test_a_verdict_that_changes_moves_its_file(platform: Platform) -> None:
+    rows = Rows()
+    first, _ = (job(rows, NOON, NOON, verdict="clean", size_bytes=5) for _ in range(2))
+    rows.write(platform)
+    assert found(platform)[(*HERE, "clean", "attachments")] == 2
+
+    def after(statement: Any) -> dict[Place, Any]:
+        with platform.engine.begin() as connection:
+            connection.execute(statement)
+        return {key[2:]: value for key, value in found(platform).items()}
+
+    its = update(AttachmentJob).where(AttachmentJob.attachment_id == first)
+    figures = after(its.values(state="waiting", outcome=None, verdict=None))
+    assert (figures["clean", "attachments"], figures["none", "finished"]) == (1, 0)
+    later = NOON + timedelta(days=3)
+    figures = after(
+        its.values(state="finished", outcome="quarantined", verdict="infected", finished_at=later)
+    )
+    assert figures["infected", "processing_median_seconds"] == 3 * 86_400
+    assert "none" not in {verdict for verdict, _ in figures}
+    figures = after(delete(AttachmentJob).where(AttachmentJob.attachment_id == first))
+    assert {verdict for verdict, _ in figures} == {"clean"}
+    assert after(delete(AttachmentJob)) == {}
+
+
+def test_it_needs_what_it_names() -> None:
+    columns = {"app", "state", "verdict", "size_bytes", "created_at", "finished_at"}
+    assert needed(DAILY) == {"roomkeeper.attachment_jobs": (columns, {"SELECT"})}
+    (feed,) = DAILY.feeds
+    assert feed.model is AttachmentJob
+    assert [at.key for at in feed.at] == ["created_at"]
+
+
+def test_an_index_finds_the_jobs_of_a_day(platform: Platform) -> None:
+    # So few rows are read faster as a whole.
+    platform.sql(
+        "INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state, created_at)"
+        " SELECT 'pern', gen_random_uuid(), 'waiting', timestamptz '2026-01-01Z' + n * interval '1 hour'"
+        " FROM generate_series(1, 5000) AS n"
+    )
+    platform.sql("ANALYZE roomkeeper.attachment_jobs")
+    bucket = {"bucket_from": START, "bucket_to": midnight(NEXT), "bucket": DAY, "now": NOON}
+    statement = DAILY.select
+    with platform.engine.begin() as connection:
+        compiled = statement.compile(connection)
+        explained = connection.exec_driver_sql(
+            f"EXPLAIN {compiled}", {name: bucket.get(name, value) for name, value in compiled.params.items()}
+        )
+        assert "attachment_jobs_created_at" in "\n".join(row[0] for row in explained)

@@ -1,0 +1,315 @@
+"""The figures of `pern`."""
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Table, delete, text, update
+
+from models.pern import AuditLog, AuthSession, Message, MessageStatus
+from tasks.apps import APPS
+from tests.analytics import oracle_pern as oracle
+from tests.analytics.figuring import (
+    INSTANT,
+    LEAPS,
+    Place,
+    Rows,
+    agree,
+    computed,
+    empty,
+    flat,
+    midnight,
+    needed,
+)
+from tests.analytics.oracle_pern import (
+    LONG_AGO,
+    conversation,
+    entry,
+    message,
+    person,
+    session,
+    status,
+)
+from tests.platform import Platform
+
+DAILY, SESSIONS, SECURITY = APPS["pern"].rollups
+TABLES: list[Table] = APPS["pern"].tables()
+DAY = LEAPS["UTC"]
+BEFORE, NEXT = DAY - timedelta(days=1), DAY + timedelta(days=1)
+START = midnight(DAY)
+NOON = START + timedelta(hours=12)
+#: Moments about the edges of a day, and the day that each is of.
+EDGES = {
+    START - INSTANT: BEFORE,
+    START: DAY,
+    START + INSTANT: DAY,
+    midnight(NEXT) - INSTANT: DAY,
+    midnight(NEXT): NEXT,
+}
+BY_DAY = {BEFORE: 1, DAY: 3, NEXT: 1}
+
+
+def found(platform: Platform, rollup: Any = DAILY, zone: str = "UTC") -> dict[Place, Any]:
+    """Compute all days that a test may touch; return all figures."""
+    day = LEAPS[zone]
+    return computed(platform, rollup, day - timedelta(days=2), day + timedelta(days=3), zone)
+
+
+def of(figures: dict[Place, Any], name: str) -> dict[Any, Any]:
+    """Return one figure by day, without those days where it is 0."""
+    return {key[0]: value for key, value in figures.items() if key[-1] == name and value}
+
+
+def after(platform: Platform, statement: Any, rollup: Any = DAILY) -> dict[Place, Any]:
+    """Return the figures after a statement."""
+    with platform.engine.begin() as connection:
+        connection.execute(statement)
+    return found(platform, rollup)
+
+
+@pytest.mark.parametrize("zone", LEAPS)
+def test_the_figures_are_the_oracles(platform: Platform, zone: str) -> None:
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @given(chance=st.randoms(use_true_random=True))
+    def check(chance: random.Random) -> None:
+        rows = oracle.history(chance, zone)
+        empty(platform, TABLES)
+        rows.write(platform)
+        # What is of another year is not computed here.
+        wanted = {key: row for key, row in oracle.daily(rows, zone).items() if key[0] > LONG_AGO.date()}
+        agree(found(platform, DAILY, zone), flat(wanted))
+        agree(found(platform, SESSIONS, zone), flat(oracle.sessions_daily(rows, zone)))
+        agree(found(platform, SECURITY, zone), flat(oracle.security_daily(rows, zone)))
+
+    check()
+
+
+# -- messages -------------------------------------------------------------------------------------------
+
+
+def test_everything_is_of_the_day_of_its_own_moment(platform: Platform) -> None:
+    rows = Rows()
+    where = conversation(rows)
+    old = message(rows, where, LONG_AGO)
+    for at in EDGES:
+        message(rows, where, at)
+        status(rows, old, delivered=at)
+        status(rows, old, read=at)
+        session(rows, at)
+        entry(rows, at)
+    rows.write(platform)
+    figures = found(platform)
+    for name in ("messages", "deliveries", "reads"):
+        assert of(figures, name) == BY_DAY
+    assert of(figures, "active_users") == {day: 2 * count for day, count in BY_DAY.items()}
+    assert of(found(platform, SESSIONS), "sessions") == BY_DAY
+    assert of(found(platform, SECURITY), "events") == BY_DAY
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours"), [("Europe/Berlin", 23), ("America/New_York", 25), ("Asia/Kathmandu", 24)]
+)
+def test_a_day_is_as_long_as_its_zone_has_it(platform: Platform, zone: str, hours: int) -> None:
+    rows, day = Rows(), LEAPS[zone]
+    where = conversation(rows)
+    old = message(rows, where, LONG_AGO)
+    for hour in range(-1, hours + 1):
+        at = midnight(day, zone) + timedelta(hours=hour)
+        message(rows, where, at)
+        status(rows, old, delivered=at, read=at)
+        session(rows, at)
+        entry(rows, at)
+    rows.write(platform)
+    wanted = {day - timedelta(days=1): 1, day: hours, day + timedelta(days=1): 1}
+    for name in ("messages", "deliveries", "reads"):
+        assert of(found(platform, DAILY, zone), name) == wanted
+    assert of(found(platform, SESSIONS, zone), "sessions") == wanted
+    assert of(found(platform, SECURITY, zone), "events") == wanted
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 21, 22, 41])
+def test_latencies_are_from_the_message_on(platform: Platform, count: int) -> None:
+    rows, chance = Rows(), random.Random(count)
+    where = conversation(rows)
+    took = [timedelta(microseconds=chance.randrange(60_000_000)) for _ in range(count)]
+    for length in took:
+        # Delivered that day, sent at another time each; read an hour after.
+        sent = NOON - timedelta(days=chance.randrange(9)) - length
+        its = message(rows, where, sent)
+        status(rows, its, delivered=sent + length, read=sent + length + timedelta(hours=1))
+    status(rows, message(rows, where, NOON))
+    rows.write(platform)
+    figures = found(platform)
+    wanted = flat(oracle.daily(rows, "UTC"))
+    agree(
+        {key: value for key, value in figures.items() if key[0] == DAY},
+        {key: value for key, value in wanted.items() if key[0] == DAY},
+    )
+
+
+def test_nothing_is_delivered_before_it_was_sent(platform: Platform) -> None:
+    rows = Rows()
+    its = message(rows, conversation(rows), NOON)
+    for length in (-3600, 0, 10):
+        status(rows, its, delivered=NOON + timedelta(seconds=length), read=NOON + timedelta(seconds=length))
+    rows.write(platform)
+    figures = found(platform)
+    for name in ("delivery", "read"):
+        assert figures[DAY, f"{name}_median_seconds"] == 0
+        assert figures[DAY, f"{name}_p95_seconds"] == pytest.approx(9)
+
+
+@pytest.mark.parametrize("never", ["infinity", "-infinity"])
+def test_what_has_no_moment_stops_nothing(platform: Platform, never: str) -> None:
+    rows = Rows()
+    where = conversation(rows)
+    first, second = message(rows, where, NOON), message(rows, where, NOON)
+    status(rows, first, delivered=NOON + timedelta(seconds=2))
+    status(rows, second, delivered=NOON, read=NOON)
+    lost = status(rows, first, delivered=NOON)
+    rows.write(platform)
+    value = text(f"'{never}'")
+    with platform.engine.begin() as connection:
+        connection.execute(update(Message).where(Message.id == second).values(created_at=value))
+        its = update(MessageStatus).where(MessageStatus.id == lost)
+        connection.execute(its.values(delivered_at=value, read_at=value))
+    figures = found(platform)
+    # Delivered it was; how long that took nobody knows.
+    assert [figures[DAY, name] for name in ("messages", "deliveries", "reads")] == [1, 2, 1]
+    assert figures[DAY, "delivery_median_seconds"] == figures[DAY, "delivery_p95_seconds"] == 2
+    assert figures[DAY, "read_median_seconds"] is None
+
+
+def test_active_are_those_who_wrote_or_read(platform: Platform) -> None:
+    rows = Rows()
+    here, there = conversation(rows), conversation(rows)
+    ada, bob, eve, dan, kim = (person(rows) for _ in range(5))
+    first = message(rows, here, NOON, ada)
+    message(rows, here, NOON, ada, is_deleted=True)
+    # In whose name something is told, and who writes nothing.
+    second = message(rows, there, NOON, eve, message_type="system")
+    status(rows, first, ada, read=NOON)
+    status(rows, first, bob, read=NOON, status="reacted")
+    status(rows, second, bob, read=NOON)
+    # To whom something was delivered need not be there.
+    status(rows, first, dan, delivered=NOON)
+    status(rows, first, kim, read=midnight(NEXT))
+    rows.write(platform)
+    figures = found(platform)
+    names = ("messages", "conversations", "active_users", "deliveries", "reads")
+    assert [figures[DAY, name] for name in names] == [3, 2, 2, 1, 3]
+    assert [figures[NEXT, name] for name in names] == [0, 0, 1, 0, 1]
+
+
+def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> None:
+    rows = Rows()
+    where = conversation(rows)
+    old = message(rows, where, LONG_AGO)
+    one, two, three = (START + timedelta(days=number) for number in range(3))
+    message(rows, where, one, message_type="system")
+    status(rows, old, delivered=two)
+    status(rows, old, read=three)
+    status(rows, old)
+    rows.write(platform)
+    figures = found(platform)
+    said = {day: [name for name in DAILY.figures if figures[day, name]] for day, name in figures}
+    took = ["delivery_median_seconds", "delivery_p95_seconds"], ["read_median_seconds", "read_p95_seconds"]
+    assert said == {
+        one.date(): ["messages", "conversations"],
+        two.date(): ["deliveries", *took[0]],
+        three.date(): ["active_users", "reads", *took[1]],
+    }
+
+
+def test_what_was_corrected_or_is_gone_changes_the_figures(platform: Platform) -> None:
+    rows = Rows()
+    where = conversation(rows)
+    first, second = message(rows, where, NOON), message(rows, where, NOON)
+    mark = status(rows, first, delivered=NOON, read=NOON)
+    status(rows, second, read=midnight(NEXT))
+    rows.write(platform)
+    its = update(MessageStatus).where(MessageStatus.id == mark)
+    # As the documented upsert does it.
+    figures = after(platform, its.values(delivered_at=None, read_at=midnight(NEXT)))
+    assert (figures[DAY, "deliveries"], figures[DAY, "reads"], figures[NEXT, "reads"]) == (0, 0, 2)
+    figures = after(platform, update(Message).where(Message.id == first).values(is_deleted=True))
+    assert figures[DAY, "messages"] == 2
+    # With a message its statuses go.
+    figures = after(platform, delete(Message).where(Message.id == second))
+    assert (figures[DAY, "messages"], figures[NEXT, "reads"]) == (1, 1)
+    assert after(platform, delete(Message)) == {}
+
+
+# -- sessions and security ------------------------------------------------------------------------------
+
+
+def test_sessions_are_counted_when_they_begin(platform: Platform) -> None:
+    rows = Rows()
+    ada = person(rows)
+    session(rows, NOON, ada)
+    session(rows, NOON, ada, revoked_at=NOON)
+    session(rows, NOON, expires_at=NOON)
+    # It goes on, and began before.
+    session(rows, START - INSTANT, expires_at=midnight(NEXT), revoked_at=NOON)
+    rows.write(platform)
+    figures = found(platform, SESSIONS)
+    assert (figures[DAY, "sessions"], figures[DAY, "users"]) == (3, 2)
+    assert (figures[BEFORE, "sessions"], figures[BEFORE, "users"]) == (1, 1)
+    assert after(platform, delete(AuthSession), SESSIONS) == {}
+
+
+def test_cleanup_takes_sessions_so_their_days_are_never_computed_again() -> None:
+    assert SESSIONS.revisit is None
+    assert DAILY.revisit is not None
+    assert SECURITY.revisit is not None
+
+
+def test_entries_are_counted_by_severity(platform: Platform) -> None:
+    rows = Rows()
+    ada, bob = person(rows), person(rows)
+    for count, severity in enumerate(oracle.SEVERITIES, start=1):
+        for number in range(count):
+            entry(rows, NOON, severity, [ada, bob, None][number % 3])
+    entry(rows, NOON + timedelta(days=1), "security")
+    rows.write(platform)
+    assert found(platform, SECURITY) == flat(
+        {
+            (DAY, "info"): {"events": 1, "users": 1},
+            (DAY, "warning"): {"events": 2, "users": 2},
+            (DAY, "error"): {"events": 3, "users": 2},
+            (DAY, "critical"): {"events": 4, "users": 2},
+            (DAY, "security"): {"events": 5, "users": 2},
+            # Of nobody.
+            (NEXT, "security"): {"events": 1, "users": 0},
+        }
+    )
+    assert after(platform, delete(AuditLog), SECURITY) == {}
+
+
+# -- what they need -------------------------------------------------------------------------------------
+
+
+def test_they_need_what_they_name() -> None:
+    look = {"SELECT"}
+    assert needed(DAILY) == {
+        "pern.messages": ({"id", "conversation_id", "sender_id", "message_type", "created_at"}, look),
+        "pern.message_statuses": ({"message_id", "user_id", "delivered_at", "read_at"}, look),
+        "pern.conversations": ({"id"}, look),
+    }
+    assert needed(SESSIONS) == {"pern.auth_sessions": ({"user_id", "created_at"}, look)}
+    assert needed(SECURITY) == {"pern.audit_logs": ({"user_id", "severity", "created_at"}, look)}
+
+
+def test_they_are_fed_by_what_changes_them() -> None:
+    fed = {
+        rollup.name: {feed.table.name: [at.key for at in feed.at] for feed in rollup.feeds}
+        for rollup in (DAILY, SESSIONS, SECURITY)
+    }
+    assert fed == {
+        "pern.daily": {"messages": ["created_at"], "message_statuses": ["delivered_at", "read_at"]},
+        "pern.sessions_daily": {"auth_sessions": ["created_at"]},
+        "pern.security_daily": {"audit_logs": ["created_at"]},
+    }
