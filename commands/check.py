@@ -35,7 +35,8 @@ def check() -> None:
             bad.add(name)
         else:
             console.print(f"✓ {name}", style="green")
-    checks.tell(check_retention.warnings(settings), console, "!", "yellow")
+    warnings = [*check_retention.warnings(settings), *checks.zones(settings)]
+    checks.tell(warnings, console, "!", "yellow")
     if _jobs_are_bad(settings, console, told="database" in bad) or bad:
         raise typer.Exit(1)
     console.print(f"Ready for: {names}.")

@@ -11,12 +11,15 @@ from rich.console import Console
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from commands import lateness
 from models.base import Base
 from models.platform import SCHEMA
-from tasks.apps import enabled, every, policies
+from tasks.apps import enabled, every, policies, rollups, zone
 from tasks.apps.retentions import Retention
+from tasks.apps.rollups import Rollup
 from tasks.apps.served import first_columns
 from tasks.apps.spec import AttachmentTable
+from tasks.apps.sweeps import Sweep
 from tasks.engines import explain
 from workers import health, jail, migrate, scanner_probes
 from workers.db import create
@@ -107,10 +110,13 @@ def needs(settings: Settings) -> list[Need]:
         if table.schema == SCHEMA
     ]
     running = policies(settings)
+    jobs = [
+        *(job for app in enabled(settings).values() for job in app.jobs() if not isinstance(job, Rollup)),
+        *rollups(settings).values(),
+    ]
     return ours + [
         need
-        for app in enabled(settings).values()
-        for job in app.jobs()
+        for job in jobs
         # The right to delete is asked for where something is to be deleted.
         if not isinstance(job, Retention) or job.name in running
         for need in job.needs()
@@ -254,12 +260,13 @@ def _providers(
 
 
 def periods(settings: Settings) -> dict[str, timedelta]:
-    """Return how often each policy runs, of those that do."""
-    return {name: every(policy, settings) for name, policy in policies(settings).items()}
+    """Return how often each policy and each rollup runs, of those that do."""
+    running: dict[str, Sweep | Rollup] = {**policies(settings), **rollups(settings)}
+    return {name: every(job, settings) for name, job in running.items()}
 
 
 def jobs(settings: Settings) -> tuple[list[Fault], str]:
-    """Check by the ledger that the policies run and get on; return what is to be said of it, too.
+    """Check by the ledger that policies and rollups run and get on; return what is to be said of it, too.
 
     Raises:
         DBAPIError: the ledger can not be read, of which `database` tells.
@@ -268,9 +275,31 @@ def jobs(settings: Settings) -> tuple[list[Fault], str]:
     try:
         with engine.begin() as connection:
             ledger = health.ask(connection, periods(settings))
+            late = lateness.faults(lateness.read(connection, rollups(settings).values()).values())
     finally:
         engine.dispose()
-    return health.faults(ledger), " (nothing has run yet)" if ledger.empty else ""
+    return [*health.faults(ledger), *late], " (nothing has run yet)" if ledger.empty else ""
+
+
+def zones(settings: Settings) -> list[Fault]:
+    """Return which rollups have counted days of another zone; of a database that is away others tell."""
+    engine = create(settings)
+    try:
+        with engine.begin() as connection:
+            found = lateness.read(connection, rollups(settings).values())
+    except DBAPIError:
+        return []
+    finally:
+        engine.dispose()
+    return [
+        Fault(
+            f"{name} has counted days of {one.state.zone}, and days of {wanted} are set.",
+            "Its next run computes all that is not frozen anew. If it stays so, the workers have another "
+            f"{variable('rollup_zones')} than is set here.",
+        )
+        for name, one in found.items()
+        if one.state is not None and one.state.zone != (wanted := zone(one.rollup, settings))
+    ]
 
 
 def _bucket(settings: Settings) -> list[Fault]:

@@ -19,7 +19,10 @@ from commands import (
     policies,
     programs,
     reconcile,
+    report,
     retention,
+    rollup,
+    run,
     settings,
     stack,
     triggers,
@@ -40,7 +43,8 @@ app.command("check")(check.check)
 app.command("grant")(grants.grant)
 app.command("policies")(policies.list_policies)
 app.command("reconcile")(reconcile.reconcile)
-app.command("run")(policies.run)
+app.command("report")(report.report)
+app.command("run")(run.run)
 app.command("settings")(settings.settings)
 app.command("worker")(programs.worker)
 app.command("beat")(programs.beat)
@@ -52,6 +56,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(holds.app, name="hold")
 app.add_typer(partition.app, name="partition")
 app.add_typer(retention.app, name="retention")
+app.add_typer(rollup.app, name="rollup")
 app.add_typer(stack.app, name="stack")
 app.add_typer(triggers.app, name="triggers")
 

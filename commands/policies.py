@@ -1,50 +1,41 @@
-"""`roomkeeper policies` and `roomkeeper run`: what cleans up, how it gets on, and one of them by hand."""
+"""`roomkeeper policies`: what cleans up and what makes figures, and how it gets on."""
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from time import monotonic
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TypeVar
 
 import structlog
 import typer
 from psycopg.errors import LockNotAvailable, QueryCanceled
 from rich.console import Console, Group
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, event
+from sqlalchemy import Table as DataTable
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from commands import arguments, checks
-from tasks.apps import APPS, POLICIES, after, every, policies
-from tasks.apps.platform import OWN
-from tasks.apps.retentions import Retention
-from tasks.apps.sweeps import Delete, Sweep
-from tasks.brake import Stopped
-from tasks.engines.reach import UnknownReferenceError
+from commands import checks, lateness
+from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
+from tasks.apps.platform import OWN, OWN_ROLLUPS
+from tasks.apps.rollups import Rollup
+from tasks.apps.sweeps import Sweep
 from workers import health
 from workers.db import get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
-from workers.storage import StoreError
 
-if TYPE_CHECKING:
-    from tasks.engines.sweep import Progress as Done
+J = TypeVar("J")
 
-#: The page of the platform's own policies.
+#: The page of the platform's own policies and rollups.
 OURS = "roomkeeper"
 #: So many due rows are counted at most, for so long at most.
 COUNTED = 10_000
 COUNT_MS = 2_000
 #: From this width on, in characters, there is room for a column each.
 WIDE = 150
-SAMPLED = 5
-#: Where nobody looks at a bar: a line every so many seconds.
-LINE_SECONDS = 5.0
-#: More rows than there are.
-_ALL = 2**62
 
 #: Longest first, with the names that people use, and short ones.
 _UNITS = (
@@ -61,64 +52,126 @@ _UNITS = (
 def list_policies(
     app: Annotated[str, typer.Argument(help="Only this application's, or `roomkeeper`'s own.")] = "",
 ) -> None:
-    """Print every policy: what it does to which rows, how often, its last run, and what is due now."""
-    pages = {**{name: page.policies for name, page in APPS.items()}, OURS: OWN}
+    """Print every policy and rollup: what it does, how often, its last run, and what is due or closed."""
+    pages: dict[str, tuple[Sweep | Rollup, ...]] = {
+        **{name: (*page.policies, *page.rollups) for name, page in APPS.items()},
+        OURS: (*OWN, *OWN_ROLLUPS),
+    }
     if app and app not in pages:
         raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{likely(app, list(pages))}")
     settings = get_settings()
-    running = policies(settings)
+    running = {*policies(settings), *rollups(settings)}
     ready(settings)
     shown = {name: page for name, page in pages.items() if page and app in {"", name}}
     with transaction() as connection:
-        jobs = {policy.name: every(policy, settings) for page in shown.values() for policy in page}
+        jobs = {job.name: every(job, settings) for page in shown.values() for job in page}
         ledger = health.ask(connection, jobs).jobs
+        standings = lateness.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
     with hurried():
         for name, page in shown.items():
             on = name in {*settings.apps, OURS}
-            rows = [
-                _Row(policy, ledger[policy.name], settings, on=policy.name in running, needed=on)
-                for policy in page
-            ]
             about = APPS[name].about if name in APPS else "the platform's own"
             missing = "" if on else f"; not in {variable('apps')}, so none of these runs"
-            console.print(make(f"{name}: {about}{missing}", rows))
+            swept = [
+                _swept(job, ledger[job.name], settings, on=job.name in running, needed=on)
+                for job in page
+                if isinstance(job, Sweep)
+            ]
+            figures = [
+                _rolled(standings[job.name], ledger[job.name], settings, on=job.name in running)
+                for job in page
+                if isinstance(job, Rollup)
+            ]
+            if swept:
+                console.print(make(f"{name}: {about}{missing}", ("policy", "due now"), swept))
+            if figures:
+                console.print(make(f"{name}: figures{missing}", ("rollup", "closed up to"), figures))
     if app and app not in shown:
-        console.print(f"{app} has no policies.")
+        console.print(f"{app} has no policies and no rollups.")
 
 
+@dataclass(frozen=True, slots=True)
 class _Row:
-    """A policy as it is shown."""
+    """A policy or a rollup as it is shown.
 
-    def __init__(
-        self, policy: Sweep, found: health.Health, settings: Settings, *, on: bool, needed: bool
-    ) -> None:
-        self.name = policy.name
-        self.table = _real(policy, settings)
-        self.rule = rule(policy, settings)
-        self.schedule = f"every {short(every(policy, settings))}" if on else "off"
-        self.last = _last(found, on=on)
-        self.due = due(policy, settings) if needed else "–"
-        # A fault is to be seen at once.
-        wrong = on and (found.overdue or found.stuck_rows or found.stopped)
-        self.style = "red" if wrong else "" if on else "dim"
+    Attributes:
+        state: what is due, or closed.
+        wrong: whether that is a fault, which is to be seen at once.
+    """
+
+    name: str
+    table: str
+    rule: str
+    schedule: str
+    last: str
+    state: str
+    on: bool
+    wrong: bool
+
+    @property
+    def style(self) -> str:
+        return "red" if self.on and self.wrong else "" if self.on else "dim"
 
 
-def _wide(title: str, rows: Sequence[_Row]) -> Table:
+def _swept(policy: Sweep, found: health.Health, settings: Settings, *, on: bool, needed: bool) -> _Row:
+    return _Row(
+        policy.name,
+        real(policy.table, settings),
+        rule(policy, settings),
+        _schedule(policy, settings, on=on),
+        _last(found, on=on),
+        due(policy, settings) if needed else "–",
+        on,
+        bool(found.overdue or found.stuck_rows or found.stopped),
+    )
+
+
+def _rolled(standing: lateness.Standing, found: health.Health, settings: Settings, *, on: bool) -> _Row:
+    rollup = standing.rollup
+    days_of = zone(rollup, settings)
+    return _Row(
+        rollup.name,
+        real(rollup.table, settings),
+        rollup.rule if days_of == "UTC" else f"{rollup.rule} (days of {days_of})",
+        _schedule(rollup, settings, on=on),
+        _last(found, on=on),
+        _closed(standing),
+        on,
+        found.overdue or standing.late,
+    )
+
+
+def _schedule(job: Sweep | Rollup, settings: Settings, *, on: bool) -> str:
+    return f"every {short(every(job, settings))}" if on else "off"
+
+
+def _closed(standing: lateness.Standing) -> str:
+    """Return the last bucket that is closed, and how late the next one is if that is a fault."""
+    last = standing.closed
+    told = "–" if last is None else lateness.spelled(last, standing.rollup.grain)
+    if not standing.late:
+        return told
+    assert standing.lag is not None
+    return f"{told}, {lateness.rough(standing.lag)} late"
+
+
+def _wide(title: str, names: tuple[str, str], rows: Sequence[_Row]) -> Table:
+    kind, state = names
     table = Table(title=title, title_justify="left", expand=True)
-    for name in ("policy", "table"):
+    for name in (kind, "table"):
         table.add_column(name, no_wrap=True)
     table.add_column("rule", ratio=2)
     table.add_column("runs", no_wrap=True)
     table.add_column("last run (UTC)", ratio=1)
-    table.add_column("due now", justify="right", no_wrap=True)
+    table.add_column(state, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, row.table, row.rule, row.schedule, row.last, row.due, style=row.style)
+        table.add_row(row.name, row.table, row.rule, row.schedule, row.last, row.state, style=row.style)
     return table
 
 
-def _narrow(title: str, rows: Sequence[_Row]) -> Table:
+def _narrow(title: str, names: tuple[str, str], rows: Sequence[_Row]) -> Table:
     table = Table(title=title, title_justify="left", expand=True, show_header=False, show_lines=True)
     table.add_column(ratio=1)
     for row in rows:
@@ -126,7 +179,7 @@ def _narrow(title: str, rows: Sequence[_Row]) -> Table:
             Group(
                 Text(f"{row.name} ({row.table})", style="bold"),
                 Text(row.rule),
-                Text(f"{row.schedule}; last run: {row.last}; due now: {row.due}"),
+                Text(f"{row.schedule}; last run: {row.last}; {names[1]}: {row.state}"),
             ),
             style=row.style,
         )
@@ -224,56 +277,36 @@ def hurried() -> Iterator[None]:
         event.remove(engine, "begin", hurry)
 
 
-# -- one of them by hand ---------------------------------------------------------------------------------
+# -- what other commands share ---------------------------------------------------------------------------
 
 
-def run(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Its name, from `roomkeeper policies`.")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count what is due, and name some; change nothing.")
-    ] = False,
-    now: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Go by this time, as 2026-03-01T10:00:00Z; by the clock if not given."
-        ),
-    ] = None,
-) -> None:
-    """Run one policy now, to its end, through its whole table; beat's runs of it are skipped meanwhile."""
-    settings = get_settings()
-    wanted = chosen(policy, settings)
-    moment = None if now is None else parsed(now)
-    if off := lacks_period(wanted, settings):
-        raise SettingsError(f"{off}.")
-    ready(settings, wanted)
-    from tasks import cleanup
-
-    clock = cleanup.clock()
-    if dry_run:
-        _tell_what_is_due(wanted, settings, moment or clock)
-    elif moment is not None and moment > clock:
-        raise SettingsError(
-            f"{told_time(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
-            "well to see what would be due then."
-        )
-    else:
-        _sweep(wanted, settings, moment)
+def ready(settings: Settings, job: Sweep | Rollup | None = None) -> None:
+    """See whether the database is as it must be, for one job if it is given; end if it is not."""
+    faults = checks.database(settings, job.needs() if job else [])
+    if faults:
+        checks.tell(faults, Console(stderr=True))
+        raise typer.Exit(1)
 
 
 def chosen(name: str, settings: Settings) -> Sweep:
     """Return the policy of an enabled application that is called so."""
-    if name not in POLICIES:
+    return named("a policy", name, POLICIES, settings)
+
+
+def named(kind: str, name: str, known: Mapping[str, J], settings: Settings) -> J:
+    """Return what an enabled application has of that kind under that name."""
+    if name not in known:
         raise SettingsError(
-            f"{name!r} is not a policy; `roomkeeper policies` lists them.{likely(name, list(POLICIES))}"
+            f"{name!r} is not {kind}; `roomkeeper policies` lists them.{likely(name, list(known))}"
         )
     # Says also what else is wrong with the settings' names.
-    policies(settings)
+    enabled(settings)
     app = name.partition(".")[0]
     if app not in {*settings.apps, OURS}:
         raise SettingsError(
             f"{app} is not enabled: {variable('apps')} names {', '.join(settings.apps) or 'nothing'}."
         )
-    return POLICIES[name]
+    return known[name]
 
 
 def parsed(given: str) -> datetime:
@@ -295,142 +328,6 @@ def parsed(given: str) -> datetime:
         raise SettingsError(f"--now {given} is beyond what a date can be.") from None
 
 
-def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> None:
-    from tasks import cleanup
-
-    (key,) = policy.table.primary_key.columns
-    values = {"now": moment, "after": after(policy, settings)}
-    try:
-        found = cleanup.eligible(policy, settings, _ALL, moment)
-        with transaction() as connection:
-            samples = connection.scalars(select(key).where(policy.due).limit(SAMPLED), values).all()
-    except OperationalError as error:
-        if isinstance(error.orig, QueryCanceled):
-            raise SettingsError(
-                f"Counting what is due takes longer than {variable('statement_timeout_ms')} allows, "
-                f"{settings.statement_timeout_ms:,} ms; give it more for this command."
-            ) from error
-        raise
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    example = ", for example:" if samples else "."
-    is_due = "1 row is" if found == 1 else f"{found:,} rows are"
-    console.print(f"{policy.name}: {is_due} due at {told_time(moment)} UTC{example}")
-    for sample in samples:
-        console.print(f"  {sample}")
-    console.print("Nothing was changed.")
-
-
-def _run(
-    policy: Sweep, settings: Settings, moment: datetime | None, watch: Callable[["Done"], None]
-) -> "Done | None":
-    """Run it; what keeps retention from running is a sentence."""
-    from tasks import cleanup, retention
-
-    if not isinstance(policy, Retention):
-        return cleanup.run(policy, settings, now=moment, by_hand=True, watch=watch)
-    try:
-        with quiet():
-            return retention.run(
-                policy, settings, now=moment, by_hand=True, operator=arguments.myself(), watch=watch
-            )
-    except (Stopped, UnknownReferenceError) as reason:
-        raise SettingsError(f"{reason}.") from reason
-    except StoreError as error:
-        raise SettingsError(f"{str(error).rstrip('.')}.") from error
-
-
-def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
-    began = monotonic()
-    so_far = 0
-    with _watching(policy) as show:
-
-        def watch(done: "Done") -> None:
-            nonlocal so_far
-            so_far = done.rows
-            show(done)
-
-        try:
-            done = _run(policy, settings, moment, watch)
-        except KeyboardInterrupt:
-            Console(stderr=True, highlight=False).print(
-                f"{policy.name}: broken off; {counted(so_far)} {_what(policy)}."
-            )
-            raise typer.Exit(130) from None
-    if done is None:
-        raise SettingsError(
-            f"Another run of {policy.name} is under way: nothing was done here; see: roomkeeper policies"
-        )
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    batches = "1 batch" if done.batches == 1 else f"{done.batches:,} batches"
-    console.print(
-        f"{policy.name}: {counted(done.rows)} {_what(policy)} in {batches}, {monotonic() - began:.1f} s."
-    )
-    if done.remaining:
-        is_due = "1 row is" if done.remaining == 1 else f"{done.remaining:,} rows are"
-        why = f"the database says {done.error}" if done.error else "somebody holds them, or changes them"
-        console.print(f"{is_due} due still: {why}.")
-    if isinstance(policy, Retention):
-        if done.rows:
-            console.print(f"What went, and where it is archived: roomkeeper retention receipts {policy.name}")
-        if done.more:
-            console.print(
-                f"There is more than it may take at once: roomkeeper retention preview {policy.name}"
-            )
-    elif done.more:
-        console.print("There is more: its time was over. Run it again.")
-
-
-@contextmanager
-def _watching(policy: Sweep) -> Iterator[Callable[["Done"], None]]:
-    """Yield what shows how far a run is: as a bar that goes when it ends, or in lines where nobody looks."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        last = monotonic()
-
-        def line(done: "Done") -> None:
-            nonlocal last
-            if monotonic() - last >= LINE_SECONDS:
-                last = monotonic()
-                console.print(f"{policy.name}: {_so_far(done)}")
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(policy.name, total=None)
-
-        def show(done: "Done") -> None:
-            progress.update(
-                bar,
-                description=f"{policy.name}: {_so_far(done)}",
-                completed=done.page,
-                total=done.pages or None,
-            )
-
-        yield show
-
-
-def _so_far(done: "Done") -> str:
-    pages = f", page {done.page:,} of {done.pages:,}" if done.pages else ""
-    return f"{counted(done.rows)}{pages}"
-
-
-# -- both ------------------------------------------------------------------------------------------------
-
-
-def ready(settings: Settings, policy: Sweep | None = None) -> None:
-    """See whether the database is as it must be, for one policy if it is given; end if it is not."""
-    faults = checks.database(settings, policy.needs() if policy else [])
-    if faults:
-        checks.tell(faults, Console(stderr=True))
-        raise typer.Exit(1)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what workers write into their log, batch by batch, out of what a command tells."""
@@ -448,14 +345,10 @@ def likely(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
-def _real(policy: Sweep, settings: Settings) -> str:
-    """Return the name of its table, as this database has it."""
-    schema = policy.table.schema or ""
-    return f"{settings.schemas.get(schema, schema)}.{policy.table.name}"
-
-
-def _what(policy: Sweep) -> str:
-    return "deleted" if isinstance(policy.then, Delete) else "changed"
+def real(table: DataTable, settings: Settings) -> str:
+    """Return the name of a table, as this database has it."""
+    schema = table.schema or ""
+    return f"{settings.schemas.get(schema, schema)}.{table.name}"
 
 
 def counted(number: int) -> str:

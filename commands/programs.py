@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from commands import checks
+from commands import checks, lateness
 from tasks.apps import enabled
 from workers import telemetry
 from workers.queues import KINDS, WorkerKind
@@ -99,7 +99,9 @@ def metrics() -> None:
     settings = get_settings()
     telemetry.setup(settings.log_format)
     registry = CollectorRegistry()
-    registry.register(State(settings, checks.periods(settings)))
+    registry.register(
+        State(settings, checks.periods(settings), lambda connection: lateness.told(connection, settings))
+    )
     _listen(lambda address, port: start_http_server(port, address, registry), settings, "metrics_port")
     # The server is a thread; this one has only to be there. A signal ends it.
     threading.Event().wait()

@@ -1,16 +1,13 @@
 """`roomkeeper reconcile`: what the stores hold against what the rows name."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from time import monotonic
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from commands import arguments, checks
+from commands import arguments, checks, progress
 from tasks.apps import enabled
 from tasks.attachments.operate import WITH_ATTACHMENTS
 from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError
@@ -19,8 +16,6 @@ from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
 
 STORES = ("local", "s3")
-#: Where nobody looks at a spinner: a line every so many seconds.
-LINE_SECONDS = 5.0
 
 
 def reconcile(
@@ -46,7 +41,7 @@ def reconcile(
         raise SettingsError("--apply needs --reason: why, in a few words.")
     began = monotonic()
     try:
-        with _watching() as watch:
+        with progress.watching("listing", bar=False) as watch:
             found = compare(settings, app=app, store=store, apply=apply, actor=who, reason=why, watch=watch)
     except KeyboardInterrupt:
         typer.echo("Broken off; what was mended before is.", err=True)
@@ -134,24 +129,3 @@ def _mended(found: Found) -> str:
 
 def _number(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-@contextmanager
-def _watching() -> Iterator[Callable[[str], None]]:
-    """Yield what shows how far it is: beside a spinner that goes, or in lines where nobody looks."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        last = monotonic()
-
-        def line(said: str) -> None:
-            nonlocal last
-            if monotonic() - last >= LINE_SECONDS:
-                last = monotonic()
-                console.print(said)
-
-        yield line
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("listing", total=None)
-        yield lambda said: progress.update(bar, description=said)

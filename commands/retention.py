@@ -3,19 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from psycopg.errors import QueryCanceled
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy import Row, func, insert, select
 from sqlalchemy.exc import OperationalError
 
-from commands import arguments
+from commands import arguments, progress
 from commands.policies import (
     chosen,
     counted,
@@ -54,8 +52,6 @@ Now = Annotated[
 ]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the latest first.")]
 
-#: Where nobody looks at a bar: a line every so many seconds.
-LINE_SECONDS = 5.0
 _SECONDS_A_DAY = timedelta(days=1).total_seconds()
 
 
@@ -544,31 +540,6 @@ def _said(reason: str) -> str:
 
 @contextmanager
 def _bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows how far it is, of how much: a bar that goes, or lines where nobody looks."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        last = monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal last
-            if monotonic() - last >= LINE_SECONDS:
-                last = monotonic()
-                console.print(f"{what}, {unit} {done:,} of {total:,}")
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(what, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(
-                bar, description=f"{what}, {unit} {done:,} of {total:,}", completed=done, total=total
-            )
-
-        yield show
+    """Yield what shows how far it is, of how much."""
+    with progress.watching(what) as show:
+        yield lambda done, total: show(f"{what}, {unit} {done:,} of {total:,}", done, total)

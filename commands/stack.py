@@ -1,4 +1,4 @@
-"""`roomkeeper stack`: everything on this machine, with sample files and stale rows going through it."""
+"""`roomkeeper stack`: everything on this machine, with files, stale rows and figures going through it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,25 +10,29 @@ from rich.console import Console
 from rich.table import Table
 
 from stack.errors import StackError
-from tasks.apps import POLICIES
+from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.apps.retentions import Retention
 
 if TYPE_CHECKING:
     from stack.ephemeral import Effect, Ephemera
+    from stack.figures import Figures, Seen
     from stack.group import LocalStack
 
 app = typer.Typer(help="Run everything on this machine: for a first look, and for development.")
 
-#: How often each policy runs, so that one sees what it does.
-SWEEP_SECONDS = 5
+#: How often each policy runs, and each rollup, so that one sees what it does.
+SWEEP_SECONDS, ROLLUP_SECONDS = 5, 10
 #: How long retention keeps rows where no document says it.
 RETENTION_DAYS = 400
-#: So that one sees the periodic twin and the sweeps at work without waiting long for them.
+#: So that one sees the periodic twin, the sweeps and the rollups at work without waiting long for them.
 IMPATIENT = {
     "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3",
     "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3",
     "ROOMKEEPER_SWEEP_EVERY": ",".join(
-        f"{name}={SWEEP_SECONDS}" for name in POLICIES if name != "roomkeeper.runs"
+        [
+            *(f"{name}={SWEEP_SECONDS}" for name in POLICIES if name != "roomkeeper.runs"),
+            *(f"{name}={ROLLUP_SECONDS}" for name in ROLLUPS),
+        ]
     ),
     "ROOMKEEPER_RETENTION_DAYS": ",".join(
         f"{name}={RETENTION_DAYS}"
@@ -46,12 +50,17 @@ console = Console(highlight=False, soft_wrap=True)
 def run() -> None:
     """Start everything, feed samples in, and stay until Ctrl-C. Data is kept for the next time."""
     with _packages():
+        from stack.figures import Figures
         from stack.group import LocalStack
     from stack.interrupts import Interrupted
 
     # Ctrl-C is how it ends. (In the middle of the start it is raised, and ends with 130.)
-    with LocalStack(overrides=IMPATIENT, say=console.print) as group, suppress(Interrupted):
-        _show(group)
+    figures = Figures()
+    with (
+        LocalStack(overrides=IMPATIENT, furnish=figures.furnish, say=console.print) as group,
+        suppress(Interrupted),
+    ):
+        _show(group, figures)
         console.print("Running. Ctrl-C ends it; the data stays.", style="bold")
         group.wait()
 
@@ -60,10 +69,14 @@ def run() -> None:
 def demo() -> None:
     """The same without staying, from nothing: exit code 0 only if everything met its expected fate."""
     with _packages():
+        from stack.figures import Figures
         from stack.group import DEMO_STATE, LocalStack
 
-    with LocalStack(DEMO_STATE, overrides=IMPATIENT, fresh=True, say=console.print) as group:
-        right = _show(group)
+    figures = Figures()
+    with LocalStack(
+        DEMO_STATE, overrides=IMPATIENT, fresh=True, furnish=figures.furnish, say=console.print
+    ) as group:
+        right = _show(group, figures)
     raise typer.Exit(0 if right else 1)
 
 
@@ -76,7 +89,7 @@ def _packages() -> Iterator[None]:
         raise StackError(f"The local stack needs the package {error.name}; type: make install") from error
 
 
-def _show(group: "LocalStack") -> bool:
+def _show(group: "LocalStack", figures: "Figures") -> bool:
     """Feed files and rows in, tell each one's fate as it happens, sum up; return whether all were right."""
     from stack.ephemeral import Ephemera
     from stack.feed import services
@@ -91,12 +104,15 @@ def _show(group: "LocalStack") -> bool:
         ephemera = Ephemera(apis.engine, group.settings)
         policies = ephemera.feed()
         console.print(f"Leaving stale rows behind for {policies} policies, and others alive…")
+        rollups = figures.feed(apis.engine, group.settings, len(fed))
+        console.print(f"Letting people meet, call and write, for {rollups} rollups to count…")
 
         unproven = 0
 
         def pause() -> None:
             nonlocal unproven
             unproven += _tell(ephemera.look())
+            _tell_figures(figures.look(apis.engine))
             if number := group.wait(0.2):
                 raise Interrupted(number)
             if monotonic() - began > PATIENCE_SECONDS:
@@ -109,7 +125,7 @@ def _show(group: "LocalStack") -> bool:
                 mark = "[green]✓[/]" if fate.right else "[red]✗[/]"
                 sample = fate.fed.sample
                 console.print(f"{mark} {sample.app}/{sample.name} ({sample.says}) → {fate.sentence}")
-            while ephemera.waiting:
+            while ephemera.waiting or figures.waiting:
                 pause()
         except TimeoutError:
             if total < len(fed):
@@ -120,18 +136,35 @@ def _show(group: "LocalStack") -> bool:
                 console.print(
                     f"✗ {case.policy.name}: not within {PATIENCE_SECONDS} s: {case.fed.says}", style="red"
                 )
+            for rollup in figures.waiting:
+                console.print(
+                    f"✗ {rollup.name}: its figures are not there within {PATIENCE_SECONDS} s.", style="red"
+                )
             console.print(f"  What the workers say is in {group.logs}.")
         harmed = ephemera.harmed()
         for case in harmed:
             console.print(f"✗ {case.policy.name}: a row that had to stay was changed.", style="red")
         swept = policies - len(ephemera.waiting)
         whole = _verified(ephemera)
+    rolled = rollups - len(figures.waiting)
+    with_figures = ", ".join(name for name in group.settings.apps if APPS[name].rollups)
+    console.print(
+        f"{rolled} of {rollups} rollups have run, and have their figures. "
+        f"Look at them: roomkeeper report APP --html FILE (APP: {with_figures})"
+    )
     title = f"\n{right} of {len(fed)} files as expected; the rows of {swept} of {policies} policies swept"
     table = Table(show_header=False, box=None, title=title, title_justify="left")
     for name, address in group.addresses.items():
         table.add_row(name, address)
     console.print(table)
-    return right == len(fed) and swept == policies and not harmed and not unproven and whole
+    return (
+        right == len(fed)
+        and swept == policies
+        and rolled == rollups
+        and not harmed
+        and not unproven
+        and whole
+    )
 
 
 def _tell(effects: list["Effect"]) -> int:
@@ -144,6 +177,14 @@ def _tell(effects: list["Effect"]) -> int:
         mark, lacks = ("[green]✓[/]", "") if effect.proven else ("[red]✗[/]", ", without a receipt")
         console.print(f"{mark} {case.policy.name}: {rows}, {when}{receipt}{lacks} ({case.fed.says})")
     return sum(not effect.proven for effect in effects)
+
+
+def _tell_figures(found: list["Seen"]) -> None:
+    """Tell which rollups have their figures."""
+    for seen in found:
+        unit = seen.rollup.grain if seen.buckets == 1 else f"{seen.rollup.grain}s"
+        many = f"{seen.total:,} {seen.told.many}, {seen.buckets} {unit}"
+        console.print(f"[green]✓[/] {seen.rollup.name}: {many} (in {seen.rollup.table.fullname})")
 
 
 def _verified(ephemera: "Ephemera") -> bool:

@@ -26,23 +26,46 @@ log = structlog.get_logger(__name__)
 SCANNER_SECONDS = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a rollup has come.
+
+    Attributes:
+        limit: a lag beyond that is a fault.
+        lag: for how long its next bucket should have been closed; None if it has never run.
+        watermark: the end of its last closed bucket; None if it has never run.
+    """
+
+    rollup: str
+    limit: timedelta
+    lag: timedelta | None
+    watermark: datetime | None
+
+
 class State(Collector):
     """Gauges of the platform's state. What cannot be asked is left out, and `roomkeeper_up` says so.
 
     Args:
-        periods: how often each policy runs.
+        periods: how often each policy and rollup runs.
+        lags: finds out how far the rollups have come.
     """
 
-    def __init__(self, settings: Settings, periods: Mapping[str, timedelta] = {}) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        periods: Mapping[str, timedelta] = {},
+        lags: Callable[[Connection], Sequence[Lag]] = lambda _connection: (),
+    ) -> None:
         self._settings = settings
         self._periods = periods
+        self._lags = lags
         self._taken = Taken()
 
     def collect(self) -> Iterator[Metric]:
         """Ask everything; see `Collector`."""
         up = GaugeMetricFamily("roomkeeper_up", "Whether a part answers.", labels=["part"])
         parts: dict[str, Callable[[], Sequence[Metric]]] = {
-            "database": lambda: _database(self._periods, self._taken),
+            "database": self._database,
             "broker": lambda: _broker(self._settings),
             "scanner": lambda: _scanner(self._settings),
         }
@@ -54,6 +77,18 @@ class State(Collector):
                 log.warning("metrics.part_away", part=name, error=type(error).__name__)
                 up.add_metric([name], 0)
         yield up
+
+    def _database(self) -> list[Metric]:
+        with transaction() as connection:
+            return [
+                *_attachments(connection),
+                _outbox_age(connection),
+                _inbox_age(connection),
+                *_periodic(connection),
+                *_policies(connection, self._periods),
+                *_rollups(self._lags(connection)),
+                *_retention(connection, self._taken),
+            ]
 
 
 @dataclass(slots=True)
@@ -75,18 +110,6 @@ class Taken:
             for policy, rows, number in connection.execute(new):
                 self.rows[policy] = self.rows.get(policy, 0) + int(rows)
                 self.number = max(self.number, number)
-
-
-def _database(periods: Mapping[str, timedelta], taken: Taken) -> list[Metric]:
-    with transaction() as connection:
-        return [
-            *_attachments(connection),
-            _outbox_age(connection),
-            _inbox_age(connection),
-            *_periodic(connection),
-            *_policies(connection, periods),
-            *_retention(connection, taken),
-        ]
 
 
 def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
@@ -166,7 +189,7 @@ def _periodic(connection: Connection) -> Iterator[GaugeMetricFamily]:
 def _policies(connection: Connection, periods: Mapping[str, timedelta]) -> Iterator[GaugeMetricFamily]:
     overdue = GaugeMetricFamily(
         "roomkeeper_policy_overdue",
-        "1 if a policy has not run well for three of its periods.",
+        "1 if a policy or a rollup has not run well for three of its periods.",
         labels=["policy"],
     )
     stuck = GaugeMetricFamily(
@@ -186,6 +209,31 @@ def _policies(connection: Connection, periods: Mapping[str, timedelta]) -> Itera
     yield overdue
     yield stuck
     yield stopped
+
+
+def _rollups(lags: Sequence[Lag]) -> Iterator[GaugeMetricFamily]:
+    lag = GaugeMetricFamily(
+        "roomkeeper_rollup_lag_seconds",
+        "For how long a rollup's next bucket should have been closed; 0 if it is not yet to be.",
+        labels=["rollup"],
+    )
+    limit = GaugeMetricFamily(
+        "roomkeeper_rollup_lag_limit_seconds", "A lag beyond that is a fault.", labels=["rollup"]
+    )
+    watermark = GaugeMetricFamily(
+        "roomkeeper_rollup_watermark_timestamp_seconds",
+        "The end of a rollup's last closed bucket.",
+        labels=["rollup"],
+    )
+    for one in lags:
+        limit.add_metric([one.rollup], one.limit.total_seconds())
+        # Of one that has never run there is nothing to say but that it is overdue, in time.
+        if one.lag is not None and one.watermark is not None:
+            lag.add_metric([one.rollup], one.lag.total_seconds())
+            watermark.add_metric([one.rollup], one.watermark.timestamp())
+    yield lag
+    yield limit
+    yield watermark
 
 
 def _retention(connection: Connection, taken: Taken) -> Iterator[Metric]:

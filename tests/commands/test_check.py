@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 from sqlalchemy import select
 
-from commands import checks
+from commands import checks, lateness
+from commands.lateness import Standing
 from models.echoroom import ChatSession, TypingIndicator, User
 from models.platform import SCHEMA
 from stack import signatures
@@ -21,15 +22,18 @@ from stack.processes import Run, run
 from stack.signatures import Signatures
 from stack.valkey import Valkey
 from tasks import cleanup, retention
-from tasks.apps import APPS, POLICIES
+from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.apps.retentions import Retention
+from tasks.apps.rollups import Rollup
 from tasks.brake import Stopped
+from tasks.engines.rollup import state_of
 from tests.cleanup.sweeping import add
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.retention.pern_chats import conversation, message
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
 from workers import jail, migrate
+from workers.inspection import Fault
 from workers.scanner import Version
 from workers.settings import load
 
@@ -345,11 +349,12 @@ def test_policies_that_do_not_run(platform: Platform) -> None:
     platform.set(apps="echoroom")
     names = "echoroom.typing, echoroom.ghosts, echoroom.voice"
     assert found(on(platform, "check")) == [
-        (f"7 jobs have not run for three of their periods: {names} and 4 more.", IS_BEAT_RUNNING)
+        (f"10 jobs have not run for three of their periods: {names} and 7 more.", IS_BEAT_RUNNING)
     ]
     # What is switched off, or belongs to an application that is, need not run.
-    others = [name for name in POLICIES if name.startswith("echoroom.") and name != "echoroom.counts"]
-    platform.set(sweep_off=",".join(["roomkeeper.runs", *others]))
+    others = [name for name in (*POLICIES, *ROLLUPS) if name.startswith(("echoroom.", "roomkeeper."))]
+    others.remove("echoroom.counts")
+    platform.set(sweep_off=",".join(others))
     assert found(on(platform, "check")) == [
         (
             "echoroom.counts has not run since 2026-01-01 00:00:00 UTC, for more than three of its periods.",
@@ -358,6 +363,121 @@ def test_policies_that_do_not_run(platform: Platform) -> None:
     ]
     platform.set(sweep_every=f"echoroom.counts={100 * 365 * 24 * 3600}")
     assert on(platform, "check").code == 0
+
+
+# -- rollups ---------------------------------------------------------------------------------------------
+
+EVENTS = ROLLUPS["pern.security_daily"]
+
+
+def closed_up_to(platform: Platform, rollup: Rollup, watermark: datetime, zone: str = "UTC") -> None:
+    """Say how far a rollup has come."""
+    platform.sql("DELETE FROM roomkeeper.rollups WHERE name = :name", name=rollup.name)
+    platform.sql(
+        "INSERT INTO roomkeeper.rollups (name, zone, watermark, covered_from)"
+        " VALUES (:name, :zone, :watermark, '2026-01-01Z')",
+        name=rollup.name,
+        zone=zone,
+        watermark=watermark,
+    )
+
+
+def test_a_rollup_that_is_late_is_a_fault(platform: Platform) -> None:
+    """Either side of the limit: the next bucket's end, the time to settle, and what it may be late by."""
+    now = datetime.now(UTC)
+    hourly = ROLLUPS["echoroom.hourly"]
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    standing = Standing(hourly, now, None)
+    assert (standing.lag, standing.late, standing.closed) == (None, False, None)
+    closed_up_to(platform, hourly, hour)
+    with platform.engine.begin() as connection:
+        state = state_of(connection, hourly)
+    assert state is not None
+    limit = hour + timedelta(hours=1) + hourly.settle + hourly.late_after
+    assert not Standing(hourly, limit, state).late
+    late = Standing(hourly, limit + timedelta(microseconds=1), state)
+    assert late.late
+    assert lateness.faults([late, standing]) == [
+        Fault(
+            f"echoroom.hourly is late: {hour:%Y-%m-%d %H:%M} should have been closed 2 hours ago; 2 hours "
+            "are allowed.",
+            "See whether it runs, and how it ends: roomkeeper policies echoroom; close what is due at once: "
+            "roomkeeper run echoroom.hourly",
+        )
+    ]
+
+
+def test_late_rollups_are_one_fault(platform: Platform) -> None:
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    closed_up_to(platform, EVENTS, day)
+    assert on(platform, "check").code == 0
+    closed_up_to(platform, EVENTS, day - timedelta(days=9))
+    ((sentence, advice),) = found(on(platform, "check"))
+    assert re.fullmatch(
+        rf"pern\.security_daily is late: {day - timedelta(days=9):%Y-%m-%d} should have been closed [78] "
+        r"days ago; 2 hours are allowed\.",
+        sentence,
+    )
+    assert advice.endswith("close what is due at once: roomkeeper run pern.security_daily")
+    assert on(platform, "run", EVENTS.name).code == 0
+    assert on(platform, "check").code == 0
+    for number, name in enumerate(("pern.daily", "connect.daily", "connect.calls_daily", "openchat.daily")):
+        closed_up_to(platform, ROLLUPS[name], day - timedelta(days=9 + number))
+    ((sentence, _),) = found(on(platform, "check"))
+    assert sentence.startswith(
+        "4 rollups are late: openchat.daily, connect.calls_daily, connect.daily and 1 more; of "
+        f"openchat.daily {day - timedelta(days=12):%Y-%m-%d} should have been closed "
+    )
+    # What is off is never late.
+    platform.set(sweep_off="pern.daily,connect.daily,connect.calls_daily,openchat.daily")
+    assert on(platform, "check").code == 0
+
+
+def test_another_zone_is_a_warning(platform: Platform) -> None:
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    closed_up_to(platform, EVENTS, day)
+    platform.set(rollup_zones=f"{EVENTS.name}=Europe/Berlin,pern.daily=Asia/Tokyo")
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    (warning,) = [line for line in outcome.out.splitlines() if line.startswith("! ")]
+    assert warning == f"! {EVENTS.name} has counted days of UTC, and days of Europe/Berlin are set."
+    closed_up_to(platform, EVENTS, day, "Europe/Berlin")
+    assert "! " not in on(platform, "check").out
+
+
+def test_rollups_that_do_not_run_are_told_with_policies(platform: Platform) -> None:
+    platform.set(apps="pern", sweep_off=",".join(name for name in POLICIES if name != "roomkeeper.runs"))
+    platform.sql(
+        "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
+        " VALUES ('roomkeeper.runs', now() - interval '1 day', now(), 0, 'done')"
+    )
+    names = "pern.daily, pern.sessions_daily, pern.security_daily"
+    assert found(on(platform, "check")) == [
+        (f"4 jobs have not run for three of their periods: {names} and 1 more.", IS_BEAT_RUNNING)
+    ]
+
+
+def test_what_rollups_need_is_asked_for(api: Platform) -> None:
+    api.sql("REVOKE SELECT ON pern.audit_logs FROM api")
+    api.sql("REVOKE INSERT ON roomkeeper.pern_security_daily FROM api")
+    told = [sentence for sentence, _ in found(on(api, "check"))]
+    assert told == [
+        "The role api lacks SELECT on pern.audit_logs.",
+        "The role api lacks INSERT on roomkeeper.pern_security_daily.",
+    ]
+
+
+def test_of_a_rollup_that_is_off_nothing_is_needed(platform: Platform) -> None:
+    platform.sql("ALTER TABLE audiorooms.room_analytics DROP COLUMN total_listen_minutes")
+    ((sentence, _),) = found(on(platform, "check"))
+    assert sentence == "The column audiorooms.room_analytics.total_listen_minutes does not exist."
+    platform.set(sweep_off="audiorooms.room_analytics")
+    assert on(platform, "check").code == 0
+
+
+def test_the_platforms_own_rollup_is_checked(platform: Platform) -> None:
+    own = ROLLUPS["roomkeeper.attachments_daily"]
+    assert set(own.needs()) & set(checks.needs(platform.settings))
 
 
 # -- retention -------------------------------------------------------------------------------------------
@@ -430,26 +550,36 @@ def test_an_archive_in_a_bucket(platform: Platform, seaweedfs: SeaweedFSServer, 
 
 
 @pytest.mark.parametrize(
-    ("name", "table"),
+    ("name", "needed", "figures"),
     [
-        ("pern.messages", "pern.messages"),
-        ("connect.messages", "communication_schema.messages"),
-        ("openchat.deleted_messages", "openchat.message"),
-        ("openchat.conversation_messages", "openchat.message"),
-        ("echoroom.messages", "echoroom.chat_messages"),
-        ("audiorooms.participants", "audiorooms.room_participants"),
+        ("pern.messages", 36, "pern.daily, roomkeeper.attachments_daily"),
+        ("pern.audit_security", 36, "pern.security_daily"),
+        ("connect.messages", 36, "connect.daily"),
+        (
+            "openchat.deleted_messages",
+            36,
+            "openchat.messages_daily, openchat.daily, roomkeeper.attachments_daily",
+        ),
+        ("openchat.deleted_attachments", 36, "roomkeeper.attachments_daily"),
+        ("echoroom.messages", 4, "echoroom.hourly, echoroom.daily"),
+        ("audiorooms.participants", 36, "audiorooms.room_analytics"),
     ],
 )
-def test_what_daily_figures_need_is_kept_for_them(platform: Platform, name: str, table: str) -> None:
-    days(platform, **{name: 35})
+def test_what_figures_need_is_kept_for_them(platform: Platform, name: str, needed: int, figures: str) -> None:
+    """As long as they are computed again, and what settles before."""
+    days(platform, **{name: needed})
     assert on(platform, "check").code == 0
-    days(platform, **{name: 34.5})
+    days(platform, **{name: needed - 0.5})
     assert found(on(platform, "check")) == [
         (
-            f"{name} deletes after 828 hours what the daily figures need for 35 days ({table}).",
-            f"Give it 35 days at least: ROOMKEEPER_RETENTION_DAYS={name}=35",
+            f"{name} deletes after {24 * needed - 12} hours what the figures need for {needed} days "
+            f"({figures}).",
+            f"Give it {needed} days at least: ROOMKEEPER_RETENTION_DAYS={name}={needed}",
         )
     ]
+    # Figures that nobody wants need nothing.
+    platform.set(sweep_off=figures.replace(" ", ""))
+    assert on(platform, "check").code == 0
 
 
 def test_what_waits_for_others_is_not_to_go_before_them(platform: Platform) -> None:
@@ -502,7 +632,7 @@ def test_deleted_files_do_not_go_before_their_time(platform: Platform) -> None:
 
 
 def test_security_is_kept_longest(platform: Platform) -> None:
-    days(platform, **{"pern.audit_security": 90, "pern.audit_critical": 90, "pern.audit_info": 1})
+    days(platform, **{"pern.audit_security": 90, "pern.audit_critical": 90, "pern.audit_info": 36})
     assert on(platform, "check").code == 0
     days(platform, **{"pern.audit_security": 90, "pern.audit_critical": 91})
     assert found(on(platform, "check")) == [

@@ -12,9 +12,11 @@ from sqlalchemy import select, text
 
 from commands import policies as command
 from models.echoroom import ChatSession, TypingIndicator, User
-from tasks import cleanup
-from tasks.apps import APPS, POLICIES
+from models.pern import AuditLog
+from tasks import analytics, cleanup
+from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.apps.columns import table_of
+from tasks.engines.rollup import Progress
 from tests.cleanup.sweeping import add, rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
@@ -55,10 +57,10 @@ def line(outcome: Outcome, policy: str) -> list[str]:
 
 
 @contextmanager
-def under_way(platform: Platform) -> Iterator[None]:
+def under_way(platform: Platform, name: str = TYPING.name) -> Iterator[None]:
     """Hold what a run of the policy holds."""
     with platform.engine.begin() as connection:
-        key = {"key": f"roomkeeper:{TYPING.name}"}
+        key = {"key": f"roomkeeper:{name}"}
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
         yield
 
@@ -72,8 +74,8 @@ def test_every_policy_is_shown_with_its_rule_and_period(platform: Platform, colu
     assert (outcome.code, outcome.err) == (0, "")
     assert max(map(len, outcome.out.splitlines())) <= columns
     assert "{" not in outcome.out
-    for policy in POLICIES.values():
-        assert outcome.out.count(policy.name) >= 1
+    for name in (*POLICIES, *ROLLUPS):
+        assert name in outcome.out
     if columns == 80:
         shown = words(outcome)
         for policy in POLICIES.values():
@@ -81,6 +83,9 @@ def test_every_policy_is_shown_with_its_rule_and_period(platform: Platform, colu
         assert "participants without any sign of life for 30 minutes leave, with their voice status" in shown
         assert "every 5 s; last run: never; due now: 0" in shown
         assert "calls that began more than 365 days ago and ended" in shown
+        for rollup in ROLLUPS.values():
+            assert f"{rollup.name} ({rollup.table.fullname}) {rollup.rule}" in shown
+        assert "every 5 min; last run: never; closed up to: –" in shown
 
 
 def test_one_application_is_shown(platform: Platform) -> None:
@@ -270,6 +275,71 @@ def test_a_run_that_was_stopped_is_shown(platform: Platform) -> None:
     assert shown[4].endswith(", 0 rows, stopped: far too many")
 
 
+# -- rollups ---------------------------------------------------------------------------------------------
+
+EVENTS = ROLLUPS["pern.security_daily"]
+
+
+def log(platform: Platform, *moments: datetime) -> None:
+    what = {"action": "x", "resource_type": "user", "ip_address": "10.0.0.1", "user_agent": "x"}
+    for moment in moments:
+        add(platform, AuditLog, created_at=moment, **what)
+
+
+def behind(platform: Platform, watermark: datetime) -> None:
+    """Have a rollup run, and then be no further than that."""
+    assert analytics.run(EVENTS, platform.settings) is not None
+    platform.sql(
+        "UPDATE roomkeeper.rollups SET watermark = :at WHERE name = :name", at=watermark, name=EVENTS.name
+    )
+
+
+def midnight(back: int) -> datetime:
+    """Return the beginning of the day so many days ago."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return today - timedelta(days=back)
+
+
+def test_a_rollup_is_shown_with_its_application(platform: Platform) -> None:
+    outcome = wide(platform, "policies", "pern", columns=250)
+    assert line(outcome, EVENTS.name) == [
+        EVENTS.name,
+        "roomkeeper.pern_security_daily",
+        EVENTS.rule,
+        "every 15 min",
+        "never",
+        "–",
+    ]
+    log(platform, midnight(3))
+    behind(platform, midnight(0))
+    shown = line(wide(platform, "policies", "pern", columns=250), EVENTS.name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, 1 row, done", shown[4])
+    assert shown[5] == f"{midnight(1):%Y-%m-%d}"
+    platform.set(sweep_off=EVENTS.name, rollup_zones=f"{EVENTS.name}=Asia/Tokyo", sweep_every="pern.daily=60")
+    outcome = wide(platform, "policies", "pern", columns=250)
+    assert line(outcome, EVENTS.name)[2:4] == [f"{EVENTS.rule} (days of Asia/Tokyo)", "off"]
+    assert line(outcome, "pern.daily")[3] == "every 1 min"
+
+
+def test_the_last_hour_is_told(platform: Platform) -> None:
+    hourly = ROLLUPS["echoroom.hourly"]
+    assert analytics.run(hourly, platform.settings, by_hand=True) is not None
+    ((watermark,),) = platform.sql("SELECT watermark FROM roomkeeper.rollups")
+    shown = line(wide(platform, "policies", "echoroom", columns=250), hourly.name)
+    assert shown[5] == f"{watermark - timedelta(hours=1):%Y-%m-%d %H:%M}"
+
+
+def test_a_rollup_that_is_late_is_red(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    for days_ago, red in ((0, False), (9, True)):
+        behind(platform, midnight(days_ago))
+        out = wide(platform, "policies", "pern", columns=250).out
+        (shown,) = [found for found in out.splitlines() if EVENTS.name in found]
+        assert ("\x1b[31m" in shown) is red
+        assert ("days late" in shown) is red
+
+
 # -- run -------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +457,7 @@ def test_a_policy_that_there_is_not(platform: Platform) -> None:
     outcome = on(platform, "run", "echoroom.typng")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == (
-        "'echoroom.typng' is not a policy; `roomkeeper policies` lists them. "
+        "'echoroom.typng' is not a policy or a rollup; `roomkeeper policies` lists them. "
         "Did you mean 'echoroom.typing'?\n"
     )
 
@@ -446,7 +516,7 @@ def test_what_is_left_is_said_with_the_reason(platform: Platform) -> None:
 def test_long_work_is_told_in_lines_where_nobody_looks(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "LINE_SECONDS", 0)
+    monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
     add(platform, ChatSession, category="Calm", current_participants=7)
     outcome = on(platform, "run", "echoroom.counts")
     assert outcome.err == "echoroom.counts: 1 row, page 0 of 1\n"
@@ -482,6 +552,95 @@ def test_one_that_is_broken_off_says_what_is_done(
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == "echoroom.typing: broken off; 1 row deleted.\n"
     assert rows(platform, TypingIndicator) == {}
+
+
+def test_a_rollup_is_run_by_hand(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    log(platform, midnight(40), midnight(3), datetime.now(UTC))
+    behind(platform, midnight(3))
+    platform.sql("UPDATE roomkeeper.pern_security_daily SET events = 7")
+    monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
+    outcome = on(platform, "run", EVENTS.name)
+    assert outcome.code == 0
+    ((watermark,),) = platform.sql("SELECT watermark FROM roomkeeper.rollups")
+    closed = (watermark - midnight(3)).days
+    assert closed in {2, 3}
+    lines = dict.fromkeys(outcome.err.splitlines())
+    wanted = [f"{EVENTS.name}: {number} of {closed} days closed" for number in range(closed + 1)]
+    assert list(lines) in (wanted, wanted[1:])
+    assert re.fullmatch(
+        rf"pern\.security_daily: {closed} days closed, 2 rows of figures changed, \d+\.\d s\.\n", outcome.out
+    )
+    runs = platform.sql("SELECT job, outcome, rows FROM roomkeeper.job_runs ORDER BY id")
+    assert runs[-1] == (EVENTS.name, "done", 2)
+
+
+def test_the_first_run_of_a_rollup_by_hand(platform: Platform) -> None:
+    log(platform, midnight(40))
+    outcome = on(platform, "run", EVENTS.name)
+    assert re.match(r"pern\.security_daily: (39|40) days closed, 1 row of figures changed, ", outcome.out)
+
+
+def test_a_dry_run_of_a_rollup_says_what_is_to_be_closed(platform: Platform) -> None:
+    assert on(platform, "run", EVENTS.name, "--dry-run").out == (
+        f"{EVENTS.name} has never run: its first run begins with the day of the earliest row that it "
+        "counts.\n"
+        "Nothing was changed.\n"
+    )
+    behind(platform, datetime(2026, 3, 1, tzinfo=UTC))
+    before = platform.everything()
+
+    def dry(now: str) -> str:
+        outcome = on(platform, "run", EVENTS.name, "--dry-run", "--now", now)
+        assert (outcome.code, outcome.err) == (0, "")
+        said, nothing = outcome.out.splitlines()
+        assert nothing == "Nothing was changed."
+        return said.removeprefix(f"{EVENTS.name}: ")
+
+    for now, said in (
+        ("2026-03-02T01:59:59Z", "0 days are to be closed at 2026-03-02 01:59:59 UTC."),
+        ("2026-03-02T02:00:00Z", "1 day is to be closed at 2026-03-02 02:00:00 UTC: 2026-03-01."),
+        (
+            "2026-03-11T02:00:00Z",
+            "10 days are to be closed at 2026-03-11 02:00:00 UTC: 2026-03-01 to 2026-03-10.",
+        ),
+    ):
+        assert dry(now) == said
+    platform.set(rollup_zones=f"{EVENTS.name}=Asia/Tokyo")
+    ((covered,),) = platform.sql("SELECT covered_from FROM roomkeeper.rollups")
+    assert dry("2026-03-11T02:00:00Z") == (
+        f"{EVENTS.name} has counted days of UTC: its next run computes all since {covered:%Y-%m-%d} anew, as "
+        "days of Asia/Tokyo."
+    )
+    assert platform.everything() == before
+
+
+def test_a_rollup_goes_by_the_clock(platform: Platform) -> None:
+    outcome = on(platform, "run", EVENTS.name, "--now", "2026-03-11T02:00:00Z")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"{EVENTS.name} goes by the clock, ")
+    assert platform.sql("SELECT * FROM roomkeeper.rollups") == []
+
+
+def test_two_runs_of_a_rollup_at_once_are_one_too_many(platform: Platform) -> None:
+    with under_way(platform, EVENTS.name):
+        outcome = on(platform, "run", EVENTS.name)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        f"Another run of {EVENTS.name} is under way: nothing was done here; see: roomkeeper policies\n"
+    )
+
+
+def test_a_rollup_that_is_broken_off(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind(platform, midnight(9))
+
+    def impatient(*_: Any, watch: Any, **__: Any) -> None:
+        watch(Progress(closed=2))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(analytics, "run", impatient)
+    outcome = on(platform, "run", EVENTS.name)
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.err == f"{EVENTS.name}: broken off; 2 days closed.\n"
 
 
 def test_every_page_has_its_policies_shown(platform: Platform) -> None:

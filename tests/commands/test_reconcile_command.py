@@ -132,7 +132,7 @@ def test_one_store_or_application(store: Platform, seaweedfs: SeaweedFSServer, b
 
 
 def test_how_far_it_is_is_told_in_lines(store: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "LINE_SECONDS", 0)
+    monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
     store.put(b"1", "uploads/1")
     outcome = on(store, "reconcile", *APPLY)
     assert outcome.err.splitlines() == [

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
+from commands import lateness
 from stack.ports import free_port
 from tasks import holds, receipts
-from tasks.apps import policies
+from tasks.apps import ROLLUPS, policies, rollups
 from tasks.attachments import operate
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
@@ -97,9 +98,14 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
             return False
 
     eventually(up, what="metrics are served")
-    # Of all policies that run.
-    overdue = {labels[0][1] for name, labels in scraped(port) if name == "roomkeeper_policy_overdue"}
-    assert overdue == set(policies(platform.settings))
+    # Of all policies and rollups that run.
+    found = scraped(port)
+    overdue = set(of(found, "roomkeeper_policy_overdue", "policy"))
+    assert overdue == {*policies(platform.settings), *rollups(platform.settings)}
+    limits = of(found, "roomkeeper_rollup_lag_limit_seconds", "rollup")
+    assert limits == {
+        name: rollup.late_after.total_seconds() for name, rollup in rollups(platform.settings).items()
+    }
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
     assert f"Metrics can not be served on 127.0.0.1:{port}" in taken.said()
@@ -165,6 +171,41 @@ def test_what_ails_a_policy_is_told(platform: Platform, state: State) -> None:
 
 def of(found: Samples, name: str, label: str) -> dict[str, float]:
     return {dict(labels)[label]: value for (family, labels), value in found.items() if family == name}
+
+
+def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
+    name = "pern.security_daily"
+    asking = State(platform.settings, lags=lambda connection: lateness.told(connection, platform.settings))
+
+    def told(metric: str) -> dict[str, float]:
+        return of(asked(asking), f"roomkeeper_rollup_{metric}", "rollup")
+
+    # Of those that have never run nothing is known but the limit.
+    assert (told("lag_seconds"), told("watermark_timestamp_seconds")) == ({}, {})
+    assert set(told("lag_limit_seconds")) == set(rollups(platform.settings))
+    now = datetime.now(UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    settle = ROLLUPS[name].settle
+    for watermark, lag in (
+        (today, timedelta(0)),
+        (today - timedelta(days=3), now - (today - timedelta(days=2) + settle)),
+    ):
+        platform.sql("DELETE FROM roomkeeper.rollups")
+        platform.sql(
+            "INSERT INTO roomkeeper.rollups (name, zone, watermark, covered_from)"
+            " VALUES (:name, 'UTC', :watermark, '2026-01-01Z')",
+            name=name,
+            watermark=watermark,
+        )
+        assert told("watermark_timestamp_seconds") == {name: watermark.timestamp()}
+        ((its, seconds),) = told("lag_seconds").items()
+        assert its == name
+        assert lag.total_seconds() <= seconds < lag.total_seconds() + (60 if lag else 1)
+    # What is off is not told.
+    platform.set(sweep_off=name)
+    off = State(platform.settings, lags=lambda connection: lateness.told(connection, platform.settings))
+    assert name not in of(asked(off), "roomkeeper_rollup_lag_limit_seconds", "rollup")
+    assert of(asked(off), "roomkeeper_rollup_lag_seconds", "rollup") == {}
 
 
 def test_a_policy_that_was_stopped_is_told(platform: Platform, state: State) -> None:

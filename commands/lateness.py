@@ -1,0 +1,130 @@
+"""How far rollups have come, and whether they are late."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, func, select
+
+from tasks.apps import rollups
+from tasks.apps.rollups import Grain, Rollup
+from tasks.engines.calendar import Bucket, bucket_at, preceding
+from tasks.engines.rollup import State, lag, state_of
+from workers.inspection import Fault
+from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from workers.state_metrics import Lag
+
+#: How many rollups a sentence names.
+NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a rollup has come.
+
+    Attributes:
+        now: by the database's clock.
+        state: None if it has never run.
+    """
+
+    rollup: Rollup
+    now: datetime
+    state: State | None
+
+    @property
+    def lag(self) -> timedelta | None:
+        """For how long the next bucket should have been closed; None if it has never run."""
+        return None if self.state is None else lag(self.rollup, self.state, self.now)
+
+    @property
+    def late(self) -> bool:
+        """Whether that is a fault."""
+        return self.lag is not None and self.lag > self.rollup.late_after
+
+    @property
+    def closed(self) -> Bucket | None:
+        """The last bucket that is closed; None if none is yet."""
+        if self.state is None or self.state.watermark <= self.state.covered_from:
+            return None
+        return preceding(_at(self.rollup, self.state), self.rollup.grain, self.state.zone)
+
+    @property
+    def next(self) -> Bucket | None:
+        """The bucket that is to be closed next; None if it has never run."""
+        return None if self.state is None else _at(self.rollup, self.state)
+
+
+def _at(rollup: Rollup, state: State) -> Bucket:
+    return bucket_at(state.watermark, rollup.grain, state.zone)
+
+
+def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, Standing]:
+    """Return how far rollups have come, by name."""
+    now = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return {rollup.name: Standing(rollup, now, state_of(connection, rollup)) for rollup in wanted}
+
+
+def told(connection: Connection, settings: Settings) -> "list[Lag]":
+    """Return how far the rollups that run have come, as metrics have it."""
+    # Not before: a worker sets an environment variable before metrics are imported.
+    from workers.state_metrics import Lag
+
+    return [
+        Lag(name, one.rollup.late_after, one.lag, None if one.state is None else one.state.watermark)
+        for name, one in read(connection, rollups(settings).values()).items()
+    ]
+
+
+def faults(found: Iterable[Standing]) -> list[Fault]:
+    """Return what is to be said of those that are late: one fault, however many they are."""
+    late = [one for one in found if one.late]
+    if not late:
+        return []
+    worst = max(late, key=lambda one: one.lag or timedelta(0))
+    name = worst.rollup.name
+    assert worst.lag is not None
+    assert worst.next is not None
+    bucket = spelled(worst.next, worst.rollup.grain)
+    what = f"{bucket} should have been closed {rough(worst.lag)} ago"
+    if len(late) == 1:
+        sentence = f"{name} is late: {what}; {rough(worst.rollup.late_after)} are allowed."
+    else:
+        names = [one.rollup.name for one in late]
+        more = len(names) - NAMED
+        listed = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        sentence = f"{len(late)} rollups are late: {listed}; of {name} {what}."
+    return [
+        Fault(
+            sentence,
+            f"See whether it runs, and how it ends: roomkeeper policies {worst.rollup.app}; close what is "
+            f"due at once: roomkeeper run {name}",
+        )
+    ]
+
+
+def spelled(bucket: Bucket, grain: Grain) -> str:
+    """Return a bucket as people call it: `2026-03-01`, `2026-03-01 14:00`."""
+    return f"{bucket.label:%Y-%m-%d}" if grain is Grain.DAY else f"{bucket.label:%Y-%m-%d %H:%M}"
+
+
+def span(found: Sequence[Bucket], grain: Grain) -> str:
+    """Return the first and the last of some buckets in their order: `2026-03-01 to 2026-03-05`."""
+    first, last = spelled(found[0], grain), spelled(found[-1], grain)
+    return first if first == last else f"{first} to {last}"
+
+
+def numbered(count: int, grain: Grain) -> str:
+    """Return a number of buckets as it is told: `1 day`, `1,200 hours`."""
+    return f"1 {grain}" if count == 1 else f"{count:,} {grain}s"
+
+
+def rough(period: timedelta) -> str:
+    """Return about how long that is: `3 days`, `26 hours`, `40 minutes`; `0 minutes` for seconds."""
+    minutes = int(period / timedelta(minutes=1))
+    if minutes < 120:
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    hours = minutes // 60
+    return f"{hours} hours" if hours < 48 else f"{hours // 24} days"

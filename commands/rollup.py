@@ -1,0 +1,375 @@
+"""`roomkeeper rollup`: how far figures have come, computing days anew, and proving that they are right."""
+
+import random
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from time import monotonic
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import Connection, Row
+
+from commands import lateness, progress
+from commands.lateness import numbered, span, spelled
+from commands.policies import OURS, counted, likely, named, ready, told_time
+from tasks.apps import APPS, ROLLUPS, rollups, zone
+from tasks.apps.rollups import Rollup
+from tasks.engines.calendar import Bucket, bucket_at, buckets, day_of
+from tasks.engines.rollup import OtherZoneError, Run, State, differences, frozen, state_of
+from tasks.engines.rollup import Progress as Computed
+from workers.db import get_engine, transaction
+from workers.settings import Settings, SettingsError, get_settings
+
+app = typer.Typer(help="Figures by the day and the hour.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name, from `roomkeeper rollup list`.")]
+
+#: Before that no clock was right: figures begin here at the earliest.
+FIRST = date(2000, 1, 1)
+#: From this width on, in characters, there is room for a column each.
+WIDE = 130
+#: How many rows that drifted are shown of each bucket.
+SHOWN = 20
+#: The connections that a process has.
+MOST_JOBS = 4
+
+
+# -- how far they have come ------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_rollups(
+    only: Annotated[
+        str, typer.Argument(metavar="[APP]", help="Only this application's, or `roomkeeper`'s own.")
+    ] = "",
+) -> None:
+    """Print how far every rollup has come: since when it counts, what is closed, late, frozen."""
+    pages = [*APPS, OURS]
+    if only and only not in pages:
+        raise SettingsError(f"{only!r} is not an application: {', '.join(pages)}.{likely(only, pages)}")
+    settings = get_settings()
+    running = rollups(settings)
+    ready(settings)
+    wanted = [rollup for rollup in ROLLUPS.values() if only in {"", rollup.app}]
+    if not wanted:
+        Console(highlight=False, markup=False).print(f"{only} has no rollups.")
+        return
+    with transaction() as connection:
+        standings = lateness.read(connection, wanted)
+    console = Console(highlight=False, markup=False)
+    names = ("rollup", "days of", "counted from", "closed up to", "late by", "frozen up to", "next revisit")
+    wide = console.width >= WIDE
+    table = Table(expand=True, show_header=wide, show_lines=not wide)
+    for name in names if wide else names[:1]:
+        table.add_column(name, ratio=2 if name == names[0] else 1)
+    for name, standing in standings.items():
+        cells = (name, *_cells(standing, settings))
+        style = "dim" if name not in running else "red" if standing.late else ""
+        if wide:
+            table.add_row(*cells, style=style)
+        else:
+            said = [f"{title}: {cell}" for title, cell in zip(names[1:], cells[1:], strict=True)]
+            table.add_row(Group(Text(name, style="bold"), Text("; ".join(said))), style=style)
+    console.print(table)
+
+
+def _cells(standing: lateness.Standing, settings: Settings) -> tuple[str, ...]:
+    rollup, state = standing.rollup, standing.state
+    if state is None:
+        return (zone(rollup, settings), *("–" for _ in range(5)))
+    first = bucket_at(state.covered_from, rollup.grain, state.zone)
+    return (
+        state.zone,
+        spelled(first, rollup.grain),
+        "–" if standing.closed is None else spelled(standing.closed, rollup.grain),
+        lateness.rough(standing.lag) if standing.lag else "–",
+        "–" if state.frozen_to is None else told_time(state.frozen_to),
+        _next_revisit(rollup, state),
+    )
+
+
+def _next_revisit(rollup: Rollup, state: State) -> str:
+    if rollup.revisit is None:
+        return "never"
+    if state.revisit_at is None:
+        return "–"
+    return spelled(bucket_at(state.revisit_at, rollup.grain, state.zone), rollup.grain)
+
+
+# -- anew ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def backfill(
+    name: Name,
+    first: Annotated[str, typer.Option("--from", metavar="DAY", help="The first day, as 2026-03-01.")],
+    last: Annotated[str, typer.Option("--to", metavar="DAY", help="The last day.")],
+    jobs: Annotated[
+        int, typer.Option(min=1, max=MOST_JOBS, help="How many days at once, each on its own connection.")
+    ] = 1,
+) -> None:
+    """Compute the figures of some days anew, the last one first; beat's runs go on beside it."""
+    settings = get_settings()
+    rollup = named("a rollup", name, ROLLUPS, settings)
+    days = _parsed("--from", first), _parsed("--to", last)
+    standing, state = _standing(rollup, settings)
+    wanted = _between(rollup, state, *days, until=standing.now)
+    if not wanted:
+        raise SettingsError(f"--from {days[0]} is still to come: it is {told_time(standing.now)} UTC.")
+    began = monotonic()
+    with _backfilling(rollup) as watch:
+        run = Run(rollup, standing.now, state.zone, watch=watch)
+        try:
+            done = run.backfill_all(wanted, jobs)
+        except KeyboardInterrupt:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(
+                f"{rollup.name}: broken off; {run.progress.buckets:,} of "
+                f"{numbered(len(wanted), rollup.grain)} computed, {counted(run.progress.rows)} of figures "
+                "changed."
+            )
+            raise typer.Exit(130) from None
+        except OtherZoneError as error:
+            raise SettingsError(f"{rollup.name} has begun to count days of {error}: say it again.") from error
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{rollup.name}: {numbered(done.buckets, rollup.grain)} computed, {counted(done.rows)} of figures "
+        f"changed, {monotonic() - began:.1f} s."
+    )
+    with transaction() as connection:
+        now_state = state_of(connection, rollup)
+    for said in _remarks(rollup, now_state or state, wanted, done):
+        console.print(said)
+
+
+@contextmanager
+def _backfilling(rollup: Rollup) -> Iterator[Callable[[Computed], None]]:
+    """Yield what shows how far a backfill is, and how fast."""
+    began = monotonic()
+    with progress.watching(rollup.name) as show:
+
+        def watch(done: Computed) -> None:
+            over = done.buckets + done.frozen
+            rate = done.buckets / max(monotonic() - began, 0.001)
+            show(
+                f"{rollup.name}: {over:,} of {numbered(done.todo, rollup.grain)}, {rate:.1f} a second",
+                over,
+                done.todo,
+            )
+
+        yield watch
+
+
+def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Computed) -> Iterator[str]:
+    """Yield what else is to be known of a backfill."""
+    unit = rollup.grain
+    if done.frozen:
+        left = "is frozen, and stays as it is" if done.frozen == 1 else "are frozen, and stay as they are"
+        yield f"{numbered(done.frozen, unit)} {left}: {_why_frozen(state)}."
+    if unclosed := [bucket for bucket in wanted if bucket.end > state.watermark]:
+        are, it = ("is", "it was") if len(unclosed) == 1 else ("are", "they were")
+        yield f"{span(unclosed, unit)} {are} not closed yet: {it} computed up to now."
+    if wanted[-1].end < state.covered_from:
+        begins = bucket_at(state.covered_from, unit, state.zone)
+        gap = buckets(wanted[-1].end, state.covered_from, unit, state.zone)
+        yield (
+            f"Figures are kept right from {spelled(begins, unit)} on; of {span(gap, unit)} there are none. "
+            f"To have all: --to {_day_before(begins)}"
+        )
+
+
+def _day_before(bucket: Bucket) -> date:
+    label = bucket.label.date() if isinstance(bucket.label, datetime) else bucket.label
+    return label - timedelta(days=1)
+
+
+def _why_frozen(state: State) -> str:
+    if state.frozen_to is None:
+        return "cleanup deletes its rows soon after they are counted"
+    return f"rows up to {told_time(state.frozen_to)} UTC are gone"
+
+
+def _standing(rollup: Rollup, settings: Settings) -> tuple[lateness.Standing, State]:
+    """Return how far a rollup has come that has run and counts the days that are set."""
+    ready(settings, rollup)
+    with transaction() as connection:
+        standing = lateness.read(connection, [rollup])[rollup.name]
+    state = standing.state
+    if state is None:
+        raise SettingsError(f"{rollup.name} has never run; see to that first: roomkeeper run {rollup.name}")
+    if (wanted := zone(rollup, settings)) != state.zone:
+        raise SettingsError(
+            f"{rollup.name} has counted days of {state.zone}, and days of {wanted} are set: its next run "
+            f"computes all of them anew; wait for it, or: roomkeeper run {rollup.name}"
+        )
+    return standing, state
+
+
+def _parsed(option: str, given: str) -> date:
+    try:
+        day = date.fromisoformat(given.strip())
+    except ValueError:
+        raise SettingsError(f"{option} must be a day like 2026-03-01 (got {given!r}).") from None
+    if not FIRST <= day < date.max - timedelta(days=2):
+        raise SettingsError(f"{option} {day} is no day of figures: they begin in {FIRST.year}.")
+    return day
+
+
+def _between(rollup: Rollup, state: State, first: date, last: date, *, until: datetime) -> list[Bucket]:
+    """Return the buckets of some days, those that have not begun left out."""
+    if first > last:
+        raise SettingsError(f"--from {first} is after --to {last}.")
+    start, end = day_of(first, state.zone).start, day_of(last, state.zone).end
+    return buckets(start, min(end, until), rollup.grain, state.zone)
+
+
+# -- proved ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Found:
+    """What an audit found.
+
+    Attributes:
+        drifted: buckets with rows that are not what they should be.
+        frozen: buckets that nobody can prove any more.
+    """
+
+    drifted: list[Bucket]
+    rows: int = 0
+    audited: int = 0
+    frozen: int = 0
+
+
+@app.command()
+def audit(
+    name: Name,
+    sample: Annotated[int, typer.Option(min=1, help="How many closed days or hours are computed.")] = 5,
+    every: Annotated[bool, typer.Option("--all", help="All that are closed.")] = False,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="DAY", help="None before this day, as 2026-03-01.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="None after this day.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Choose as the audit did that said this number.")
+    ] = None,
+) -> None:
+    """Compute some closed days from the rows again, and say where the figures differ; nothing is changed."""
+    settings = get_settings()
+    rollup = named("a rollup", name, ROLLUPS, settings)
+    days = (
+        FIRST if first is None else _parsed("--from", first),
+        date.max - timedelta(days=3) if last is None else _parsed("--to", last),
+    )
+    standing, state = _standing(rollup, settings)
+    closed = _closed(rollup, state, *days)
+    sound = [bucket for bucket in closed if not frozen(rollup, state, bucket)]
+    chance = secrets.randbelow(10**6) if seed is None else seed
+    chosen = sound
+    if not every and sample < len(sound):
+        chosen = sorted(random.Random(chance).sample(sound, sample))  # noqa: S311 - no secret
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    found = _Found([], frozen=len(closed) - len(sound))
+    began = monotonic()
+    try:
+        with progress.watching(rollup.name) as show:
+            for number, bucket in enumerate(chosen, 1):
+                _audit(rollup, bucket, standing.now, found, console)
+                show(
+                    f"{rollup.name}: {number:,} of {numbered(len(chosen), rollup.grain)} computed",
+                    number,
+                    len(chosen),
+                )
+    except KeyboardInterrupt:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{rollup.name}: broken off.")
+        raise typer.Exit(130) from None
+    chosen_by = f" (--seed {chance})" if len(chosen) < len(sound) else ""
+    console.print(
+        f"{rollup.name}: {found.audited:,} of {numbered(len(closed), rollup.grain)} that are closed computed "
+        f"again{chosen_by}, {monotonic() - began:.1f} s."
+    )
+    if found.frozen:
+        are = "is" if found.frozen == 1 else "are"
+        console.print(f"{numbered(found.frozen, rollup.grain)} {are} frozen: {_why_frozen(state)}.")
+    _conclude(rollup, standing.now, found, console)
+
+
+def _closed(rollup: Rollup, state: State, first: date, last: date) -> list[Bucket]:
+    start = max(state.covered_from, day_of(first, state.zone).start)
+    end = min(state.watermark, day_of(last, state.zone).end)
+    if first > last:
+        raise SettingsError(f"--from {first} is after --to {last}.")
+    return buckets(start, end, rollup.grain, state.zone)
+
+
+@contextmanager
+def _snapshot() -> Iterator[Connection]:
+    """Open a transaction all of whose statements see the same moment."""
+    with get_engine().connect() as connection:
+        at_once = connection.execution_options(isolation_level="REPEATABLE READ")
+        with at_once.begin():
+            yield at_once
+
+
+def _audit(rollup: Rollup, bucket: Bucket, now: datetime, found: _Found, console: Console) -> None:
+    with _snapshot() as connection:
+        # Retention freezes the bucket in the transaction that takes its rows.
+        state = state_of(connection, rollup)
+        if state is None or frozen(rollup, state, bucket):
+            found.frozen += 1
+            return
+        rows = differences(connection, rollup, bucket, now)
+    found.audited += 1
+    if not rows:
+        return
+    found.drifted.append(bucket)
+    found.rows += len(rows)
+    for row in rows[:SHOWN]:
+        console.print(f"✗ {spelled(bucket, rollup.grain)}{_drift(rollup, row)}", style="red")
+    if len(rows) > SHOWN:
+        console.print(f"  and {counted(len(rows) - SHOWN)} more of {spelled(bucket, rollup.grain)}")
+
+
+def _drift(rollup: Rollup, row: Row[Any]) -> str:
+    """Return what is wrong with a row of figures: its key, and each figure that is not what it should be."""
+    of = row._mapping
+    keys = [column.property.columns[0].name for column in rollup.key]
+    key = "".join(f" {name}={of[name]}" for name in keys)
+    if of["there"] and not of["computed"]:
+        return f"{key}: is there, and nothing was counted"
+    if not of["there"]:
+        should = ", ".join(f"{name} {of[f'{name}_computed']}" for name in rollup.figures)
+        return f"{key}: is missing: {should}"
+    changed = [
+        f"{name} {of[f'{name}_there']} → {of[f'{name}_computed']}"
+        for name in rollup.figures
+        if of[f"{name}_there"] != of[f"{name}_computed"]
+    ]
+    return f"{key}: {', '.join(changed)}"
+
+
+def _conclude(rollup: Rollup, now: datetime, found: _Found, console: Console) -> None:
+    if not found.drifted:
+        if found.audited:
+            console.print("All of it is as the rows say.", style="green")
+        else:
+            console.print("There was nothing to compute.")
+        return
+    first, last = found.drifted[0], found.drifted[-1]
+    days = [f"{bucket.label:%Y-%m-%d}" for bucket in (first, last)]
+    are = "is" if found.rows == 1 else "are"
+    console.print(
+        f"{counted(found.rows)} of {numbered(len(found.drifted), rollup.grain)} {are} not as the rows say, "
+        "there → computed."
+    )
+    console.print(f"Mend it: roomkeeper rollup backfill {rollup.name} --from {days[0]} --to {days[1]}")
+    if rollup.revisit is not None and last.end > now - rollup.revisit:
+        console.print(
+            f"What came in late is put right within a day by itself, for {rollup.revisit.days} days."
+        )
+    raise typer.Exit(1)

@@ -1,0 +1,262 @@
+"""`roomkeeper run`: a policy or a rollup by hand."""
+
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from psycopg.errors import QueryCanceled
+from rich.console import Console
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from commands import arguments, lateness, progress
+from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
+from tasks.apps import POLICIES, ROLLUPS, after, zone
+from tasks.apps.retentions import Retention
+from tasks.apps.rollups import Rollup
+from tasks.apps.sweeps import Delete, Sweep
+from tasks.brake import Stopped
+from tasks.engines.calendar import Bucket, bucket_at, buckets
+from tasks.engines.reach import UnknownReferenceError
+from tasks.engines.rollup import MovedError, due_by
+from tasks.engines.rollup import Progress as Computed
+from workers.db import transaction
+from workers.settings import Settings, SettingsError, get_settings, variable
+from workers.storage import StoreError
+
+if TYPE_CHECKING:
+    from tasks.engines.sweep import Progress as Done
+
+SAMPLED = 5
+#: More rows than there are.
+_ALL = 2**62
+
+
+def run(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A policy's or a rollup's, from `roomkeeper policies`."),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is due, and name some; change nothing.")
+    ] = False,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Go by this time, as 2026-03-01T10:00:00Z; by the clock if not given."
+        ),
+    ] = None,
+) -> None:
+    """Run one policy or rollup now, to its end; beat's runs of it are skipped meanwhile."""
+    settings = get_settings()
+    jobs: dict[str, Sweep | Rollup] = {**POLICIES, **ROLLUPS}
+    wanted = named("a policy or a rollup", name, jobs, settings)
+    moment = None if now is None else parsed(now)
+    if isinstance(wanted, Rollup):
+        _roll(wanted, settings, moment, dry_run=dry_run)
+        return
+    if off := lacks_period(wanted, settings):
+        raise SettingsError(f"{off}.")
+    ready(settings, wanted)
+    from tasks import cleanup
+
+    clock = cleanup.clock()
+    if dry_run:
+        _tell_what_is_due(wanted, settings, moment or clock)
+    elif moment is not None and moment > clock:
+        raise SettingsError(
+            f"{told_time(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
+            "well to see what would be due then."
+        )
+    else:
+        _sweep(wanted, settings, moment)
+
+
+# -- a rollup --------------------------------------------------------------------------------------------
+
+
+def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_run: bool) -> None:
+    if moment is not None and not dry_run:
+        raise SettingsError(
+            f"{rollup.name} goes by the clock, or today's figures would lose what has come since. Say "
+            "--dry-run as well to see what would be closed then; days that are past are computed anew with: "
+            "roomkeeper rollup backfill"
+        )
+    ready(settings, rollup)
+    with transaction() as connection:
+        standing = lateness.read(connection, [rollup])[rollup.name]
+    due = _to_be_closed(standing, settings, moment or standing.now)
+    if dry_run:
+        _tell_what_is_to_be_closed(standing, settings, moment or standing.now, due)
+    else:
+        _compute(rollup, settings, due)
+
+
+def _to_be_closed(standing: lateness.Standing, settings: Settings, moment: datetime) -> list[Bucket] | None:
+    """Return the buckets that a run closes; None where only the run itself finds out."""
+    rollup, state = standing.rollup, standing.state
+    if state is None or state.zone != zone(rollup, settings):
+        return None
+    ended = buckets(state.watermark, moment, rollup.grain, state.zone)
+    return [bucket for bucket in ended if due_by(rollup, bucket) <= moment]
+
+
+def _tell_what_is_to_be_closed(
+    standing: lateness.Standing, settings: Settings, moment: datetime, due: list[Bucket] | None
+) -> None:
+    rollup = standing.rollup
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if standing.state is None:
+        console.print(
+            f"{rollup.name} has never run: its first run begins with the {rollup.grain} of the earliest row "
+            "that it counts."
+        )
+    elif due is None:
+        first = bucket_at(standing.state.covered_from, rollup.grain, standing.state.zone)
+        console.print(
+            f"{rollup.name} has counted days of {standing.state.zone}: its next run computes all since "
+            f"{lateness.spelled(first, rollup.grain)} anew, as days of {zone(rollup, settings)}."
+        )
+    else:
+        are = "is" if len(due) == 1 else "are"
+        which = f": {lateness.span(due, rollup.grain)}" if due else ""
+        console.print(
+            f"{rollup.name}: {lateness.numbered(len(due), rollup.grain)} {are} to be closed at "
+            f"{told_time(moment)} UTC{which}."
+        )
+    console.print("Nothing was changed.")
+
+
+def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> None:
+    from tasks import analytics
+
+    began = monotonic()
+    total = None if due is None else len(due)
+    of = "" if total is None else f" of {total:,}"
+    closed = 0
+    with progress.watching(rollup.name) as show:
+
+        def watch(done: Computed) -> None:
+            nonlocal closed
+            closed = done.closed
+            show(f"{rollup.name}: {closed:,}{of} {rollup.grain}s closed", closed, total)
+
+        try:
+            done = analytics.run(rollup, settings, by_hand=True, watch=watch)
+        except KeyboardInterrupt:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(
+                f"{rollup.name}: broken off; {lateness.numbered(closed, rollup.grain)} closed."
+            )
+            raise typer.Exit(130) from None
+        except MovedError as error:
+            raise SettingsError(f"{rollup.name}: {error}; run it again.") from error
+    if done is None:
+        raise SettingsError(_under_way(rollup.name))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{rollup.name}: {lateness.numbered(done.closed, rollup.grain)} closed, {counted(done.rows)} of "
+        f"figures changed, {monotonic() - began:.1f} s."
+    )
+    if done.more:
+        console.print("There is more: its time was over. Run it again.")
+
+
+# -- a policy --------------------------------------------------------------------------------------------
+
+
+def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> None:
+    from tasks import cleanup
+
+    (key,) = policy.table.primary_key.columns
+    values = {"now": moment, "after": after(policy, settings)}
+    try:
+        found = cleanup.eligible(policy, settings, _ALL, moment)
+        with transaction() as connection:
+            samples = connection.scalars(select(key).where(policy.due).limit(SAMPLED), values).all()
+    except OperationalError as error:
+        if isinstance(error.orig, QueryCanceled):
+            raise SettingsError(
+                f"Counting what is due takes longer than {variable('statement_timeout_ms')} allows, "
+                f"{settings.statement_timeout_ms:,} ms; give it more for this command."
+            ) from error
+        raise
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    example = ", for example:" if samples else "."
+    is_due = "1 row is" if found == 1 else f"{found:,} rows are"
+    console.print(f"{policy.name}: {is_due} due at {told_time(moment)} UTC{example}")
+    for sample in samples:
+        console.print(f"  {sample}")
+    console.print("Nothing was changed.")
+
+
+def _run(
+    policy: Sweep, settings: Settings, moment: datetime | None, watch: Callable[["Done"], None]
+) -> "Done | None":
+    """Run it; what keeps retention from running is a sentence."""
+    from tasks import cleanup, retention
+
+    if not isinstance(policy, Retention):
+        return cleanup.run(policy, settings, now=moment, by_hand=True, watch=watch)
+    try:
+        with quiet():
+            return retention.run(
+                policy, settings, now=moment, by_hand=True, operator=arguments.myself(), watch=watch
+            )
+    except (Stopped, UnknownReferenceError) as reason:
+        raise SettingsError(f"{reason}.") from reason
+    except StoreError as error:
+        raise SettingsError(f"{str(error).rstrip('.')}.") from error
+
+
+def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
+    began = monotonic()
+    so_far = 0
+    with progress.watching(policy.name) as show:
+
+        def watch(done: "Done") -> None:
+            nonlocal so_far
+            so_far = done.rows
+            show(f"{policy.name}: {_so_far(done)}", done.page, done.pages or None)
+
+        try:
+            done = _run(policy, settings, moment, watch)
+        except KeyboardInterrupt:
+            Console(stderr=True, highlight=False).print(
+                f"{policy.name}: broken off; {counted(so_far)} {_what(policy)}."
+            )
+            raise typer.Exit(130) from None
+    if done is None:
+        raise SettingsError(_under_way(policy.name))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    batches = "1 batch" if done.batches == 1 else f"{done.batches:,} batches"
+    console.print(
+        f"{policy.name}: {counted(done.rows)} {_what(policy)} in {batches}, {monotonic() - began:.1f} s."
+    )
+    if done.remaining:
+        is_due = "1 row is" if done.remaining == 1 else f"{done.remaining:,} rows are"
+        why = f"the database says {done.error}" if done.error else "somebody holds them, or changes them"
+        console.print(f"{is_due} due still: {why}.")
+    if isinstance(policy, Retention):
+        if done.rows:
+            console.print(f"What went, and where it is archived: roomkeeper retention receipts {policy.name}")
+        if done.more:
+            console.print(
+                f"There is more than it may take at once: roomkeeper retention preview {policy.name}"
+            )
+    elif done.more:
+        console.print("There is more: its time was over. Run it again.")
+
+
+def _under_way(name: str) -> str:
+    return f"Another run of {name} is under way: nothing was done here; see: roomkeeper policies"
+
+
+def _so_far(done: "Done") -> str:
+    pages = f", page {done.page:,} of {done.pages:,}" if done.pages else ""
+    return f"{counted(done.rows)}{pages}"
+
+
+def _what(policy: Sweep) -> str:
+    return "deleted" if isinstance(policy.then, Delete) else "changed"
