@@ -14,11 +14,13 @@ from uuid import UUID
 
 PROCESS_ATTACHMENT = "attachments.process"
 RECORD_STATUS = "delivery.record"
+RECOMPUTE_ROOM = "analytics.room"
 #: The queue of each task.
-QUEUES = {PROCESS_ATTACHMENT: "attachments", RECORD_STATUS: "delivery"}
+QUEUES = {PROCESS_ATTACHMENT: "attachments", RECORD_STATUS: "delivery", RECOMPUTE_ROOM: "maintenance"}
 
 WITH_ATTACHMENTS = ("openchat", "pern")
 WITH_STATUSES = ("openchat", "connect", "pern")
+WITH_ROOMS = ("audiorooms",)
 StatusName = Literal["sent", "delivered", "read", "failed"]
 #: The most events that one message, or one call of SQL, may carry.
 MAX_EVENTS = 1000
@@ -27,6 +29,7 @@ EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo
 
 Payload = dict[str, Any]
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_CODE = re.compile(r"[A-Z0-9]{6}")
 
 
 class InvalidPayload(ValueError):
@@ -81,6 +84,24 @@ def attachment(app: str, attachment_id: UUID | str) -> Payload:
     return {"app": app, "id": str(attachment_id)}
 
 
+def room(app: str, room: UUID | str) -> Payload:
+    """Return what `analytics.room` is given.
+
+    Args:
+        room: its id, or its code.
+
+    Raises:
+        InvalidPayload: the application has no such figures, or the room is neither an id nor a code.
+    """
+    _check_one_of("app", app, WITH_ROOMS, "an application with figures of rooms")
+    if not (_is_id(room) or (isinstance(room, str) and _CODE.fullmatch(room))):
+        raise InvalidPayload(
+            f"room: neither a UUID nor a code, but {_shape(room)}. "
+            "A code is six capital letters and digits, like ABC123."
+        )
+    return {"app": app, "room": str.__str__(room) if isinstance(room, str) else str(room)}
+
+
 def events(app: str, statuses: Iterable[Status]) -> list[list[Payload]]:
     """Return the statuses as the task takes them, in as many lists as it needs; none for none.
 
@@ -109,11 +130,15 @@ def _check_one_of(field: str, value: object, allowed: tuple[str, ...], kind: str
 
 
 def _check_id(field: str, value: object) -> None:
-    if not (isinstance(value, UUID) or (isinstance(value, str) and _UUID.fullmatch(value))):
+    if not _is_id(value):
         raise InvalidPayload(
             f"{field}: not a UUID, but {_shape(value)}. "
             "A UUID looks like 123e4567-e89b-42d3-a456-426614174000."
         )
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, UUID) or (isinstance(value, str) and bool(_UUID.fullmatch(value)))
 
 
 def _check_moment(value: object) -> None:

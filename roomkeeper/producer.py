@@ -24,7 +24,7 @@ class PublishFailed(Exception):
     """The broker did not confirm a task within the time: the task may have arrived or not.
 
     Call again with `task_id=error.task_id`, and it is the same task; or leave it: a file that nobody works on
-    is found by itself. Statuses are found by nobody.
+    is found by itself, and a room by the next run of its rollup. Statuses are found by nobody.
 
     Attributes:
         task_id: to be given again.
@@ -94,6 +94,24 @@ class Producer:
         for one, part in zip(ids, parts, strict=True):
             self._send(payloads.RECORD_STATUS, {"app": app, "events": part}, one, task_id)
         return ids
+
+    def recompute_room(self, app: str, room: UUID | str, *, task_id: UUID | None = None) -> UUID:
+        """Have the figures of a room that has closed computed at once. What its rows say must be committed.
+
+        Args:
+            room: its id, or its code.
+
+        Returns:
+            the task's id, as in logs, Flower and dead letters.
+
+        Raises:
+            InvalidPayload: before anything is sent.
+            PublishFailed: the broker is away, frozen or full.
+        """
+        payload = payloads.room(app, room)
+        task_id = _checked(task_id)
+        self._send(payloads.RECOMPUTE_ROOM, payload, task_id, task_id)
+        return task_id
 
     def close(self) -> None:
         """Close its connections."""

@@ -32,9 +32,22 @@ def process_attachment(cursor: Cursor, app: str, attachment_id: UUID | str) -> U
     Raises:
         InvalidPayload: before the database is asked anything.
     """
-    payload = payloads.attachment(app, attachment_id)
-    query = "SELECT roomkeeper.enqueue(%s, %s::jsonb)"
-    return UUID(str(_value(cursor, query, payloads.PROCESS_ATTACHMENT, payload)))
+    return _enqueued(cursor, payloads.PROCESS_ATTACHMENT, payloads.attachment(app, attachment_id))
+
+
+def recompute_room(cursor: Cursor, app: str, room: UUID | str) -> UUID:
+    """Have the figures of a room that has closed computed, once the transaction is committed.
+
+    Args:
+        room: its id, or its code.
+
+    Returns:
+        the task's id, as in logs, Flower and dead letters.
+
+    Raises:
+        InvalidPayload: before the database is asked anything.
+    """
+    return _enqueued(cursor, payloads.RECOMPUTE_ROOM, payloads.room(app, room))
 
 
 def record_status(cursor: Cursor, app: str, statuses: Iterable[Status]) -> list[int]:
@@ -48,6 +61,10 @@ def record_status(cursor: Cursor, app: str, statuses: Iterable[Status]) -> list[
     """
     query = "SELECT roomkeeper.record_status(%s, %s::jsonb)"
     return [int(_value(cursor, query, app, part)) for part in payloads.events(app, statuses)]
+
+
+def _enqueued(cursor: Cursor, task: str, payload: payloads.Payload) -> UUID:
+    return UUID(str(_value(cursor, "SELECT roomkeeper.enqueue(%s, %s::jsonb)", task, payload)))
 
 
 def _value(cursor: Cursor, query: str, name: str, payload: object) -> Any:

@@ -4,6 +4,8 @@ Goes before the deploy of the code that uses it. The index on attachment_jobs is
 be written: some seconds for a million rows.
 """
 
+import re
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +15,8 @@ revision = "0006"
 down_revision = "0005"
 
 SCHEMA = "roomkeeper"
+#: One more task that may be handed over in SQL; and how the function that takes it was before.
+WAYS_IN, BEFORE = (Path(__file__).parent.parent / "sql" / f"{name}_ways_in.sql" for name in ("0006", "0003"))
 JOBS_TAKEN_UP = "attachment_jobs_created_at"
 #: The figures of `echoroom`, by the hour and by the day.
 OF_A_ROOM = (
@@ -140,9 +144,15 @@ def upgrade() -> None:
     op.create_index("echoroom_speakers_hour", "echoroom_speakers", ["hour"], schema=SCHEMA)
     op.create_table("audiorooms_long_stays", _key("id", sa.Uuid), schema=SCHEMA)
     op.create_index(JOBS_TAKEN_UP, "attachment_jobs", ["created_at"], schema=SCHEMA)
+    _statements(WAYS_IN.read_text())
 
 
 def downgrade() -> None:
+    found = re.search(r"^CREATE FUNCTION (roomkeeper\.enqueue\(.*?^\$\$;)$", BEFORE.read_text(), re.M | re.S)
+    assert found is not None
+    _statements(f"CREATE OR REPLACE FUNCTION {found[1]}")
+    op.execute("DELETE FROM roomkeeper.sql_tasks WHERE task = 'analytics.room'")
+    op.execute("DROP FUNCTION roomkeeper.is_room(jsonb)")
     op.drop_index(JOBS_TAKEN_UP, "attachment_jobs", schema=SCHEMA)
     for table in (
         "audiorooms_long_stays",
@@ -162,6 +172,11 @@ def downgrade() -> None:
         "rollups",
     ):
         op.drop_table(table, schema=SCHEMA)
+
+
+def _statements(text: str) -> None:
+    # The driver takes no parameters for statements in a row.
+    op.get_bind().exec_driver_sql(text, execution_options={"no_parameters": True})
 
 
 def _figures(name: str, *columns: "sa.Column[Any]") -> None:

@@ -16,6 +16,7 @@ from roomkeeper import InvalidPayload, Status, payloads
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery import events as theirs
 from tasks.delivery.events import RecordStatus
+from tasks.rooms import CODE, RecomputeRoom
 from tests.platform import Platform
 
 ID = UUID("0b0f7a1e-2f0c-4c6e-9f0a-8d9a1b2c3d4e")
@@ -38,16 +39,19 @@ STATUSES = st.builds(
 def test_it_allows_what_the_tasks_allow() -> None:
     assert payloads.WITH_ATTACHMENTS == WITH_ATTACHMENTS
     assert payloads.WITH_STATUSES == theirs.WITH_STATUSES
+    assert get_args(RecomputeRoom.model_fields["app"].annotation) == payloads.WITH_ROOMS
+    assert payloads._CODE.pattern == CODE.pattern
     assert get_args(payloads.StatusName) == get_args(theirs.Status)
     assert payloads.MAX_EVENTS == theirs.MAX_EVENTS
     assert (payloads.EARLIEST, payloads.LATEST) == (theirs.EARLIEST, theirs.LATEST)
 
 
 def test_it_names_the_tasks_and_their_own_queues(platform: Platform) -> None:
+    from tasks.analytics import recompute_room
     from tasks.attachments.process import process
     from tasks.delivery.record import record
 
-    tasks: tuple[Any, ...] = (process, record)
+    tasks: tuple[Any, ...] = (process, record, recompute_room)
     assert {task.name: task.queue for task in tasks} == payloads.QUEUES
 
 
@@ -55,6 +59,14 @@ def test_it_names_the_tasks_and_their_own_queues(platform: Platform) -> None:
 def test_the_task_reads_an_attachment_as_it_was_meant(app: str, row_id: UUID | str) -> None:
     read = ProcessAttachment.model_validate_json(json.dumps(payloads.attachment(app, row_id)))
     assert (read.app, read.id) == (app, UUID(str(row_id)))
+
+
+@given(st.sampled_from(payloads.WITH_ROOMS), IDS | st.from_regex(CODE, fullmatch=True))
+def test_the_task_reads_a_room_as_it_was_meant(app: str, room: UUID | str) -> None:
+    read = RecomputeRoom.model_validate_json(json.dumps(payloads.room(app, room)))
+    assert read.app == app
+    # An id is never taken for a code.
+    assert read.room == (room if len(str(room)) == 6 else UUID(str(room)))
 
 
 @given(st.sampled_from(payloads.WITH_STATUSES), st.lists(STATUSES, min_size=1, max_size=5))
@@ -166,6 +178,42 @@ def test_an_id_of_an_attachment_that_is_none(value: Any, shape: str) -> None:
         payloads.attachment("pern", value)
     assert str(caught.value) == f"attachment_id: not a UUID, but {shape}. {UUIDS}"
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("app", ["echoroom", "Audiorooms", "", None])
+def test_an_application_without_figures_of_rooms(app: Any) -> None:
+    shape = "None" if app is None else f"a string of {len(app)} characters"
+    with pytest.raises(InvalidPayload) as caught:
+        payloads.room(app, "ABC123")
+    said = f"app: not an application with figures of rooms, but {shape}. Allowed: audiorooms."
+    assert str(caught.value) == said
+    with pytest.raises(ValidationError):
+        RecomputeRoom.model_validate({"app": app, "room": "ABC123"})
+
+
+@pytest.mark.parametrize(
+    ("value", "shape"),
+    [
+        *WRONG_IDS,
+        (123456, "a value of type int"),
+        ("abc123", "a string of 6 characters"),
+        ("ABC12", "a string of 5 characters"),
+        ("ABC1234", "a string of 7 characters"),
+        ("ABC12\n", "a string of 6 characters"),
+        ("ABC123\n", "a string of 7 characters"),
+        ("ABC12٣", "a string of 6 characters"),
+    ],
+)
+def test_a_room_that_is_neither_id_nor_code(value: Any, shape: str) -> None:
+    with pytest.raises(InvalidPayload) as caught:
+        payloads.room("audiorooms", value)
+    assert str(caught.value) == (
+        f"room: neither a UUID nor a code, but {shape}. "
+        "A code is six capital letters and digits, like ABC123."
+    )
+    if value not in (ID.hex, f"{{{ID}}}", f"{ID}\n"):
+        with pytest.raises(ValidationError):
+            RecomputeRoom.model_validate({"app": "audiorooms", "room": value})
 
 
 @pytest.mark.parametrize("app", ["echoroom", "audiorooms", "", None])

@@ -92,6 +92,9 @@ def test_a_task_is_in_its_own_queue_under_the_returned_id(broker_url: str, produ
     assert [event for one in found for event in one.payload["events"]] == [one.event() for one in statuses]
     assert producer.record_status("connect", []) == []
     assert len(sent(broker_url, "delivery")) == 3
+    room_id = producer.recompute_room("audiorooms", "ABC123")
+    room = Message(room_id, "analytics.room", {"app": "audiorooms", "room": "ABC123"})
+    assert sent(broker_url, "maintenance") == [room]
 
 
 def test_the_same_id_is_the_same_task(broker_url: str, producer: Producer) -> None:
@@ -101,6 +104,7 @@ def test_the_same_id_is_the_same_task(broker_url: str, producer: Producer) -> No
     first, second = producer.record_status("pern", statuses, task_id=fixed)
     assert (first, second) == tuple(producer.record_status("pern", statuses, task_id=fixed))
     assert first == fixed != second
+    assert producer.recompute_room("audiorooms", uuid4(), task_id=fixed) == fixed
     # Without one, each call is another.
     assert not {first, second} & {*producer.record_status("pern", statuses)}
     with pytest.raises(InvalidPayload, match=r"^task_id: not a uuid\.UUID, but a value of type str\.$"):
@@ -113,7 +117,10 @@ def test_nothing_is_sent_if_anything_is_wrong(broker_url: str, producer: Produce
         producer.record_status("pern", [*[good] * 1500, "read"])  # type: ignore[list-item]
     with pytest.raises(InvalidPayload, match=r"^app: not an application with attachments"):
         producer.process_attachment("connect", uuid4())
-    assert sent(broker_url, "delivery") + sent(broker_url, "attachments") == []
+    with pytest.raises(InvalidPayload, match=r"^room: neither a UUID nor a code"):
+        producer.recompute_room("audiorooms", "abc123")
+    queues = ("delivery", "attachments", "maintenance")
+    assert [message for queue in queues for message in sent(broker_url, queue)] == []
 
 
 @pytest.mark.parametrize("how", ["frozen", "killed"])

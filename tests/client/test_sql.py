@@ -59,6 +59,18 @@ def test_both_are_there_once_the_transaction_is_committed(
     assert inbox(platform) == [(numbers[0], "pern", events[:1000]), (numbers[1], "pern", events[1000:])]
 
 
+def test_a_room_is_handed_over_by_id_or_by_code(platform: Platform) -> None:
+    room = uuid4()
+    with psycopg.connect(platform.environment["DATABASE_URL"]) as connection, connection.cursor() as cursor:
+        ids = [sql.recompute_room(cursor, "audiorooms", one) for one in (room, str(room), "ABC123")]
+        with pytest.raises(InvalidPayload, match=r"^room: neither a UUID nor a code, but a string of 6"):
+            sql.recompute_room(cursor, "audiorooms", "abc123")
+    assert outbox(platform) == [
+        (task_id, "analytics.room", {"app": "audiorooms", "room": said})
+        for task_id, said in zip(ids, (str(room), str(room), "ABC123"), strict=True)
+    ]
+
+
 def test_what_is_wrong_does_not_end_the_transaction(platform: Platform) -> None:
     with psycopg.connect(platform.environment["DATABASE_URL"]) as connection, connection.cursor() as cursor:
         first = sql.process_attachment(cursor, "openchat", uuid4())

@@ -10,6 +10,7 @@ from models import openchat
 from roomkeeper import payloads
 from tasks.delivery.events import Event, RecordStatus
 from tests.client.snippets import BROKER, rows, snippets
+from tests.client.studio import CODE, studio
 from tests.delivery.people import Pern
 from tests.platform import Platform, eventually
 
@@ -37,8 +38,9 @@ def test_the_piece_in_sql(platform: Platform, world: tuple[UUID, UUID, UUID]) ->
     with psycopg.connect(platform.environment["DATABASE_URL"]) as connection:
         run(code, world, connection=connection)
     row_id, message, user = world
-    assert platform.sql("SELECT payload FROM roomkeeper.outbox") == [
-        ({"app": "openchat", "id": str(row_id)},)
+    assert platform.sql("SELECT task, payload FROM roomkeeper.outbox ORDER BY id") == [
+        ("attachments.process", {"app": "openchat", "id": str(row_id)}),
+        ("analytics.room", {"app": "audiorooms", "room": CODE}),
     ]
     ((app, events),) = platform.sql("SELECT app, events FROM roomkeeper.status_inbox")
     (event,) = RecordStatus(app=app, events=events).events
@@ -51,6 +53,9 @@ def test_the_piece_with_a_broker(platform: Platform, world: tuple[UUID, UUID, UU
     platform.set(worker_processes=1)
     platform.worker("attachments")
     platform.worker("delivery")
+    platform.worker("maintenance")
+    room = studio(platform)
+    room.close()
     names = run(code.replace(BROKER, platform.environment["ROOMKEEPER_BROKER_URL"]), world)
     names["producer"].close()
     row_id, message, user = world
@@ -62,6 +67,7 @@ def test_the_piece_with_a_broker(platform: Platform, world: tuple[UUID, UUID, UU
             return Pern().rows(connection, [message])
 
     assert eventually(merged).keys() == {(message, user)}
+    room.are_right()
 
 
 def test_the_table_has_every_task_and_its_queue() -> None:
@@ -69,9 +75,19 @@ def test_the_table_has_every_task_and_its_queue() -> None:
     assert {task.strip("`"): queue.strip("`") for task, queue, _ in table} == payloads.QUEUES
     (attachment,) = (what for task, _, what in table if "process" in task)
     (statuses,) = (what for task, _, what in table if "record" in task)
+    (rooms,) = (what for task, _, what in table if "room" in task)
     assert all(f'"{app}"' in attachment for app in payloads.WITH_ATTACHMENTS)
+    assert all(f'"{app}"' in rooms for app in payloads.WITH_ROOMS)
     assert all(f'"{app}"' in statuses for app in payloads.WITH_STATUSES)
     assert f"{payloads.MAX_EVENTS:,}" in statuses
+
+
+def test_the_page_says_which_tasks_sql_takes(platform: Platform) -> None:
+    table = {row[0].strip("`"): row[-1] for row in rows("SQL") if "." in row[0] and "(" not in row[0]}
+    found = platform.sql("SELECT task, fields, apps FROM roomkeeper.sql_tasks WHERE NOT fields ? 'events'")
+    assert table.keys() == {row.task for row in found}
+    for row in found:
+        assert all(f'"{name}"' in table[row.task] for name in (*row.fields, *row.apps))
 
 
 def test_the_event_of_the_page_is_one() -> None:

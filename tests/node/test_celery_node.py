@@ -10,7 +10,9 @@ from uuid import uuid4
 import pytest
 
 from models import openchat
+from roomkeeper.payloads import QUEUES
 from tests.client.snippets import BROKER, snippets
+from tests.client.studio import studio
 from tests.delivery.people import Pern
 from tests.node.programs import HERE, Node, Outcome
 from tests.platform import Platform, eventually
@@ -31,6 +33,9 @@ def test_workers_do_what_the_page_shows(platform: Platform, node: Node) -> None:
     platform.set(worker_processes=1)
     platform.worker("attachments")
     platform.worker("delivery")
+    platform.worker("maintenance")
+    room = studio(platform)
+    room.close()
     row_id = platform.openchat_attachment(b"Milk\n", "notes.txt", "text/plain")
     with platform.engine.begin() as connection:
         people = Pern().people(connection, 2)
@@ -51,7 +56,7 @@ def test_workers_do_what_the_page_shows(platform: Platform, node: Node) -> None:
     assert (pair, status) == ((message, people[1]), "read")
     # To the millisecond, which is all that Node has.
     assert before.timestamp() - 0.001 <= read_at.timestamp() <= datetime.now(UTC).timestamp()
-    assert not platform.dead_letters()
+    room.are_right()
 
 
 def test_what_celery_node_itself_sends_is_done_without_a_queue_too(platform: Platform, node: Node) -> None:
@@ -89,6 +94,11 @@ WRONG: list[tuple[str, list[Any], str]] = [
         "events.0.at: Input should have timezone info",
     ),
     ("delivery.record", [{"app": "pern", "events": []}], "events: List should have at least 1 item"),
+    (
+        "analytics.room",
+        [{"app": "audiorooms", "room": "secret"}],
+        "room: must be a UUID, or a code of six capital letters and digits",
+    ),
 ]
 
 
@@ -96,7 +106,8 @@ def test_what_is_malformed_is_a_dead_letter_that_names_the_field(platform: Platf
     platform.set(worker_processes=1)
     platform.worker("attachments")
     platform.worker("delivery")
-    for task, queue in (("attachments.process", "attachments"), ("delivery.record", "delivery")):
+    platform.worker("maintenance")
+    for task, queue in QUEUES.items():
         calls = [args for name, args, _ in WRONG if name == task]
         url = platform.environment["ROOMKEEPER_BROKER_URL"]
         given = {"url": url, "task": task, "queue": queue, "calls": calls, "wait": 500}

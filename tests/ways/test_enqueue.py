@@ -1,11 +1,14 @@
 """`roomkeeper.enqueue`: in the caller's transaction or not at all; what is wrong is said to the caller."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from alembic import command
+from alembic.config import Config
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel
 from sqlalchemy import select
@@ -13,14 +16,19 @@ from sqlalchemy import select
 from models.platform import SqlTask
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery.events import WITH_STATUSES, Event, RecordStatus
+from tasks.rooms import RecomputeRoom
 from tests.platform import Platform
+from tests.ways.conftest import url_of
+from workers import migrate
 
 Service = psycopg.Connection[tuple[Any, ...]]
 
 GOOD: dict[str, Any] = {"app": "pern", "id": "0b0f7a1e-2f0c-4c6e-9f0a-8d9a1b2c3d4e"}
-TASKS = "The tasks are: attachments.process."
+ROOM = {"app": "audiorooms", "room": "ABC123"}
+TASKS = "The tasks are: analytics.room, attachments.process."
 FIELDS = "The fields of attachments.process are: app, id."
 APPS = "Allowed: openchat, pern."
+ROOMS = "A code is six capital letters and digits, like ABC123."
 SHAPE = "A UUID looks like 123e4567-e89b-42d3-a456-426614174000."
 
 #: What is handed over, and what is said of it: the message, and the hint.
@@ -80,6 +88,44 @@ WRONG: list[tuple[str | None, Any, str, str]] = [
             # Hyphens where there must be none, and all the others where they must be.
             (GOOD["id"].replace("7", "-"), "a string of 36 characters"),
             ("{" + GOOD["id"][1:-1] + "}", "a string of 36 characters"),
+            (UUID(GOOD["id"]).hex, "a string of 32 characters"),
+        )
+    ),
+    ("analytics.room", {}, "payload.app: missing", "The fields of analytics.room are: app, room."),
+    (
+        "analytics.room",
+        GOOD | ROOM,
+        "payload.id: no such field",
+        "The fields of analytics.room are: app, room.",
+    ),
+    (
+        "analytics.room",
+        ROOM | {"app": "echoroom"},
+        "payload.app: not an application of analytics.room, but a string of 8 characters",
+        "Allowed: audiorooms.",
+    ),
+    *(
+        (
+            "analytics.room",
+            ROOM | {"room": value},
+            f"payload.room: neither a UUID nor a code, but {shape}",
+            ROOMS,
+        )
+        for value, shape in (
+            ("abc123", "a string of 6 characters"),
+            ("ABC12", "a string of 5 characters"),
+            ("ABC1234", "a string of 7 characters"),
+            ("ABC12\n", "a string of 6 characters"),
+            ("ABC123\n", "a string of 7 characters"),
+            ("ÄBC123", "a string of 6 characters"),
+            ("", "a string of 0 characters"),
+            # As a text it would be one.
+            (123456, "a number"),
+            (True, "a boolean"),
+            (None, "null"),
+            (["ABC123"], "an array of 1 elements"),
+            ({"code": "ABC123"}, "an object"),
+            (GOOD["id"][:-1], "a string of 35 characters"),
             (UUID(GOOD["id"]).hex, "a string of 32 characters"),
         )
     ),
@@ -161,10 +207,12 @@ def test_nothing_of_the_callers_session_is_trusted(service: Service) -> None:
 
 
 #: What a field's kind stands for in a payload's model.
-KINDS: dict[str, Any] = {"app": str, "uuid": UUID, "events": list[Event]}
+KINDS: dict[str, Any] = {"uuid": UUID, "events": list[Event], "room": UUID | str}
+WITH_ROOMS: tuple[str, ...] = get_args(RecomputeRoom.model_fields["app"].annotation)
 MODELS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "attachments.process": (ProcessAttachment, WITH_ATTACHMENTS),
     "delivery.record": (RecordStatus, WITH_STATUSES),
+    "analytics.room": (RecomputeRoom, WITH_ROOMS),
 }
 
 
@@ -175,9 +223,11 @@ def test_the_registry_says_what_the_payloads_models_say(platform: Platform) -> N
     for row in rows:
         model, apps = MODELS[row.task]
         assert sorted(row.apps) == sorted(apps)
-        assert {name: KINDS[kind] for name, kind in row.fields.items()} == {
-            name: field.annotation for name, field in model.model_fields.items()
+        assert row.fields["app"] == "app"
+        assert {name: KINDS[kind] for name, kind in row.fields.items() if name != "app"} == {
+            name: field.annotation for name, field in model.model_fields.items() if name != "app"
         }
+        assert set(row.fields) == set(model.model_fields)
         assert all(field.is_required() for field in model.model_fields.values())
 
 
@@ -186,3 +236,47 @@ def test_what_is_accepted_the_task_accepts(service: Service) -> None:
         enqueue(service, "attachments.process", {"app": app, "id": str(uuid4())})
     payloads = [ProcessAttachment.model_validate(payload) for _, _, payload, _ in outbox(service)]
     assert tuple(payload.app for payload in payloads) == WITH_ATTACHMENTS
+
+
+def test_a_room_is_an_id_or_a_code(service: Service) -> None:
+    given = [str(uuid4()), str(uuid4()).upper(), "ABC123", "000000", "ZZZZZZ"]
+    for one in given:
+        enqueue(service, "analytics.room", {"app": "audiorooms", "room": one})
+    read = [RecomputeRoom.model_validate(payload) for _, _, payload, _ in outbox(service)]
+    assert [str(one.room) for one in read] == [given[0], given[1].lower(), *given[2:]]
+
+
+def test_what_was_granted_before_rooms_were_taken_is_granted_still(
+    platform: Platform, role: Callable[[], str]
+) -> None:
+    name = role()
+    with platform.engine.begin() as connection:
+        command.downgrade(migrate._config(connection), "0005")
+    platform.sql(f'GRANT USAGE ON SCHEMA roomkeeper TO "{name}"')
+    platform.sql(f'GRANT EXECUTE ON FUNCTION roomkeeper.enqueue(text, jsonb) TO "{name}"')
+    with psycopg.connect(url_of(platform.environment["DATABASE_URL"], name), autocommit=True) as service:
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+            enqueue(service, "analytics.room", ROOM)
+        assert caught.value.diag.message_hint == "The tasks are: attachments.process."
+        enqueue(service, "attachments.process", GOOD)
+        migrate.upgrade(platform.engine)
+        enqueue(service, "analytics.room", ROOM)
+    assert len(platform.sql("SELECT FROM roomkeeper.outbox")) == 2
+
+
+def test_the_way_back_leaves_the_function_as_it_was(platform: Platform) -> None:
+    def function(way: Callable[[Config, str], None], revision: str) -> str:
+        with platform.engine.begin() as connection:
+            way(migrate._config(connection), revision)
+        ((said,),) = platform.sql(
+            "SELECT pg_get_functiondef('roomkeeper.enqueue(text, jsonb)'::regprocedure)"
+        )
+        return str(said)
+
+    now = function(command.upgrade, "0006")
+    function(command.downgrade, "0003")
+    with platform.engine.begin() as connection:
+        command.downgrade(migrate._config(connection), "0002")
+    before = function(command.upgrade, "0005")
+    assert function(command.upgrade, "0006") == now != before
+    assert function(command.downgrade, "0005") == before
