@@ -19,7 +19,7 @@ install: .venv/.installed ## Install the locked environment into .venv, and clam
 run: install ## Start everything, feed sample files in, stay until Ctrl-C
 	@exec $(BIN)/roomkeeper stack run
 
-demo: install ## The same without staying: exit 0 only if every sample and every stale row met its expected fate
+demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
 
 test: install check ## Run every check and every test

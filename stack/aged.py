@@ -43,7 +43,8 @@ def _echoroom_messages(feed: Feed) -> Fed:
         return feed.add(echoroom.ChatMessage, created_at=at - feed.period, **content, **here)
 
     stale = message(feed.soon)
-    reaction = feed.add(echoroom.MessageReaction, message_id=stale, user_id=here["user_id"], emoji="🌙")
+    by = {"user_id": here["user_id"], "emoji": "🌙"}
+    reaction = feed.add(echoroom.MessageReaction, message_id=stale, created_at=feed.once, **by)
     reply = message(feed.later, reply_to=stale)
     return Fed(
         "what was said long ago, with a reaction; and a reply from later",
@@ -103,7 +104,8 @@ def _file(feed: Feed, message: UUID, user: UUID, **values: Any) -> UUID:
 
 
 def _message(feed: Feed, talk: UUID, user: UUID, **values: Any) -> UUID:
-    return feed.add(openchat.Message, conversation_id=talk, sender_id=user, content="Tickets", **values)
+    said = {"sender_id": user, "content": "Tickets", "created_at": utc(feed.counted)}
+    return feed.add(openchat.Message, conversation_id=talk, **said, **values)
 
 
 def _deleted_attachments(feed: Feed) -> Fed:
@@ -284,16 +286,12 @@ def _audit_log(feed: Feed) -> Fed:
 
 def _participants(feed: Feed) -> Fed:
     room = a_studio(feed, active=False)
-    left = feed.once
-    joined = left - timedelta(minutes=10)
-    for day in {moment.date() for moment in (utc(joined), utc(left))}:
-        feed.add(audiorooms.RoomAnalytics, room_id=room, date=day, total_listeners=1)
-    # Of these days there are no figures yet.
-    earlier = joined - timedelta(days=30)
-    stale = a_listener(feed, room, joined, left_at=left)
-    stays = a_listener(feed, room, earlier, left_at=earlier + timedelta(minutes=10))
+    stale, stays = (
+        a_listener(feed, room, left - timedelta(minutes=10), left_at=left)
+        for left in (feed.once, feed.uncounted)
+    )
     return Fed(
-        "a listener of long ago, whose day is in the figures",
+        "a listener of long ago, whose day has been counted",
         feed.soon,
         [is_gone(audiorooms.RoomParticipant, stale)],
         [Place(audiorooms.RoomParticipant, stays)],

@@ -361,7 +361,7 @@ def _token(feed: Feed, user: UUID, until: datetime) -> UUID:
         device_info="a phone",
         ip_address="192.0.2.1",
         expires_at=until,
-        created_at=feed.now,
+        created_at=feed.counted,
         updated_at=feed.now,
     )
 

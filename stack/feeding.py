@@ -3,7 +3,7 @@
 import os
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import choices
 from typing import Any
@@ -12,12 +12,15 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, func, insert, select
 
 from models import audiorooms, connect, echoroom, openchat, pern
+from models.analytics import RollupState
 from tasks.apps.columns import Model, table_of
 from tasks.engines.statements import key_of
 
 #: How long after it was fed a row becomes due.
 SOON = timedelta(seconds=1)
 LONG = timedelta(days=1)
+#: So many days were not closed when the stack was started for the first time. What is older has been counted.
+DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,17 @@ class Feed:
     period: timedelta
 
     @property
+    def counted(self) -> datetime:
+        """A moment that all rollups have counted: what was made then may go."""
+        return self.now - timedelta(days=DAYS + 2)
+
+    @property
+    def uncounted(self) -> datetime:
+        """A moment before all that has been counted: what was made then stays."""
+        first = self.connection.scalar(select(func.min(RollupState.covered_from)))
+        return (first or self.now) - LONG
+
+    @property
     def soon(self) -> datetime:
         """When what is stale becomes due."""
         return self.now + SOON
@@ -104,6 +118,25 @@ class Feed:
         """Insert a row whose key the database makes, or is among the values; return the key."""
         table = table_of(model)
         return self.connection.execute(insert(table).values(values).returning(key_of(table))).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Feed):
+    """Inserts many rows at once, at the end: one by one they would take seconds."""
+
+    rows: dict[tuple[Model, frozenset[str]], list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, model: Model, **values: Any) -> UUID:
+        """Keep a row with an id of its own; return the id."""
+        key = uuid4()
+        self.rows.setdefault((model, frozenset(values)), []).append({"id": key, **values})
+        return key
+
+    def flush(self) -> None:
+        """Insert them, table by table, in the order in which these were first met: that is how they refer."""
+        for (model, _), rows in self.rows.items():
+            self.connection.execute(insert(table_of(model)), rows)
+        self.rows.clear()
 
 
 def clock(connection: Connection) -> datetime:

@@ -76,6 +76,8 @@ class LocalStack:
         overrides: settings by variable, for those that the environment does not set.
         own_signatures: look only for the test signatures even if the machine has real ones.
         fresh: empty `state` first.
+        furnish: puts into the database what is to be there before the programs run; it may be broken off
+            anywhere.
         say: told how it gets on, a line each.
 
     Raises:
@@ -90,12 +92,14 @@ class LocalStack:
         overrides: Mapping[str, str] | None = None,
         own_signatures: bool = False,
         fresh: bool = False,
+        furnish: Callable[[Settings], None] = lambda _: None,
         say: Say = lambda _: None,
     ) -> None:
         self._state = state.resolve()
         self._overrides = dict(overrides or {})
         self._own_signatures = own_signatures
         self._fresh = fresh
+        self._furnish = furnish
         self._say = say
         self._interrupts = Interrupts()
         self._environment: dict[str, str] = {}
@@ -302,6 +306,7 @@ class LocalStack:
         try:
             self._interrupts.check()
             programs.set_up(self.settings)
+            self._furnish(self.settings)
         finally:
             self._interrupts.at_once = False
         self._say(f"database … ready in {time.monotonic() - began:.1f} s")

@@ -14,8 +14,9 @@ from commands import stack as command
 from models.echoroom import TypingIndicator
 from stack.ephemeral import FEEDS, Ephemera
 from stack.feeding import SOON
-from tasks import cleanup, retention
-from tasks.apps import POLICIES, every, policies
+from stack.figures import Figures
+from tasks import analytics, cleanup, retention
+from tasks.apps import APPS, POLICIES, ROLLUPS, every, policies, rollups
 from tasks.apps.retentions import Retention
 from tests.cleanup.sweeping import rows
 from tests.platform import Platform, environment
@@ -36,11 +37,12 @@ AT_ONCE = {
 
 @pytest.fixture(autouse=True)
 def with_periods(platform: Platform) -> None:
-    """As the stack has it: every policy runs, and what it takes is archived."""
+    """As the stack has it: every policy runs, what it takes is archived, and what is old has been counted."""
     platform.set(
         retention_days=command.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
         archive_root=platform.folder / "archive",
     )
+    Figures().furnish(platform.settings)
 
 
 def sweep(platform: Platform, now: datetime, names: Sequence[str] = NAMES) -> None:
@@ -130,35 +132,47 @@ def test_a_period_that_is_set_holds(platform: Platform) -> None:
     assert swept(ephemera) == {"echoroom.ghosts"}
 
 
-def test_the_stack_runs_every_policy_every_few_seconds() -> None:
+def test_the_stack_runs_every_policy_and_rollup_every_few_seconds() -> None:
     settings = load({"DATABASE_URL": "postgresql://h/d"} | command.IMPATIENT)
     assert policies(settings).keys() == POLICIES.keys()
+    assert {every(one, settings) for one in ROLLUPS.values()} == {timedelta(seconds=command.ROLLUP_SECONDS)}
     # As `roomkeeper check` wants it.
     assert not [fault for fault in check_retention.faults(settings) if "archive" not in fault.sentence]
     assert {every(POLICIES[name], settings) for name in NAMES} == {timedelta(seconds=command.SWEEP_SECONDS)}
     assert 1 <= command.SWEEP_SECONDS <= 5
+    assert command.SWEEP_SECONDS <= command.ROLLUP_SECONDS <= 10
 
 
 # -- what is said of them --------------------------------------------------------------------------------
 
 
 class Group:
-    """Stands for the group of programs: at the first wait, all policies run that are not left out."""
+    """Stands for the group of programs: at the first wait, what is not left out runs, rollups before."""
 
-    def __init__(self, platform: Platform, names: Sequence[str], harm: str = "", after: str = "") -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        names: Sequence[str] = NAMES,
+        harm: str = "",
+        after: str = "",
+        rolled: Sequence[str] = tuple(ROLLUPS),
+    ) -> None:
         self.settings = platform.settings
         self.addresses = {"database": "here"}
         self.logs = Path("logs")
         self._platform = platform
         self._names = names
+        self._rollups = [one for name, one in rollups(platform.settings).items() if name in rolled]
         self._harm = harm
         self._after = after
 
     def wait(self, seconds: float) -> None:
         if self._harm:
             self._platform.sql(self._harm)
+        for rollup in self._rollups:
+            assert analytics.run(rollup, self._platform.settings) is not None
         sweep(self._platform, cleanup.clock() + SOON, self._names)
-        self._names = ()
+        self._rollups, self._names = [], ()
         if self._after:
             self._platform.sql(self._after)
 
@@ -180,7 +194,7 @@ def shown(
     group: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[bool, str]:
     monkeypatch.setattr(command.console, "_file", None)
-    right = command._show(group)
+    right = command._show(group, Figures())
     return right, capsys.readouterr().out
 
 
@@ -196,6 +210,12 @@ def test_each_effect_is_said(
     ((last,),) = platform.sql("SELECT hash FROM roomkeeper.receipts ORDER BY number DESC LIMIT 1")
     assert f"✓ {len(RETAINED)} receipts, all as written; the last: {last}\n" in said
     assert f"the rows of {len(NAMES)} of {len(NAMES)} policies swept" in said
+    for name, rollup in ROLLUPS.items():
+        assert re.search(
+            rf"^✓ {name}: \d+ .*, \d+ (days?|hours?) \(in {rollup.table.fullname}\)$", said, re.M
+        )
+    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their figures. " in said
+    assert f"roomkeeper report APP --html FILE (APP: {', '.join(APPS)})\n" in said
 
 
 def test_what_is_not_swept_is_wrong(
@@ -205,6 +225,15 @@ def test_what_is_not_swept_is_wrong(
         right, said = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
     assert not right
     assert f"✗ {NAMES[0]}: not within 5 s: somebody stops typing without a word" in said
+
+
+def test_a_rollup_without_its_figures_is_wrong(
+    platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with showing(platform, monkeypatch, patience_seconds=5):
+        right, said = shown(Group(platform, rolled=[*ROLLUPS][:-1]), capsys, monkeypatch)
+    assert not right
+    assert f"✗ {[*ROLLUPS][-1]}: its figures are not there within 5 s." in said
 
 
 @pytest.mark.parametrize(
