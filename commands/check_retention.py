@@ -9,11 +9,13 @@ from sqlalchemy.exc import DBAPIError
 
 from commands.checks import can_be_made, works
 from commands.policies import how_to_set, spell
-from models import audiorooms, connect, echoroom, openchat, pern
-from tasks.apps import APPS, POLICIES, after, policies
+from models import pern
+from tasks.apps import APPS, POLICIES, after, policies, rollups
 from tasks.apps.columns import table_of
 from tasks.apps.pern import MALFORMED_LIMIT
 from tasks.apps.retentions import Retention
+from tasks.apps.rollups import Rollup
+from tasks.engines.closed import counting
 from workers.db import create
 from workers.inspection import Fault
 from workers.settings import Settings, variable
@@ -21,24 +23,12 @@ from workers.storage import BucketMissing, StoreError
 from workers.storage.archives import archive_for
 from workers.storage.local import LocalStore
 
-#: How long the daily figures may have to be made anew from the rows that they are made of.
-ROLLUP_WINDOW = timedelta(days=35)
-#: The tables of these rows.
-ROLLED_UP = {
-    table_of(model)
-    for model in (
-        audiorooms.RoomParticipant,
-        connect.Message,
-        echoroom.ChatMessage,
-        openchat.Message,
-        pern.Message,
-    )
-}
 #: Of the audit trail this is kept longest.
 _SECURITY, _AUDIT = "pern.audit_security", "pern.audit_"
 #: Conversations whose limit is wrong are counted so far, for so long.
 _COUNTED, _COUNT_MS = 1_000, 2_000
 _NAMED = 3
+_DAY = timedelta(days=1)
 
 
 def faults(settings: Settings) -> list[Fault]:
@@ -100,16 +90,24 @@ def _bucket(settings: Settings, name: str) -> Iterator[Fault]:
 
 
 def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    """Find policies that freeze figures before what came late is counted."""
+    on = rollups(settings)
     for name, policy in running.items():
         period = after(policy, settings)
-        feeding = [_real(table, settings) for table in policy.tables() if table in ROLLED_UP]
-        if feeding and period is not None and period < ROLLUP_WINDOW:
+        needed = {rollup.name: _window(rollup) for rollup in counting(policy) if rollup.name in on}
+        short = [rollup for rollup, window in needed.items() if period is not None and period < window]
+        if period is not None and short:
+            longest = max(needed.values())
             yield Fault(
-                f"{name} deletes after {spell(period)} what the daily figures need for "
-                f"{spell(ROLLUP_WINDOW)} ({', '.join(feeding)}).",
-                f"Give it {spell(ROLLUP_WINDOW)} at least: {variable('retention_days')}={name}="
-                f"{ROLLUP_WINDOW.days}",
+                f"{name} deletes after {spell(period)} what the figures need for {spell(longest)} "
+                f"({_listed(short)}).",
+                f"Give it {spell(longest)} at least: {variable('retention_days')}={name}={longest.days}",
             )
+
+
+def _window(rollup: Rollup) -> timedelta:
+    """Return how old a row may be when its figures are computed the last time, in whole days."""
+    return -(-(rollup.settle + (rollup.revisit or timedelta(0))) // _DAY) * _DAY
 
 
 def _follows(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
@@ -218,11 +216,6 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
             f"ignored ({_listed([str(one) for one in wrong])}).",
             "Mend it in pern.conversations.settings, and whatever writes it there.",
         )
-
-
-def _real(table: Table, settings: Settings) -> str:
-    schema = table.schema or ""
-    return f"{settings.schemas.get(schema, schema)}.{table.name}"
 
 
 def _listed(names: list[str]) -> str:

@@ -163,6 +163,8 @@ def _tell(found: "Preview") -> None:
         )
     if found.held:
         _line(console, "on hold", f"{counted(found.held)}, though old enough; see: roomkeeper hold list")
+    if found.not_closed:
+        _line(console, "waits for figures", f"{counted(found.not_closed)}; see: roomkeeper rollup list")
     _line(console, "archive", _place(policy, settings, f"{policy.name}/"))
     _line(console, "a run", _verdict(found))
 

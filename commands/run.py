@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from psycopg.errors import QueryCanceled
 from rich.console import Console
-from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from commands import arguments, lateness, progress
 from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
-from tasks.apps import POLICIES, ROLLUPS, after, zone
+from tasks.apps import POLICIES, ROLLUPS, zone
 from tasks.apps.retentions import Retention
 from tasks.apps.rollups import Rollup
 from tasks.apps.sweeps import Delete, Sweep
@@ -169,12 +168,9 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
 def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> None:
     from tasks import cleanup
 
-    (key,) = policy.table.primary_key.columns
-    values = {"now": moment, "after": after(policy, settings)}
     try:
         found = cleanup.eligible(policy, settings, _ALL, moment)
-        with transaction() as connection:
-            samples = connection.scalars(select(key).where(policy.due).limit(SAMPLED), values).all()
+        samples = cleanup.samples(policy, settings, SAMPLED, moment)
     except OperationalError as error:
         if isinstance(error.orig, QueryCanceled):
             raise SettingsError(

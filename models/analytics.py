@@ -11,7 +11,7 @@ when a row's figures last changed.
 import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, text
+from sqlalchemy import BigInteger, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.platform import SCHEMA, PlatformBase
@@ -244,21 +244,24 @@ class EchoroomStay(PlatformBase):
     """A stay of a person in a room of `echoroom`, as it was seen.
 
     The application keeps one row for each person and room, and overwrites it when they come again: what
-    figures need of it is copied in time. `left_at` is NULL while they are there; `seen_at` is when they last
-    were.
+    figures need of it is copied in time. `left_at` is NULL while they are there; `seen_at` is when it
+    was first seen.
     """
 
     __tablename__ = "echoroom_stays"
     __table_args__ = (
+        UniqueConstraint("room_id", "user_id", "joined_at"),
         Index("echoroom_stays_joined_at", "joined_at"),
         Index("echoroom_stays_left_at", "left_at"),
+        Index("echoroom_stays_seen_at", "seen_at"),
         Index("echoroom_stays_open", "room_id", postgresql_where=text("left_at is null")),
         {"schema": SCHEMA},
     )
 
-    room_id: Mapped[UUID] = mapped_column(primary_key=True)
-    user_id: Mapped[UUID] = mapped_column(primary_key=True)
-    joined_at: Mapped[datetime.datetime] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    room_id: Mapped[UUID]
+    user_id: Mapped[UUID]
+    joined_at: Mapped[datetime.datetime]
     left_at: Mapped[datetime.datetime | None]
     seen_at: Mapped[datetime.datetime]
 
@@ -267,11 +270,16 @@ class EchoroomSpeaker(PlatformBase):
     """Somebody who was seen speaking in a room of `echoroom` within an hour, that begins at `hour` in UTC."""
 
     __tablename__ = "echoroom_speakers"
-    __table_args__ = (Index("echoroom_speakers_hour", "hour"), {"schema": SCHEMA})
+    __table_args__ = (
+        UniqueConstraint("room_id", "user_id", "hour"),
+        Index("echoroom_speakers_hour", "hour"),
+        {"schema": SCHEMA},
+    )
 
-    room_id: Mapped[UUID] = mapped_column(primary_key=True)
-    user_id: Mapped[UUID] = mapped_column(primary_key=True)
-    hour: Mapped[datetime.datetime] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    room_id: Mapped[UUID]
+    user_id: Mapped[UUID]
+    hour: Mapped[datetime.datetime]
 
 
 class AudioroomsLongStay(PlatformBase):

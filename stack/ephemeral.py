@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, func, select
 
-from models import audiorooms, connect, echoroom, openchat, pern
+from models import analytics, audiorooms, connect, echoroom, openchat, pern
 from models.platform import Receipt
 from stack.aged import AGED
 from stack.feeding import (
@@ -466,6 +466,25 @@ def _backwards(feed: Feed) -> Fed:
     )
 
 
+def _observed_stays(feed: Feed) -> Fed:
+    def stay(left: datetime) -> UUID:
+        whose = {"room_id": uuid4(), "user_id": uuid4(), "joined_at": left, "seen_at": left}
+        return feed.add(analytics.EchoroomStay, left_at=left, **whose)
+
+    stale, stays = stay(feed.once), stay(feed.once + timedelta(days=1))
+    model = analytics.EchoroomStay
+    return Fed("an observed stay of long ago", feed.soon, [is_gone(model, stale)], [Place(model, stays)])
+
+
+def _observed_speakers(feed: Feed) -> Fed:
+    def speaker(hour: datetime) -> UUID:
+        return feed.add(analytics.EchoroomSpeaker, room_id=uuid4(), user_id=uuid4(), hour=hour)
+
+    stale, stays = speaker(feed.once), speaker(feed.once + timedelta(days=1))
+    model = analytics.EchoroomSpeaker
+    return Fed("somebody who spoke long ago", feed.soon, [is_gone(model, stale)], [Place(model, stays)])
+
+
 #: What is fed for each policy.
 FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "echoroom.typing": _typing,
@@ -492,5 +511,7 @@ FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "audiorooms.dead": _dead,
     "audiorooms.duplicates": _duplicates,
     "audiorooms.backwards": _backwards,
+    "roomkeeper.echoroom_stays": _observed_stays,
+    "roomkeeper.echoroom_speakers": _observed_speakers,
     **AGED,
 }

@@ -10,7 +10,9 @@ from tasks import live
 from tasks.apps import POLICIES, after, every
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
+from tasks.engines import closed
 from tasks.engines.batch import Batches, Taken
+from tasks.engines.statements import key_of
 from tasks.engines.sweep import Progress, Run
 from workers import ledger
 from workers.app import task
@@ -52,7 +54,10 @@ def run(
     with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=1)) as entry:
         if entry is None:
             return None
-        batches = Batches(policy, now or entry.started_at, after(policy, settings), tells)
+        moment = now or entry.started_at
+        with transaction() as connection:
+            rolled_up = closed.ask(connection, [policy], settings, moment)
+        batches = Batches(policy, moment, after(policy, settings), tells, rolled_up)
         share = 1.0 if by_hand or policy.walk is None else every(policy, settings) / policy.walk
         sweep = Run(batches, longest.total_seconds(), share=share, after_batch=after_batch)
         try:
@@ -68,7 +73,20 @@ def run(
 
 def eligible(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> int:
     """Count the rows that are due now, up to a number. May read the whole table."""
-    return Batches(policy, now or clock(), after(policy, settings)).due(at_most)
+    moment = now or clock()
+    with transaction() as connection:
+        rolled_up = closed.ask(connection, [policy], settings, moment)
+    return Batches(policy, moment, after(policy, settings), closed=rolled_up).due(at_most)
+
+
+def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> list[Any]:
+    """Return the keys of some rows that are due. May read the whole table."""
+    moment = now or clock()
+    with transaction() as connection:
+        rolled_up = closed.ask(connection, [policy], settings, moment)
+        values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
+        found = select(key_of(policy.table)).where(closed.due(policy)).limit(at_most)
+        return list(connection.execute(found, values).scalars())
 
 
 def clock() -> datetime:

@@ -1,8 +1,9 @@
 """What a run of retention would take, and why it would leave the rest: counted, and nothing changes.
 
 Counted are the rows that are old enough, each once: those that would go, those that others keep alive, those
-on legal hold; and what would go, or change, with the first. A table that no index serves is read once, some
-pages at a time, as is one with much that is old. All of it is one moment's state, and read only.
+on legal hold, those that wait for figures; and what would go, or change, with the first. A table that no
+index serves is read once, some pages at a time, as is one with much that is old. All of it is one moment's
+state, and read only.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    and_,
     cast,
     exists,
     func,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
 
 from tasks import cleanup
@@ -37,6 +40,7 @@ from tasks.apps.columns import model_of, table_of
 from tasks.apps.retentions import Changes, Goes, Reference, Retention, Stays, referred
 from tasks.apps.sweeps import Delete
 from tasks.brake import Allowance, Stopped, allowance
+from tasks.engines import closed
 from tasks.engines.statements import key_of, on_pages, on_these_pages
 from workers.db import get_engine
 from workers.settings import Settings
@@ -95,6 +99,8 @@ class Preview:
         samples: the keys of the oldest.
         referring: what refers to them.
         held: how many are old enough, and kept by legal holds alone.
+        not_closed: how many are old enough, and wait for figures: their buckets are not closed. Some may be
+            on hold besides.
         files: how many attachments would go, each an object and its pictures; `file_bytes` as their rows say.
         allowed: how many rows a run may take; None if it may take none, and then `stopped` says why.
     """
@@ -109,6 +115,7 @@ class Preview:
     samples: list[str] = field(default_factory=list)
     referring: list[Referring] = field(default_factory=list)
     held: int = 0
+    not_closed: int = 0
     files: int = 0
     file_bytes: int = 0
     allowed: Allowance | None = None
@@ -145,7 +152,8 @@ def preview(
         except Stopped as reason:
             found.stopped = str(reason)
         found.referring = _references(policy)
-        values = {"now": found.now, "after": found.period}
+        rolled_up = closed.ask(connection, [policy], settings, found.now)
+        values = {"now": found.now, "after": found.period, **rolled_up.values}
         samples: list[tuple[datetime, str]] = []
         for statement, more in _statements(connection, policy, values, watch):
             row = connection.execute(statement, {**values, **more}).mappings().one()
@@ -192,6 +200,7 @@ def _add(found: Preview, row: RowMapping) -> None:
     found.rows += row["rows"]
     found.size += row["size"]
     found.held += row["held"]
+    found.not_closed += row["not_closed"]
     found.files += row["files"]
     found.file_bytes += row["file_bytes"]
     if row["rows"]:
@@ -228,7 +237,8 @@ def _statement(policy: Retention, *, by_pages: bool) -> Select[Any]:
     table, key = policy.table, key_of(policy.table)
     references = _references(policy)
     stays = [_is_referred_to(one.one, table) for one in references if isinstance(one.one, Stays)]
-    due = func.coalesce(policy.due, False)
+    due = func.coalesce(closed.due(policy), False)
+    waits = not_(and_(true(), *closed.closed(policy)))
     file_bytes = _file_bytes(policy, table)
     at_first = {referred(one.one) for one in references if not one.path}
     at_first |= {referred(one.path[0]) for one in references if one.path}
@@ -238,6 +248,7 @@ def _statement(policy: Retention, *, by_pages: bool) -> Select[Any]:
             _finite(policy.age).label("age"),
             _size(table, table).label("size"),
             due.label("due"),
+            waits.label("waits"),
             (literal(0) if file_bytes is None else file_bytes).label("file_bytes"),
             *(kept.label(f"stays_{number}") for number, kept in enumerate(stays)),
             *(column.label(f"to_{column.name}") for column in at_first),
@@ -258,7 +269,8 @@ def _statement(policy: Retention, *, by_pages: bool) -> Select[Any]:
         _sum(old.c.size, old.c.due).label("size"),
         func.min(old.c.age).filter(old.c.due).label("oldest"),
         func.max(old.c.age).filter(old.c.due).label("newest"),
-        func.count().filter(not_(old.c.due), not_(or_(False, *by_others))).label("held"),
+        func.count().filter(not_(old.c.due), not_(or_(old.c.waits, *by_others))).label("held"),
+        func.count().filter(old.c.waits, not_(or_(False, *by_others))).label("not_closed"),
         files.label("files"),
         _sum(old.c.file_bytes, old.c.due).label("file_bytes"),
         oldest(old.c.age).label("ages"),

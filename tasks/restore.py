@@ -1,8 +1,9 @@
 """Puts back what a receipt says was taken: from its archives, keys and all, as often as one likes.
 
 Rows come back parents first; then those that were changed get their old values, unless somebody has changed
-them since. Objects do not come back: they were deleted for good. The policy that took the rows stops until an
-operator approves it: by their age they are due still.
+them since. Objects do not come back: they were deleted for good. Figures stay as they were, and frozen: what
+is back may not be all that they counted. The policy that took the rows stops until an operator approves it:
+by their age they are due still.
 """
 
 from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ from tasks.apps.columns import table_of
 from tasks.apps.retentions import Retention
 from tasks.brake import Allowance, Stopped, allowance
 from tasks.cleanup import BY_HAND, slot_of
-from tasks.engines import reach
+from tasks.engines import closed, reach
 from tasks.engines.archive import archives_of
 from tasks.engines.batch import Taken
 from tasks.engines.retire import PACE, Enough, Retiring, remove_unfinished
@@ -85,10 +85,12 @@ def run(
             entry.error = "; ".join(dropped) or None
             with transaction() as connection:
                 allowed = allowance(connection, policy, settings)
+                rolled_up = closed.ask(connection, [policy], settings, moment)
             batches = Retiring(
                 policy,
                 moment,
                 period,
+                closed=rolled_up,
                 settings=settings,
                 run=uuid4(),
                 archives=archives,

@@ -118,14 +118,16 @@ def upgrade() -> None:
         op.create_index(f"{table}_{bucket.name}", table, [bucket.name], schema=SCHEMA)
     op.create_table(
         "echoroom_stays",
-        _key("room_id", sa.Uuid),
-        _key("user_id", sa.Uuid),
-        _key("joined_at", sa.DateTime(timezone=True)),
+        sa.Column("id", sa.Uuid, server_default=sa.func.gen_random_uuid(), primary_key=True),
+        sa.Column("room_id", sa.Uuid, nullable=False),
+        sa.Column("user_id", sa.Uuid, nullable=False),
+        _moment("joined_at"),
         _moment("left_at", null=True),
         _moment("seen_at"),
+        sa.UniqueConstraint("room_id", "user_id", "joined_at"),
         schema=SCHEMA,
     )
-    for column in ("joined_at", "left_at"):
+    for column in ("joined_at", "left_at", "seen_at"):
         op.create_index(f"echoroom_stays_{column}", "echoroom_stays", [column], schema=SCHEMA)
     op.create_index(
         "echoroom_stays_open",
@@ -136,9 +138,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "echoroom_speakers",
-        _key("room_id", sa.Uuid),
-        _key("user_id", sa.Uuid),
-        _key("hour", sa.DateTime(timezone=True)),
+        sa.Column("id", sa.Uuid, server_default=sa.func.gen_random_uuid(), primary_key=True),
+        sa.Column("room_id", sa.Uuid, nullable=False),
+        sa.Column("user_id", sa.Uuid, nullable=False),
+        _moment("hour"),
+        sa.UniqueConstraint("room_id", "user_id", "hour"),
         schema=SCHEMA,
     )
     op.create_index("echoroom_speakers_hour", "echoroom_speakers", ["hour"], schema=SCHEMA)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, func, or_, select
 
-from models.analytics import AttachmentsDaily
+from models.analytics import AttachmentsDaily, EchoroomSpeaker, EchoroomStay
 from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
 from tasks.apps.retentions import Owners, Retention, Stays
@@ -24,6 +24,10 @@ _FINISHED = and_(Job.state == "finished", Job.finished_at.is_not(None))
 _TOOK = cast(extract("epoch", func.greatest(Job.finished_at, Job.created_at) - Job.created_at), Double)
 _SECONDS = case((_FINISHED, _TOOK))
 _VERDICT = func.coalesce(Job.verdict, "none")
+_OBSERVED = (
+    "They are copied for the figures of their hours and days, which are closed by then, and computed again "
+    "for three days only."
+)
 
 OWN = (
     Sweep(
@@ -35,6 +39,26 @@ OWN = (
         then=Delete(),
         every=timedelta(hours=1),
         after=timedelta(days=7),
+    ),
+    Sweep(
+        name="roomkeeper.echoroom_stays",
+        model=EchoroomStay,
+        rule="observed stays of `echoroom` that ended more than {after} ago are deleted",
+        why=_OBSERVED,
+        due=EchoroomStay.left_at < NOW - AFTER,
+        then=Delete(),
+        every=timedelta(hours=1),
+        after=timedelta(days=40),
+    ),
+    Sweep(
+        name="roomkeeper.echoroom_speakers",
+        model=EchoroomSpeaker,
+        rule="who was seen speaking in `echoroom` more than {after} ago is forgotten",
+        why=_OBSERVED,
+        due=EchoroomSpeaker.hour < NOW - AFTER,
+        then=Delete(),
+        every=timedelta(hours=1),
+        after=timedelta(days=40),
     ),
     Retention(
         name="roomkeeper.dead_letters",

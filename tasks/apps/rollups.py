@@ -28,7 +28,20 @@ from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sqlalchemy import ARRAY, Alias, ColumnElement, DateTime, Select, Table, Uuid, bindparam, func
+from sqlalchemy import (
+    ARRAY,
+    Alias,
+    ColumnElement,
+    DateTime,
+    Delete,
+    Insert,
+    Select,
+    Table,
+    Update,
+    Uuid,
+    bindparam,
+    func,
+)
 from sqlalchemy import Column as TableColumn
 from sqlalchemy.sql.visitors import iterate
 
@@ -95,12 +108,14 @@ class Keyed:
         live: keys in which something goes on at NOW, as (key, since): their figures grow without any row
             being written. They are computed at each run, and once more from `since` on when they are live no
             longer: that something ended earlier than it seemed is said only then.
+        most: of more keys a bucket is computed as a whole, which takes less time.
     """
 
     key: Column
     select: Select[Any]
     changed: Any
     live: Any
+    most: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -233,8 +248,13 @@ class Rollup:
                 if isinstance(source, Table):
                     read.setdefault(source, set()).add(part.name)
         written = {*self.figures, *names_of([self.bucket, *self.key])}
+        rights_on: dict[Table, set[str]] = {table: {"SELECT"} for table in read}
+        for one in (*self.observe, *self.survey):
+            if isinstance(one, Insert | Update | Delete) and isinstance(one.table, Table):
+                read.setdefault(one.table, set()).update(one.table.c.keys())
+                rights_on.setdefault(one.table, {"SELECT"}).add(type(one).__visit_name__.upper())
         needs = [
-            Need(table, frozenset(names), frozenset({"SELECT"}))
+            Need(table, frozenset(names), frozenset(rights_on[table]))
             for table, names in read.items()
             if table is not self.table
         ]

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
 
 from tasks.apps.sweeps import Sweep
+from tasks.engines.closed import Closed, NotClosedError, freeze, merged
 from tasks.engines.statements import Statements, on_pages, statements
 from workers.db import transaction
 
@@ -86,12 +87,14 @@ class Batches:
         now: the moment that the run goes by.
         after: the period that is set.
         tells: whether what its event tells is wanted.
+        closed: how far the rollups have come that count its rows.
     """
 
     policy: Sweep
     now: datetime
     after: timedelta | None
     tells: bool = False
+    closed: Closed = field(default_factory=Closed)
 
     @property
     def alone(self) -> bool:
@@ -149,7 +152,8 @@ class Batches:
                 values["keys"] = held
                 changed = connection.execute(made.change, values).all()
                 taken.rows = len(changed)
-                taken.told = [tuple(row)[1:] for row in changed] if self.tells else []
+                told = self._told(connection, [tuple(row)[1:] for row in changed])
+                taken.told = told if self.tells else []
                 self._along(connection, made, {**values, "keys": [row[0] for row in changed]})
             if not taken.rows:
                 # Held by somebody, or not due any more.
@@ -213,11 +217,19 @@ class Batches:
         result = connection.execute(statement, values)
         if not result.returns_rows:
             return Taken(rows=result.rowcount)
-        told: list[Sequence[Any]] = [tuple(row) for row in result]
-        return Taken(rows=len(told), told=told)
+        told = self._told(connection, [tuple(row) for row in result])
+        return Taken(rows=len(told), told=told if self.tells else [])
+
+    def _told(self, connection: Connection, changed: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """Freeze the buckets of what was deleted; return what else was returned of each row."""
+        freezing = self._statements.freezing
+        if not freezing:
+            return list(changed)
+        freeze(connection, self.closed, merged(freezing, [row[-len(freezing) :] for row in changed]))
+        return [row[: -len(freezing)] for row in changed]
 
     def _values(self, **more: Any) -> dict[str, Any]:
-        return {"now": self.now, "after": self.after, **more}
+        return {"now": self.now, "after": self.after, **self.closed.values, **more}
 
     @property
     def _statements(self) -> Statements:
@@ -232,7 +244,8 @@ def begin(patience_ms: int = PATIENCE_MS, longest_ms: int | None = None) -> Iter
         longest_ms: how long a statement may take; None for as long as is set.
 
     Raises:
-        Refused, Contested: what the database says of a row, or of the moment.
+        Refused, Contested: what the database says of a row, or of the moment; a row has come to count in a
+            bucket that is not closed.
         DBAPIError: all else.
     """
     try:
@@ -240,6 +253,8 @@ def begin(patience_ms: int = PATIENCE_MS, longest_ms: int | None = None) -> Iter
             longest = None if longest_ms is None else str(longest_ms)
             connection.exec_driver_sql(_SET, {"patience": str(patience_ms), "longest": longest})
             yield connection
+    except NotClosedError as error:
+        raise Contested(str(error)) from error
     except DBAPIError as error:
         sorted_out = _sort(error)
         if sorted_out is error:

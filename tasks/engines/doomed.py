@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
@@ -84,13 +84,18 @@ def delete_objects(connection: Connection, files: Files, ids: Sequence[UUID], se
         _delete(store, [*gone, *pictures])
         store.discard(quarantined)
         number += len(gone)
-    jobs = (Job.app == files.app) & Job.attachment_id.in_(ids)
+    jobs = jobs_of(files, ids)
     connection.execute(delete(Job).where(jobs, Job.override.is_(None)))
     # What an operator has said of a file is not forgotten.
     kept = {"state": "parked", "lease_until": None, "outcome": None, "reason": "row_deleted"}
     connection.execute(update(Job).where(jobs).values(**kept, quarantine_key=None))
     connection.execute(delete(DoomedObject).where(theirs))
     return number
+
+
+def jobs_of(files: Files, ids: Sequence[UUID]) -> ColumnElement[bool]:
+    """Return which jobs are those of these attachments: they go with them, or are as good as gone."""
+    return (Job.app == files.app) & Job.attachment_id.in_(ids)
 
 
 def _original(key: str) -> bool:

@@ -25,6 +25,7 @@ from tasks.apps.columns import table_of
 from tasks.apps.retentions import Changes, Goes, Retention, referred
 from tasks.apps.spec import AttachmentTable
 from tasks.apps.sweeps import Delete
+from tasks.engines import closed
 from tasks.engines.statements import any_of as _any
 from tasks.engines.statements import key_of
 
@@ -36,7 +37,10 @@ NOW_SUFFIX = ":now"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """Statements on a policy's own rows, by their keys: which are due, and what happens to them."""
+    """Statements on a policy's own rows, by their keys: which are due, and what happens to them.
+
+    `due` returns their keys, and, as texts, until when they count in figures, if the policy says that.
+    """
 
     due: Select[Any]
     delete: Any
@@ -55,7 +59,7 @@ def family(policy: Retention) -> Family:
         else {to.property.columns[0]: value for to, value in then.values.items()}
     )
     return Family(
-        due=select(key).where(these, policy.due),
+        due=select(key, cast(policy.until, Text)).where(these, closed.due(policy)),
         delete=delete(policy.table).where(these).returning(ALL) if not values else None,
         update=update(policy.table).where(these).values(values).returning(key) if values else None,
     )
@@ -141,12 +145,9 @@ def files_of(policy: Retention) -> Files | None:
     attachments: AttachmentTable = page.attachments
     table = table_of(attachments.model)
     root = key_of(policy.table)
-    paths = [path for path in policy.family() if path[-1].by.property.columns[0].table is table]
-    if table is policy.table:
-        paths.append(())
-    if not paths:
+    path = policy.path_to(table)
+    if path is None:
         return None
-    (path,) = paths
     joined = [one.by == referred(one) for one in path]
     joined.append(root == _any(root, "keys"))
     small = attachments.mirror.small_key

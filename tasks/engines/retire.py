@@ -4,8 +4,8 @@ What is to be gone in the end is gone in this order, and whatever dies in betwee
 
 1. Objects that belong to the rows are noted (`roomkeeper.doomed_objects`), and that is committed.
 2. In one transaction: due rows are locked and judged once more; what refers to them is changed or deleted;
-   they are deleted; what was deleted is written to the archive and read back; the objects are deleted; the
-   receipt is written. Then it commits.
+   they are deleted; what was deleted is written to the archive and read back; the figures that count it are
+   frozen (`tasks/engines/closed.py`); the objects are deleted; the receipt is written. Then it commits.
 
 A crash before the commit leaves the rows as they were. The archive that it leaves was noted too
 (`roomkeeper.unfinished_archives`), and goes with the policy's next run; of the objects some may be gone, and
@@ -33,10 +33,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from models.platform import DoomedObject, UnfinishedArchive
+from models.platform import AttachmentJob, DoomedObject, UnfinishedArchive
 from tasks import receipts
+from tasks.apps.columns import table_of
 from tasks.apps.retentions import Changes, Goes, Retention
-from tasks.engines import archive, doomed
+from tasks.engines import archive, closed, doomed
 from tasks.engines.archive import Archived, ArchiveError
 from tasks.engines.batch import (
     CHANGE_MS,
@@ -93,6 +94,7 @@ class _Gone:
 
     Attributes:
         most_bytes: of one table's rows at once; None where the batch can not be smaller.
+        until: until when the policy's own rows count in figures, if the policy says that.
         rows: of each table, what was deleted, in the order of the deletions.
         updated: the keys of the policy's own rows, where these stay.
         changed: of each table, rows that stay: their key, and each changed column before and after.
@@ -100,6 +102,7 @@ class _Gone:
 
     most_bytes: int | None = None
     updated: list[str] = field(default_factory=list)
+    until: list[str | None] = field(default_factory=list)
     rows: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
     changed: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
 
@@ -182,9 +185,11 @@ class Retiring(Batches):
         with self._begin(PARENT_PATIENCE_MS) as connection:
             held = list(connection.execute(self._statements.rows, self._values(keys=keys)).scalars())
             # By a statement that begins when they are held: it sees what refers to them by now.
-            due = list(connection.execute(own.due, self._values(keys=held)).scalars()) if held else []
+            found = connection.execute(own.due, self._values(keys=held)).all() if held else []
+            due = [row[0] for row in found]
             if due:
                 gone = _Gone(archive.MOST_BYTES if len(due) > 1 else None)
+                gone.until = [row[1] for row in found]
                 self._refers(connection, gone, self.retention.refers, self.policy.table, due)
                 taken.rows = self._own(connection, gone, due)
                 self._finish(connection, gone, taken.rows, files)
@@ -294,6 +299,8 @@ class Retiring(Batches):
     def _finish(self, connection: Connection, gone: "_Gone", rows: int, files: "Files | None") -> None:
         """Archive what was deleted, delete its objects, and write the receipt."""
         archived = self._archive(gone) if self.archives is not None else []
+        # At the end, and before what can not be taken back.
+        self._freeze(connection, gone, files)
         objects = 0
         if files is not None:
             # What would refuse the rows at the commit is to do it before objects are gone.
@@ -329,6 +336,17 @@ class Retiring(Batches):
             approval=self.approval,
         )
         self.counted.append(rows)
+
+    def _freeze(self, connection: Connection, gone: "_Gone", files: "Files | None") -> None:
+        """Freeze the buckets of what was deleted, and of the jobs that will be."""
+        latest = [
+            closed.latest_of(table, rows, self.closed, self.retention, gone.until)
+            for table, rows in gone.rows
+        ]
+        if files is not None and (ids := gone.ids(files.table)):
+            its = doomed.jobs_of(files, ids)
+            latest.append(closed.latest_in(connection, table_of(AttachmentJob), self.closed, its))
+        closed.freeze(connection, self.closed, *latest)
 
     def _archive(self, gone: "_Gone") -> list[Archived]:
         assert self.archives is not None

@@ -46,8 +46,6 @@ ROUND = timedelta(days=1)
 PAUSE = timedelta(hours=1)
 #: A transaction that was under way at the last run has written rows since that say they are older.
 SLACK = timedelta(minutes=10)
-#: More keys of a bucket are not looked up.
-MANY = 200
 #: How often a bucket is computed at most, if what it is about goes meanwhile.
 TURNS = 3
 #: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
@@ -447,6 +445,7 @@ class Run:
 
     def _replace_keys(self, connection: Connection, state: State, todo: Mapping[UUID, datetime]) -> None:
         oldest = max(state.covered_from, self.now - (self.rollup.revisit or timedelta(0)))
+        most = self.rollup.keyed.most if self.rollup.keyed is not None else 0
         of: dict[Bucket, list[UUID]] = defaultdict(list)
         for key, since in todo.items():
             for bucket in self._buckets(max(since, oldest), self.now):
@@ -454,7 +453,7 @@ class Run:
         for bucket in sorted(of):
             if not frozen(self.rollup, state, bucket):
                 # Of many keys it takes longer to look each up than to read the bucket.
-                keys = sorted(of[bucket]) if len(of[bucket]) <= MANY else None
+                keys = sorted(of[bucket]) if len(of[bucket]) <= most else None
                 self._replace(connection, bucket, keys)
 
     def _replace(self, connection: Connection, bucket: Bucket, keys: Sequence[UUID] | None = None) -> None:

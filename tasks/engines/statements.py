@@ -30,7 +30,9 @@ from sqlalchemy.types import UserDefinedType
 
 from tasks.apps import sweeps
 from tasks.apps.columns import table_of
+from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Along, Sweep
+from tasks.engines import closed
 
 #: Conditions are said twice where another row may be the one that is meant: of what is locked, and of what
 #: is changed. See `tasks/engines/batch.py`.
@@ -73,6 +75,8 @@ class Statements:
         due: counts due rows, up to a number.
         due_on_pages: counts those on some pages.
         due_by_index: counts those that an index finds, up to a number.
+        freezing: the names of rollups. What changes rows returns, behind all else, a moment for each: buckets
+            up to there are frozen.
     """
 
     by_index: Executable | None
@@ -89,19 +93,23 @@ class Statements:
     due: Select[Any]
     due_on_pages: Select[Any]
     due_by_index: Select[Any] | None
+    freezing: tuple[str, ...]
 
 
 @cache
 def statements(policy: Sweep, *, told: bool = False) -> Statements:
     """Return the statements of `policy`; those that change rows return what its event tells, if `told`."""
     table = policy.table
+    due = closed.due(policy)
     # What an index finds is due as a whole, unless there is a narrower condition.
-    found = policy.found if policy.quick is None or policy.found is None else and_(policy.found, policy.due)
+    found = None if policy.found is None else due if policy.quick is None else and_(policy.found, due)
     key = key_of(table)
-    tells = _tells(policy) if told else []
+    # Retention has all that it deletes.
+    moments = [] if isinstance(policy, Retention) else _moments(policy)
+    tells = [*(_tells(policy) if told else []), *(moment for _, moment in moments)]
     parent = policy.parent.property.columns[0] if policy.parent is not None else None
     home = next(iter(parent.foreign_keys)).column if parent is not None else None
-    locked = select(key).where(key == any_of(key, "keys"), policy.due)
+    locked = select(key).where(key == any_of(key, "keys"), due)
     if parent is not None and home is not None:
         locked = locked.where(or_(parent.is_(None), parent == any_of(home, "parents")))
     seen = [key, *([] if parent is None else [parent])]
@@ -109,7 +117,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     stays = isinstance(policy.then, sweeps.Update) and not getattr(policy, "refers", ())
 
     def changed(which: ColumnElement[bool]) -> Executable:
-        change = _change(table, policy.then).where(which, policy.due)
+        change = _change(table, policy.then).where(which, due)
         return change.returning(*tells) if tells else change
 
     def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
@@ -125,9 +133,9 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     return Statements(
         by_index=changed(taken(found, limit=True)) if found is not None else None,
         by_pages=changed(on_these_pages),
-        by_pages_free=changed(taken(and_(on_these_pages, policy.due), limit=False)),
+        by_pages_free=changed(taken(and_(on_these_pages, due), limit=False)),
         seen=select(*seen).where(found).limit(_AT_MOST) if found is not None else None,
-        seen_on_pages=select(*seen).where(on_these_pages, policy.due),
+        seen_on_pages=select(*seen).where(on_these_pages, due),
         parents=None
         if home is None
         else select(home)
@@ -139,13 +147,14 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         else select(home).where(home == bindparam("key", type_=home.type)).with_for_update(key_share=True),
         rows=locked.with_for_update(skip_locked=True, key_share=stays),
         change=_change(table, policy.then)
-        .where(key == any_of(key, "keys"), policy.due)
+        .where(key == any_of(key, "keys"), due)
         .returning(key.label("swept"), *tells),
         along=tuple(_along(policy, one) for one in policy.along),
-        still_due=_count(select(key).where(key == any_of(key, "keys"), policy.due)),
-        due=_count(select(key).where(policy.due).limit(_AT_MOST)),
-        due_on_pages=_count(select(key).where(on_these_pages, policy.due)),
+        still_due=_count(select(key).where(key == any_of(key, "keys"), due)),
+        due=_count(select(key).where(due).limit(_AT_MOST)),
+        due_on_pages=_count(select(key).where(on_these_pages, due)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
+        freezing=tuple(name for name, _ in moments),
     )
 
 
@@ -179,6 +188,14 @@ def _tells(policy: Sweep) -> list[ColumnElement[Any]]:
     if policy.event is None:
         return []
     return [column.property.columns[0].label(f"told_{n}") for n, column in enumerate(policy.event.columns())]
+
+
+def _moments(policy: Sweep) -> list[tuple[str, ColumnElement[Any]]]:
+    if not isinstance(policy.then, sweeps.Delete):
+        return []
+    return [
+        (name, moment.label(f"moment_{n}")) for n, (name, moment) in enumerate(closed.moments(policy.table))
+    ]
 
 
 def key_of(table: Table) -> "Column[Any]":

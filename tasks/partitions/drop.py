@@ -7,8 +7,8 @@ It goes in this order, and whatever dies in between leaves the partition as it w
 2. It is archived, some pages at a time, by transactions that hold nothing. Archives that a crash leaves were
    noted (`roomkeeper.unfinished_archives`), and go with the next run.
 3. In one transaction, of some hundredths of a second: the partition's writers are kept out, and its rows are
-   looked at once more. They must be those that were archived, and due. The receipts are written; it is
-   detached and dropped.
+   looked at once more. They must be those that were archived, and due. The figures that count them are
+   frozen (`tasks/engines/closed.py`); the receipts are written; it is detached and dropped.
 
 That nothing was changed since is told by the rows themselves: each says which transaction has written it
 (`xmin`). If all were there before the archive was begun, and there are as many as it has, they are the same.
@@ -59,9 +59,10 @@ from tasks import receipts
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import AFTER
 from tasks.brake import Stopped, allowance
-from tasks.engines import archive
+from tasks.engines import archive, closed
 from tasks.engines.archive import Archived, archives_of
 from tasks.engines.batch import Contested, Refused, begin
+from tasks.engines.closed import Closed, Latest
 from tasks.engines.families import ALL
 from tasks.engines.retire import HOLD_PATIENCE_MS, HOLDS_LOCK, STORE_SECONDS
 from tasks.engines.statements import key_of, on_pages
@@ -222,14 +223,14 @@ def _why_kept(counts: "_Counts") -> str | None:
     if not counts.kept:
         return None
     which = "1 row in it is" if counts.kept == 1 else f"{counts.kept:,} rows in it are"
-    return f"{which} not due: on hold, or of a policy that is off or keeps it"
+    return f"{which} not due: on hold, not in the figures yet, or of a policy that is off or keeps it"
 
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
     """Rows of a partition: all, those that stay, those that were written since, and each policy's.
 
-    `file` is another if the table was written anew.
+    `file` is another if the table was written anew. `latest` are their latest moments by rollup.
     """
 
     rows: int
@@ -237,6 +238,7 @@ class _Counts:
     written: int
     file: int
     by_policy: tuple[int, ...] = ()
+    latest: Latest = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,7 +247,9 @@ class _Sheet:
 
     Attributes:
         look: counts its rows, those of each policy too.
-        look_again: counts them as far as that tells whether something was changed.
+        look_again: counts them as far as that tells whether something was changed; with their latest moments,
+            each for one of the rollups `freezing`.
+        closed: how far the rollups have come that count them.
     """
 
     table: Table
@@ -253,17 +257,22 @@ class _Sheet:
     judges: tuple[_Judge, ...]
     look: Select[Any]
     look_again: Select[Any]
+    freezing: tuple[str, ...]
+    closed: Closed
 
     @classmethod
-    def of(cls, connection: Connection, found: Found, one: Partition, settings: Settings) -> "_Sheet":
+    def of(
+        cls, connection: Connection, found: Found, one: Partition, settings: Settings, now: datetime
+    ) -> "_Sheet":
         """Make it; `connection` tells what schemas are called."""
         real = connection.get_execution_options().get("schema_translate_map", {})
         logical = {called: schema for schema, called in real.items()}
         schema = logical.get(one.schema, one.schema)
         table = found.table.to_metadata(MetaData(), schema=schema, name=one.name)
         judges, before = [], list[ColumnElement[bool]]()
-        for number, (policy, period) in enumerate(running(found.table, settings)):
-            takes = _moved(policy.due, found.table, table, number)
+        on = running(found.table, settings)
+        for number, (policy, period) in enumerate(on):
+            takes = _moved(closed.due(policy), found.table, table, number)
             # A row that two of them would take is the first one's.
             judges.append(_Judge(policy, period, and_(takes, *(one.is_not(True) for one in before))))
             before.append(takes)
@@ -274,11 +283,16 @@ class _Sheet:
             func.pg_relation_filenode(one.oid),
         ).select_from(table)
         look = rows.add_columns(*(func.count().filter(one.takes) for one in judges))
-        return cls(table, one.oid, tuple(judges), look, rows)
+        moments = closed.moments(found.table)
+        again = rows.add_columns(*(func.max(_moved(at, found.table, table, 0)) for _, at in moments))
+        names = tuple(name for name, _ in moments)
+        rolled_up = closed.ask(connection, [policy for policy, _ in on], settings, now)
+        return cls(table, one.oid, tuple(judges), look, again, names, rolled_up)
 
     def values(self, now: datetime) -> dict[str, Any]:
         """Return the parameters of the policies' conditions."""
-        return {"now": now, **{f"after_{number}": one.after for number, one in enumerate(self.judges)}}
+        periods = {f"after_{number}": one.after for number, one in enumerate(self.judges)}
+        return {"now": now, **periods, **self.closed.values}
 
     def count(self, connection: Connection, now: datetime, horizon: int) -> _Counts:
         """Look at all rows."""
@@ -288,11 +302,14 @@ class _Sheet:
 
     def count_again(self, connection: Connection, now: datetime, horizon: int) -> _Counts:
         """Look at all rows once more."""
-        return _Counts(*connection.execute(self.look_again, {**self.values(now), "horizon": horizon}).one())
+        values = {**self.values(now), "horizon": horizon}
+        rows, kept, written, file, *moments = connection.execute(self.look_again, values).one()
+        latest = closed.merged(self.freezing, [moments])
+        return _Counts(rows, kept, written, file, latest=latest)
 
 
-def _moved(condition: ColumnElement[bool], table: Table, to: Table, number: int) -> ColumnElement[bool]:
-    """Return a condition on rows of `table` as one on those of a partition, with a period of its own."""
+def _moved(condition: ColumnElement[Any], table: Table, to: Table, number: int) -> ColumnElement[Any]:
+    """Return an expression on rows of `table` as one on those of a partition, with a period of its own."""
 
     def other(element: Any, **_: Any) -> Any:
         if isinstance(element, Column) and getattr(element.table, "fullname", None) == table.fullname:
@@ -301,7 +318,7 @@ def _moved(condition: ColumnElement[bool], table: Table, to: Table, number: int)
             return bindparam(f"after_{number}", type_=element.type)
         return None
 
-    moved: ColumnElement[bool] = replacement_traverse(condition, {}, other)
+    moved: ColumnElement[Any] = replacement_traverse(condition, {}, other)
     return moved
 
 
@@ -333,7 +350,7 @@ class _Dropping:
     def foresee(self, one: Partition) -> Fate:
         """Say what would become of a partition."""
         with begin(PATIENCE_MS, _LOOK_MS) as connection:
-            sheet = _Sheet.of(connection, self.found, one, self.settings)
+            sheet = _Sheet.of(connection, self.found, one, self.settings, self.now)
             counts = sheet.count(connection, self.now, horizon=2**62)
         kept = _why_kept(counts)
         if kept is None:
@@ -348,7 +365,7 @@ class _Dropping:
     def drop(self, one: Partition) -> Fate:
         """Archive a partition and drop it, if all is as it must be."""
         with begin(PATIENCE_MS, _LOOK_MS) as connection:
-            sheet = _Sheet.of(connection, self.found, one, self.settings)
+            sheet = _Sheet.of(connection, self.found, one, self.settings, self.now)
             # Before anything is read: what was written since is told by it.
             horizon = connection.execute(_HORIZON).scalar_one()
         with begin(PATIENCE_MS, _LOOK_MS) as connection:
@@ -485,7 +502,9 @@ class _Dropping:
             connection.execute(_PATIENCE, {"patience": str(PATIENCE_MS)})
             # Who reads it goes on; nobody writes it, or drops it, until we are done.
             connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
-            self._same(sheet.count_again(connection, self.now, horizon), before, archived, sheet)
+            counts = sheet.count_again(connection, self.now, horizon)
+            self._same(counts, before, archived, sheet)
+            closed.freeze(connection, sheet.closed, counts.latest)
             for judge, rows in zip(sheet.judges, before.by_policy, strict=True):
                 # An empty one goes too, and somebody must have said so.
                 if rows or (not before.rows and judge is sheet.judges[0]):

@@ -55,7 +55,8 @@ def running(table: Table, settings: Settings) -> list[tuple[Retention, timedelta
 
 def whole(policy: Retention) -> bool:
     """Return whether a policy's rows may go together: nothing refers to them or changes with them."""
-    return isinstance(policy.then, Delete) and not policy.refers and policy.cutoff is None
+    plain = policy.cutoff is None and policy.until is None
+    return isinstance(policy.then, Delete) and not policy.refers and plain
 
 
 def age_of(table: Table, by: str | None = None) -> str:

@@ -332,14 +332,15 @@ def waiting(platform: Platform) -> bool:
         return bool(connection.execute(asked).scalar_one())
 
 
-def test_many_rooms_are_computed_as_a_whole(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rooms_are_computed_as_a_whole(platform: Platform) -> None:
     rooms = [room(platform, f"ROOM0{number}") for number in range(4)]
     begun(platform, "UTC", at())
     tick(at(hours=1))
     for number, of in enumerate(rooms):
         stay(platform, of, at(hours=1), at(hours=2 + number))
-    monkeypatch.setattr("tasks.engines.rollup.MANY", 3)
-    tick(at(hours=12))
+    assert SHORT.keyed is not None
+    few = replace(SHORT, keyed=replace(SHORT.keyed, most=3))
+    assert Run(few, at(hours=12), "UTC").go().buckets == 1 + 1
     with platform.engine.begin() as connection:
         assert figures(connection) == {
             (of, DAY1): (1, 60 * (1 + number), 1) for number, of in enumerate(rooms)

@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 
+from models.analytics import RollupState
 from tasks import cleanup
-from tasks.apps import POLICIES
+from tasks.apps import POLICIES, ROLLUPS
 from tasks.apps.columns import table_of
 from tasks.engines.sweep import Progress
 from tests.platform import Platform
@@ -17,7 +19,7 @@ from tests.platform import Platform
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 INSTANT = timedelta(microseconds=1)
 #: Tables of ours in which every run leaves something.
-OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps"}
+OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps", "roomkeeper.rollups"}
 
 
 def ago(*, than: timedelta = timedelta(0), **parts: float) -> datetime:
@@ -30,8 +32,29 @@ def naive(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
+def figures_closed(platform: Platform) -> None:
+    """Say of all rollups of which nothing is said yet that they have closed all buckets there can be."""
+    always = {
+        "zone": "UTC",
+        "covered_from": datetime.min.replace(tzinfo=UTC),
+        "watermark": datetime.max.replace(tzinfo=UTC),
+    }
+    with platform.engine.begin() as connection:
+        said = insert(RollupState).values([{"name": name, **always} for name in ROLLUPS])
+        connection.execute(said.on_conflict_do_nothing())
+
+
+def rolled_up(platform: Platform, name: str, **values: datetime | None) -> None:
+    """Say how far a rollup has come: its watermark, `covered_from` and `frozen_to`."""
+    figures_closed(platform)
+    table = table_of(RollupState)
+    with platform.engine.begin() as connection:
+        connection.execute(table.update().where(table.c.name == name).values(values))
+
+
 def sweep(platform: Platform, name: str, *, by_hand: bool = True, now: datetime = NOW) -> Progress:
-    """Run a policy at NOW, through its whole table, or as beat would."""
+    """Run a policy at NOW, through its whole table, or as beat would. Figures keep nothing."""
+    figures_closed(platform)
     done = cleanup.run(POLICIES[name], platform.settings, now=now, by_hand=by_hand)
     assert done is not None, "another run is under way"
     return done

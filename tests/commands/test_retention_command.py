@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from commands import retention as command
 from models.pern import AuditLog, Message
 from tasks import holds, retention
 from tests.cleanup.sweeping import rows
@@ -220,7 +219,7 @@ def test_a_database_that_will_not_do_is_a_sentence(platform: Platform) -> None:
 
 
 def test_counting_is_seen(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "LINE_SECONDS", 0)
+    monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
     message(platform, conversation(platform), LONG)
     outcome = on(platform, "retention", "preview", "pern.messages")
     assert outcome.err.splitlines()[-1] == "pern.messages: counting, page 1 of 1"
@@ -443,7 +442,7 @@ def test_archives_that_can_not_be_reached(platform: Platform, chain: list[str]) 
 
 
 def test_verification_is_seen(platform: Platform, chain: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "LINE_SECONDS", 0)
+    monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
     outcome = on(platform, "retention", "verify", "--archives")
     assert outcome.err.splitlines() == [f"archives, archive {number} of 3" for number in (1, 2, 3)]
 

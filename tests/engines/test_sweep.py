@@ -15,12 +15,13 @@ from tasks import cleanup
 from tasks.apps import POLICIES
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Delete, Sweep
-from tasks.engines import batch
+from tasks.engines import batch, closed
 from tasks.engines import sweep as engine
 from tasks.engines.batch import Batches, Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows, sweep
 from tests.platform import Platform, environment, eventually
 from workers import ledger
+from workers.db import transaction
 
 TYPING = POLICIES["echoroom.typing"]
 
@@ -424,7 +425,9 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
             with environment(platform.environment | theirs):
                 for way in (False, True):
                     assert cleanup.run(policy, platform.settings, now=NOW, by_hand=way) is not None
-                run_by = Batches(policy, NOW, policy.after)
+                with transaction() as connection:
+                    rolled_up = closed.ask(connection, [policy], platform.settings, NOW)
+                run_by = Batches(policy, NOW, policy.after, closed=rolled_up)
                 if policy.found is not None:
                     run_by.by_index(5)
                 run_by.on_pages(0, 1)

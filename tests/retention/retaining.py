@@ -8,11 +8,11 @@ from tasks import retention
 from tasks.apps import POLICIES
 from tasks.apps.retentions import Retention
 from tasks.engines.sweep import Progress
-from tests.cleanup.sweeping import NOW, rows
+from tests.cleanup.sweeping import NOW, figures_closed, rows
 from tests.platform import Platform
 
 #: Tables of ours in which a run leaves something.
-OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps", "roomkeeper.receipts"}
+OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps", "roomkeeper.receipts", "roomkeeper.rollups"}
 
 
 def policy(name: str) -> Retention:
@@ -23,7 +23,11 @@ def policy(name: str) -> Retention:
 
 
 def days(platform: Platform, **periods: float) -> None:
-    """Set periods: `days(platform, **{"pern.messages": 30})`; and a place for archives."""
+    """Set periods: `days(platform, **{"pern.messages": 30})`; and a place for archives.
+
+    Figures keep nothing then, nor where `retain` is called.
+    """
+    figures_closed(platform)
     platform.set(
         retention_days=",".join(f"{name}={period}" for name, period in periods.items()),
         archive_root=platform.folder / "archive",
@@ -32,6 +36,7 @@ def days(platform: Platform, **periods: float) -> None:
 
 def retain(platform: Platform, name: str, *, by_hand: bool = True, **given: Any) -> Progress:
     """Run a policy at NOW, through its whole table, or as beat would."""
+    figures_closed(platform)
     done = retention.run(policy(name), platform.settings, now=NOW, by_hand=by_hand, **given)
     assert done is not None, "another run is under way"
     return done

@@ -21,7 +21,7 @@ from models.platform import Approval, AttachmentEvent, Receipt, UnfinishedArchiv
 from tasks import partitions, receipts
 from tasks.apps.columns import table_of
 from tasks.brake import Stopped
-from tasks.engines import archive
+from tasks.engines import archive, closed
 from tasks.engines.archive import Archived
 from tasks.engines.retire import Retiring
 from tasks.partitions import PartitionError, drop, make_coming, make_room
@@ -29,7 +29,7 @@ from tasks.partitions.catalog import Found
 from tasks.partitions.coming import PATIENCE_MS
 from tasks.partitions.policies import running
 from tasks.restore import restore
-from tests.cleanup.sweeping import INSTANT, NOW, add, rows
+from tests.cleanup.sweeping import INSTANT, NOW, add, rolled_up, rows
 from tests.platform import Platform
 from tests.retention.proving import add_hold
 from tests.retention.retaining import days, everything, retain
@@ -341,7 +341,7 @@ def test_rows_of_a_policy_that_is_off_keep_their_month(monthly: Platform) -> Non
     kept = [log(monthly, JANUARY, "security"), log(monthly, JANUARY, "info")]
     found = dropped(monthly)
     assert found["audit_logs_y2026m01"] == (
-        "1 row in it is not due: on hold, or of a policy that is off or keeps it"
+        "1 row in it is not due: on hold, not in the figures yet, or of a policy that is off or keeps it"
     )
     assert set(rows(monthly, AuditLog)) == set(kept)
     days(monthly)
@@ -685,16 +685,37 @@ def test_a_table_that_is_not_partitioned_is_left_alone(platform: Platform) -> No
     assert platform.everything() == before
 
 
+def test_a_month_stays_until_its_days_are_closed_and_freezes_them(monthly: Platform) -> None:
+    name = "pern.security_daily"
+    latest = JANUARY + timedelta(days=20)
+    log(monthly, JANUARY)
+    log(monthly, latest, "error")
+    log(monthly, latest + INSTANT)
+    rolled_up(monthly, name, watermark=latest + INSTANT)
+    (why,) = (why for one, why in dropped(monthly).items() if "2026m01" in one)
+    assert why is not None
+    assert why.startswith("1 row in it is not due: on hold, not in the figures yet")
+    assert len(rows(monthly, AuditLog)) == 3
+    rolled_up(monthly, name, watermark=latest + 2 * INSTANT)
+    assert None in dropped(monthly).values()
+    assert rows(monthly, AuditLog) == {}
+    (state,) = monthly.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=name)
+    assert state.frozen_to == latest + INSTANT
+
+
 def test_a_batch_takes_no_more_than_it_may(monthly: Platform) -> None:
     """A row's place is one of each partition."""
     for begins in (JANUARY, FEBRUARY - timedelta(days=45), datetime(2020, 1, 1, tzinfo=UTC)):
         for number in range(5):
             log(monthly, begins + timedelta(minutes=number))
     policy = running(AUDIT, monthly.settings)[0][0]
+    with monthly.engine.begin() as connection:
+        rolled_up = closed.ask(connection, [policy], monthly.settings, NOW)
     batches = Retiring(
         policy,
         NOW,
         timedelta(days=PERIOD),
+        closed=rolled_up,
         settings=monthly.settings,
         run=uuid4(),
         archives=archive_for(monthly.settings),

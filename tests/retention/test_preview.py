@@ -19,7 +19,7 @@ from tasks.apps import POLICIES
 from tasks.apps.retentions import Changes, Goes, Retention, Stays
 from tasks.apps.sweeps import Delete
 from tasks.preview import Preview, preview, reading
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive
+from tests.cleanup.sweeping import INSTANT, NOW, add, ago, figures_closed, naive
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, policy, retain
@@ -241,6 +241,7 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
     )
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
+    figures_closed(platform)
     retained = [case.policy for case in ephemera.waiting if isinstance(case.policy, Retention)]
     assert [one.name for one in retained] == [
         name for name, one in POLICIES.items() if isinstance(one, Retention)

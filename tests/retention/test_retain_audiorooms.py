@@ -14,7 +14,7 @@ from tasks import holds
 from tasks.apps import enabled, policies
 from tasks.engines.batch import Seen, Taken
 from tasks.engines.retire import Retiring
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
+from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rolled_up, rows
 from tests.engines.test_sweep import held
 from tests.platform import Platform
 from tests.retention.proving import add_hold, proven
@@ -22,6 +22,7 @@ from tests.retention.retaining import days, retain
 from workers.settings import SettingsError, load
 
 AUDIT, STAYS, ROOMS = "audiorooms.audit_log", "audiorooms.participants", "audiorooms.rooms"
+FIGURES = "audiorooms.room_analytics"
 MONTH = timedelta(days=30)
 #: The last moment that is past a month.
 DUE = NOW - MONTH - INSTANT
@@ -101,7 +102,6 @@ def test_entries_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
 def test_stays_go_when_they_are_over_and_in_the_figures(platform: Platform, by_hand: bool) -> None:
     days(platform, **{STAYS: 30})
     place = room(platform)
-    figures(platform, place, DUE)
     gone = {
         stay(platform, place),
         # Nobody has said what they are: a listener.
@@ -127,10 +127,8 @@ def test_stays_go_when_they_are_over_and_in_the_figures(platform: Platform, by_h
 def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None:
     days(platform, **{STAYS: 30})
     place = room(platform)
-    figures(platform, place, DUE)
     gone = {stay(platform, place, left_at=None)}
     early = room(platform, updated_at=NOW, suspended_until=DUE)
-    figures(platform, early, DUE)
     gone.add(stay(platform, early, left_at=None))
     for values in (
         {"updated_at": NOW - MONTH},
@@ -139,7 +137,6 @@ def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None
         {"updated_at": None, "suspended_until": NOW - MONTH},
     ):
         later = room(platform, **values)
-        figures(platform, later, DUE, NOW - MONTH, *(NOW - timedelta(days=n) for n in range(30)))
         stay(platform, later, left_at=None)
     proven(platform, STAYS, gone={RoomParticipant: gone})
 
@@ -148,8 +145,6 @@ def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None
 def test_whoever_was_in_a_room_that_is_active_stays(platform: Platform, by_hand: bool) -> None:
     days(platform, **{STAYS: 30})
     open_room, closed, unknown = (room(platform, active=value) for value in (True, False, None))
-    for place in (open_room, closed, unknown):
-        figures(platform, place, DUE)
     stay(platform, open_room)
     stay(platform, open_room, role="broadcaster")
     stay(platform, open_room, left_at=None)
@@ -162,50 +157,55 @@ def test_whoever_was_in_a_room_that_is_active_stays(platform: Platform, by_hand:
 
 
 MIDNIGHT = datetime(2026, 1, 10, tzinfo=UTC)
+DAY = timedelta(days=1)
 
 
 @pytest.mark.parametrize(
-    ("joined", "left", "needed"),
+    ("joined", "left", "goes"),
     [
-        # Within a day, to its very end; the next one's first instant is of the next one.
-        (MIDNIGHT, MIDNIGHT, [10]),
-        (MIDNIGHT, MIDNIGHT + timedelta(days=1) - INSTANT, [10]),
-        (MIDNIGHT, MIDNIGHT + timedelta(days=1), [10, 11]),
-        (MIDNIGHT - INSTANT, MIDNIGHT, [9, 10]),
-        (MIDNIGHT - INSTANT, MIDNIGHT + timedelta(days=2), [9, 10, 11, 12]),
+        # What lies before the end of the last closed day; the next one's first instant is of the next one.
+        (MIDNIGHT - DAY, MIDNIGHT - INSTANT, True),
+        (MIDNIGHT - DAY, MIDNIGHT, False),
+        (MIDNIGHT, MIDNIGHT, False),
+        (MIDNIGHT - 9 * DAY, MIDNIGHT + 2 * DAY, False),
+        # It ends with its room; by a wrong clock, too.
+        (MIDNIGHT - 2 * DAY, None, False),
+        (MIDNIGHT - 2 * DAY, NOW + 365 * DAY, False),
+        # What began before the first of the figures was never counted.
+        (MIDNIGHT - 20 * DAY, MIDNIGHT - DAY, True),
+        (MIDNIGHT - 20 * DAY - INSTANT, MIDNIGHT - DAY, False),
     ],
 )
-def test_each_day_of_a_stay_must_be_in_the_figures(
-    platform: Platform, joined: datetime, left: datetime, needed: list[int]
+def test_each_day_of_a_stay_must_be_closed(
+    platform: Platform, joined: datetime, left: datetime | None, goes: bool
 ) -> None:
-    """By the days of UTC, whatever the connection's are."""
     days(platform, **{STAYS: 30})
-    platform.sql("ALTER ROLE roomkeeper SET timezone = 'Pacific/Kiritimati'")
-    try:
-        complete, times = room(platform), {"joined_at": joined, "left_at": left}
-        gone = {stay(platform, complete, **times)}
-        for day in needed:
-            figures(platform, complete, MIDNIGHT.replace(day=day))
-            # One is missing here; others are no substitute.
-            lacking = room(platform)
-            stay(platform, lacking, **times)
-            stay(platform, lacking, role=None, **times)
-            gone.add(stay(platform, lacking, role="broadcaster", **times))
-            others = [MIDNIGHT.replace(day=number) for number in range(5, 20) if number != day]
-            figures(platform, lacking, *others)
-            figures(platform, None, MIDNIGHT.replace(day=day))
-        proven(platform, STAYS, gone={RoomParticipant: gone})
-    finally:
-        platform.sql("ALTER ROLE roomkeeper RESET timezone")
+    rolled_up(platform, FIGURES, watermark=MIDNIGHT, covered_from=MIDNIGHT - 20 * DAY)
+    place = room(platform, updated_at=MIDNIGHT)
+    wanted = stay(platform, place, joined_at=joined, left_at=left)
+    # The room's last day is not closed; of others it does not matter.
+    other = stay(platform, place, joined_at=MIDNIGHT - DAY, left_at=MIDNIGHT - DAY)
+    proven(platform, STAYS, gone={RoomParticipant: [other, *([wanted] if goes else [])]}, restored=False)
+    (frozen,) = platform.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=FIGURES)
+    assert frozen.frozen_to == (left if goes else MIDNIGHT - DAY)
+
+
+def test_a_stay_without_an_end_freezes_the_days_until_its_room_s(platform: Platform) -> None:
+    days(platform, **{STAYS: 30})
+    place = room(platform, updated_at=MIDNIGHT)
+    gone = stay(platform, place, joined_at=MIDNIGHT - 9 * DAY, left_at=None)
+    proven(platform, STAYS, gone={RoomParticipant: [gone]}, restored=False)
+    (frozen,) = platform.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=FIGURES)
+    assert frozen.frozen_to == MIDNIGHT
 
 
 @pytest.mark.parametrize("column", ["joined_at", "left_at"])
 @pytest.mark.parametrize("moment", ["infinity", "-infinity", "4713-01-01 BC", "0001-01-01"])
 def test_no_clock_is_so_wrong_that_others_stay(platform: Platform, column: str, moment: str) -> None:
-    """A beginning before all figures is never rolled up; an end there is no end."""
     days(platform, **{STAYS: 30})
+    # A beginning that no figures have; an end there is no end.
+    rolled_up(platform, FIGURES, watermark=NOW, covered_from=ago(days=60))
     place = room(platform)
-    figures(platform, place, DUE)
     wrong = stay(platform, place)
     platform.sql(
         f"UPDATE audiorooms.room_participants SET {column} = CAST(:moment AS timestamptz) WHERE id = :wrong",
@@ -216,14 +216,12 @@ def test_no_clock_is_so_wrong_that_others_stay(platform: Platform, column: str, 
     assert retain(platform, STAYS).error is None
     left = {row.id for row in platform.sql("SELECT id FROM audiorooms.room_participants")}
     assert fine not in left
-    assert left == ({wrong} if column == "joined_at" and moment != "infinity" else set())
+    assert left == set()
 
 
 def test_stays_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
     days(platform, **{STAYS: 30})
     place, held_place, somebody = room(platform), room(platform), add(platform, User)
-    figures(platform, place, DUE)
-    figures(platform, held_place, DUE)
     theirs, there = stay(platform, place, user_id=somebody), stay(platform, held_place)
     other = stay(platform, place)
     placed = [
@@ -275,8 +273,10 @@ def test_a_room_stays_until_its_stays_have_gone(platform: Platform) -> None:
     empty, place = room(platform), room(platform)
     of = stay(platform, place)
     proven(platform, ROOMS, gone={AudioRoom: [empty]}, restored=False)
-    # Not in the figures: neither goes.
+    # Not in the figures yet: neither goes.
+    rolled_up(platform, FIGURES, watermark=DUE)
     proven(platform, STAYS, gone={RoomParticipant: []})
+    rolled_up(platform, FIGURES, watermark=DUE + INSTANT)
     kept = figures(platform, place, DUE)
     proven(platform, STAYS, gone={RoomParticipant: [of]}, restored=False)
     proven(
