@@ -29,6 +29,9 @@ def _table(app: App) -> Table:
     fed: dict[str, list[tuple[str, str]]] = {}
     for job in app.jobs():
         for model in job.models:
+            # What was copied of the application's tables for its figures is no table of its own.
+            if table_of(model).schema not in app.models.SCHEMAS:
+                continue
             fed.setdefault(table_of(model).fullname, []).append((job.task, job.why))
     for name, jobs in fed.items():
         for line, (task, why) in enumerate(jobs):

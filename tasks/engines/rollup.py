@@ -540,6 +540,8 @@ def _quoted(table: Table, real: Mapping[Any, Any], connection: Connection) -> st
 
 def lag(rollup: Rollup, state: State, now: datetime) -> timedelta:
     """Return for how long the next bucket should have been closed; nothing if it is not yet to be."""
+    if state.watermark > now:
+        return timedelta(0)
     bucket = bucket_at(state.watermark, rollup.grain, state.zone)
     return max(timedelta(0), now - due_by(rollup, bucket))
 

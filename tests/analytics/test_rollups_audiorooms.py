@@ -332,19 +332,23 @@ def waiting(platform: Platform) -> bool:
         return bool(connection.execute(asked).scalar_one())
 
 
-def test_many_rooms_are_computed_as_a_whole(platform: Platform) -> None:
-    rooms = [room(platform, f"ROOM0{number}") for number in range(4)]
+@pytest.mark.parametrize(("most", "mended"), [(4, False), (3, True)])
+def test_many_rooms_are_computed_as_a_whole(platform: Platform, most: int, mended: bool) -> None:
+    *rooms, quiet = [room(platform, f"ROOM0{number}") for number in range(5)]
     begun(platform, "UTC", at())
+    stay(platform, quiet, at(minutes=1), at(minutes=31))
     tick(at(hours=1))
+    with platform.engine.begin() as connection:
+        # So that it is seen whether it is looked at.
+        connection.execute(update(table_of(RoomAnalytics)).values(total_listeners=9))
     for number, of in enumerate(rooms):
         stay(platform, of, at(hours=1), at(hours=2 + number))
     assert SHORT.keyed is not None
-    few = replace(SHORT, keyed=replace(SHORT.keyed, most=3))
-    assert Run(few, at(hours=12), "UTC").go().buckets == 1 + 1
+    Run(replace(SHORT, keyed=replace(SHORT.keyed, most=most)), at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
-        assert figures(connection) == {
-            (of, DAY1): (1, 60 * (1 + number), 1) for number, of in enumerate(rooms)
-        }
+        found = figures(connection)
+    assert found.pop((quiet, DAY1)) == (1, 30, 1 if mended else 9)
+    assert found == {(of, DAY1): (1, 60 * (1 + number), 1) for number, of in enumerate(rooms)}
 
 
 # -- any history -----------------------------------------------------------------------------------------

@@ -547,7 +547,7 @@ def test_rollups_say_what_they_need() -> None:
                 "is_speaking",
             },
             "echoroom.voice_status": {"session_id", "user_id", "is_speaking", "last_updated"},
-            "roomkeeper.echoroom_stays": {"room_id", "user_id", "joined_at", "left_at", "seen_at"},
-            "roomkeeper.echoroom_speakers": {"room_id", "user_id", "hour"},
+            "roomkeeper.echoroom_stays": {"id", "room_id", "user_id", "joined_at", "left_at", "seen_at"},
+            "roomkeeper.echoroom_speakers": {"id", "room_id", "user_id", "hour"},
             "roomkeeper.rollups": {"name", "ticked_at"},
         }

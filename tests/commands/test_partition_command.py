@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from models.pern import AuditLog
-from tests.cleanup.sweeping import add, rows
+from tests.cleanup.sweeping import add, figures_closed, rows
 from tests.commands.cli import on
 from tests.platform import Platform
 
@@ -67,6 +67,7 @@ def test_a_wrong_name_is_a_sentence(platform: Platform) -> None:
 
 def test_from_the_plan_to_the_drop(platform: Platform) -> None:
     now = datetime.now(UTC)
+    figures_closed(platform)
     log(platform, now - timedelta(days=1))
     switch(platform)
     there = on(platform, "partition", "plan", TABLE).out

@@ -558,6 +558,8 @@ def test_a_rollup_is_run_by_hand(platform: Platform, monkeypatch: pytest.MonkeyP
     log(platform, midnight(40), midnight(3), datetime.now(UTC))
     behind(platform, midnight(3))
     platform.sql("UPDATE roomkeeper.pern_security_daily SET events = 7")
+    # Today as well.
+    platform.sql("UPDATE roomkeeper.rollups SET probe = NULL")
     monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
     outcome = on(platform, "run", EVENTS.name)
     assert outcome.code == 0

@@ -59,16 +59,16 @@ def test_another_takes_over_within_seconds_and_an_outage_ends_neither(
 
 
 def test_no_pile_of_runs_is_left_behind(platform: Platform, valkey: ValkeyServer) -> None:
-    platform.set(recover_every_seconds=0.5)
+    platform.set(audit_every_seconds=0.5)
     beat = beats(platform)
     eventually(lambda: waiting(valkey) >= 6)
     beat.kill()
     sent = waiting(valkey)
     worker = platform.worker("maintenance")
-    platform.send("attachments.recover", queue="maintenance")
+    platform.send("delivery.audit", queue="maintenance")
     eventually(lambda: waiting(valkey) == 0)
     eventually(lambda: worker.said().count("] succeeded") >= 1)
-    runs = platform.sql("SELECT count(*) FROM roomkeeper.job_runs")[0][0]
+    runs = platform.sql("SELECT count(*) FROM roomkeeper.job_runs WHERE job = 'delivery.audit'")[0][0]
     # The one that does not expire, and none of beat's: they were older than a period when the worker came.
     assert (runs, sent >= 6) == (1, True)
     assert worker.said().count("Discarding revoked task") == sent
