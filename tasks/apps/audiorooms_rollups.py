@@ -67,7 +67,6 @@ def _microseconds(moment: Any) -> ColumnElement[Any]:
 def _raw(*conditions: Any) -> Select[Any]:
     """Return the listeners' stays that may touch the bucket, under these conditions."""
     return select(
-        RoomParticipant.id,
         _ROOM.label("room_id"),
         _PERSON.label("person"),
         _JOINED.label("joined"),
@@ -244,12 +243,13 @@ ROOM_ANALYTICS = Rollup(
         changed=select(_ROOM, func.min(_JOINED))
         .where(_LISTENS, _JOINED >= SINCE, _JOINED <= NOW + SKEW)
         .group_by(_ROOM),
-        # Somebody's clock may be ahead, and say that they have left already.
+        # Somebody's clock may be ahead, and say that they have left already. Of who came longer ago that is
+        # seen when the day is closed: at each run it would take a look at half a day's stays.
         live=select(_ROOM, func.min(_JOINED))
         .where(
             _LISTENS,
             _JOINED.between(_SINCE_2000, NOW + SKEW),
-            or_(_LEFT.is_(None), and_(_LEFT > NOW, _JOINED >= NOW - LOOK_BACK)),
+            or_(_LEFT.is_(None), and_(_LEFT > NOW, RoomParticipant.joined_at >= NOW - timedelta(hours=1))),
         )
         .group_by(_ROOM),
     ),
