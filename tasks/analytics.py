@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 from models.audiorooms import AudioRoom, RoomParticipant
 from tasks.apps import ROLLUPS, zone
 from tasks.apps.audiorooms_rollups import LIST_OF_KEYS
-from tasks.apps.rollups import Rollup
+from tasks.apps.audiorooms_stays import SKEW
+from tasks.apps.rollups import CLOCKS_SET, Rollup
 from tasks.cleanup import BY_HAND, clock, slot_of
 from tasks.engines.rollup import Progress, Run
 from tasks.rooms import RecomputeRoom
@@ -75,8 +76,9 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     rollup = ROLLUPS[ROOM_ANALYTICS]
     moment = now or clock()
     column = AudioRoom.id if isinstance(wanted, UUID) else AudioRoom.code
-    of_room = RoomParticipant.room_id == AudioRoom.id
-    began = select(func.min(RoomParticipant.joined_at)).where(of_room).scalar_subquery()
+    sane = RoomParticipant.joined_at.between(CLOCKS_SET, moment + SKEW)
+    its = (RoomParticipant.room_id == AudioRoom.id, sane)
+    began = select(func.min(RoomParticipant.joined_at)).where(*its).scalar_subquery()
     with transaction() as connection:
         found = connection.execute(select(AudioRoom.id, began).where(column == wanted)).one_or_none()
         if found is not None:
@@ -88,11 +90,6 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     state = rolling.begin()
     rolling.compute_keys({key: since or state.watermark})
     return rolling.progress.rows
-
-
-#: Pauses before a room that is not there is looked for again, in seconds: what is sent through the broker may
-#: be quicker than its sender's own transaction.
-NOT_THERE_YET = (0.5, 2, 8)
 
 
 @task(
@@ -108,9 +105,7 @@ def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
     try:
         return f"{room(request.room, get_settings())} changed"
     except UnknownRoomError as error:
-        if self.request.retries < len(NOT_THERE_YET):
-            raise self.retry(countdown=NOT_THERE_YET[self.request.retries], exc=error) from error
-        raise
+        self.not_there_yet(error)
 
 
 def _make(rollup: Rollup) -> None:

@@ -1,7 +1,7 @@
 """The base of all tasks."""
 
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from celery import Task
 from sqlalchemy.exc import OperationalError
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     _Task = Task[Any, Any]  # generic in the stubs only
 else:
     _Task = Task
+
+
+#: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce it
+#: before its own transaction has committed.
+NOT_THERE_YET = (0.5, 2, 8)
 
 
 class PlatformTask(_Task):
@@ -26,6 +31,12 @@ class PlatformTask(_Task):
     retry_backoff_max = 60
     retry_jitter = True
     max_retries = 8
+
+    def not_there_yet(self, error: Exception) -> NoReturn:
+        """Try again in a moment, for a row that may be about to be committed; after some times, fail."""
+        if self.request.retries < len(NOT_THERE_YET):
+            raise self.retry(countdown=NOT_THERE_YET[self.request.retries], exc=error) from error
+        raise error
 
     def on_failure(
         self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: Any

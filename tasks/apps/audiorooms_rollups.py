@@ -12,7 +12,6 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
-    DateTime,
     Float,
     Integer,
     Numeric,
@@ -34,7 +33,7 @@ from sqlalchemy.dialects.postgresql import insert
 from models.analytics import AudioroomsLongStay
 from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
 from tasks.apps.audiorooms_stays import DEAD_AFTER, SKEW, last_sign
-from tasks.apps.rollups import DAY, FROM, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
+from tasks.apps.rollups import CLOCKS_SET, DAY, FROM, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
 from tasks.apps.sweeps import NOW
 
 _ROOM, _JOINED, _LEFT = RoomParticipant.room_id, RoomParticipant.joined_at, RoomParticipant.left_at
@@ -47,8 +46,6 @@ LISTED_AFTER = timedelta(hours=10)
 
 #: When somebody left, as far as anybody can say.
 _TOLD = case((_LEFT <= NOW + SKEW, _LEFT))
-#: Before it, no clock was set: such a stay tells nothing.
-_SINCE_2000 = cast("2000-01-01 00:00:00+00", DateTime(timezone=True))
 
 #: A user's name is a UUID, which has no such signs in it.
 _PERSON = func.coalesce(
@@ -71,7 +68,7 @@ def _raw(*conditions: Any) -> Select[Any]:
         _PERSON.label("person"),
         _JOINED.label("joined"),
         _TOLD.label("left"),
-    ).where(_LISTENS, _JOINED >= _SINCE_2000, *conditions)
+    ).where(_LISTENS, RoomParticipant.joined_at >= CLOCKS_SET, *conditions)
 
 
 def _stays(raw: CTE) -> CTE:
@@ -250,7 +247,7 @@ ROOM_ANALYTICS = Rollup(
         live=select(_ROOM, func.min(_JOINED))
         .where(
             _LISTENS,
-            _JOINED.between(_SINCE_2000, NOW + SKEW),
+            _JOINED.between(CLOCKS_SET, NOW + SKEW),
             or_(_LEFT.is_(None), and_(_LEFT > NOW, RoomParticipant.joined_at >= NOW - timedelta(hours=1))),
         )
         .group_by(_ROOM),

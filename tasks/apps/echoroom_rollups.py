@@ -21,14 +21,12 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    DateTime,
     FromClause,
     Integer,
     Select,
     and_,
     bindparam,
     case,
-    cast,
     exists,
     func,
     literal_column,
@@ -44,11 +42,9 @@ from sqlalchemy.dialects.postgresql import insert
 from models.analytics import EchoroomDaily, EchoroomHourly, EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatMessage, ChatSession, MessageReaction, SessionParticipant, VoiceStatus
 from tasks.apps.columns import Column, Model, table_of
-from tasks.apps.rollups import DAY, FROM, HOUR, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
+from tasks.apps.rollups import CLOCKS_SET, DAY, FROM, HOUR, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
 from tasks.apps.sweeps import NOW
 
-#: Clocks that say it is earlier were never set: who has joined then is there since they were seen.
-_SINCE_2000 = cast("2000-01-01 00:00:00+00", DateTime(timezone=True))
 _HOURLY, _DAILY = "echoroom.hourly", "echoroom.daily"
 
 #: For how long closed buckets are computed again. Stays that ended longer before the last run are not copied.
@@ -126,7 +122,8 @@ def _begun() -> Any:
         ),
         _row.c.session_id.is_not(None),
         _row.c.user_id.is_not(None),
-        _row.c.joined_at.between(_SINCE_2000, NOW),
+        # Who joined before any clock was set is there since they were seen.
+        _row.c.joined_at.between(CLOCKS_SET, NOW),
         func.coalesce(left_at >= func.coalesce(_LAST, NOW) - REVISIT, True),
     )
     return (

@@ -23,7 +23,7 @@ serves them, and are half-open: what happens exactly at midnight is of the day t
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -58,6 +58,9 @@ class Grain(StrEnum):
 
 
 HOUR, DAY = Grain.HOUR, Grain.DAY
+
+#: A clock that says it is earlier was never set: 1970, mostly.
+CLOCKS_SET = datetime(2000, 1, 1, tzinfo=UTC)
 
 #: The bucket: from this moment on, and before that one.
 FROM: ColumnElement[Any] = bindparam("bucket_from", type_=DateTime(timezone=True))

@@ -8,10 +8,6 @@ from workers.queues import ATTACHMENTS
 from workers.settings import get_settings
 from workers.task import PlatformTask
 
-#: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce
-#: it before its own transaction has committed.
-NOT_THERE_YET = (0.5, 2, 8)
-
 
 @task(
     name="attachments.process",
@@ -32,6 +28,4 @@ def process(self: PlatformTask, request: ProcessAttachment) -> str:
     try:
         return pipeline.work(request.app, table, request.id, str(self.request.hostname), settings)
     except jobs.UnknownAttachmentError as error:
-        if self.request.retries < len(NOT_THERE_YET):
-            raise self.retry(countdown=NOT_THERE_YET[self.request.retries], exc=error) from error
-        raise
+        self.not_there_yet(error)

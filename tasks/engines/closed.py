@@ -45,15 +45,13 @@ from models.platform import AttachmentJob as Job
 from tasks.apps import APPS, ROLLUPS, rollups
 from tasks.apps.columns import model_of, table_of
 from tasks.apps.retentions import Retention, referred
-from tasks.apps.rollups import Rollup
+from tasks.apps.rollups import CLOCKS_SET, Rollup
 from tasks.apps.sweeps import Delete, Sweep
 from workers.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows of before are in no figures, unless somebody has had these computed.
-FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 #: How long a batch waits for a rollup that computes: it holds rows meanwhile.
 FREEZE_PATIENCE_MS = 3_000
 _NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -282,7 +280,7 @@ def _fixed(moment: datetime, at: Any) -> ColumnElement[Any]:
 
 def _open(rollup: Rollup, at: Any) -> ColumnElement[bool]:
     """Return whether a moment is in a bucket that is not closed, or was never computed; NULL is in none."""
-    never = and_(at >= _fixed(FIRST, at), at < _given("covered", rollup.name, at))
+    never = and_(at >= _fixed(CLOCKS_SET, at), at < _given("covered", rollup.name, at))
     return and_(func.isfinite(at), or_(at >= _given("closed", rollup.name, at), never))
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models.analytics import RollupLive, RollupState
-from tasks.apps.rollups import Rollup
+from tasks.apps.rollups import CLOCKS_SET, Rollup
 from tasks.engines.calendar import Bucket, bucket_at, buckets
 from tasks.engines.rollup_statements import PROBE, statements
 from workers.db import transaction
@@ -240,7 +240,7 @@ class Run:
     # -- the steps ------------------------------------------------------------------------------------------
 
     def _observe(self, connection: Connection, state: State) -> None:
-        since = state.ticked_at or datetime(2000, 1, 1, tzinfo=UTC)
+        since = state.ticked_at or CLOCKS_SET
         values = {"now": self.now, "since": since}
         for statement in self.rollup.observe:
             connection.execute(statement, values)

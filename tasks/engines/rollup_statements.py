@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Select,
-    cast,
     delete,
     exists,
     func,
@@ -20,12 +19,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from tasks.apps.rollups import KEYS, Rollup, bucket_of
+from tasks.apps.rollups import CLOCKS_SET, KEYS, Rollup, bucket_of
 
 #: When the figures of a row of ours last changed.
 COMPUTED_AT = "computed_at"
-#: Clocks that were never set say 1970, and would have us compute sixty years of nothing.
-_SINCE_2000 = cast("2000-01-01 00:00:00+00", DateTime(timezone=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +149,9 @@ def _earliest(rollup: Rollup) -> Select[Any]:
     for feed in rollup.feeds:
         column = feed.at[0]
         aware = getattr(column.type, "timezone", True)
-        bound = _SINCE_2000 if aware else func.timezone("UTC", _SINCE_2000)
+        # Or a clock that was never set would have us compute decades of nothing.
+        since = literal(CLOCKS_SET, DateTime(timezone=True))
+        bound = since if aware else func.timezone("UTC", since)
         first = select(func.min(column)).where(column >= bound).scalar_subquery()
         found.append(first if aware else func.timezone("UTC", first))
     return select(func.least(*found))

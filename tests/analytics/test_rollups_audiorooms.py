@@ -305,6 +305,8 @@ def test_clocks_that_are_out_of_their_mind_count_for_nothing(platform: Platform,
                 connection.execute(text(f"{joined} VALUES {row}"), values)
     for hours in (10, 11):
         tick(at(hours=hours))
+        for of in (one, other):
+            analytics.room(of, platform.settings, at(hours=hours))
         with platform.engine.begin() as connection:
             assert figures(connection) == {(one, DAY1): (1, 60, 1)}
 
