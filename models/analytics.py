@@ -199,7 +199,22 @@ class PernSecurityDaily(PlatformBase):
     computed_at: Mapped[datetime.datetime] = mapped_column(server_default=_COMPUTED_AT)
 
 
-class EchoroomHourly(PlatformBase):
+class _OfARoom:
+    """The figures of a room of `echoroom`, by the hour and by the day."""
+
+    participants: Mapped[int]
+    peak_participants: Mapped[int]
+    messages: Mapped[int]
+    messages_text: Mapped[int]
+    messages_system: Mapped[int]
+    messages_ai_prompt: Mapped[int]
+    messages_mood_check: Mapped[int]
+    reactions: Mapped[int]
+    speakers: Mapped[int]
+    computed_at: Mapped[datetime.datetime] = mapped_column(server_default=_COMPUTED_AT)
+
+
+class EchoroomHourly(_OfARoom, PlatformBase):
     """`echoroom`, per room and hour: people in the room, the most at once, messages by type, reactions to
     them, and people who were seen speaking."""
 
@@ -208,19 +223,9 @@ class EchoroomHourly(PlatformBase):
 
     room_id: Mapped[UUID] = mapped_column(primary_key=True)
     hour: Mapped[datetime.datetime] = mapped_column(primary_key=True)
-    participants: Mapped[int]
-    peak_participants: Mapped[int]
-    messages: Mapped[int]
-    messages_text: Mapped[int]
-    messages_system: Mapped[int]
-    messages_ai_prompt: Mapped[int]
-    messages_mood_check: Mapped[int]
-    reactions: Mapped[int]
-    speakers: Mapped[int]
-    computed_at: Mapped[datetime.datetime] = mapped_column(server_default=_COMPUTED_AT)
 
 
-class EchoroomDaily(PlatformBase):
+class EchoroomDaily(_OfARoom, PlatformBase):
     """`echoroom`, per room and day: as by the hour."""
 
     __tablename__ = "echoroom_daily"
@@ -228,16 +233,6 @@ class EchoroomDaily(PlatformBase):
 
     room_id: Mapped[UUID] = mapped_column(primary_key=True)
     day: Mapped[datetime.date] = mapped_column(primary_key=True)
-    participants: Mapped[int]
-    peak_participants: Mapped[int]
-    messages: Mapped[int]
-    messages_text: Mapped[int]
-    messages_system: Mapped[int]
-    messages_ai_prompt: Mapped[int]
-    messages_mood_check: Mapped[int]
-    reactions: Mapped[int]
-    speakers: Mapped[int]
-    computed_at: Mapped[datetime.datetime] = mapped_column(server_default=_COMPUTED_AT)
 
 
 class EchoroomStay(PlatformBase):
