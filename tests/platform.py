@@ -293,13 +293,11 @@ class Platform:
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Make `values` this process's environment for the platform's settings, and forget what was cached."""
-    from workers.db import get_engine
+    from workers.db import forget_engine
     from workers.settings import get_settings
 
     def forget() -> None:
-        if get_engine.cache_info().currsize:
-            get_engine().dispose()
-        get_engine.cache_clear()
+        forget_engine()
         get_settings.cache_clear()
 
     before = dict(os.environ)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import RLock
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
@@ -49,10 +50,31 @@ def create(settings: Settings) -> Engine:
     return engine
 
 
+#: Two threads that ask at once would make two engines, and the one that is not kept would never be closed.
+_asking = RLock()
+
+
 @lru_cache(maxsize=1)
-def get_engine() -> Engine:
-    """Return this process's engine. A forked child gets its own."""
+def _engine() -> Engine:
     return create(get_settings())
+
+
+def get_engine() -> Engine:
+    """Return this process's engine, one for all its threads. A forked child gets its own."""
+    with _asking:
+        return _engine()
+
+
+def forget_engine(*, close: bool = True) -> None:
+    """Forget this process's engine, if it has one: whoever asks next gets another.
+
+    Args:
+        close: close the connections that nobody uses now.
+    """
+    with _asking:
+        if _engine.cache_info().currsize:
+            _engine().dispose(close=close)
+            _engine.cache_clear()
 
 
 @contextmanager
@@ -63,10 +85,10 @@ def transaction() -> Iterator[Connection]:
 
 
 def _after_fork() -> None:
+    _asking.release()
     # The parent's sockets belong to the parent: forget them without closing them.
-    if get_engine.cache_info().currsize:
-        get_engine().dispose(close=False)
-        get_engine.cache_clear()
+    forget_engine(close=False)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+# Held while forking: or a child could begin with a lock that no thread of its own will ever release.
+os.register_at_fork(before=_asking.acquire, after_in_parent=_asking.release, after_in_child=_after_fork)

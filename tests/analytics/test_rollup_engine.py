@@ -167,16 +167,12 @@ def test_the_tables_may_lie_in_another_schema(platform: Platform) -> None:
     with platform.engine.begin() as connection:
         connection.execute(text('ALTER SCHEMA pern RENAME TO "Chat-1"'))
     platform.set(schemas="pern=Chat-1")
-    get_engine().dispose()
-    get_engine.cache_clear()
     with environment(platform.environment):
         tick(at(hours=3))
         with get_engine().begin() as connection:
             row = {"id": uuid4(), "created_at": at(hours=1), "action": "a", "resource_type": "b"}
             connection.execute(insert(table_of(AuditLog)).values(**row, ip_address="::1", user_agent="x"))
         eventually(lambda: tick(at(hours=4)) and events(platform) == {TODAY: 1})
-    get_engine().dispose()
-    get_engine.cache_clear()
 
 
 # -- what comes late -------------------------------------------------------------------------------------

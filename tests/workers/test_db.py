@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import psycopg
@@ -12,7 +14,8 @@ from sqlalchemy.exc import OperationalError, StatementError
 
 from tests.platform import environment
 from workers import db
-from workers.settings import load
+from workers.db import create
+from workers.settings import Settings, load
 
 SETTINGS = text(
     "SELECT current_setting('TimeZone'), current_setting('statement_timeout'), "
@@ -137,5 +140,61 @@ def test_a_forked_child_gets_an_engine_of_its_own(empty_database: str) -> None:
     with environment({"DATABASE_URL": empty_database}):
         ended = subprocess.run(
             [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_threads_that_ask_at_once_share_one_engine(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Engine] = []
+    second = Event()
+
+    def slow(settings: Settings) -> Engine:
+        made.append(create(settings))
+        if len(made) == 2:
+            second.set()
+        second.wait(0.2)
+        return made[-1]
+
+    monkeypatch.setattr(db, "create", slow)
+    with environment({"DATABASE_URL": empty_database}), ThreadPoolExecutor(2) as threads:
+        found = [job.result() for job in [threads.submit(db.get_engine) for _ in range(2)]]
+    assert found == made * 2
+
+
+FORK_MEANWHILE = """
+import os, signal
+from threading import Event, Thread
+from workers import db
+
+real, asked = db.create, Event()
+
+def slow(settings):
+    asked.set()
+    going_on.wait(0.2)
+    return real(settings)
+
+db.create, going_on = slow, Event()
+thread = Thread(target=db.get_engine)
+thread.start()
+asked.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    db.create = real
+    with db.transaction():
+        os._exit(7)
+thread.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+with db.transaction():
+    pass
+"""
+
+
+def test_a_child_that_is_forked_while_the_engine_is_made_gets_its_own(empty_database: str) -> None:
+    with environment({"DATABASE_URL": empty_database}):
+        ended = subprocess.run(
+            [sys.executable, "-c", FORK_MEANWHILE], capture_output=True, text=True, timeout=60, check=False
         )
     assert (ended.returncode, ended.stderr) == (0, "")
