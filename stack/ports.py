@@ -5,8 +5,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import randbelow
 
 _LOCALHOST = "127.0.0.1"
+#: First and last.
+_OF_CLIENTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+#: Those before it are where well-known servers are.
+_FIRST = 20_000
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,24 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free now."""
+    """Return a port of 127.0.0.1 that is free now, and that no client is given while its server restarts."""
+    below = _first_of_clients()
+    for _ in range(_TRIES if below > _FIRST else 0):
+        chosen = _FIRST + randbelow(below - _FIRST)
+        if is_free(chosen):
+            return chosen
     with socket.socket() as probe:
         probe.bind((_LOCALHOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _first_of_clients() -> int:
+    """Return the first of the ports that the system gives to whoever connects; 0 if it does not say."""
+    try:
+        return int(_OF_CLIENTS.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def free_ports(names: Iterable[str]) -> dict[str, int]:

@@ -76,3 +76,24 @@ def test_free_ports_are_different_ones() -> None:
     numbers = ports.free_ports(str(number) for number in range(50))
     assert len(set(numbers.values())) == 50
     assert all(ports.is_free(number) for number in numbers.values())
+
+
+def test_no_client_is_given_a_servers_port_while_it_restarts() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert {20_000 <= ports.free_port() < first for _ in range(50)} == {True}
+
+
+@pytest.mark.parametrize("says", ["", "x y", "1024 65535", "20000 60999", None])
+def test_where_clients_may_have_any_port_the_system_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str | None
+) -> None:
+    file = tmp_path / "range"
+    if says is not None:
+        file.write_text(says)
+    monkeypatch.setattr(ports, "_OF_CLIENTS", file)
+    assert ports.is_free(ports.free_port())
+
+
+def test_where_all_ports_are_taken_the_system_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "is_free", lambda _port: False)
+    assert ports.free_port() > 0
