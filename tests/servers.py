@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from boto3.session import Session
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from redis import Redis
 
 from stack.clamd import Clamd
@@ -129,6 +130,25 @@ class ClamdServer(RunningServer[Clamd]):
 
 class SeaweedFSServer(RunningServer[SeaweedFS]):
     """SeaweedFS: its data survives `kill` and `start`."""
+
+    def start(self) -> None:
+        """Start it and wait until it serves, and stores: in a new bucket it can not for some seconds."""
+        ran = self._process
+        super().start()
+        if self._process is not ran:
+            bucket = f"stores-{self.pid}"
+            self.client.create_bucket(Bucket=bucket)
+            deadline = time.monotonic() + self.server.patience_seconds
+            while not self._stores(bucket):
+                assert time.monotonic() < deadline, f"SeaweedFS stores nothing; see {self.log}"
+            self.client.delete_bucket(Bucket=bucket)
+
+    def _stores(self, bucket: str) -> bool:
+        try:
+            self.client.put_object(Bucket=bucket, Key="key", Body=b"content")
+        except (BotoCoreError, ClientError):
+            return False
+        return True
 
     def settings(self, endpoint: str | None = None) -> dict[str, str]:
         """Return the variables that name it, or a proxy in front of it at `endpoint`; without a bucket."""
