@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
+from sqlalchemy import create_engine
+from sqlalchemy.util import LRUCache
 
 from stack import signatures
 from stack.clamd import Clamd
@@ -22,7 +25,7 @@ from stack.valkey import Valkey
 from tasks.apps import APPS
 from tests.platform import Platform, environment
 from tests.servers import ClamdServer, PostgresServer, RunningServer, SeaweedFSServer, ValkeyServer
-from workers import migrate
+from workers import db, migrate
 from workers.bootstrap import bootstrap
 from workers.db import create
 from workers.settings import Settings, load
@@ -68,6 +71,25 @@ def _revive() -> Iterator[None]:
     yield
     for server in _started:
         server.start()
+
+
+class _Compiled(LRUCache[Any, Any]):
+    """What SQLAlchemy has compiled, for all engines: each would compile the same statements anew."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(key[1:], default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        # The first part is the engine's dialect, and they are all alike.
+        super().__setitem__(key[1:], value)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        options = {"compiled_cache": _Compiled(3000)}
+        patch.setattr(db, "create_engine", partial(create_engine, execution_options=options))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -128,15 +150,19 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFSSer
         server.client.close()
 
 
-@pytest.fixture
-def bucket(seaweedfs: SeaweedFSServer) -> Iterator[str]:
-    """The name of a fresh bucket that is removed afterwards."""
+@pytest.fixture(scope="session")
+def _bucket(seaweedfs: SeaweedFSServer) -> str:
     name = f"test-{next(_numbers)}"
-    seaweedfs.client.create_bucket(Bucket=name)
-    yield name
+    seaweedfs.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def bucket(seaweedfs: SeaweedFSServer, _bucket: str) -> Iterator[str]:
+    """The name of an empty bucket."""
+    yield _bucket
     seaweedfs.start()
-    # With all that is in it, as SeaweedFS has it.
-    seaweedfs.client.delete_bucket(Bucket=name)
+    seaweedfs.empty_bucket(_bucket)
 
 
 @pytest.fixture(scope="session")

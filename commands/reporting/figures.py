@@ -10,13 +10,12 @@ from typing import Any
 
 from sqlalchemy import Column as TableColumn
 from sqlalchemy import Connection, Select, Table, case, literal_column, select
-from sqlalchemy.sql.visitors import iterate
 
 from commands import arguments
 from commands.reporting.jobs import Job, read_jobs
 from commands.reporting.records import By, Chart, Colour, Hours, Over, Page, Ranking, Series, Shape
 from models.analytics import RollupState
-from tasks.apps.columns import Column
+from tasks.apps.columns import Column, parts_of
 from tasks.engines.calendar import day_of
 from workers.inspection import Need
 
@@ -158,7 +157,7 @@ def needs(page: Page) -> list[Need]:
         else:
             parts += [series.value for series in chart.series]
     read: dict[Table, set[str]] = {}
-    for one in (one for part in parts if part is not None for one in iterate(part.expression)):
+    for one in parts_of(*(part.expression for part in parts if part is not None)):
         if isinstance(one, TableColumn) and isinstance(one.table, Table):
             read.setdefault(one.table, set()).add(one.name)
     return [Need(table, frozenset(names), frozenset({"SELECT"})) for table, names in read.items()]

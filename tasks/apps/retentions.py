@@ -40,11 +40,10 @@ from sqlalchemy import (
 from sqlalchemy import Column as TableColumn
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.selectable import SelectBase
-from sqlalchemy.sql.visitors import iterate
 
 from models.base import Base
 from models.platform import Hold
-from tasks.apps.columns import Column, Model, model_of, table_of
+from tasks.apps.columns import Column, Model, model_of, parts_of, table_of
 from tasks.apps.sweeps import AFTER, NOW, NOW_UTC, Delete, Sweep, Update
 from workers.inspection import Need
 
@@ -156,12 +155,12 @@ class Retention(Sweep):
     @property
     def off_until_set(self) -> bool:
         """Whether it has no period of its own."""
-        return self.after is None and AFTER in self._parameters()
+        return self.after is None and self.uses(AFTER)
 
     @property
     def alone(self) -> bool:
         """Whether rows go by themselves, judged by nothing but themselves and holds."""
-        looks = any(isinstance(part, SelectBase) for part in iterate(self.old_enough()))
+        looks = any(isinstance(part, SelectBase) for part in parts_of(self.old_enough()))
         changes = isinstance(self.then, Update)
         return not (looks or self.refers or self._on_hold_by_look() or changes or self.until is not None)
 
@@ -228,8 +227,8 @@ class Retention(Sweep):
 
     def _on_hold_by_look(self) -> bool:
         owned = self.owners.get(self.model, {})
-        parts = [part for whose in owned.values() for one in whose for part in iterate(_element(one))]
-        return any(isinstance(part, SelectBase) for part in parts)
+        whose = (_element(one) for columns in owned.values() for one in columns)
+        return any(isinstance(part, SelectBase) for part in parts_of(*whose))
 
     def _faults(self) -> Iterator[str]:
         yield from Sweep._faults(self)
@@ -256,7 +255,7 @@ class Retention(Sweep):
             for one in refers:
                 _add(found, one)
         if self.ignored is not None:
-            named = {part.name for part in iterate(self.ignored.which) if isinstance(part, TableColumn)}
+            named = {part.name for part in parts_of(self.ignored.which) if isinstance(part, TableColumn)}
             _need(found, table_of(self.ignored.model), frozenset({"id", *named}), {"SELECT"})
         for table in self.tables():
             _need(

@@ -43,9 +43,8 @@ from sqlalchemy import (
     func,
 )
 from sqlalchemy import Column as TableColumn
-from sqlalchemy.sql.visitors import iterate
 
-from tasks.apps.columns import Column, Model, model_of, names_of, table_of
+from tasks.apps.columns import Column, Model, model_of, names_of, parts_of, table_of
 from tasks.apps.sweeps import PolicyError
 from workers.inspection import Need
 
@@ -242,14 +241,13 @@ class Rollup:
     def needs(self) -> list[Need]:
         """Return what the rollup needs of the database."""
         read: dict[Table, set[str]] = {feed.table: names_of(feed.at) for feed in self.feeds}
-        for one in self._statements():
-            for part in iterate(one):
-                if not isinstance(part, TableColumn):
-                    continue
-                source: Any = part.table
-                source = source.element if isinstance(source, Alias) else source
-                if isinstance(source, Table):
-                    read.setdefault(source, set()).add(part.name)
+        for part in parts_of(*self._statements()):
+            if not isinstance(part, TableColumn):
+                continue
+            source: Any = part.table
+            source = source.element if isinstance(source, Alias) else source
+            if isinstance(source, Table):
+                read.setdefault(source, set()).add(part.name)
         written = {*self.figures, *names_of([self.bucket, *self.key])}
         rights_on: dict[Table, set[str]] = {table: {"SELECT"} for table in read}
         for one in (*self.observe, *self.survey):

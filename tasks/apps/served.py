@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import BinaryExpression, BooleanClauseList, ClauseElement, Column, ColumnElement, Index, Table
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Grouping
-from sqlalchemy.sql.visitors import iterate
+
+from tasks.apps.columns import parts_of
 
 _COMPARISONS = {operators.lt, operators.le, operators.gt, operators.ge, operators.eq, operators.in_op}
 
@@ -59,7 +60,7 @@ def _indexes(table: Table) -> list[Index]:
 
 
 def _depends_on_row(expression: ColumnElement[object], table: Table) -> bool:
-    return any(isinstance(part, Column) and part.table is table for part in iterate(expression))
+    return any(isinstance(part, Column) and part.table is table for part in parts_of(expression))
 
 
 def _text(condition: ClauseElement) -> str:

@@ -8,10 +8,9 @@ from typing import Any, Protocol
 from sqlalchemy import Column as TableColumn
 from sqlalchemy import ColumnElement, Table, literal
 from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.sql.visitors import iterate
 
 from models.base import Base
-from tasks.apps.columns import Column, Model, names_of, table_of
+from tasks.apps.columns import Column, Model, names_of, parts_of, table_of
 from tasks.apps.retentions import Retention
 from tasks.apps.rollups import Rollup
 from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
@@ -132,7 +131,7 @@ class AttachmentTable:
         read = names_of(value for value in named if isinstance(value, InstrumentedAttribute))
         # Conditions name columns too.
         for condition in filter(lambda given: given is not None, (self.live, self.unprocessed)):
-            read |= {part.name for part in iterate(condition) if isinstance(part, TableColumn)}
+            read |= {part.name for part in parts_of(condition) if isinstance(part, TableColumn)}
         return [
             Need(
                 table=table_of(self.model),

@@ -18,11 +18,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     Alias,
-    BindParameter,
     ClauseElement,
     ColumnElement,
     DateTime,
@@ -33,9 +33,8 @@ from sqlalchemy import (
 )
 from sqlalchemy import Column as TableColumn
 from sqlalchemy.sql.selectable import SelectBase
-from sqlalchemy.sql.visitors import iterate
 
-from tasks.apps.columns import Column, Model, table_of
+from tasks.apps.columns import Column, Model, parts_of, table_of
 from tasks.apps.served import first_columns, served
 from workers.inspection import Need
 
@@ -170,7 +169,7 @@ class Sweep:
             yield f"`every` must be longer than nothing, not {self.every}."
         if self.after is not None and self.after <= timedelta(0):
             yield f"`after` must be longer than nothing, not {self.after}: all rows would be due."
-        if (self.after is not None) != (AFTER in self._parameters()) and not self.off_until_set:
+        if (self.after is not None) != self.uses(AFTER) and not self.off_until_set:
             yield "give `after` if, and only if, its expressions use AFTER."
         if "{after}" in self.rule and self.after is None and not self.off_until_set:
             yield "its rule speaks of a period that it does not have."
@@ -220,7 +219,7 @@ class Sweep:
     @property
     def alone(self) -> bool:
         """Whether a row is judged and changed by itself, without a look into other rows."""
-        looks = any(isinstance(part, SelectBase) for part in self._parts())
+        looks = any(isinstance(part, SelectBase) for part in _parts(self))
         return not (looks or self.along or self.parent is not None)
 
     def _own_columns(self) -> list[Column]:
@@ -245,18 +244,14 @@ class Sweep:
         for column in self._own_columns():
             yield column.__clause_element__()
 
-    def _parts(self) -> Iterator[Any]:
-        for value in self._expressions():
-            if not _plain(value):
-                yield from iterate(value)
-
-    def _parameters(self) -> set[Any]:
-        return {part for part in self._parts() if isinstance(part, BindParameter)}
+    def uses(self, parameter: ColumnElement[Any]) -> bool:
+        """Return whether its expressions have such a parameter."""
+        return any(part is parameter for part in _parts(self))
 
     def needs(self) -> list[Need]:
         """Return what the policy needs of the database."""
         read: dict[Table, set[str]] = {table_of(model): {"id"} for model in self.models}
-        for part in self._parts():
+        for part in _parts(self):
             source = part.table if isinstance(part, TableColumn) else None
             # Another row of the same table goes by another name.
             source = source.element if isinstance(source, Alias) else source
@@ -271,6 +266,12 @@ class Sweep:
             read.setdefault(key.column.table, set()).add(key.column.name)
             rights[key.column.table] = {"SELECT", "UPDATE"}
         return [Need(table, frozenset(names), frozenset(rights[table])) for table, names in read.items()]
+
+
+@cache
+def _parts(policy: Sweep) -> tuple[Any, ...]:
+    # Kept: a policy does not change, and is asked at each run.
+    return tuple(parts_of(*(value for value in policy._expressions() if not _plain(value))))
 
 
 def _plain(value: object) -> bool:
