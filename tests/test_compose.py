@@ -543,7 +543,7 @@ def test_the_wheel_installs_the_command(wheel: zipfile.Path) -> None:
     (info,) = (path for path in wheel.iterdir() if path.name.endswith(".dist-info"))
     entries = ConfigParser()
     entries.read_string((info / "entry_points.txt").read_text())
-    assert dict(entries["console_scripts"]) == {"roomkeeper": "commands.main:main"}
+    assert dict(entries["console_scripts"]) == {"roomkeeper": "commands.start:start"}
     assert Path(roomkeeper(())[0]).name in entries["console_scripts"]
 
 
@@ -555,9 +555,7 @@ def run_without_development(
     wheel: zipfile.Path, folder: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command from the unpacked wheel, with those packages gone."""
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); from commands.main import main; main()"
-    )
+    code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); from commands.start import start; start()"
     # Opened anew: what is behind a `zipfile.Path` lists directories that it can not extract (Python 3.11.2).
     with zipfile.ZipFile(str(wheel.root.filename)) as archive:
         archive.extractall(folder)

@@ -60,7 +60,12 @@ def proxy(seaweedfs: SeaweedFSServer) -> Iterator[FaultProxy]:
 @pytest.fixture
 def behind(seaweedfs: SeaweedFSServer, bucket: str, proxy: FaultProxy) -> S3Subject:
     """The store behind the proxy, with parts as small as can be, and without much patience."""
-    settings = s3_settings(seaweedfs, bucket, proxy.address, s3_timeout_seconds=3)
+    return patient(seaweedfs, bucket, proxy, 3)
+
+
+def patient(seaweedfs: SeaweedFSServer, bucket: str, proxy: FaultProxy, seconds: int) -> S3Subject:
+    """Return that store, with so much patience."""
+    settings = s3_settings(seaweedfs, bucket, proxy.address, s3_timeout_seconds=seconds)
     place = Place(bucket, "quarantine/")
     return S3Subject(
         seaweedfs,
@@ -174,8 +179,9 @@ def test_a_server_error_is_waited_out_for_three_tries(
 
 
 def test_a_frozen_server_is_not_waited_for_for_ever(
-    behind: S3Subject, seaweedfs: SeaweedFSServer, source: Path, into: Path
+    bucket: str, proxy: FaultProxy, seaweedfs: SeaweedFSServer, source: Path, into: Path
 ) -> None:
+    behind = patient(seaweedfs, bucket, proxy, 1)
     behind.upload("key", b"content")
     version = behind.store.fetch("key", into, limit=7).version
     seaweedfs.freeze()
