@@ -27,7 +27,7 @@ test: install check ## Run every check and every test
 	@# few tests, which are the long ones, are not left for the end.
 	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention: each beside its peer or limit
+bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention, figures: each beside its peer or limit
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
 	@$(BIN)/python -m benchmarks.pictures
 	@$(BIN)/python -m benchmarks.scanning
@@ -36,6 +36,7 @@ bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, re
 	@$(BIN)/python -m benchmarks.sweep
 	@$(BIN)/python -m benchmarks.retention
 	@$(BIN)/python -m benchmarks.reconcile
+	@$(BIN)/python -m benchmarks.rollup
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .

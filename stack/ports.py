@@ -13,6 +13,8 @@ _OF_CLIENTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 #: Those before it are where well-known servers are.
 _FIRST = 20_000
 _TRIES = 100
+#: The ports that this process keeps for its servers → what keeps them.
+_reserved: dict[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,34 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free now, and that no client is given while its server restarts."""
+    """Return a port of 127.0.0.1 that is free, and that nobody else is given before its server listens.
+
+    No client is given it either, not even while its server restarts.
+    """
     below = _first_of_clients()
     for _ in range(_TRIES if below > _FIRST else 0):
         chosen = _FIRST + randbelow(below - _FIRST)
-        if is_free(chosen):
+        if chosen not in _reserved and is_free(chosen) and _reserve(chosen):
             return chosen
     with socket.socket() as probe:
         probe.bind((_LOCALHOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port for this process as long as it lives; return whether it is its own now."""
+    if port not in _reserved:
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            # One of Linux's abstract names, which leave no file behind.
+            name.bind(f"\0roomkeeper-port-{port}")
+        except OSError:
+            name.close()
+            return False
+        # Open until the process ends.
+        _reserved[port] = name.detach()
+    return True
 
 
 def _first_of_clients() -> int:
@@ -79,7 +99,8 @@ def choose(file: Path, preferred: Mapping[str, int | None]) -> Ports:
     taken: dict[str, int] = {}
     for name, wish in preferred.items():
         candidates = [port for port in (wish, kept.get(name)) if port is not None]
-        free = (port for port in candidates if port not in numbers.values() and is_free(port))
+        unused = (port for port in candidates if port not in numbers.values() and is_free(port))
+        free = (port for port in unused if _reserve(port))
         port = next(free, None) or _unused(numbers)
         if candidates and port != candidates[0]:
             taken[name] = candidates[0]

@@ -555,7 +555,8 @@ def run_without_development(
     wheel: zipfile.Path, folder: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command from the unpacked wheel, with those packages gone."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); from commands.start import start; start()"
+    gone = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))"
+    code = f"{gone}; from commands.start import start; start()"
     # Opened anew: what is behind a `zipfile.Path` lists directories that it can not extract (Python 3.11.2).
     with zipfile.ZipFile(str(wheel.root.filename)) as archive:
         archive.extractall(folder)

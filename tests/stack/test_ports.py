@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,25 @@ def test_where_clients_may_have_any_port_the_system_chooses(
 def test_where_all_ports_are_taken_the_system_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "is_free", lambda _port: False)
     assert ports.free_port() > 0
+
+
+def another(offer: int) -> int:
+    """Return the port that another process is given, which tries this one first."""
+    code = (
+        "from itertools import chain, count; from stack import ports;"
+        f"offers = chain([{offer} - ports._FIRST], count()); ports.randbelow = lambda _: next(offers);"
+        "print(ports.free_port())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_what_one_process_was_given_no_other_is_until_it_ends(tmp_path: Path) -> None:
+    given = ports.free_port()
+    assert another(given) != given
+    theirs = another(given)
+    assert another(theirs) == theirs
+    # Nor what was kept from the last time.
+    (tmp_path / "ports.json").write_text(json.dumps({"valkey": theirs}))
+    assert ports.choose(tmp_path / "ports.json", {"valkey": None}).numbers == {"valkey": theirs}
+    assert another(theirs) != theirs
