@@ -159,6 +159,17 @@ def test_the_module_is_the_command() -> None:
     assert (done.returncode, done.stderr.splitlines()[0][:6]) == (1, "'x' is")
 
 
+def test_garbage_is_looked_for_once_it_has_started_but_not_among_what_was_imported() -> None:
+    code = (
+        "import gc; from commands import main, start;"
+        "main.main = lambda: print(gc.isenabled(), gc.get_freeze_count() > 100_000); start.start()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "True True\n"
+
+
 # -- a worker that must not start -------------------------------------------------------------------------
 
 
