@@ -39,9 +39,10 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free, and that nobody else is given before its server listens.
+    """Return a port of 127.0.0.1 that is free now.
 
-    No client is given it either, not even while its server restarts.
+    Where the system keeps ports for clients apart, nobody else is given it as long as this process lives: no
+    client while its server restarts, and no other process that asks here.
     """
     below = _first_of_clients()
     for _ in range(_TRIES if below > _FIRST else 0):
