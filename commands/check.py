@@ -1,6 +1,7 @@
 """`roomkeeper check`: can everything that the platform needs be had?"""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -22,36 +23,35 @@ CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
 }
 
 
-def check() -> None:
-    """Check all that the platform needs; exit code 1, with an advice for each fault."""
+def check(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for warnings too.")] = False,
+) -> None:
+    """Check all that the platform needs; exit code 1 for a fault (✗), not for a warning (!).
+
+    A fault is what is wrong, or does not run; a warning what is slow, or may be meant so. Each has an advice.
+    """
     console = Console()
     settings = get_settings()
     names = ", ".join(enabled(settings))
     bad: set[str] = set()
     for name, run in CHECKS.items():
-        faults = run(settings)
-        checks.tell(faults, console)
-        if faults:
-            bad.add(name)
-        else:
-            console.print(f"✓ {name}", style="green")
-    warnings = [*check_retention.warnings(settings), *checks.zones(settings)]
-    checks.tell(warnings, console, "!", "yellow")
-    if _jobs_are_bad(settings, console, told="database" in bad) or bad:
+        _show(name, run(settings), console, bad, strict=strict)
+    try:
+        faults, note = checks.jobs(settings)
+        _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
+    except DBAPIError:
+        # The ledger can not be read, of which the database's check has told.
+        if "database" not in bad:
+            raise
+    if bad:
         raise typer.Exit(1)
     console.print(f"Ready for: {names}.")
     console.print("Workers and beat are not looked at: see Flower, or the metrics.")
 
 
-def _jobs_are_bad(settings: Settings, console: Console, *, told: bool) -> bool:
-    """Check the jobs, last; say nothing of them where the ledger can not be read, if that has been told."""
-    try:
-        faults, note = checks.jobs(settings)
-    except DBAPIError:
-        if told:
-            return False
-        raise
-    checks.tell(faults, console)
-    if not faults:
-        console.print(f"✓ jobs{note}", style="green")
-    return bool(faults)
+def _show(name: str, found: list[Fault], console: Console, bad: set[str], *, strict: bool) -> None:
+    checks.tell(found, console)
+    if any(strict or not fault.warning for fault in found):
+        bad.add(name)
+    else:
+        console.print(f"✓ {name}", style="green")

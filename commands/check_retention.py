@@ -32,7 +32,7 @@ _DAY = timedelta(days=1)
 
 
 def faults(settings: Settings) -> list[Fault]:
-    """Return what must not be so while retention runs."""
+    """Return what must not be so while retention runs, and as warnings what may be meant so."""
     running = {name: policy for name, policy in policies(settings).items() if isinstance(policy, Retention)}
     return [
         *_archives(running, settings),
@@ -40,12 +40,9 @@ def faults(settings: Settings) -> list[Fault]:
         *_follows(running, settings),
         *_files(running, settings),
         *_security(running, settings),
+        *_waits_for_ever(settings),
+        *_malformed_limits(settings),
     ]
-
-
-def warnings(settings: Settings) -> list[Fault]:
-    """Return what may be meant so, and should be known."""
-    return [*_waits_for_ever(settings), *_malformed_limits(settings)]
 
 
 def _archives(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
@@ -190,6 +187,7 @@ def _waits_for_ever(settings: Settings) -> Iterator[Fault]:
                 yield Fault(
                     f"{name} never takes what {other} would have to take first, which is off.",
                     f"If that is not meant so: {how}",
+                    warning=True,
                 )
 
 
@@ -215,6 +213,7 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
             f"{number} {conversations} a message_retention_days that is not a whole number of days: it is "
             f"ignored ({_listed([str(one) for one in wrong])}).",
             "Mend it in pern.conversations.settings, and whatever writes it there.",
+            warning=True,
         )
 
 

@@ -2,25 +2,24 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 from rich.console import Console
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from commands import lateness
-from models.base import Base
 from models.platform import SCHEMA
+from tasks import availability
 from tasks.apps import enabled, every, policies, rollups, zone
-from tasks.apps.retentions import Retention
 from tasks.apps.rollups import Rollup
-from tasks.apps.served import first_columns
 from tasks.apps.spec import AttachmentTable
 from tasks.apps.sweeps import Sweep
-from tasks.engines import explain
+from tasks.engines import index_check
 from workers import health, jail, migrate, scanner_probes
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
@@ -31,48 +30,71 @@ from workers.storage.local import LocalStore
 
 #: How many rows of a table are asked which store they name: some milliseconds' worth.
 SAMPLED_ROWS = 5000
+_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
 
-def tell(faults: list[Fault], console: Console, mark: str = "✗", style: str = "red") -> None:
-    """Print the faults."""
+def tell(faults: Iterable[Fault], console: Console) -> None:
+    """Print the faults, and warnings as what they are."""
     for fault in faults:
+        mark, style = ("!", "yellow") if fault.warning else ("✗", "red")
         console.print(f"{mark} {fault.sentence}", style=style, markup=False, highlight=False, soft_wrap=True)
         console.print(f"  {fault.advice}", markup=False, highlight=False, soft_wrap=True)
 
 
 def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault]:
-    """Check that the database has our schema, and what is `wanted` of it; as a rule, what `needs` says."""
+    """Check that the database has our schema, and what is `wanted` of it; as a rule, what all jobs need."""
     engine = create(settings)
     try:
         with engine.begin() as connection:
-            revision, newest = migrate.current(connection), migrate.newest()
-            if revision != newest:
-                return [
-                    Fault(
-                        f"The schema {SCHEMA} is {'absent' if revision is None else f'at {revision}'}, and "
-                        f"this version needs {newest}.",
-                        "Run: roomkeeper db upgrade",
-                    )
-                ]
-            faults = inspect(connection, needs(settings) if wanted is None else wanted, settings.schemas)
-            # Of a table that is not there no more is to be said.
-            return faults if faults or wanted is not None else [*_unserved(connection, settings)]
+            if faults := revision(connection):
+                return faults
+            if wanted is not None:
+                return inspect(connection, wanted, settings.schemas)
+            found = availability.find_faults(connection, settings)
+            without = without_index(connection, settings, found.applications)
+            return [*writable(connection), *found.all(), *index_check.warnings(without)]
     except DBAPIError as error:
         return [refusal(error)]
     finally:
         engine.dispose()
 
 
-def _unserved(connection: Connection, settings: Settings) -> Iterator[Fault]:
-    """Check that the database has the indexes by which policies find their rows."""
-    for name, policy in policies(settings).items():
-        if not explain.served(connection, policy):
-            columns = ", ".join(first_columns(policy.table))
-            yield Fault(
-                f"No index serves {name}: each run reads all of {policy.table.fullname}.",
-                "Run the migrations of the application that the table belongs to: they make indexes on "
-                f"{columns}.",
-            )
+def without_index(
+    connection: Connection, settings: Settings, off: Container[str]
+) -> list[index_check.Unserved]:
+    """Return which policies no index serves, but for those of applications that are switched off.
+
+    Of a table that is not there no more is to be said.
+    """
+    running = [policy for name, policy in policies(settings).items() if name.partition(".")[0] not in off]
+    return index_check.unserved(connection, running, settings.schemas)
+
+
+def writable(connection: Connection) -> list[Fault]:
+    """Check that the database takes writes: a replica does not, which a failover may have left behind."""
+    if not connection.scalar(_READ_ONLY):
+        return []
+    return [
+        Fault(
+            "The database is read-only.",
+            f"Name the primary in {variable('database_url')}, or see why it takes no writes: "
+            "pg_is_in_recovery(), default_transaction_read_only.",
+        )
+    ]
+
+
+def revision(connection: Connection) -> list[Fault]:
+    """Check that our schema is what this version needs."""
+    at, newest = migrate.current(connection), migrate.newest()
+    if at == newest:
+        return []
+    return [
+        Fault(
+            f"The schema {SCHEMA} is {'absent' if at is None else f'at {at}'}, and this version needs "
+            f"{newest}.",
+            "Run: roomkeeper db upgrade",
+        )
+    ]
 
 
 def refusal(error: DBAPIError) -> Fault:
@@ -96,31 +118,6 @@ def refusal(error: DBAPIError) -> Fault:
             f"Start it, or name another in {variable('database_url')}.",
         )
     raise error
-
-
-def needs(settings: Settings) -> list[Need]:
-    """Return what the enabled applications' jobs, and the platform itself, need of the database."""
-    ours = [
-        Need(
-            table,
-            frozenset(column.name for column in table.columns),
-            frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-        )
-        for table in Base.metadata.tables.values()
-        if table.schema == SCHEMA
-    ]
-    running = policies(settings)
-    jobs = [
-        *(job for app in enabled(settings).values() for job in app.jobs() if not isinstance(job, Rollup)),
-        *rollups(settings).values(),
-    ]
-    return ours + [
-        need
-        for job in jobs
-        # The right to delete is asked for where something is to be deleted.
-        if not isinstance(job, Retention) or job.name in running
-        for need in job.needs()
-    ]
 
 
 def broker(settings: Settings) -> list[Fault]:
@@ -219,20 +216,20 @@ def _unwritable(name: str, why: str, field: str) -> Fault:
 
 
 def providers(settings: Settings) -> list[Fault]:
-    """Check that the stores that rows name are set up; of a database that does not answer others tell."""
+    """Check that the stores that rows name are set up; what a table lacks, or the database, others tell."""
     engine = create(settings)
+    faults: list[Fault] = []
     try:
-        with engine.begin() as connection:
-            return [
-                fault
-                for name, page in enabled(settings).items()
-                if page.attachments is not None
-                for fault in _providers(connection, name, page.attachments, settings)
-            ]
+        for name, page in enabled(settings).items():
+            if page.attachments is not None:
+                # Each by itself: what one application lacks is no other's fault.
+                with suppress(ProgrammingError), engine.begin() as connection:
+                    faults += _providers(connection, name, page.attachments, settings)
     except DBAPIError:
-        return []
+        return faults
     finally:
         engine.dispose()
+    return faults
 
 
 def _providers(
@@ -296,6 +293,7 @@ def zones(settings: Settings) -> list[Fault]:
             f"{name} has counted days of {one.state.zone}, and days of {wanted} are set.",
             "Its next run computes all that is not frozen anew. If it stays so, the workers have another "
             f"{variable('rollup_zones')} than is set here.",
+            warning=True,
         )
         for name, one in found.items()
         if one.state is not None and one.state.zone != (wanted := zone(one.rollup, settings))

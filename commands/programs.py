@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from sqlalchemy import Connection
 
 from commands import checks, lateness
-from tasks.apps import enabled
+from commands.startup import wait_until_ready
+from tasks import availability
+from tasks.apps import enabled, policies
 from workers import telemetry
 from workers.queues import KINDS, WorkerKind
 from workers.settings import Settings, SettingsError, get_settings, variable
@@ -19,15 +21,15 @@ from workers.workdir import sweep, workdir
 
 
 def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> None:
-    """Run one kind of worker. It does not start on a database that lacks what its jobs need."""
+    """Run one kind of worker. It waits for a database that is away, and starts on none without our schema.
+
+    Of an application whose tables lack something the jobs are switched off until they do not.
+    """
     if kind not in KINDS:
         raise SettingsError(f"{kind!r} is not a kind of worker: {', '.join(KINDS)}.")
     settings = get_settings()
     enabled(settings)
-    faults = checks.database(settings)
-    if faults:
-        checks.tell(faults, Console(stderr=True))
-        raise typer.Exit(1)
+    wait_until_ready(settings)
     chosen = KINDS[kind]
     # Strangers' files that a killed worker had under its hands.
     sweep(settings.work_root)
@@ -100,11 +102,25 @@ def metrics() -> None:
     telemetry.setup(settings.log_format)
     registry = CollectorRegistry()
     registry.register(
-        State(settings, checks.periods(settings), lambda connection: lateness.told(connection, settings))
+        State(
+            settings,
+            checks.periods(settings),
+            lambda connection: lateness.told(connection, settings),
+            lambda connection: _served(connection, settings),
+            lambda: {app: app not in availability.available(settings) for app in settings.apps},
+        )
     )
     _listen(lambda address, port: start_http_server(port, address, registry), settings, "metrics_port")
     # The server is a thread; this one has only to be there. A signal ends it.
     threading.Event().wait()
+
+
+def _served(connection: Connection, settings: Settings) -> dict[str, bool]:
+    """Return of each policy that needs an index whether one serves it."""
+    off = availability.disabled(settings)
+    without = {one.policy for one in checks.without_index(connection, settings, off)}
+    needing = (name for name, policy in policies(settings).items() if policy.found is not None)
+    return {name: name not in without for name in needing}
 
 
 def _listen(serve: Callable[[str, int], object], settings: Settings, field: str) -> None:

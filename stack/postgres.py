@@ -76,6 +76,8 @@ class Postgres:
     port: int
     #: Off only for tests: without fsync a crash of the machine, not of the server, ruins the data.
     durable: bool = True
+    #: Where PostgreSQL's programs are, if it is not the package's PostgreSQL that is to run.
+    programs: Path | None = None
 
     name = "postgres"
     #: "Fast": disconnects clients and writes a checkpoint; SIGTERM would wait for the clients.
@@ -107,7 +109,7 @@ class Postgres:
         return (
             *as_ordinary_user(),
             *bound(self.stop_signal),
-            str(binaries() / "postgres"),
+            str((self.programs or binaries()) / "postgres"),
             "-D",
             str(self._data),
             *settings,
@@ -124,7 +126,7 @@ class Postgres:
         run(
             [
                 *as_ordinary_user(),
-                str(binaries() / "initdb"),
+                str((self.programs or binaries()) / "initdb"),
                 f"--pgdata={fresh}",
                 f"--username={USER}",
                 "--auth=trust",

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from models.audiorooms import AudioRoom, RoomParticipant
+from tasks import availability
 from tasks.apps import ROLLUPS, zone
 from tasks.apps.audiorooms_rollups import LIST_OF_KEYS
 from tasks.apps.audiorooms_stays import SKEW
@@ -23,7 +24,8 @@ from workers.settings import Settings, get_settings
 from workers.task import PlatformTask
 
 #: The figures of a room of `audiorooms`.
-ROOM_ANALYTICS = "audiorooms.room_analytics"
+AUDIOROOMS = "audiorooms"
+ROOM_ANALYTICS = f"{AUDIOROOMS}.room_analytics"
 
 
 class UnknownRoomError(Exception):
@@ -102,8 +104,11 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
 )
 def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
     """Compute one room's figures at once; say how many changed. Its periodic twin is the rollup itself."""
+    settings = get_settings()
+    if AUDIOROOMS in availability.disabled(settings):
+        return f"left to the rollup: {AUDIOROOMS} is switched off"
     try:
-        return f"{room(request.room, get_settings())} changed"
+        return f"{room(request.room, settings)} changed"
     except UnknownRoomError as error:
         self.not_there_yet(error)
 
@@ -112,7 +117,9 @@ def _make(rollup: Rollup) -> None:
     # Not retried: the next run finds all that this one would have.
     @task(name=rollup.task, queue=MAINTENANCE, bind=True, autoretry_for=())
     def compute(self: Any) -> None:
-        run(rollup, get_settings(), slot=slot_of(self.request.headers))
+        settings, slot = get_settings(), slot_of(self.request.headers)
+        if not availability.skipped(rollup.name, settings, slot):
+            run(rollup, settings, slot=slot)
 
 
 for _rollup in ROLLUPS.values():

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from tasks import live
+from tasks import availability, live
 from tasks.apps import POLICIES, after, every
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
@@ -109,7 +109,9 @@ def _make(policy: Sweep) -> None:
     # Not retried: the next run comes soon, and finds all that this one would have.
     @task(name=policy.task, queue=CLEANUP, bind=True, autoretry_for=())
     def sweep(self: Any) -> None:
-        run(policy, get_settings(), slot=slot_of(self.request.headers))
+        settings, slot = get_settings(), slot_of(self.request.headers)
+        if not availability.skipped(policy.name, settings, slot):
+            run(policy, settings, slot=slot)
 
 
 for _policy in POLICIES.values():

@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 from sqlalchemy import Connection, select
 
-from tasks import partitions
+from tasks import availability, partitions
 from tasks.apps import POLICIES, after, every
 from tasks.apps.columns import table_of
 from tasks.apps.retentions import Retention
@@ -158,8 +158,11 @@ def _make(policy: Retention) -> None:
     # Not retried: the next run finds all that this one would have.
     @task(name=policy.task, queue=MAINTENANCE, bind=True, autoretry_for=())
     def retain(self: Any) -> None:
+        settings, slot = get_settings(), slot_of(self.request.headers)
+        if availability.skipped(policy.name, settings, slot):
+            return
         try:
-            run(policy, get_settings(), slot=slot_of(self.request.headers))
+            run(policy, settings, slot=slot)
         except Stopped:
             # The ledger says so, the metric, and `roomkeeper check`: it is no fault of the task's.
             return

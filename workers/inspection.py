@@ -1,6 +1,7 @@
 """Is what the jobs need really in the database? One sentence and one line of advice for each fault."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,10 +74,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and what to do about it."""
+    """What is wrong, and what to do about it.
+
+    Attributes:
+        warning: what is slow, or may be meant so: nothing is wrong yet, and everything runs.
+    """
 
     sentence: str
     advice: str
+    warning: bool = False
 
 
 def inspect(connection: Connection, needs: Iterable[Need], schemas: Mapping[str, str]) -> list[Fault]:
@@ -85,20 +91,35 @@ def inspect(connection: Connection, needs: Iterable[Need], schemas: Mapping[str,
     `schemas` maps logical schema names to real ones; a name that it lacks is real. Rights are those of the
     role that `connection` acts as. Five queries, however many the needs.
     """
+    found = inspect_schemas(connection, needs, schemas)
+    return list(dict.fromkeys(fault for faults in found.values() for fault in faults))
+
+
+def inspect_schemas(
+    connection: Connection, needs: Iterable[Need], schemas: Mapping[str, str]
+) -> dict[str, list[Fault]]:
+    """Do the same; return the faults by the logical schema they are of, those of the whole database under ''.
+
+    One of a real schema that several share is a fault of each.
+    """
     wanted = _merge(needs, schemas)
     server = connection.execute(_SERVER).one()
-    faults = []
+    faults: dict[str, list[Fault]] = defaultdict(list)
     if server.encoding != "UTF8":
-        faults.append(
+        faults[""].append(
             Fault(
                 f"The database stores text as {server.encoding}, not UTF8.",
                 "Create a database with ENCODING 'UTF8' and restore a dump of this one into it.",
             )
         )
-    names = sorted({schema for schema, _ in wanted})
+    logical: dict[str, set[str]] = defaultdict(set)
+    for (schema, _), need in wanted.items():
+        logical[schema].add(str(need.table.schema))
+    names = sorted(logical)
     usable = {row.name: row.usable for row in connection.execute(_SCHEMAS, {"schemas": names})}
     for schema in names:
-        faults += _of_schema(connection, schema, usable, server.role)
+        for name in sorted(logical[schema]):
+            faults[name] += _of_schema(connection, schema, usable, server.role)
 
     found = {
         (row.schema, row.name): row
@@ -111,11 +132,12 @@ def inspect(connection: Connection, needs: Iterable[Need], schemas: Mapping[str,
     policies = connection.execute(_POLICIES, oids).all()
     for (schema, name), need in wanted.items():
         table = found.get((schema, name))
+        its = faults[str(need.table.schema)]
         if table:
-            faults += _of_columns(connection, need, table, columns)
-            faults += _of_rights(connection, need, table, server.role, policies)
+            its += _of_columns(connection, need, table, columns)
+            its += _of_rights(connection, need, table, server.role, policies)
         elif schema in usable:
-            faults.append(Fault(f"The table {schema}.{name} does not exist.", _MIGRATE_OR_RENAME))
+            its.append(Fault(f"The table {schema}.{name} does not exist.", _MIGRATE_OR_RENAME))
     return faults
 
 

@@ -16,6 +16,7 @@ from models.platform import SCHEMA
 SCRIPTS = Path(__file__).parent.parent / "migrations"
 #: Any constant will do; it keeps two upgrades at once from making the same table twice.
 _LOCK = 0x526F6F6D
+_SCHEMA = text("SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :name")
 
 
 def _config(connection: Connection) -> Config:
@@ -27,10 +28,15 @@ def _config(connection: Connection) -> Config:
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str | None]:
-    """Migrate to the newest revision, in one transaction. Return the revisions before and after."""
+    """Migrate to the newest revision, in one transaction. Return the revisions before and after.
+
+    A role that owns the schema needs no CREATE on the database.
+    """
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        # IF NOT EXISTS would need the right to create schemas even where it is there.
+        if connection.execute(_SCHEMA, {"name": SCHEMA}).scalar_one_or_none() is None:
+            connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         before = current(connection)
         command.upgrade(_config(connection), "head")
         return before, current(connection)

@@ -48,6 +48,8 @@ class State(Collector):
     Args:
         periods: how often each policy and rollup runs.
         lags: finds out how far the rollups have come.
+        served: finds out of each policy that needs an index whether one serves it.
+        disabled: says of each enabled application whether its jobs are switched off.
     """
 
     def __init__(
@@ -55,10 +57,14 @@ class State(Collector):
         settings: Settings,
         periods: Mapping[str, timedelta] = {},
         lags: Callable[[Connection], Sequence[Lag]] = lambda _connection: (),
+        served: Callable[[Connection], Mapping[str, bool]] = lambda _connection: {},
+        disabled: Callable[[], Mapping[str, bool]] = dict,
     ) -> None:
         self._settings = settings
         self._periods = periods
         self._lags = lags
+        self._served = served
+        self._disabled = disabled
         self._taken = Taken()
 
     def collect(self) -> Iterator[Metric]:
@@ -79,6 +85,7 @@ class State(Collector):
         yield up
 
     def _database(self) -> list[Metric]:
+        disabled = _applications(self._disabled())
         with transaction() as connection:
             return [
                 *_attachments(connection),
@@ -87,6 +94,8 @@ class State(Collector):
                 *_periodic(connection),
                 *_policies(connection, self._periods),
                 *_rollups(self._lags(connection)),
+                _indexes(self._served(connection)),
+                disabled,
                 *_retention(connection, self._taken),
             ]
 
@@ -234,6 +243,28 @@ def _rollups(lags: Sequence[Lag]) -> Iterator[GaugeMetricFamily]:
     yield lag
     yield limit
     yield watermark
+
+
+def _indexes(served: Mapping[str, bool]) -> GaugeMetricFamily:
+    without = GaugeMetricFamily(
+        "roomkeeper_policy_without_index",
+        "1 if no index serves a policy: each of its runs reads its whole table.",
+        labels=["policy"],
+    )
+    for policy, is_served in served.items():
+        without.add_metric([policy], int(not is_served))
+    return without
+
+
+def _applications(disabled: Mapping[str, bool]) -> GaugeMetricFamily:
+    off = GaugeMetricFamily(
+        "roomkeeper_application_disabled",
+        "1 if an application's jobs are switched off, for its tables lack what they need.",
+        labels=["app"],
+    )
+    for app, is_off in disabled.items():
+        off.add_metric([app], int(is_off))
+    return off
 
 
 def _retention(connection: Connection, taken: Taken) -> Iterator[Metric]:

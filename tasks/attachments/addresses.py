@@ -10,11 +10,11 @@ import structlog
 from sqlalchemy import Float, Row, Select, bindparam, func, select, update
 
 from models.platform import AttachmentJob
-from tasks.apps import enabled
 from tasks.apps.columns import table_of
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import mirror, objects
 from tasks.attachments.objects import Addresses
+from tasks.availability import available
 from workers import ledger
 from workers.app import task
 from workers.db import transaction
@@ -37,10 +37,11 @@ def renew_addresses() -> None:
     One that cannot be signed now is put off to the end of the queue, so that it is in nobody's way.
     """
     settings = get_settings()
+    apps = available(settings)
     with ledger.run(JOB) as run:
         if run is None:
             return
-        for name, page in enabled(settings).items():
+        for name, page in apps.items():
             if page.attachments is None:
                 continue
             # Chosen once: where credentials end sooner than that third, what was just renewed is due again.

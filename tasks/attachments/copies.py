@@ -6,12 +6,19 @@ from models.platform import AttachmentJob as Job
 from tasks.apps import APPS
 from tasks.attachments import history, jobs
 from tasks.attachments.scan import INFECTED
+from tasks.availability import disabled
 from workers.db import transaction
+from workers.settings import get_settings
 
 
 def unaware() -> ColumnElement[bool]:
-    """Return the condition on the jobs whose file is served by nobody's word that it may be infected."""
-    return (Job.outcome == "accepted") & or_(Job.override.is_(None), Job.override_reason != INFECTED)
+    """Return the condition on the jobs whose file is served by nobody's word that it may be infected.
+
+    Those of applications that are switched off are left until they are there again.
+    """
+    served = (Job.outcome == "accepted") & or_(Job.override.is_(None), Job.override_reason != INFECTED)
+    off = list(disabled(get_settings()))
+    return served & Job.app.not_in(off) if off else served
 
 
 #: How many rows one transaction withdraws.

@@ -17,6 +17,7 @@ from tasks.apps import APPS, enabled
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import history, jobs
 from tasks.attachments.jobs import UnknownAttachmentError
+from tasks.availability import available
 from workers.db import transaction
 from workers.settings import get_settings, variable
 
@@ -63,7 +64,7 @@ def act(name: str, app: str, attachment_id: UUID, *, actor: str, reason: str) ->
 
 def elsewhere(app: str, attachment_id: UUID) -> list[str]:
     """Return the other enabled applications that have an attachment of that id."""
-    others = {name: page.attachments for name, page in enabled(get_settings()).items() if name != app}
+    others = {name: page.attachments for name, page in available(get_settings()).items() if name != app}
     with transaction() as connection:
         return [
             name
@@ -165,8 +166,9 @@ def file_names(rows: Sequence[Row[Any]]) -> dict[tuple[str, UUID], str]:
     The names are strangers' words.
     """
     found: dict[tuple[str, UUID], str] = {}
+    apps = available(get_settings())
     with transaction() as connection:
-        for name, page in enabled(get_settings()).items():
+        for name, page in apps.items():
             ids = [row.attachment_id for row in rows if row.app == name]
             if page.attachments and ids:
                 table = page.attachments

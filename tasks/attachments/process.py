@@ -3,6 +3,7 @@
 from tasks.apps import APPS
 from tasks.attachments import jobs, pipeline
 from tasks.attachments.payload import ProcessAttachment
+from tasks.availability import available
 from workers.app import task
 from workers.queues import ATTACHMENTS
 from workers.settings import get_settings
@@ -25,6 +26,9 @@ def process(self: PlatformTask, request: ProcessAttachment) -> str:
     table = APPS[request.app].attachments
     assert table is not None
     settings = get_settings()
+    if request.app not in available(settings):
+        # Its row is found by `attachments.recover` once the application is there again.
+        return f"waits: no job of {request.app} runs here"
     try:
         return pipeline.work(request.app, table, request.id, str(self.request.hostname), settings)
     except jobs.UnknownAttachmentError as error:

@@ -12,11 +12,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
 from models.platform import Position
-from tasks.apps import enabled
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
 from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
+from tasks.availability import available
 from workers import ledger
 from workers.app import task
 from workers.queues import MAINTENANCE
@@ -33,10 +33,11 @@ STRETCH = 20_000
 def recover() -> None:
     """Announce rows that nobody works on: never enqueued, waiting and due, or left by a dead worker."""
     settings = get_settings()
+    apps = available(settings)
     with ledger.run(JOB) as run:
         if run is None:
             return
-        for name, page in enabled(settings).items():
+        for name, page in apps.items():
             if page.attachments is None:
                 continue
             new, more = _adopt(run.connection, name, page.attachments, settings)

@@ -16,10 +16,11 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from models.platform import AttachmentJob as Job
 from models.platform import JobRun, ScanVerdict
-from tasks.apps import APPS, enabled
+from tasks.apps import APPS
 from tasks.attachments import copies, history, jobs, scan, trust, verdicts
 from tasks.attachments.errors import NotYetError
 from tasks.attachments.popularity import note_popularity
+from tasks.availability import available
 from workers import ledger, metrics
 from workers.app import task
 from workers.db import transaction
@@ -51,6 +52,7 @@ def rescan() -> None:
     """Look again at served files, for as long as the budget allows."""
     settings = get_settings()
     sweep(settings.work_root)
+    apps = available(settings)
     with ledger.run(JOB) as run:
         if run is None:
             return
@@ -58,7 +60,7 @@ def rescan() -> None:
         _withdraw_known()
         if not settings.rescan_share:
             return
-        for name, page in enabled(settings).items():
+        for name, page in apps.items():
             if page.attachments is not None:
                 # On its own, like all that follows: the run's transaction only holds the job's lock.
                 with transaction() as connection:
@@ -138,7 +140,7 @@ def _old_versions(connection: Connection, version: Version) -> list[str]:
 def _candidates(version: Version, settings: Settings, put_off: set[UUID]) -> list[Candidate]:
     """Return the riskiest files that were scanned with other signatures, without those `put_off`."""
     found: list[Any] = []
-    apps = list(enabled(settings))
+    apps = list(available(settings))
     with transaction() as connection:
         for old in _old_versions(connection, version):
             found += connection.execute(

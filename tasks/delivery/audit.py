@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 
 from models.platform import Position
-from tasks.apps import enabled
 from tasks.apps.statuses import ReadPointers
+from tasks.availability import available
 from tasks.delivery import counts
 from tasks.delivery.pointers import lock_conversations
 from workers import ledger, metrics
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 @task(name=JOB, queue=MAINTENANCE)
 def audit() -> None:
     """Recount some conversations of each application that keeps counters."""
-    pages = {name: app.delivery for name, app in enabled(get_settings()).items()}
+    pages = {name: app.delivery for name, app in available(get_settings()).items()}
     tables = {name: table for name, table in pages.items() if isinstance(table, ReadPointers)}
     with ledger.run(JOB) as run:
         if run is None:

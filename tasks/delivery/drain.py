@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError, DBAPIError
 
-from tasks.apps import APPS, enabled
+from tasks.apps import APPS
+from tasks.availability import available
 from tasks.delivery import inbox
 from tasks.delivery.events import Event, dumped
 from tasks.delivery.merge import merge
@@ -36,13 +37,13 @@ _BRIEF = text("SELECT set_config('statement_timeout', :milliseconds, true)")
 def drain() -> None:
     """Merge what is due, batch after batch, until there is nothing left or the time is over.
 
-    Rows of applications that are not enabled wait until somebody is there for them.
+    Rows of applications that are not enabled, or switched off, wait until somebody is there for them.
     """
     settings = get_settings()
+    apps = [name for name, app in available(settings).items() if app.delivery]
     with ledger.run(JOB, quiet=True) as run:
         if run is None:
             return
-        apps = [name for name, app in enabled(settings).items() if app.delivery]
         began = monotonic()
         for number, app in enumerate(apps, start=1):
             # Each has its share: one that is slow does not stop the others.

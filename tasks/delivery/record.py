@@ -7,7 +7,8 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tasks.apps import APPS, enabled
+from tasks.apps import APPS
+from tasks.availability import available
 from tasks.delivery import inbox
 from tasks.delivery.events import RecordStatus, dumped
 from tasks.delivery.merge import Statuses, merge
@@ -36,7 +37,7 @@ def record(request: RecordStatus) -> str:
     """
     table = APPS[request.app].delivery
     assert table is not None
-    if request.app in enabled(get_settings()):
+    if request.app in available(get_settings()):
         try:
             return _merged(table, request)
         except DBAPIError as error:

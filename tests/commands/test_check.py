@@ -95,6 +95,8 @@ def test_a_sound_platform_is_ready(platform: Platform) -> None:
         f"Ready for: {ALL_APPS}.",
         NOT_LOOKED_AT,
     ]
+    strict = on(platform, "check", "--strict")
+    assert (strict.code, strict.out) == (0, outcome.out)
 
 
 def test_a_check_leaves_nothing_behind(platform: Platform) -> None:
@@ -334,11 +336,31 @@ def test_a_policy_that_gets_nowhere(platform: Platform) -> None:
     assert on(platform, "check").code == 0
 
 
-def test_an_index_that_is_not_there_is_a_fault(platform: Platform) -> None:
+def test_an_index_that_is_not_there_is_a_warning(platform: Platform) -> None:
     platform.sql("DROP INDEX echoroom.idx_typing_indicators_expires")
-    ((sentence, advice),) = found(on(platform, "check"))
-    assert sentence == ("No index serves echoroom.typing: each run reads all of echoroom.typing_indicators.")
-    assert advice.endswith("they make indexes on expires_at, id, session_id.")
+    for options, code in (((), 0), (("--strict",), 1)):
+        outcome = on(platform, "check", *options)
+        assert outcome.code == code
+        lines = outcome.out.splitlines()
+        assert lines[:2] == [
+            "! No index serves echoroom.typing: each run reads all of echoroom.typing_indicators.",
+            "  CREATE INDEX CONCURRENTLY idx_typing_indicators_expires ON echoroom.typing_indicators "
+            "(expires_at);",
+        ]
+        assert ("✓ database" in lines) is (code == 0)
+        assert ("Ready" in outcome.out) is (code == 0)
+
+
+def test_a_database_that_takes_no_writes(platform: Platform) -> None:
+    name = platform.engine.url.database
+    platform.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    assert found(on(platform, "check")) == [
+        (
+            "The database is read-only.",
+            "Name the primary in DATABASE_URL, or see why it takes no writes: pg_is_in_recovery(), "
+            "default_transaction_read_only.",
+        )
+    ]
 
 
 def test_policies_that_do_not_run(platform: Platform) -> None:
@@ -462,8 +484,8 @@ def test_what_rollups_need_is_asked_for(api: Platform) -> None:
     api.sql("REVOKE INSERT ON roomkeeper.pern_security_daily FROM api")
     told = [sentence for sentence, _ in found(on(api, "check"))]
     assert told == [
-        "The role api lacks SELECT on pern.audit_logs.",
         "The role api lacks INSERT on roomkeeper.pern_security_daily.",
+        "The role api lacks SELECT on pern.audit_logs.",
     ]
 
 
@@ -476,8 +498,10 @@ def test_of_a_rollup_that_is_off_nothing_is_needed(platform: Platform) -> None:
 
 
 def test_the_platforms_own_rollup_is_checked(platform: Platform) -> None:
-    own = ROLLUPS["roomkeeper.attachments_daily"]
-    assert set(own.needs()) & set(checks.needs(platform.settings))
+    platform.sql("ALTER TABLE roomkeeper.attachments_daily DROP COLUMN size_bytes")
+    assert found(on(platform, "check")) == [
+        ("The column roomkeeper.attachments_daily.size_bytes does not exist.", MIGRATE)
+    ]
 
 
 # -- retention -------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_a_setting_that_is_missing_is_named() -> None:
     assert done.stderr == "DATABASE_URL is not set; it must be given.\n"
 
 
-@pytest.mark.parametrize("path", [("db", "upgrade"), ("db", "bootstrap"), ("worker", "attachments")])
+@pytest.mark.parametrize("path", [("db", "upgrade"), ("db", "bootstrap")])
 def test_a_database_that_is_away_is_a_sentence(path: tuple[str, ...]) -> None:
     with environment({"DATABASE_URL": f"postgresql://ada:geheim@localhost:{free_port()}/chat"}):
         outcome = roomkeeper(*path)
@@ -190,13 +190,13 @@ def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Plat
 
 
 @pytest.mark.parametrize("kind", ["attachments", "delivery", "maintenance"])
-def test_a_worker_does_not_start_where_a_table_is_missing(platform: Platform, kind: str) -> None:
-    platform.sql("ALTER TABLE openchat.attachment RENAME TO attachments")
+def test_a_worker_does_not_start_where_a_table_of_ours_is_missing(platform: Platform, kind: str) -> None:
+    platform.sql("ALTER TABLE roomkeeper.dead_letters RENAME TO letters")
     outcome = roomkeeper("worker", kind)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.faults == [
         (
-            "The table openchat.attachment does not exist.",
+            "The table roomkeeper.dead_letters does not exist.",
             "Run the application's migrations, or say in ROOMKEEPER_SCHEMAS what its schema is really "
             "called.",
         )

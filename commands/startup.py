@@ -1,0 +1,98 @@
+"""What a worker makes sure of before it takes messages: the database answers, and our own schema is right.
+
+What one application lacks keeps no worker from starting: its jobs alone are switched off
+(`tasks/availability.py`). A database that is away, or read-only, is waited for: a worker that exits is only
+started again.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import structlog
+import typer
+from rich.console import Console
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from commands import checks
+from tasks import availability
+from workers import telemetry
+from workers.db import create
+from workers.inspection import Fault
+from workers.settings import Settings
+
+#: Pauses between two looks at a database that does not answer: doubled from the first to the last.
+FIRST_SECONDS, LAST_SECONDS = 1.0, 30.0
+
+log = structlog.get_logger(__name__)
+
+
+def wait_until_ready(settings: Settings) -> None:
+    """Return when the database answers and holds what all jobs need; log what single applications lack.
+
+    Waits for as long as it takes; SIGTERM ends that in good order.
+
+    Raises:
+        typer.Exit: something is missing that no waiting brings; what, has been told.
+    """
+    # Not before: it takes Celery along, which other commands do not need.
+    from workers.steps import touch_health_file
+
+    with _ended_by_sigterm():
+        for attempt in count():
+            touch_health_file()
+            waits_for, found = look(settings)
+            if waits_for is None:
+                break
+            pause = min(FIRST_SECONDS * 2**attempt, LAST_SECONDS) if attempt < 10 else LAST_SECONDS
+            telemetry.setup(settings.log_format)
+            log.warning(
+                "worker.waiting_for_database",
+                fault=waits_for.sentence,
+                advice=waits_for.advice,
+                again_in_seconds=pause,
+            )
+            time.sleep(pause)
+    if found.platform:
+        checks.tell(found.platform, Console(stderr=True))
+        raise typer.Exit(1)
+    if found.applications:
+        telemetry.setup(settings.log_format)
+    for app, faults in found.applications.items():
+        availability.tell(app, faults)
+
+
+def look(settings: Settings) -> tuple[Fault | None, availability.Faults]:
+    """Return why a worker has to wait, if it has; and otherwise what the database lacks."""
+    engine = create(settings)
+    try:
+        with engine.begin() as connection:
+            return _asked(connection, settings)
+    except OperationalError as error:
+        return checks.refusal(error), availability.Faults([], {})
+    except DBAPIError as error:
+        return None, availability.Faults([checks.refusal(error)], {})
+    finally:
+        engine.dispose()
+
+
+def _asked(connection: Connection, settings: Settings) -> tuple[Fault | None, availability.Faults]:
+    if faults := checks.writable(connection):
+        return faults[0], availability.Faults([], {})
+    if faults := checks.revision(connection):
+        return None, availability.Faults(faults, {})
+    return None, availability.find_faults(connection, settings)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    # As the first process of a container this one would not even notice the signal.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
