@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from psycopg.errors import InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    InsufficientPrivilege,
+    InvalidSqlStatementName,
+    LockNotAvailable,
+    QueryCanceled,
+    ReadOnlySqlTransaction,
+)
 from rich.console import Console
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError
 
 from commands import lateness
 from models.base import Base
@@ -22,6 +29,7 @@ from tasks.apps.spec import AttachmentTable
 from tasks.apps.sweeps import Sweep
 from tasks.engines import explain
 from workers import health, jail, migrate, scanner_probes
+from workers.database_errors import is_transient
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
 from workers.scanner import Scanner, ScannerUnavailable, Version
@@ -45,6 +53,9 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
     engine = create(settings)
     try:
         with engine.begin() as connection:
+            # Who only looks at what is due may do so on a replica.
+            if wanted is None and (faults := _writable(connection)):
+                return faults
             revision, newest = migrate.current(connection), migrate.newest()
             if revision != newest:
                 return [
@@ -63,6 +74,31 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
         engine.dispose()
 
 
+#: How libpq's words end where several servers are named, and none of them takes writes.
+_NONE_TAKES_WRITES = ("session is read-only", "server is in hot standby mode")
+_NAME_THE_PRIMARY = (
+    f"Name the primary in {variable('database_url')}, or all servers: postgresql://user@host1,host2/name; or "
+    "wait for the end of a failover."
+)
+_TAKES_WRITES = text("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean")
+
+
+def _writable(connection: Connection) -> list[Fault]:
+    """Check that the server takes writes."""
+    replica, frozen = connection.execute(_TAKES_WRITES).one()
+    if replica:
+        return [Fault("The database server is a replica: it takes no writes.", _NAME_THE_PRIMARY)]
+    if frozen:
+        return [
+            Fault(
+                "The database takes no writes: default_transaction_read_only is on.",
+                "If that is over: ALTER SYSTEM, DATABASE or ROLE ... RESET default_transaction_read_only, "
+                "wherever it was set.",
+            )
+        ]
+    return []
+
+
 def _unserved(connection: Connection, settings: Settings) -> Iterator[Fault]:
     """Check that the database has the indexes by which policies find their rows."""
     for name, policy in policies(settings).items():
@@ -76,7 +112,7 @@ def _unserved(connection: Connection, settings: Settings) -> Iterator[Fault]:
 
 
 def refusal(error: DBAPIError) -> Fault:
-    """Return what the database said instead of doing what it was asked.
+    """Return why the database did not do what it was asked, and what to do about it.
 
     Raises:
         DBAPIError: `error` itself, if it is a fault of ours: then its traceback is wanted.
@@ -90,7 +126,16 @@ def refusal(error: DBAPIError) -> Fault:
         )
     if isinstance(error.orig, LockNotAvailable):
         return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
-    if isinstance(error, OperationalError):
+    if isinstance(error.orig, QueryCanceled):
+        return Fault(f"The database ended a statement: {reason}.", "Try again when it has less to do.")
+    if isinstance(error.orig, ReadOnlySqlTransaction) or reason.endswith(_NONE_TAKES_WRITES):
+        return Fault(f"The database takes no writes: {reason}.", _NAME_THE_PRIMARY)
+    if isinstance(error.orig, DuplicatePreparedStatement | InvalidSqlStatementName):
+        return Fault(
+            f"The database refuses: {reason}.",
+            f"A transaction pooler stands before it: set {variable('prepared_statements')}=false.",
+        )
+    if is_transient(error):
         return Fault(
             f"The database does not answer: {reason}.",
             f"Start it, or name another in {variable('database_url')}.",
