@@ -1,7 +1,7 @@
 """What an error of the database means: wait and retry, take less, give this row up, or call an operator.
 
 By SQLSTATE and not by exception class. A server that is read-only after a failover is worth waiting for and
-is an `InternalError` like a bug of the server; a lock timeout is an `OperationalError` like a trigger's fault.
+is an `InternalError` like a bug of the server; a lock timeout is an `OperationalError` like a trigger fault.
 """
 
 from enum import Enum, auto
