@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 #: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce it
 #: before its own transaction has committed.
 NOT_THERE_YET = (0.5, 2, 8)
-#: Before a message goes back to the head of its queue, from where it is taken at once. Its worker would spin.
+#: Before a message goes back to the broker, from where it may be taken at once: its worker would spin.
 REQUEUE_PAUSE_SECONDS = 2.0
 
 

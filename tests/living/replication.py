@@ -83,7 +83,7 @@ def follow(replica: PostgresServer, primary: PostgresServer) -> None:
 
 @contextmanager
 def database_refuses_writes(server: PostgresServer, database: str) -> Iterator[None]:
-    """Make one database read-only; its sessions are ended, for they would not notice."""
+    """Make one database read-only; the platform's sessions are ended, for they would not notice."""
     name = Identifier(database)
     with psycopg.connect(server.url(), autocommit=True) as connection:
         try:
@@ -97,5 +97,7 @@ def database_refuses_writes(server: PostgresServer, database: str) -> Iterator[N
 
 def _end_sessions(connection: psycopg.Connection[Any], database: str) -> None:
     connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = %s AND application_name = 'roomkeeper'",
+        [database],
     )
