@@ -7,10 +7,17 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from psycopg.errors import InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    InsufficientPrivilege,
+    InvalidSqlStatementName,
+    LockNotAvailable,
+    QueryCanceled,
+    ReadOnlySqlTransaction,
+)
 from rich.console import Console
 from sqlalchemy import Connection, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from commands import lateness
 from models.platform import SCHEMA
@@ -21,6 +28,7 @@ from tasks.apps.spec import AttachmentTable
 from tasks.apps.sweeps import Sweep
 from tasks.engines import index_check
 from workers import health, jail, migrate, scanner_probes
+from workers.database_errors import is_transient
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
 from workers.scanner import Scanner, ScannerUnavailable, Version
@@ -30,7 +38,13 @@ from workers.storage.local import LocalStore
 
 #: How many rows of a table are asked which store they name: some milliseconds' worth.
 SAMPLED_ROWS = 5000
-_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+#: How libpq's words end where several servers are named, and none of them takes writes.
+_NONE_TAKES_WRITES = ("session is read-only", "server is in hot standby mode")
+_NAME_THE_PRIMARY = (
+    f"Name the primary in {variable('database_url')}, or all servers: postgresql://user@host1,host2/name; or "
+    "wait for the end of a failover."
+)
+_TAKES_WRITES = text("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean")
 
 
 def tell(faults: Iterable[Fault], console: Console) -> None:
@@ -46,13 +60,14 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
     engine = create(settings)
     try:
         with engine.begin() as connection:
-            if faults := revision(connection):
-                return faults
+            # Who only looks at what is due may do so on a replica.
             if wanted is not None:
-                return inspect(connection, wanted, settings.schemas)
+                return revision(connection) or inspect(connection, wanted, settings.schemas)
+            if faults := writable(connection) or revision(connection):
+                return faults
             found = availability.find_faults(connection, settings)
             without = without_index(connection, settings, found.applications)
-            return [*writable(connection), *found.all(), *index_check.warnings(without)]
+            return [*found.all(), *index_check.warnings(without)]
     except DBAPIError as error:
         return [refusal(error)]
     finally:
@@ -71,16 +86,19 @@ def without_index(
 
 
 def writable(connection: Connection) -> list[Fault]:
-    """Check that the database takes writes: a replica does not, which a failover may have left behind."""
-    if not connection.scalar(_READ_ONLY):
-        return []
-    return [
-        Fault(
-            "The database is read-only.",
-            f"Name the primary in {variable('database_url')}, or see why it takes no writes: "
-            "pg_is_in_recovery(), default_transaction_read_only.",
-        )
-    ]
+    """Check that the server takes writes."""
+    replica, frozen = connection.execute(_TAKES_WRITES).one()
+    if replica:
+        return [Fault("The database server is a replica: it takes no writes.", _NAME_THE_PRIMARY)]
+    if frozen:
+        return [
+            Fault(
+                "The database takes no writes: default_transaction_read_only is on.",
+                "If that is over: ALTER SYSTEM, DATABASE or ROLE ... RESET default_transaction_read_only, "
+                "wherever it was set.",
+            )
+        ]
+    return []
 
 
 def revision(connection: Connection) -> list[Fault]:
@@ -98,7 +116,7 @@ def revision(connection: Connection) -> list[Fault]:
 
 
 def refusal(error: DBAPIError) -> Fault:
-    """Return what the database said instead of doing what it was asked.
+    """Return why the database did not do what it was asked, and what to do about it.
 
     Raises:
         DBAPIError: `error` itself, if it is a fault of ours: then its traceback is wanted.
@@ -112,7 +130,16 @@ def refusal(error: DBAPIError) -> Fault:
         )
     if isinstance(error.orig, LockNotAvailable):
         return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
-    if isinstance(error, OperationalError):
+    if isinstance(error.orig, QueryCanceled):
+        return Fault(f"The database ended a statement: {reason}.", "Try again when it has less to do.")
+    if isinstance(error.orig, ReadOnlySqlTransaction) or reason.endswith(_NONE_TAKES_WRITES):
+        return Fault(f"The database takes no writes: {reason}.", _NAME_THE_PRIMARY)
+    if isinstance(error.orig, DuplicatePreparedStatement | InvalidSqlStatementName):
+        return Fault(
+            f"The database refuses: {reason}.",
+            f"A transaction pooler stands before it: set {variable('prepared_statements')}=false.",
+        )
+    if is_transient(error):
         return Fault(
             f"The database does not answer: {reason}.",
             f"Start it, or name another in {variable('database_url')}.",

@@ -10,13 +10,12 @@ from typing import Annotated, TypeVar
 
 import structlog
 import typer
-from psycopg.errors import LockNotAvailable, QueryCanceled
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, event
 from sqlalchemy import Table as DataTable
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from commands import checks, lateness
 from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
@@ -24,6 +23,7 @@ from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.apps.rollups import Rollup
 from tasks.apps.sweeps import Sweep
 from workers import health
+from workers.database_errors import ErrorKind, kind_of
 from workers.db import get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 
@@ -251,14 +251,12 @@ def due(policy: Sweep, settings: Settings) -> str:
         return "–"
     try:
         found = cleanup.eligible(policy, settings, COUNTED + 1)
-    except OperationalError as error:
-        # It takes too long, or somebody is altering the table.
-        if isinstance(error.orig, QueryCanceled | LockNotAvailable):
+    except DBAPIError as error:
+        # It takes too long, or somebody is altering the table. Or a table or a column is missing, or a right:
+        # `roomkeeper check` says which.
+        if kind_of(error) in {ErrorKind.CONTENTION, ErrorKind.BUG}:
             return "?"
         raise
-    except ProgrammingError:
-        # A table or a column that is missing, or a right: `roomkeeper check` says which.
-        return "?"
     return f"{COUNTED:,}+" if found > COUNTED else f"{found:,}"
 
 

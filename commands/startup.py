@@ -16,11 +16,12 @@ import structlog
 import typer
 from rich.console import Console
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from commands import checks
 from tasks import availability
 from workers import telemetry
+from workers.database_errors import is_transient
 from workers.db import create
 from workers.inspection import Fault
 from workers.settings import Settings
@@ -72,10 +73,13 @@ def look(settings: Settings) -> tuple[Fault | None, availability.Faults]:
     try:
         with engine.begin() as connection:
             return _asked(connection, settings)
-    except OperationalError as error:
-        return checks.refusal(error), availability.Faults([], {})
     except DBAPIError as error:
-        return None, availability.Faults([checks.refusal(error)], {})
+        fault = checks.refusal(error)
+        return (
+            (fault, availability.Faults([], {}))
+            if is_transient(error)
+            else (None, availability.Faults([fault], {}))
+        )
     finally:
         engine.dispose()
 

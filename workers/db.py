@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import RLock
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from psycopg.errors import ReadOnlySqlTransaction
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import InternalError
 
+from workers.database_url import split_hosts
 from workers.settings import Settings, get_settings
 
 #: Set per transaction, not per connection: behind a transaction pooler a session-wide SET would leak into,
@@ -17,16 +21,29 @@ _PIN = (
     # Values as texts, in archives: whole, and so that any other connection reads them.
     " set_config('DateStyle', 'ISO', true), set_config('IntervalStyle', 'postgres', true),"
     " set_config('extra_float_digits', '1', true),"
-    " set_config('lock_timeout', %(lock)s, true)"
+    " set_config('lock_timeout', %(lock)s, true),"
+    # Whether the server takes no writes, last. The transaction may be read-only itself: a preview is.
+    " pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
 )
+#: The key under which a pooled connection notes that its server takes no writes.
+_READ_ONLY = "roomkeeper.read_only"
 
 
 def create(settings: Settings) -> Engine:
-    """Create an engine for `settings`: psycopg, schemas renamed as set, every transaction pinned to UTC."""
-    url = make_url(settings.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    """Create an engine for `settings`: psycopg, schemas renamed as set, every transaction pinned to UTC.
+
+    A connection to a server that takes no writes serves one transaction and is closed: after a failover the
+    next one goes to the new primary.
+    """
+    url = _url(settings)
     arguments: dict[str, object] = {"connect_timeout": 5, "application_name": "roomkeeper"}
     # Or SQLAlchemy fails on a database in SQL_ASCII before anybody could say so in a sentence.
     arguments["client_encoding"] = "utf8"
+    hosts = url.query.get("host", "")
+    several = not isinstance(hosts, str) or "," in hosts
+    if several and "target_session_attrs" not in url.query:
+        # The one that takes writes. A single server is taken as it is: `roomkeeper check` says so then.
+        arguments["target_session_attrs"] = "read-write"
     if not settings.prepared_statements:
         arguments["prepare_threshold"] = None
     engine = create_engine(
@@ -44,10 +61,33 @@ def create(settings: Settings) -> Engine:
     limits = {"statement": str(settings.statement_timeout_ms), "lock": str(settings.lock_timeout_ms)}
 
     def pin(connection: Connection) -> None:
-        connection.exec_driver_sql(_PIN, limits)
+        connection.info[_READ_ONLY] = connection.exec_driver_sql(_PIN, limits).one()[-1]
+
+    def leave(_connection: Any, record: Any) -> None:
+        if record.info.get(_READ_ONLY):
+            record.invalidate()
 
     event.listen(engine, "begin", pin)
+    event.listen(engine, "checkin", leave)
     return engine
+
+
+def _url(settings: Settings) -> URL:
+    text = split_hosts(settings.database_url.get_secret_value())
+    return make_url(text).set(drivername="postgresql+psycopg")
+
+
+def refuse_read_only(connection: Connection) -> None:
+    """Raise if the server takes no writes: for work that reads, and then changes what is not in the database.
+
+    A replica may be minutes behind. What it does not know yet would be taken for gone.
+
+    Raises:
+        InternalError: as if a statement had tried to write.
+    """
+    if connection.info.get(_READ_ONLY):
+        error = ReadOnlySqlTransaction("the server takes no writes: a replica, or set to read-only")
+        raise InternalError(None, None, error, hide_parameters=True)
 
 
 #: Two threads that ask at once would make two engines, and the one that is not kept would never be closed.

@@ -31,14 +31,14 @@ def reason(error: BaseException) -> str:
 
 
 def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> bool:
-    """Write a dead letter; return whether that worked. If not, at least the log says that one was due."""
+    """Write a dead letter; return whether that worked. If not, the message must not be acknowledged."""
     said = _said(task, task_id, reason)
     try:
         with transaction() as connection:
             _insert(connection, said, payload)
     except SQLAlchemyError as error:
         # Its own words may repeat the payload.
-        log.error("dead_letter.lost", **said, error=type(error).__name__)
+        log.error("dead_letter.not_stored", **said, error=type(error).__name__)
         return False
     log.warning("dead_letter.kept", **said)
     return True

@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import Connection, bindparam, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import JobRun
-from workers.db import transaction
+from workers.db import refuse_read_only, transaction
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -44,16 +48,21 @@ def run(
 ) -> Iterator[Run | None]:
     """Open a transaction for one run of `job`; None where another run of it is under way.
 
-    The run's row is written in the same transaction; a failed run leaves one with its error.
+    The run's row is written in the same transaction; a failed run leaves one with its error, if the database
+    takes it. A server that takes no writes runs nothing: what it does not know may be in the primary.
 
     Args:
         quiet: a run that was skipped or changed no row leaves none: for jobs that look every second.
         slot: when it was to begin, for a run that beat has sent.
         longest: after so long without an end it is taken for dead, and another may run.
+
+    Raises:
+        InternalError: the server takes no writes.
     """
     started = this = None
     try:
         with transaction() as connection:
+            refuse_read_only(connection)
             # Of the transaction, not the session: it can not outlive a crash, and a pooler keeps it.
             asked = {"key": f"roomkeeper:{job}", "longest": f"{longest.total_seconds():.0f}s"}
             started, taken, *_ = connection.execute(_TAKE, asked).one()
@@ -68,13 +77,23 @@ def run(
                 _write(connection, job, slot, this)
     except BaseException as error:  # Ctrl-C too: what it has changed is changed
         if started is not None:
-            with transaction() as connection:
-                # What it changed in transactions of its own is changed.
-                failed = this or Run(connection, started)
-                failed.outcome = "failed"
-                failed.error = f"{type(error).__name__}: {error}"[:1000]
-                _write(connection, job, slot, failed)
+            _write_failed(job, slot, started, this, error)
         raise
+
+
+def _write_failed(
+    job: str, slot: datetime | None, started: datetime, this: Run | None, error: BaseException
+) -> None:
+    """Write the row of a run that failed; if that fails, too, the run's own error is what is raised."""
+    try:
+        with transaction() as connection:
+            # What it changed in transactions of its own is changed.
+            failed = this or Run(connection, started)
+            failed.outcome = "failed"
+            failed.error = f"{type(error).__name__}: {error}"[:1000]
+            _write(connection, job, slot, failed)
+    except SQLAlchemyError as also:
+        log.warning("ledger.not_written", job=job, error=type(error).__name__, also=type(also).__name__)
 
 
 # Made once: some jobs run every few seconds and mostly find nothing.

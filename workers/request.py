@@ -1,9 +1,11 @@
-"""What a worker tells the outside about a task: ids, never content."""
+"""A task as its worker's main process sees it: what is shown of it, and when its message is acknowledged."""
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
+from celery.exceptions import Ignore, Reject, Retry, Terminated, WorkerLostError
 from celery.worker.request import Request
 
 from workers.settings import get_settings
@@ -30,16 +32,22 @@ def redact(value: Any) -> str:
     return "{" + ", ".join([*shown, f"{hidden} hidden"] if hidden else shown) + "}"
 
 
-class RedactedRequest(Request):
-    """A request whose representation carries ids only, whoever published it and however.
+#: Ends of a task that are no failures of its own: the message is retried, given back or revoked.
+NO_FAILURES = (Ignore, Reject, Retry, Terminated, WorkerLostError, MemoryError)
 
-    Done here and not where messages are published: other clients publish too, and the events that Flower
+
+class PlatformRequest(Request):
+    """A request that shows ids only, and whose message is acknowledged once its dead letter is stored.
+
+    Redacted here and not where messages are published: other clients publish too, and the events that Flower
     shows come from here. Flower's own `format_task` would cover its pages but not its API.
     """
 
     _args: tuple[Any, ...]
     _kwargs: dict[str, Any]
     _request_dict: dict[str, Any]
+    task: Any
+    id: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,3 +55,18 @@ class RedactedRequest(Request):
         self._kwargsrepr = redact(self._kwargs)
         # The pool's process shows these in its own events and logs.
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Keep a dead letter of a task that could not see to that itself: its process was ended, mostly.
+
+        Celery acknowledges its message whatever has become of it. Where nothing can be stored it goes back to
+        the broker and runs again.
+        """
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        # With `return_ok` the task has ended in the ordinary way, and has kept its dead letter.
+        unkept = not return_ok and not isinstance(error, NO_FAILURES)
+        if unkept and not self.task.keep(error, self.id, self._args, self._kwargs):
+            self.reject(requeue=True)
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

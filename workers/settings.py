@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from workers.database_url import hosts_of
+
 PREFIX = "ROOMKEEPER_"
 #: Named as in the applications' documents, so that one environment serves an API service and its workers.
 UNPREFIXED = {"database_url": "DATABASE_URL"}
@@ -52,7 +54,7 @@ class Settings(BaseModel):
     database_url: SecretStr = Field(
         validation_alias="DATABASE_URL",
         description="PostgreSQL, `postgresql://user:password@host:port/name`; the role must bypass row "
-        "level security.",
+        "level security. Several servers, `host1:port1,host2:port2`: the one that takes writes is used.",
     )
     broker_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
@@ -502,7 +504,7 @@ def _scheme(url: str) -> str:
     """Return the URL's scheme, if its host and port make sense."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        hosts_of(url)
     except ValueError:
         # Its own words may repeat a piece of the password.
         raise ValueError(

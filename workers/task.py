@@ -1,36 +1,73 @@
 """The base of all tasks."""
 
 import inspect
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import psycopg
+import structlog
 from celery import Task
-from sqlalchemy.exc import OperationalError
+from celery.exceptions import Reject
+from celery.utils.time import get_exponential_backoff_interval
+from sqlalchemy.exc import SQLAlchemyError
 
 from workers import dead_letters
+from workers.database_errors import is_transient, is_unavailable
 
 if TYPE_CHECKING:
     _Task = Task[Any, Any]  # generic in the stubs only
 else:
     _Task = Task
 
+log = structlog.get_logger(__name__)
 
 #: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce it
 #: before its own transaction has committed.
 NOT_THERE_YET = (0.5, 2, 8)
+#: Before a message goes back to the broker, from where it may be taken at once: its worker would spin.
+REQUEUE_PAUSE_SECONDS = 2.0
 
 
 class PlatformTask(_Task):
-    """A task that waits out a database that is away, and leaves a dead letter when it fails for good."""
+    """A task that waits out a database that is away, and leaves a dead letter when it fails for good.
+
+    Its message is acknowledged only when its work or its dead letter is stored. Until then it stays with the
+    broker, or a copy of it does that runs later.
+    """
 
     abstract = True
-    Request = "workers.request:RedactedRequest"
+    Request = "workers.request:PlatformRequest"
 
-    # The database is restarting or failing over. The row that a message hints at is safe meanwhile.
-    autoretry_for: ClassVar[tuple[type[Exception], ...]] = (OperationalError,)
+    # Which of them is worth a retry is decided in `retry`: the classes of exceptions do not tell.
+    autoretry_for: ClassVar[tuple[type[Exception], ...]] = (SQLAlchemyError, psycopg.Error)
     retry_backoff = 2
     retry_backoff_max = 60
     retry_jitter = True
+    #: For what is in the way of another transaction. A database that is away is waited for without end.
     max_retries = 8
+
+    def retry(  # type: ignore[override]  # the stubs name each of the options
+        self, args: Any = None, kwargs: Any = None, exc: Any = None, **options: Any
+    ) -> Any:
+        """Publish the message again, for later; see Celery's own.
+
+        Raises:
+            Retry: it was published.
+            Reject: the broker did not take it; it keeps the one that is being worked on.
+            Exception: `exc` itself, if a retry would not mend it, or after `max_retries`.
+        """
+        if isinstance(exc, self.autoretry_for) and not is_transient(exc):
+            raise exc
+        if exc is not None and is_unavailable(exc):
+            options["max_retries"] = self.request.retries + 1
+        try:
+            return super().retry(args, kwargs, exc, **options)
+        except Reject as error:
+            # Celery gives up a message whose successor the broker does not take.
+            raise self._requeued(str(error.args[0])) from error
+        finally:
+            # Celery notes the limit of this one on the task, for the next message, too.
+            self.__dict__.pop("override_max_retries", None)
 
     def not_there_yet(self, error: Exception) -> NoReturn:
         """Try again in a moment, for a row that may be about to be committed; after some times, fail."""
@@ -41,13 +78,48 @@ class PlatformTask(_Task):
     def on_failure(
         self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: Any
     ) -> None:
-        """Keep what was asked for, with the reason; a periodic job carries nothing to keep."""
+        """Keep what was asked for, with the reason. Where that can not be stored, it is done again later.
+
+        Raises:
+            Reject: neither the database nor the broker takes anything; the message stays where it is.
+        """
         del einfo
-        # Nor is there anything to keep of a call without arguments, unless they were forgotten.
-        if args or kwargs or inspect.signature(self.run).parameters:
-            dead_letters.keep(
-                task=self.name,
-                task_id=task_id,
-                payload={"args": list(args), "kwargs": dict(kwargs)},
-                reason=dead_letters.reason(exc),
-            )
+        if not self.keep(exc, task_id, args, kwargs):
+            self._publish_again(task_id)
+
+    def keep(self, exc: BaseException, task_id: str, args: Any, kwargs: Any) -> bool:
+        """Store a dead letter if there is anything to keep; return False if it could not be stored.
+
+        A periodic job carries nothing to keep. Nor does a call without arguments, unless they were forgotten.
+        """
+        if not (args or kwargs or inspect.signature(self.run).parameters):
+            return True
+        return dead_letters.keep(
+            task=self.name,
+            task_id=task_id,
+            payload={"args": list(args), "kwargs": dict(kwargs)},
+            reason=dead_letters.reason(exc),
+        )
+
+    def _publish_again(self, task_id: str) -> None:
+        request = self.request
+        if request.id != task_id:
+            # The failure is not the task's own, and Celery has put the request away.
+            raise self._requeued("its dead letter could not be stored")
+        pause = get_exponential_backoff_interval(
+            self.retry_backoff, request.retries, self.retry_backoff_max, full_jitter=True
+        )
+        again = self.signature_from_request(request, countdown=max(1, pause), retries=request.retries + 1)
+        try:
+            # By name: the task itself would refuse arguments that it does not take.
+            self.app.send_task(self.name, again.args, again.kwargs, **again.options)
+        except Exception as error:  # each broker has its own
+            raise self._requeued(f"{type(error).__name__}: {error}") from error
+        log.warning("task.again_later", task=self.name, task_id=task_id, seconds=max(1, pause))
+
+    def _requeued(self, reason: str) -> Reject:
+        """Wait a moment; return what has the worker give the message back to the broker."""
+        log.error("task.requeued", task=self.name, reason=reason)
+        time.sleep(REQUEUE_PAUSE_SECONDS)
+        # A text: it is sent from one process to another, and not every exception can be.
+        return Reject(reason, requeue=True)

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.attachments import jobs
+from workers.database_errors import is_unavailable
 from workers.db import transaction
 from workers.settings import Settings
 
@@ -34,6 +35,7 @@ class Lease:
         self._settings = settings
         self._over = threading.Event()
         self._lost = False
+        self._error: SQLAlchemyError | None = None
         self._renewed = monotonic()
         self._phase: str | None = None
         self._noted: str | None = None
@@ -51,11 +53,7 @@ class Lease:
         self._thread.join()
 
     def enter(self, phase: str) -> None:
-        """Say which phase begins.
-
-        Raises:
-            jobs.LeaseLostError: another may hold the file by now.
-        """
+        """Say which phase begins; raises as `check`."""
         self.check()
         self._phase, self._entered = phase, monotonic()
 
@@ -69,8 +67,17 @@ class Lease:
         self._renew(phase)
 
     def check(self) -> None:
-        """Raise `jobs.LeaseLostError` if another may hold the file by now."""
-        if self._lost or monotonic() - self._renewed > self._settings.attachment_lease_seconds:
+        """Raise if another may hold the file by now.
+
+        Raises:
+            jobs.LeaseLostError: another does, or this process was frozen for too long.
+            SQLAlchemyError: the database took no renewal, and nobody else's claim either, most likely.
+        """
+        overdue = monotonic() - self._renewed > self._settings.attachment_lease_seconds
+        error = self._error
+        if overdue and not self._lost and error is not None and is_unavailable(error):
+            raise error
+        if overdue or self._lost:
             raise jobs.LeaseLostError("the lease could not be renewed in time")
 
     def _keep(self) -> None:
@@ -88,9 +95,10 @@ class Lease:
                 return
             except SQLAlchemyError as error:
                 # The database may be back before the lease runs out.
+                self._error = error
                 log.warning("lease.not_renewed", error=type(error).__name__)
 
     def _renew(self, phase: str | None) -> None:
         with transaction() as connection:
             jobs.renew(connection, self._claim, self._settings, phase)
-        self._renewed, self._noted = monotonic(), phase
+        self._renewed, self._noted, self._error = monotonic(), phase, None

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
@@ -21,6 +21,7 @@ from tasks.attachments.history import Story
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import delete_pictures
 from workers import metrics
+from workers.database_errors import is_transient
 from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectChanged, ObjectMissing, StoreError, UnknownProvider, store_for
@@ -28,6 +29,9 @@ from workers.workdir import workdir
 
 #: Between two attempts to reach a database that was there a moment ago.
 DATABASE_PAUSE_SECONDS = 0.5
+#: How much of a task's time an attempt waits for that: a file that is given back has lost no attempt, and one
+#: whose lease ran out has. Nothing else could be done meanwhile.
+DATABASE_PATIENCE = 0.8
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +62,7 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
 
 def _attempt(mine: jobs.Claim, settings: Settings) -> str:
     story = Story(mine.app, mine.id, mine.attempt, mine.worker)
-    patience = 0.0
+    deadline = monotonic() + DATABASE_PATIENCE * settings.task_soft_limit_seconds
     try:
         store = store_for(mine.provider, settings)
         with Lease(mine, settings) as lease, workdir(settings.work_root) as folder:
@@ -82,19 +86,19 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
     except (StoreError, OSError) as error:
         # A store or a disk that is away: like a scanner that is away, not the file's fault.
         why = _away(error)
-    except OperationalError as error:
-        # The database is restarting, say. Given back, or the lease would run out and count as a dead worker.
-        why = NotYetError("database_unavailable", type(error.orig).__name__)
-        patience = settings.attachment_lease_seconds
     except SoftTimeLimitExceeded:
         why = FailedError("timed_out", f"took longer than {settings.task_soft_limit_seconds} s")
     except jobs.LeaseLostError:
         raise
     except Exception as error:
-        # Told with its traceback; and the row says more than that a worker was lost.
-        log.exception("attachment.internal_error", app=mine.app, id=str(mine.id))
-        why = FailedError("internal_error", type(error).__name__)
-    return _put_off(mine, why, story, settings, patience)
+        if is_transient(error):
+            # The database is restarting, say. Given back, or the lease would count as that of a dead worker.
+            why = NotYetError("database_unavailable", type(getattr(error, "orig", None) or error).__name__)
+        else:
+            # Told with its traceback; and the row says more than that a worker was lost.
+            log.exception("attachment.internal_error", app=mine.app, id=str(mine.id))
+            why = FailedError("internal_error", type(error).__name__)
+    return _put_off(mine, why, story, settings, deadline)
 
 
 def _away(error: StoreError | OSError) -> NotYetError:
@@ -107,13 +111,10 @@ def _away(error: StoreError | OSError) -> NotYetError:
     return NotYetError("disk_unavailable", error.strerror or str(error))
 
 
-def _put_off(
-    mine: jobs.Claim, why: NotYetError, story: Story, settings: Settings, patience_seconds: float
-) -> str:
-    """Give the file back, or park it. The database may be away for so long as it is worth waiting for."""
+def _put_off(mine: jobs.Claim, why: NotYetError, story: Story, settings: Settings, deadline: float) -> str:
+    """Give the file back, or park it. A database that is away is waited for until the deadline."""
     failed = isinstance(why, FailedError)
     story.add("put off" if not failed else "failed", why=f"{why.reason}: {why.detail}")
-    deadline = monotonic() + patience_seconds
     while True:
         try:
             with transaction() as connection:
@@ -123,8 +124,8 @@ def _put_off(
                     _tidy(mine, settings)
                 story.write(connection)
             break
-        except OperationalError:
-            if monotonic() > deadline:
+        except SQLAlchemyError as error:
+            if not is_transient(error) or monotonic() > deadline:
                 raise
             sleep(DATABASE_PAUSE_SECONDS)
     outcome = f"{state} ({why.reason})"

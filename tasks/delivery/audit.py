@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from models.platform import Position
 from tasks.apps.statuses import ReadPointers
@@ -18,6 +18,7 @@ from tasks.delivery import counts
 from tasks.delivery.pointers import lock_conversations
 from workers import ledger, metrics
 from workers.app import task
+from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
 from workers.queues import MAINTENANCE
 from workers.settings import get_settings
@@ -92,7 +93,9 @@ def _recount(app: str, table: ReadPointers, conversation: UUID) -> int:
                 name: connection.execute(statement(table), {"conversation": conversation}).rowcount
                 for name, statement in COUNTERS.items()
             }
-    except OperationalError as error:
+    except DBAPIError as error:
+        if kind_of(error) is not ErrorKind.CONTENTION:
+            raise
         # Too large for one statement, or locked by somebody for too long: the others have their turn.
         log.warning("audit.put_off", app=app, conversation=str(conversation), error=type(error).__name__)
         return 0

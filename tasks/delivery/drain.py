@@ -5,10 +5,9 @@ from time import monotonic
 from typing import Any
 
 import structlog
-from psycopg.errors import QueryCanceled
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from tasks.apps import APPS
 from tasks.availability import available
@@ -17,6 +16,7 @@ from tasks.delivery.events import Event, dumped
 from tasks.delivery.merge import merge
 from workers import dead_letters, ledger
 from workers.app import task
+from workers.database_errors import ErrorKind, is_unavailable, kind_of
 from workers.db import transaction
 from workers.queues import PERIODIC
 from workers.settings import Settings, get_settings
@@ -62,7 +62,8 @@ def _drain(app: str, run: ledger.Run, settings: Settings, deadline: float) -> bo
                 taken = inbox.take(connection, app, rows)
                 merged = _merge(connection, app, taken, settings)
         except DBAPIError as error:
-            if error.connection_invalidated or not taken:
+            # No row is at fault when the database takes nothing at all.
+            if is_unavailable(error) or not taken:
                 raise
             log.warning("delivery.batch_failed", app=app, rows=len(taken), error=type(error.orig).__name__)
             rows = 1
@@ -82,7 +83,7 @@ def _set_aside(row_id: int, error: DBAPIError, settings: Settings) -> None:
     """Have a row wait; one that is slow or has a wrong value is halved first, until it is one event."""
     with transaction() as connection:
         for row in inbox.take_these(connection, [row_id]):
-            if isinstance(error.orig, QueryCanceled) or isinstance(error, DataError):
+            if kind_of(error) in {ErrorKind.CONTENTION, ErrorKind.DATA}:
                 half = len(row.events) // 2
                 if half:
                     for some in (row.events[:half], row.events[half:]):

@@ -3,9 +3,8 @@
 from datetime import datetime
 
 import structlog
-from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from tasks.apps import APPS
 from tasks.availability import available
@@ -13,6 +12,7 @@ from tasks.delivery import inbox
 from tasks.delivery.events import RecordStatus, dumped
 from tasks.delivery.merge import Statuses, merge
 from workers.app import task
+from workers.database_errors import is_unavailable
 from workers.db import transaction
 from workers.queues import DELIVERY
 from workers.settings import get_settings
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
     pydantic=True,
     # An id and a time come as JSON text, which strict validation would refuse.
     pydantic_strict=False,
-    # Nothing but this message knows of these events: it outlives a database that is away, however long.
+    # Nothing but this message knows of these events: it outlives whatever is in its way, however long.
     max_retries=None,
 )
 def record(request: RecordStatus) -> str:
@@ -41,7 +41,7 @@ def record(request: RecordStatus) -> str:
         try:
             return _merged(table, request)
         except DBAPIError as error:
-            if isinstance(error, OperationalError) and not isinstance(error.orig, QueryCanceled):
+            if is_unavailable(error):
                 raise
             log.warning("delivery.put_off", app=request.app, error=type(error.orig).__name__)
     with transaction() as connection:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from tasks.apps.sweeps import Sweep
 from tasks.engines.closed import Closed, NotClosedError, freeze, merged
 from tasks.engines.statements import Statements, on_pages, statements
+from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
 
 #: How long the statement for a range of pages waits for somebody who holds a row there.
@@ -33,10 +34,6 @@ PARENT_PATIENCE_MS = 1000
 CHANGE_MS = 5_000
 #: Rows that could not be changed are counted as far as this.
 MOST_REMAINING = 1_000
-#: SQLSTATEs that speak of the moment: too slow, a deadlock, a lock that was not to be had.
-CONTESTED = {"57014", "40P01", "40001", "55P03"}
-#: Classes of SQLSTATE that speak of the connection, the server, rights or the statement: not of a row.
-NOT_OF_A_ROW = {"", "08", "25", "26", "28", "3D", "42", "53", "57", "58", "XX"}
 #: A commit does not wait for the disk: what a crash of the database takes back is due again. A plan is made
 #: for the moment that is asked for, or "past NOW" is taken for a third of the table; and for one process:
 #: starting helpers takes ten times as long as most sweeps do.
@@ -263,12 +260,14 @@ def begin(patience_ms: int = PATIENCE_MS, longest_ms: int | None = None) -> Iter
 
 
 def _sort(error: DBAPIError) -> Exception:
-    state = getattr(error.orig, "sqlstate", None) or ""
-    if state in CONTESTED:
-        return Contested(words(error))
-    if state[:2] in NOT_OF_A_ROW:
-        return error
-    return Refused(words(error))
+    match kind_of(error):
+        case ErrorKind.CONTENTION:
+            return Contested(words(error))
+        case ErrorKind.DATA:
+            return Refused(words(error))
+        case _:
+            # Of the server, rights or the statement: no smaller batch would fare better.
+            return error
 
 
 def words(error: DBAPIError) -> str:

@@ -36,6 +36,7 @@ from models.analytics import RollupLive, RollupState
 from tasks.apps.rollups import CLOCKS_SET, Rollup
 from tasks.engines.calendar import Bucket, bucket_at, buckets
 from tasks.engines.rollup_statements import PROBE, statements
+from workers.database_errors import is_unavailable
 from workers.db import transaction
 
 log = structlog.get_logger(__name__)
@@ -252,7 +253,7 @@ class Run:
                     for statement in self.rollup.survey:
                         connection.execute(statement, values)
             except DBAPIError as error:
-                if error.connection_invalidated:
+                if is_unavailable(error):
                     raise
                 # A table too large for the time there is: figures are made all the same, and it is tried
                 # again in a day.

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 # Modules, not tasks: pytest looks at what it finds here before there are settings.
 from tasks.delivery import drain as drains
@@ -345,12 +345,6 @@ def test_a_batch_ends_after_so_many_bytes(
     monkeypatch.setattr(inbox, "BYTES", 1)
     drains.drain()
     assert sizes == [1, 1, 1]
-
-
-def test_a_database_that_is_away_is_outlived() -> None:
-    task: Any = records.record
-    assert task.max_retries is None
-    assert OperationalError in task.autoretry_for
 
 
 def test_what_cannot_be_merged_at_once_waits_where_its_application_is_not_enabled(

@@ -160,7 +160,7 @@ def test_a_letter_that_can_not_be_written_leaves_a_line_without_its_content(plat
     assert not kept
     assert logs == [
         {
-            "event": "dead_letter.lost",
+            "event": "dead_letter.not_stored",
             "log_level": "error",
             "task": "t",
             "task_id": "7",

@@ -8,7 +8,7 @@ from celery import Celery
 from kombu import Connection, Consumer, Producer, Queue
 
 from tests.platform import environment
-from workers.request import RedactedRequest, redact
+from workers.request import PlatformRequest, redact
 
 ID = "0d5b4c3e-8f0b-4c56-9a65-1f7a5a0f0b11"
 
@@ -47,7 +47,7 @@ def nothing(*_: object, **__: object) -> None:
     """Do nothing, with whatever is given."""
 
 
-def request(args: list[Any], kwargs: dict[str, Any]) -> RedactedRequest:
+def request(args: list[Any], kwargs: dict[str, Any]) -> PlatformRequest:
     """Return the request that a worker makes of a message whose sender would show everything."""
     with Celery("test", broker="memory://", set_as_current=False) as app:
         # Not shared: other applications of this process would get it too.
@@ -64,7 +64,7 @@ def request(args: list[Any], kwargs: dict[str, Any]) -> RedactedRequest:
                     headers={"id": "1", "task": "test", "argsrepr": repr(args), "kwargsrepr": repr(kwargs)},
                 )
                 connection.drain_events(timeout=5)
-        return RedactedRequest(received[0], app=app, task=task)
+        return PlatformRequest(received[0], app=app, task=task)
 
 
 def test_a_request_shows_ids_whatever_its_sender_would_show() -> None:

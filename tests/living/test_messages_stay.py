@@ -1,0 +1,198 @@
+"""A message stays with the broker until its work or its dead letter is stored, however its task ends."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from celery.exceptions import Reject, Retry
+from redis import Redis
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, InternalError
+
+from tasks.delivery.events import dumped
+from tests.delivery.people import Pern, at, event
+from tests.living.replication import database_refuses_writes
+from tests.platform import Platform, Program, eventually
+from tests.servers import PostgresServer, ValkeyServer
+from workers import task as tasks
+
+WORLD = Pern()
+
+
+@pytest.fixture
+def read_only(platform: Platform, postgres: PostgresServer) -> Any:
+    """Make the platform's database read-only in a `with` block."""
+    name = str(make_url(platform.environment["DATABASE_URL"]).database)
+    return lambda: database_refuses_writes(postgres, name)
+
+
+class Report:
+    """Statuses of one message, as a task of their own."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        with platform.engine.begin() as connection:
+            ada, self._bob = WORLD.people(connection, 2)
+            (self._message,) = WORLD.messages(connection, ada, 1)
+
+    def send(self) -> str:
+        events = dumped([event(self._message, self._bob, "read", 1)])
+        return self._platform.send("delivery.record", {"app": "pern", "events": events}, queue="delivery")
+
+    def merged(self) -> bool:
+        with self._platform.engine.begin() as connection:
+            return WORLD.rows(connection, [self._message]) == {
+                (self._message, self._bob): ("read", at(1), at(1))
+            }
+
+
+def broker_is_empty(platform: Platform) -> bool:
+    with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
+        return not any(map(client.exists, ("delivery", "unacked", "unacked_index")))
+
+
+# -- The hard time limit ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def stuck(platform: Platform, worker: Program, report: Report) -> Iterator[str]:
+    """Send a report whose process hangs at work, as one in a system call that never returns."""
+    with psycopg.connect(platform.environment["DATABASE_URL"]) as other:
+        other.execute("LOCK TABLE pern.message_statuses")
+        task_id = report.send()
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+        eventually(lambda: other.execute(waits).fetchone(), what="the task waits for the table")
+        for child in worker.children():
+            os.kill(child, signal.SIGSTOP)
+        yield task_id
+
+
+@pytest.fixture
+def short(platform: Platform) -> Program:
+    platform.set(task_soft_limit_seconds=1, task_hard_limit_seconds=2, worker_processes=1)
+    return platform.worker("delivery")
+
+
+def test_a_task_that_is_killed_at_its_hard_limit_leaves_a_dead_letter(
+    platform: Platform, short: Program
+) -> None:
+    with stuck(platform, short, Report(platform)) as task_id:
+        eventually(platform.dead_letters)
+    (letter,) = platform.dead_letters()
+    assert (letter.task, letter.task_id) == ("delivery.record", task_id)
+    assert letter.reason.startswith("TimeLimitExceeded")
+    assert letter.payload["args"][0]["app"] == "pern"
+    eventually(lambda: broker_is_empty(platform))
+
+
+def test_its_message_stays_where_the_dead_letter_cannot_be_stored(
+    platform: Platform, short: Program, read_only: Any
+) -> None:
+    report = Report(platform)
+    with stuck(platform, short, report), read_only():
+        eventually(lambda: "dead_letter.not_stored" in short.said(), what=short.said()[-2000:])
+    eventually(report.merged)
+    eventually(lambda: broker_is_empty(platform))
+    assert platform.dead_letters() == []
+
+
+# -- A broker that takes nothing --------------------------------------------------------------------------
+
+
+@contextmanager
+def nothing_is_published(valkey: ValkeyServer) -> Iterator[None]:
+    """Have the broker refuse what is published, and nothing else: a publisher declares its queue before."""
+    with Redis.from_url(valkey.url()) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-sadd")
+        try:
+            yield
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "+sadd")
+
+
+def test_a_message_stays_whose_retry_the_broker_does_not_take(
+    platform: Platform, valkey: ValkeyServer, read_only: Any
+) -> None:
+    reports = [Report(platform) for _ in range(3)]
+    worker = platform.worker("delivery")
+    # Its messages are to come when everything is in a bad way.
+    os.killpg(worker.process.pid, signal.SIGSTOP)
+    for report in reports:
+        report.send()
+    invalid = platform.send("delivery.record", {"app": "pern"}, queue="delivery")
+    with read_only(), nothing_is_published(valkey):
+        os.killpg(worker.process.pid, signal.SIGCONT)
+        eventually(lambda: worker.said().count("task.requeued") > len(reports) + 1)
+    eventually(lambda: all(report.merged() for report in reports))
+    eventually(lambda: [letter.task_id for letter in platform.dead_letters()] == [invalid])
+    eventually(lambda: broker_is_empty(platform))
+
+
+# -- What is worth a retry --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A task of an attachment that has been retried fifty times."""
+    monkeypatch.setattr(tasks, "REQUEUE_PAUSE_SECONDS", 0.01)
+    from tasks.attachments.process import process
+
+    process.push_request(
+        id=str(uuid4()),
+        args=[{"app": "pern", "id": str(uuid4())}],
+        kwargs={},
+        retries=50,
+        called_directly=False,
+        delivery_info={"exchange": "", "routing_key": "attachments"},
+    )
+    yield process
+    process.pop_request()
+
+
+def published(valkey: ValkeyServer) -> int:
+    with Redis.from_url(valkey.url()) as client:
+        return int(client.llen("attachments"))  # type: ignore[arg-type]
+
+
+def fail(state: str, kind: type[Exception] = InternalError) -> Exception:
+    return kind("UPDATE x", {}, psycopg.errors.lookup(state)("no"))  # type: ignore[call-arg]
+
+
+def test_a_database_that_is_away_is_waited_for_without_end(task: Any, valkey: ValkeyServer) -> None:
+    with pytest.raises(Retry):
+        task.retry(exc=fail("25006"), countdown=1)
+    assert published(valkey) == 1
+
+
+@pytest.mark.parametrize("state", ["40P01", "57014"])
+def test_what_is_in_the_way_is_retried_some_times_only(task: Any, valkey: ValkeyServer, state: str) -> None:
+    with pytest.raises(InternalError):
+        task.retry(exc=fail(state), countdown=1)
+    assert published(valkey) == 0
+    task.request.retries = 7
+    with pytest.raises(Retry):
+        task.retry(exc=fail(state), countdown=1)
+    assert published(valkey) == 1
+
+
+@pytest.mark.parametrize("state", ["23505", "42P01", "XX000"])
+def test_what_a_retry_would_not_mend_is_not_retried(task: Any, valkey: ValkeyServer, state: str) -> None:
+    task.request.retries = 0
+    with pytest.raises(IntegrityError):
+        task.retry(exc=fail(state, IntegrityError), countdown=1)
+    assert published(valkey) == 0
+
+
+def test_a_failure_outside_of_its_request_goes_back_to_the_broker(
+    task: Any, valkey: ValkeyServer, postgres: PostgresServer
+) -> None:
+    postgres.stop()
+    with pytest.raises(Reject) as rejected:
+        task.on_failure(ValueError("no"), "another", [1], {}, None)
+    assert rejected.value.requeue
+    assert published(valkey) == 0
