@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, func, select
 from sqlalchemy.exc import DBAPIError
 
 from commands.checks import can_be_made, works
-from commands.policies import how_to_set, spell
+from commands.policies import how_to_set, spell, told_time
 from models import pern
+from models.platform import PendingDeletion
 from tasks.apps import APPS, POLICIES, after, policies, rollups
 from tasks.apps.columns import table_of
 from tasks.apps.pern import MALFORMED_LIMIT
@@ -28,6 +29,8 @@ _SECURITY, _AUDIT = "pern.audit_security", "pern.audit_"
 #: Conversations whose limit is wrong are counted so far, for so long.
 _COUNTED, _COUNT_MS = 1_000, 2_000
 _NAMED = 3
+#: Objects of deleted rows that wait for longer are reported.
+LONG_PENDING = timedelta(hours=1)
 _DAY = timedelta(days=1)
 
 
@@ -42,6 +45,7 @@ def faults(settings: Settings) -> list[Fault]:
         *_security(running, settings),
         *_waits_for_ever(settings),
         *_malformed_limits(settings),
+        *_pending_deletions(settings),
     ]
 
 
@@ -213,6 +217,39 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
             f"{number} {conversations} a message_retention_days that is not a whole number of days: it is "
             f"ignored ({_listed([str(one) for one in wrong])}).",
             "Mend it in pern.conversations.settings, and whatever writes it there.",
+            warning=True,
+        )
+
+
+def _pending_deletions(settings: Settings) -> Iterator[Fault]:
+    """Find objects that should have been deleted long ago, with their rows."""
+    engine = create(settings)
+    old = PendingDeletion.created_at < func.now() - LONG_PENDING
+    try:
+        with engine.begin() as connection:
+            found = connection.execute(
+                select(
+                    PendingDeletion.store,
+                    func.count().label("files"),
+                    func.min(PendingDeletion.created_at).label("since"),
+                    func.max(PendingDeletion.error).label("error"),
+                )
+                .where(old)
+                .group_by(PendingDeletion.store)
+                .order_by(PendingDeletion.store)
+            ).all()
+    except DBAPIError:
+        # The database is not as it should be, which is told.
+        return
+    finally:
+        engine.dispose()
+    for row in found:
+        files = "1 file" if row.files == 1 else f"{row.files:,} files"
+        yield Fault(
+            f"The objects of {files} wait in {row.store} to be deleted, though their rows were deleted at "
+            f"{told_time(row.since)} UTC: {row.error or 'nothing has tried yet'}.",
+            "See: roomkeeper retention pending. Beat and a maintenance worker must run, and the store must "
+            "let its objects be deleted.",
             warning=True,
         )
 

@@ -38,6 +38,7 @@ from workers.settings import LEAST_DAYS, MAX_DAYS, Settings, SettingsError, get_
 from workers.storage import ObjectMissing, StoreError
 
 if TYPE_CHECKING:
+    from tasks.object_deletions import Outcome, Waiting
     from tasks.preview import Preview, Referring
 
 app = typer.Typer(
@@ -321,10 +322,11 @@ def list_receipts(
 def show_receipt(number: Number) -> None:
     """Tell all that a receipt says."""
     ready(get_settings())
-    from tasks import receipts
+    from tasks import object_deletions, receipts
 
     with transaction() as connection:
         row = receipts.one(connection, number)
+        outcome = object_deletions.of_receipt(connection, number)
     if row is None:
         raise _no_receipt(number)
     console = _console()
@@ -336,6 +338,8 @@ def show_receipt(number: Number) -> None:
     for name, value in row.content.items():
         if name == "rule" and seconds is not None:
             _field(console, name, value.replace("{after}", spell(timedelta(seconds=seconds))))
+        elif name == "objects" and outcome is not None:
+            _field(console, name, _of_objects(outcome))
         elif name not in {"archives", "period_seconds"}:
             _field(console, name.replace("_", " "), value)
     for one in archives:
@@ -346,6 +350,43 @@ def show_receipt(number: Number) -> None:
     _field(console, "hash", row.hash)
     if receipts.digest(dict(row._mapping)) != row.hash:
         raise SettingsError(f"Receipt {number} is not what was written: see roomkeeper retention verify")
+
+
+def _of_objects(outcome: "Outcome") -> str:
+    """Say what became of the objects that a receipt names."""
+    names = {"deleted": "deleted", "kept": "kept: rows name them", "cancelled": "kept: rows were restored"}
+    parts = [
+        f"{outcome.outcomes[name]:,} {said}" for name, said in names.items() if outcome.outcomes.get(name)
+    ]
+    if outcome.waiting is not None:
+        parts.append(f"{outcome.waiting.objects:,} waiting ({_waits(outcome.waiting)})")
+    return ", ".join(parts)
+
+
+def _waits(waiting: "Waiting") -> str:
+    """Say since when objects wait to be deleted, and why."""
+    if waiting.failing_since is None:
+        return f"since {told_time(waiting.since)} UTC, not tried yet"
+    tried = _number(waiting.attempts, "failed attempt")
+    return f"{tried} since {told_time(waiting.failing_since)} UTC: {waiting.error}"
+
+
+@app.command("pending")
+def list_pending() -> None:
+    """List objects of deleted rows that are still to be deleted, the oldest first, and why they wait."""
+    ready(get_settings())
+    from tasks import object_deletions
+
+    with transaction() as connection:
+        found = object_deletions.every(connection)
+    console = _console()
+    for row, waiting in found:
+        receipt = "no receipt" if row.receipt is None else f"receipt {row.receipt}"
+        objects = f"{_number(waiting.objects, 'object')} of {_number(waiting.files, 'file')}"
+        what = f"{row.policy}, {receipt}: {objects} in {row.store}"
+        console.print(f"{told_time(waiting.since)}  {what}; {_waits(waiting)}")
+    if not found:
+        console.print("None.")
 
 
 def _field(console: Console, name: str, value: Any) -> None:
@@ -452,7 +493,7 @@ def restore(
     reason: Annotated[str, typer.Option("--reason", help="Why; the receipt of this says it.")],
     actor: arguments.Actor = "",
 ) -> None:
-    """Put back the rows that a receipt says were taken, keys and all; their objects do not come back."""
+    """Put back the rows that a receipt says were taken, keys and all; deleted objects do not come back."""
     settings = get_settings()
     why, who = _said(reason), arguments.words(actor).strip() or arguments.myself()
     ready(settings)
@@ -493,6 +534,9 @@ def restore(
     ):
         if rows:
             console.print(f"{counted(rows)} {said}.")
+    if done.objects_kept:
+        objects = _number(done.objects_kept, "object")
+        console.print(f"{objects} still waited to be deleted, and stay.")
     if done.objects:
         objects = _number(done.objects, "object")
         console.print(f"{objects} that went with them can not come back: the rows name what is not there.")

@@ -371,24 +371,66 @@ class UnfinishedArchive(PlatformBase):
     begun_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
 
-class DoomedObject(PlatformBase):
-    """The objects of an attachment whose row is about to go: noted before the first of them is deleted.
+class PendingDeletion(PlatformBase):
+    """The objects of one attachment whose row was deleted: they are to be deleted too, and still exist.
 
-    `store` is where the original is, under `key`; `quarantined` is its name there, if it is in quarantine;
-    `small_key` is that of a picture which the application itself may have stored.
+    The row is written in the transaction that deletes the attachment's row, and removed when its objects are
+    deleted. Besides what it names, the attachment's pictures are deleted; their keys follow from its id.
+
+    Attributes:
+        receipt: the receipt of that transaction; None for rows that were carried over by migration 0007.
+        store, key: where the original is; `key` is None where another row names the same object.
+        quarantine_key: its name in the quarantine, if it is there.
+        small_key: a picture that the application itself may have stored.
+        not_before: when the next attempt is due.
+        attempts: how many attempts have failed.
+        error, failing_since: why the last one failed, and when the first one did.
     """
 
-    __tablename__ = "doomed_objects"
-    __table_args__ = ({"schema": SCHEMA},)
+    __tablename__ = "pending_deletions"
+    __table_args__ = (
+        Index("pending_deletions_due", "store", "not_before"),
+        Index("pending_deletions_receipt", "receipt"),
+        {"schema": SCHEMA},
+    )
 
-    app: Mapped[str] = mapped_column(primary_key=True)
-    attachment_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    app: Mapped[str]
+    attachment_id: Mapped[UUID]
     policy: Mapped[str]
+    receipt: Mapped[int | None] = mapped_column(BigInteger)
     store: Mapped[str]
-    key: Mapped[str]
-    quarantined: Mapped[str | None]
+    key: Mapped[str | None]
+    quarantine_key: Mapped[str | None]
     small_key: Mapped[str | None]
-    marked_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    not_before: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    error: Mapped[str | None]
+    failing_since: Mapped[datetime | None]
+
+
+class DeletionEvent(PlatformBase):
+    """What became of objects that a receipt says were to be deleted. Rows are only added.
+
+    Attributes:
+        outcome: 'deleted'; 'kept', because a row named them at that moment; 'cancelled', because their rows
+            were restored first.
+        objects: how many.
+    """
+
+    __tablename__ = "deletion_events"
+    __table_args__ = (
+        CheckConstraint("outcome in ('deleted', 'kept', 'cancelled')", name="deletion_outcome_known"),
+        Index("deletion_events_receipt", "receipt"),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    receipt: Mapped[int] = mapped_column(BigInteger)
+    outcome: Mapped[str]
+    objects: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class ListedObject(PlatformBase):

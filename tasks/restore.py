@@ -1,9 +1,9 @@
 """Puts back what a receipt says was taken: from its archives, keys and all, as often as one likes.
 
 Rows come back parents first; then those that were changed get their old values, unless somebody has changed
-them since. Objects do not come back: they were deleted for good. Figures stay as they were, and frozen: what
-is back may not be all that they counted. The policy that took the rows stops until an operator approves it:
-by their age they are due still.
+them since. Objects that were deleted do not come back; those that still wait to be deleted stay. Figures stay
+as they were, and frozen: what is back may not be all that they counted. The policy that took the rows stops
+until an operator approves it: by their age they are due still.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import IntegrityError
 
 from models.base import Base
-from tasks import receipts
+from tasks import object_deletions, receipts
+from tasks.engines import pending_deletions
 from tasks.engines.archive import Archived, copy_in, read
 from tasks.engines.families import NOW_SUFFIX
 from tasks.engines.statements import key_of
@@ -55,7 +56,8 @@ class Restored:
         absent: rows whose old values could not be put back, because they have gone themselves since. Restore
             what they went with, then this once more.
         changed: rows whose old values were put back.
-        objects: how many objects the receipt says were deleted; these do not come back.
+        objects: how many of their objects were deleted; these do not come back.
+        objects_kept: how many were still to be deleted, and stay now.
         receipt: the number of the receipt of this; None if nothing was to be done.
     """
 
@@ -65,6 +67,7 @@ class Restored:
     absent: int = 0
     changed: int = 0
     objects: int = 0
+    objects_kept: int = 0
     receipt: int | None = None
 
 
@@ -101,16 +104,23 @@ def restore(
     store = archive_for(settings)
     if store is None:
         raise RestoreError(f"Receipt {number} names archives, and no place of archives is set up.")
-    done = Restored(objects=receipt.content.get("objects", 0))
+    done = Restored()
     try:
         with transaction() as connection:
             connection.execute(_PATIENCE)
+            # Whoever deletes objects at this moment is waited for; nobody begins to.
+            pending_deletions.lock(connection, number)
             for one in [*reversed([one for one in archived if not one.changed])]:
                 _rows(connection, one, read(store, one), done)
                 watch(one.table, one.rows)
             for one in archived:
                 if one.changed:
                     _values(connection, one, read(store, one), done)
+            done.objects_kept = pending_deletions.cancel(connection, number, receipt.content.get("app", ""))
+            known = object_deletions.of_receipt(connection, number)
+            # Of older receipts nothing else is known: they were written when their objects were deleted.
+            gone = receipt.content.get("objects", 0) if known is None else known.outcomes.get("deleted", 0)
+            done.objects = int(gone)
             if any(done.rows.values()) or done.changed:
                 content = {
                     "of": number,

@@ -100,5 +100,6 @@ include = [
     "tasks.cleanup",
     "tasks.outbox",
     "tasks.retention",
+    "tasks.object_deletions",
     "tasks.analytics",
 ]

@@ -13,7 +13,15 @@ from sqlalchemy import Connection, ScalarSelect, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import AttachmentJob as Job
-from models.platform import DeadLetter, Hold, JobRun, OutboxMessage, Receipt, StatusInbox
+from models.platform import (
+    DeadLetter,
+    Hold,
+    JobRun,
+    OutboxMessage,
+    PendingDeletion,
+    Receipt,
+    StatusInbox,
+)
 from workers import health
 from workers.db import transaction
 from workers.queues import KINDS
@@ -280,6 +288,34 @@ def _retention(connection: Connection, taken: Taken) -> Iterator[Metric]:
     for app, number in connection.execute(in_force):
         holds.add_metric([app], number)
     yield holds
+    yield from _pending_deletions(connection)
+
+
+def _pending_deletions(connection: Connection) -> Iterator[Metric]:
+    files = GaugeMetricFamily(
+        "roomkeeper_pending_deletions",
+        "Attachments whose rows are deleted, and whose objects are still to be deleted.",
+        labels=["store"],
+    )
+    age = GaugeMetricFamily(
+        "roomkeeper_pending_deletions_age_seconds",
+        "How long ago the row of the oldest of them was deleted.",
+        labels=["store"],
+    )
+    attempts = GaugeMetricFamily(
+        "roomkeeper_pending_deletions_attempts",
+        "How many attempts to delete the objects of one of them have failed, at most.",
+        labels=["store"],
+    )
+    since = func.extract("epoch", func.clock_timestamp() - func.min(PendingDeletion.created_at))
+    found = select(PendingDeletion.store, func.count(), since, func.max(PendingDeletion.attempts))
+    for store, number, seconds, failed in connection.execute(found.group_by(PendingDeletion.store)):
+        files.add_metric([store], number)
+        age.add_metric([store], max(0.0, float(seconds)))
+        attempts.add_metric([store], failed)
+    yield files
+    yield age
+    yield attempts
 
 
 def _broker(settings: Settings) -> list[GaugeMetricFamily]:

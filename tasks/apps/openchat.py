@@ -292,7 +292,7 @@ OPENCHAT = App(
         Retention(
             name="openchat.deleted_attachments",
             model=Attachment,
-            rule="attachments that were deleted softly more than {after} ago go, objects first",
+            rule="attachments that were deleted softly more than {after} ago go, then their objects",
             why="Soft deletion keeps the object for as long as the row is there (openchat.md, File "
             "Attachments Table); where deleted_at is NULL, updated_at tells.",
             age=_deleted_at(Attachment),

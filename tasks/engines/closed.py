@@ -251,7 +251,7 @@ def _taken(policy: Sweep) -> Iterator[tuple[Table, tuple[ColumnElement[bool], ..
     attachments = page.attachments if page is not None else None
     path_there = policy.path_to(table_of(attachments.model)) if attachments is not None else None
     if attachments is not None and path_there is not None:
-        # Its job goes with an attachment (`tasks/engines/doomed.py`).
+        # Its job goes with an attachment (`tasks/engines/pending_deletions.py`).
         there = (one.by == referred(one) for one in path_there)
         yield table_of(Job), (*there, Job.app == policy.app, Job.attachment_id == attachments.id)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Select,
     Table,
     Text,
@@ -14,7 +15,6 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
-    null,
     select,
     update,
 )
@@ -123,17 +123,23 @@ def changing(one: Changes, *, of_itself: bool) -> Changing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Files:
-    """Statements on the attachments that go with the rows of given keys, or are these rows.
+    """The attachments that go with the rows of given keys, or are these rows.
 
     Attributes:
-        found: their ids, stores, keys, and names in quarantine; and the keys of the policy's rows, as `root`.
-        busy: the keys of the policy's rows of whose attachments somebody works on one.
+        attachments: their table.
+        stores: which stores their objects are in, with the keys of the policy's rows, as `root`.
+        busy: the keys of the policy's rows of whose attachments a worker processes one.
     """
 
     app: str
-    table: Table
-    found: Select[Any]
+    attachments: AttachmentTable
+    stores: Select[Any]
     busy: Select[Any]
+
+    @property
+    def table(self) -> Table:
+        """The table of the attachments."""
+        return table_of(self.attachments.model)
 
 
 @cache
@@ -143,29 +149,21 @@ def files_of(policy: Retention) -> Files | None:
     if page is None or page.attachments is None or not isinstance(policy.then, Delete):
         return None
     attachments: AttachmentTable = page.attachments
-    table = table_of(attachments.model)
     root = key_of(policy.table)
-    path = policy.path_to(table)
+    path = policy.path_to(table_of(attachments.model))
     if path is None:
         return None
     joined = [one.by == referred(one) for one in path]
     joined.append(root == _any(root, "keys"))
-    small = attachments.mirror.small_key
-    job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
+    its_job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
     return Files(
         app=policy.app,
-        table=table,
-        found=select(
-            attachments.id.label("attachment_id"),
-            attachments.store_name().label("store"),
-            attachments.key.label("key"),
-            select(Job.quarantine_key).where(job).correlate(table).scalar_subquery().label("quarantined"),
-            (null() if small is None else small.expression).label("small_key"),
-            root.label("root"),
-        )
-        .where(*joined)
-        .order_by(attachments.id),
-        busy=select(root).where(
-            *joined, job, Job.state == "running", Job.lease_until > func.clock_timestamp()
-        ),
+        attachments=attachments,
+        stores=select(attachments.store_name().label("store"), root.label("root")).where(*joined).distinct(),
+        busy=select(root).where(*joined, its_job, leased()),
     )
+
+
+def leased() -> ColumnElement[bool]:
+    """Return the condition on the jobs of attachments that a live worker processes."""
+    return (Job.state == "running") & (Job.lease_until > func.clock_timestamp())

@@ -1,15 +1,15 @@
 """One batch of retention: a transaction in which rows and all that goes with them are archived and deleted.
 
-What is to be gone in the end is gone in this order, and whatever dies in between, the next run ends it:
-
-1. Objects that belong to the rows are noted (`roomkeeper.doomed_objects`), and that is committed.
-2. In one transaction: due rows are locked and judged once more; what refers to them is changed or deleted;
+1. In one transaction: due rows are locked and judged once more; what refers to them is changed or deleted;
    they are deleted; what was deleted is written to the archive and read back; the figures that count it are
-   frozen (`tasks/engines/closed.py`); the objects are deleted; the receipt is written. Then it commits.
+   frozen (`tasks/engines/closed.py`); the receipt is written, and the objects that belonged to the rows are
+   noted as pending deletions (`tasks/engines/pending_deletions.py`). Then it commits.
+2. After the commit the objects are deleted, and the pending deletions removed.
 
-A crash before the commit leaves the rows as they were. The archive that it leaves was noted too
-(`roomkeeper.unfinished_archives`), and goes with the policy's next run; of the objects some may be gone, and
-the others go with the rows, which are due still. No legal hold is placed while a batch is at work: it waits.
+A crash before the commit leaves the rows and their objects as they were. The archive that it leaves was noted
+(`roomkeeper.unfinished_archives`), and goes with the policy's next run. What a crash after the commit leaves
+of the objects is deleted by a recovery job (`tasks/object_deletions.py`). No legal hold is placed while such
+a transaction is at work: it waits.
 
 Such a transaction takes longer than one of a sweep. It holds rows that have had their time.
 """
@@ -33,11 +33,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from models.platform import AttachmentJob, DoomedObject, UnfinishedArchive
+from models.platform import AttachmentJob, UnfinishedArchive
 from tasks import receipts
 from tasks.apps.columns import table_of
 from tasks.apps.retentions import Changes, Goes, Retention
-from tasks.engines import archive, closed, doomed
+from tasks.engines import archive, closed, pending_deletions
 from tasks.engines.archive import Archived, ArchiveError
 from tasks.engines.batch import (
     CHANGE_MS,
@@ -50,6 +50,7 @@ from tasks.engines.batch import (
     begin,
 )
 from tasks.engines.families import ALL, NOW_SUFFIX, Files, changing, family, files_of, going
+from tasks.engines.pending_deletions import Deletions
 from tasks.engines.sweep import Pace
 from workers.db import transaction
 from workers.settings import Settings
@@ -71,7 +72,7 @@ PACE = Pace(
 )
 #: How long a hold that is being placed is waited for.
 HOLD_PATIENCE_MS = 5_000
-#: How long a transaction may wait for the store: it holds rows that stay, too, if they referred to others.
+#: How long a transaction may wait for the archive: it holds rows that stay, too, if they referred to others.
 STORE_SECONDS = 60
 #: Held by every batch, shared; whoever places a hold has it alone.
 HOLDS_LOCK = "roomkeeper:holds"
@@ -98,6 +99,8 @@ class _Gone:
         rows: of each table, what was deleted, in the order of the deletions.
         updated: the keys of the policy's own rows, where these stay.
         changed: of each table, rows that stay: their key, and each changed column before and after.
+        receipt: the number of the receipt.
+        pending: the pending deletions of objects that belonged to the rows.
     """
 
     most_bytes: int | None = None
@@ -105,6 +108,8 @@ class _Gone:
     until: list[str | None] = field(default_factory=list)
     rows: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
     changed: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
+    receipt: int | None = None
+    pending: list[dict[str, Any]] = field(default_factory=list)
 
     def keys(self, table: Table) -> list[str]:
         """Return the first and the last key of a table's rows."""
@@ -120,9 +125,13 @@ class _Gone:
         ordered = found[0].cast("int64") if isinstance(key.type, Integer) else found[0]
         return [str(end) for end in compute.min_max(ordered).as_py().values()]
 
+    def of(self, table: Table) -> "list[pa.Table]":
+        """Return what was deleted from a table."""
+        return [rows for of, rows in self.rows if of is table]
+
     def ids(self, table: Table) -> list[UUID]:
-        """Return the ids of a table's rows."""
-        return [UUID(key) for of, rows in self.rows if of is table for key in rows["id"].to_pylist()]
+        """Return the ids of a table's rows that were deleted."""
+        return [UUID(key) for rows in self.of(table) for key in rows["id"].to_pylist()]
 
     def counts(self) -> dict[str, int]:
         """Return how many rows of each table have gone."""
@@ -134,7 +143,8 @@ class _Gone:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Retiring(Batches):
-    """The batches of one run of a retention policy. Each may also raise StoreError, having done nothing.
+    """The batches of one run of a retention policy. Each may also raise StoreError, for the archive: then
+    it has done nothing. A store of objects that is away fails no batch.
 
     Attributes:
         settings: where objects and archives are.
@@ -143,6 +153,7 @@ class Retiring(Batches):
         operator: who runs it by hand.
         approval: the approval that it goes by.
         allowed: how many rows it may take; `counted` are those of each batch so far.
+        deletions: what became of the objects so far.
     """
 
     settings: Settings
@@ -152,6 +163,7 @@ class Retiring(Batches):
     approval: int | None = None
     allowed: int
     counted: list[int] = field(default_factory=list)
+    deletions: Deletions = field(default_factory=Deletions)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     @property
@@ -177,25 +189,27 @@ class Retiring(Batches):
 
     def take(self, seen: Seen) -> Taken:
         """Take those of the rows that are due still, and that nobody holds, with all that goes with them."""
-        wanted = sorted(row[0] for row in seen[: self._left()])
+        keys = sorted(row[0] for row in seen[: self._left()])
         files = files_of(self.retention)
-        keys, why = (wanted, None) if files is None else self._mark(files, wanted)
-        taken = Taken(remaining=len(wanted) - len(keys), error=why)
+        taken, gone = Taken(), _Gone()
         own = family(self.retention)
         with self._begin(PARENT_PATIENCE_MS) as connection:
             held = list(connection.execute(self._statements.rows, self._values(keys=keys)).scalars())
             # By a statement that begins when they are held: it sees what refers to them by now.
             found = connection.execute(own.due, self._values(keys=held)).all() if held else []
+            if found and files is not None:
+                found, taken = self._without_busy(connection, files, found)
             due = [row[0] for row in found]
             if due:
-                gone = _Gone(archive.MOST_BYTES if len(due) > 1 else None)
+                gone.most_bytes = archive.MOST_BYTES if len(due) > 1 else None
                 gone.until = [row[1] for row in found]
                 self._refers(connection, gone, self.retention.refers, self.policy.table, due)
                 taken.rows = self._own(connection, gone, due)
                 self._finish(connection, gone, taken.rows, files)
             elif keys:
-                taken.remaining += self._still_due(connection, keys)
+                taken.remaining = self._still_due(connection, keys)
         self._clear_again(due)
+        self._delete_objects(gone, taken)
         return taken
 
     # -- the parts of a batch -------------------------------------------------------------------------------
@@ -224,10 +238,21 @@ class Retiring(Batches):
                     made = changing(one, of_itself=False)
                     connection.execute(made.change, self._values(keys=keys, going=keys))
 
-    def _mark(self, files: Files, keys: Sequence[Any]) -> tuple[list[Any], str | None]:
-        """Note the objects that are to be deleted; return the keys whose rows may go, and why not all."""
-        with self._begin(PARENT_PATIENCE_MS) as connection:
-            return doomed.mark(connection, files, keys, self.policy.name, self.settings)
+    def _without_busy(
+        self, connection: Connection, files: Files, found: Sequence[Any]
+    ) -> tuple[list[Any], Taken]:
+        """Return those of the due rows whose objects may be deleted now, and how many others there are."""
+        stay, why = pending_deletions.held_back(connection, files, [row[0] for row in found], self.settings)
+        left = [row for row in found if row[0] not in stay]
+        return left, Taken(remaining=len(found) - len(left), error=why)
+
+    def _delete_objects(self, gone: "_Gone", taken: Taken) -> None:
+        """Delete the objects of rows whose deletion is committed. What fails is left to the recovery job."""
+        if not gone.pending:
+            return
+        pending_deletions.delete_objects(self.settings, self.deletions, receipt=gone.receipt)
+        if self.deletions.error is not None:
+            taken.error = taken.error or f"objects of deleted rows wait: {self.deletions.error}"
 
     def _left(self) -> int:
         if self.spent:
@@ -297,15 +322,15 @@ class Retiring(Batches):
         return int(rows.num_rows)
 
     def _finish(self, connection: Connection, gone: "_Gone", rows: int, files: "Files | None") -> None:
-        """Archive what was deleted, delete its objects, and write the receipt."""
+        """Archive what was deleted, write the receipt, and note the objects that are to be deleted."""
         archived = self._archive(gone) if self.archives is not None else []
-        # At the end, and before what can not be taken back.
+        # At the end, for it waits for rollups.
         self._freeze(connection, gone, files)
-        objects = 0
         if files is not None:
-            # What would refuse the rows at the commit is to do it before objects are gone.
+            # What would refuse the rows at the commit refuses them here: nothing is counted that did not go.
             connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
-            objects = doomed.delete_objects(connection, files, gone.ids(files.table), self.settings)
+            deleted = gone.of(files.table)
+            gone.pending = pending_deletions.prepare(connection, files, deleted, self.settings)
         policy = self.retention
         content = {
             "app": policy.app,
@@ -316,7 +341,7 @@ class Retiring(Batches):
             "period_seconds": None if self.after is None else self.after.total_seconds(),
             "keys": gone.keys(policy.table),
             "tables": gone.counts(),
-            "objects": objects,
+            "objects": pending_deletions.number_of(gone.pending),
             "archives": [one.said() for one in archived],
             "operator": self.operator,
         }
@@ -326,7 +351,7 @@ class Retiring(Batches):
             if noted.rowcount != len(keys):
                 # Its connection to the ledger was lost, not this one.
                 raise ArchiveError("another run has taken this one for dead, and removed its archives")
-        receipts.append(
+        gone.receipt = receipts.append(
             connection,
             kind="taken",
             policy=policy.name,
@@ -334,6 +359,9 @@ class Retiring(Batches):
             rows=rows,
             content=content,
             approval=self.approval,
+        )
+        pending_deletions.note(
+            connection, gone.pending, app=policy.app, policy=policy.name, receipt=gone.receipt
         )
         self.counted.append(rows)
 
@@ -344,7 +372,7 @@ class Retiring(Batches):
             for table, rows in gone.rows
         ]
         if files is not None and (ids := gone.ids(files.table)):
-            its = doomed.jobs_of(files, ids)
+            its = pending_deletions.jobs_of(files.app, ids)
             latest.append(closed.latest_in(connection, table_of(AttachmentJob), self.closed, its))
         closed.freeze(connection, self.closed, *latest)
 
@@ -365,11 +393,9 @@ class Retiring(Batches):
 
 def remove_unfinished(policy: Retention, archives: ObjectStore | None) -> None:
     """Remove what a crash has left of a policy, of which no run is under way."""
+    if archives is None:
+        return
     with transaction() as connection:
-        # They are noted anew with the rows, which are due still.
-        connection.execute(delete(DoomedObject).where(DoomedObject.policy == policy.name))
-        if archives is None:
-            return
         its = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == policy.name)
         left = list(connection.execute(its.with_for_update(skip_locked=True)).scalars())
         if left:

@@ -1,4 +1,4 @@
-"""Which objects rows name: originals, pictures, thumbnails of the application's own, and what is doomed.
+"""Which objects rows name: originals, pictures, the application's own thumbnails, and pending deletions.
 
 A row names its object whether it is deleted or not, and whether its application is enabled or not.
 """
@@ -25,7 +25,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from models.platform import DoomedObject
+from models.platform import PendingDeletion
 from tasks.apps import APPS, enabled
 from tasks.apps.columns import names_of, table_of
 from tasks.apps.spec import AttachmentTable
@@ -130,12 +130,13 @@ def named(asked: Mapping[str, AttachmentTable], store: str) -> Subquery:
         found += [select(_picture(name, table.id, each)).where(its) for each in NAMES]
         if (small := table.mirror.small_key) is not None:
             found.append(select(normal(small)).where(its, small.is_not(None)))
-    # Retention's: it is about to remove them, and counts them itself.
-    doomed = table_of(DoomedObject).c
-    found.append(select(normal(doomed.key)).where(doomed.store == store))
+    # Retention deletes these itself, and keeps count of them.
+    pending = table_of(PendingDeletion).c
+    for key in (pending.key, pending.small_key):
+        found.append(select(normal(key)).where(pending.store == store, key.is_not(None)))
     for name in asked:
-        its = and_(doomed.store == store, doomed.app == name)
-        found += [select(_picture(name, doomed.attachment_id, each)).where(its) for each in NAMES]
+        its = and_(pending.store == store, pending.app == name)
+        found += [select(_picture(name, pending.attachment_id, each)).where(its) for each in NAMES]
     return union_all(*found).subquery("named")
 
 

@@ -119,19 +119,19 @@ def _delete(found: Found, cut: Cut, batch: Any, store: ObjectStore, receipt: "Re
         unhurried(connection)
         query = still_named(cut.asked, found.store)
         saved = set(connection.scalars(query, {"keys": [row.normal for row in batch]}))
-        doomed = [row for row in batch if row.normal not in saved]
-        found.spared += len(batch) - len(doomed)
-        if not doomed:
+        orphans = [row for row in batch if row.normal not in saved]
+        found.spared += len(batch) - len(orphans)
+        if not orphans:
             return
-        _receipt(connection, receipt, found.store, doomed)
+        _receipt(connection, receipt, found.store, orphans)
     # Nothing goes without a trace: after a crash a receipt may tell of objects that the next run removes.
     try:
-        store.delete_many([row.key for row in doomed])
+        store.delete_many([row.key for row in orphans])
     except ObjectsKept as error:
         found.kept += error.count
         found.deleted -= error.count
         found.error = found.error or str(error)
-    found.deleted += len(doomed)
+    found.deleted += len(orphans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +144,15 @@ class Receipt:
     before: datetime
 
 
-def _receipt(connection: Connection, receipt: Receipt, store: str, doomed: Any) -> None:
+def _receipt(connection: Connection, receipt: Receipt, store: str, orphans: Any) -> None:
     """Write down that these objects go. Not their keys, which may name people: receipts stay."""
-    keys = sorted(row.key for row in doomed)
+    keys = sorted(row.key for row in orphans)
     content = {
         "store": store,
         "actor": receipt.actor,
         "reason": receipt.reason,
         "before": receipt.before.isoformat(),
-        "bytes": sum(row.size for row in doomed),
+        "bytes": sum(row.size for row in orphans),
         "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
     }
     receipts.append(

@@ -12,7 +12,13 @@ from tests.cleanup.sweeping import NOW, figures_closed, rows
 from tests.platform import Platform
 
 #: Tables of ours in which a run leaves something.
-OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps", "roomkeeper.receipts", "roomkeeper.rollups"}
+OURS = {
+    "roomkeeper.job_runs",
+    "roomkeeper.sweeps",
+    "roomkeeper.receipts",
+    "roomkeeper.deletion_events",
+    "roomkeeper.rollups",
+}
 
 
 def policy(name: str) -> Retention:

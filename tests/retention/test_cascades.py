@@ -489,7 +489,7 @@ def test_all_policies_together_take_what_is_due_and_nothing_else(platform: Platf
         assert after[row] != before[row], _words(row)
     for table, values in kept:
         assert (table, tuple(values[column.name] for column in table.primary_key.columns)) in after
-    assert platform.sql("SELECT * FROM roomkeeper.doomed_objects") == []
+    assert platform.sql("SELECT * FROM roomkeeper.pending_deletions") == []
 
 
 def _living(world: World, table: Table) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import ProgrammingError
 
 from models.pern import Attachment, AuditLog, Message, MessageStatus
-from tasks import holds, receipts
+from tasks import holds, object_deletions, receipts
 from tasks.apps.columns import table_of
 from tasks.brake import Stopped
 from tasks.engines import archive
@@ -74,54 +74,94 @@ def chat(platform: Platform) -> Iterator[dict[str, Any]]:
 
 
 STEPS = [
-    # Nothing is noted; objects are noted.
-    "tasks.engines.retire.Retiring._mark:before:1",
-    "tasks.engines.retire.Retiring._mark:after:1",
+    # Rows are locked, and nothing is changed.
+    "tasks.engines.pending_deletions.held_back:before:1",
     # Rows are deleted, and that is not committed.
     "tasks.engines.archive.write:before:1",
     # One archive of four is written; it is noted and not read back; all are.
     "tasks.engines.archive.write:after:1",
     "tasks.engines.archive._fetch:before:2",
     "tasks.engines.archive.write:after:4",
-    # Before, and after, the objects are deleted.
-    "tasks.engines.doomed.delete_objects:before:1",
-    "workers.storage.local.LocalStore.delete_many:after:1",
-    # The receipt is there, and nothing is committed; all is.
+    # The jobs of the attachments are deleted; the receipt is there; so are pending deletions.
+    "tasks.engines.pending_deletions.prepare:after:1",
     "tasks.receipts.append:after:1",
-    "tasks.engines.retire.Retiring.take:after:1",
+    "tasks.engines.pending_deletions.note:after:1",
+]
+#: After the commit: the objects are there; one is deleted; all are, and the pending deletions are there; all
+#: is done. Each with the number of objects that are left.
+COMMITTED = [
+    ("tasks.engines.pending_deletions.delete_objects:before:1", 4),
+    ("workers.storage.local.LocalStore.delete_many:before:1", 4),
+    # After four archives, six pictures and an original; each object has two names.
+    ("pathlib.Path.unlink:before:19", 3),
+    ("workers.storage.local.LocalStore.delete_many:after:1", 1),
+    ("tasks.engines.retire.Retiring.take:after:1", 1),
 ]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_run_that_is_killed_leaves_nothing_half_done(
-    platform: Platform, chat: dict[str, Any], step: str
-) -> None:
-    before = everything(platform)
+def killed_at(platform: Platform, step: str) -> None:
+    """Run the policy in a process that is killed at a step."""
     command = [sys.executable, "-m", "tests.retention.dying", MESSAGES, step]
     root = Path(__file__).parents[2]
     killed = subprocess.run(command, env=platform.environment, cwd=root, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
 
-    # Either all of the rows are there, and no receipt, or none is, with one.
-    after = everything(platform)
-    if step != STEPS[-1]:
-        ours = {"roomkeeper.unfinished_archives", "roomkeeper.doomed_objects"}
-        assert {name: found for name, found in after.items() if name not in ours} == {
-            name: found for name, found in before.items() if name not in ours
-        }
-        assert named(platform) == set()
-    assert named(platform) <= archived(platform)
 
-    # The server may still be ending the session of the dead.
-    done = eventually(lambda: _again(platform))
-    assert done.rows == (0 if step == STEPS[-1] else 3)
+def gone_without_a_trace(platform: Platform, chat: dict[str, Any]) -> None:
+    """See that all that belongs to the old messages is gone, and nothing else, and nothing is left over."""
     assert set(rows(platform, Message)) == {chat["young"]}
     assert {row["message_id"] for row in rows(platform, MessageStatus).values()} == {chat["young"]}
     (file,) = rows(platform, Attachment).values()
     assert set(platform.objects()) == {file["file_path"]}
     assert archived(platform) == named(platform)
     assert platform.sql("SELECT * FROM roomkeeper.unfinished_archives") == []
-    assert platform.sql("SELECT * FROM roomkeeper.doomed_objects") == []
+    assert platform.sql("SELECT * FROM roomkeeper.pending_deletions") == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_that_is_killed_before_its_commit_leaves_all_as_it_was(
+    platform: Platform, chat: dict[str, Any], step: str
+) -> None:
+    before, objects = everything(platform), platform.objects()
+    killed_at(platform, step)
+    left = "roomkeeper.unfinished_archives"
+    assert {**everything(platform), left: []} == before
+    assert platform.objects() == objects
+    assert named(platform) == set()
+
+    # The server may still be ending the session of the dead.
+    done = eventually(lambda: _again(platform))
+    assert done.rows == 3
+    gone_without_a_trace(platform, chat)
+
+
+@pytest.mark.parametrize(("step", "left"), COMMITTED)
+def test_a_run_that_is_killed_after_its_commit_leaves_no_row_without_its_object(
+    platform: Platform, chat: dict[str, Any], step: str, left: int
+) -> None:
+    killed_at(platform, step)
+    # The rows are gone, and the receipt is there, with all archives.
+    assert set(rows(platform, Message)) == {chat["young"]}
+    (file,) = rows(platform, Attachment).values()
+    assert file["file_path"] in platform.objects()
+    assert len(platform.objects()) == left
+    (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")
+    assert receipt.content["objects"] == 3
+    assert named(platform) == archived(platform) != set()
+    pending = platform.sql("SELECT * FROM roomkeeper.pending_deletions")
+    assert len(pending) == (0 if step == COMMITTED[-1][0] else 3)
+
+    # The server may still be ending the session of the dead.
+    eventually(lambda: _recovered(platform))
+    gone_without_a_trace(platform, chat)
+    events = platform.sql("SELECT receipt, outcome, objects FROM roomkeeper.deletion_events")
+    assert [tuple(event) for event in events] == [(1, "deleted", 3)]
+    assert eventually(lambda: _again(platform)).rows == 0
+
+
+def _recovered(platform: Platform) -> bool:
+    object_deletions.delete_objects.run()
+    return not platform.sql("SELECT * FROM roomkeeper.pending_deletions")
 
 
 def _again(platform: Platform) -> Any:

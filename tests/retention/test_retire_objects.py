@@ -1,4 +1,4 @@
-"""The objects of rows that go, on a real S3 server: in batches, the server away, and by keys of strangers."""
+"""The objects of rows that go, on a real S3 server: in batches, in quarantine, and by keys of strangers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +12,10 @@ from models.platform import AttachmentJob
 from tasks.apps.columns import table_of
 from tasks.attachments.objects import picture_key, quarantine_name
 from tests.cleanup.sweeping import ago, naive, rows
-from tests.fault_proxy import Fault, FaultProxy
+from tests.fault_proxy import FaultProxy
 from tests.platform import Platform
 from tests.retention.retaining import days, retain
 from tests.servers import SeaweedFSServer
-from workers.storage import StoreError
 
 POLICY = "openchat.deleted_messages"
 #: What S3 takes in one request.
@@ -71,28 +70,6 @@ def test_eleven_hundred_objects_go_in_two_requests(platform: Platform, proxy: Fa
     (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")
     assert receipt.content["objects"] == 1_100
     assert receipt.content["tables"] == {"openchat.message": 1, "openchat.attachment": 1_100}
-
-
-@pytest.mark.parametrize("after", [0, 1])
-def test_a_server_that_goes_away_keeps_the_rows(platform: Platform, proxy: FaultProxy, after: int) -> None:
-    message = deleted(platform, platform.openchat_attachment(b"goes", storage_provider="s3"))
-    more(platform, message, 400)
-    before = rows(platform, Attachment)
-    with (
-        proxy.doing(Fault(methods=("POST",), containing="delete", after=after, status=503)),
-        pytest.raises(StoreError),
-    ):
-        retain(platform, POLICY)
-    assert rows(platform, Attachment) == before
-    assert message in rows(platform, Message)
-    assert platform.sql("SELECT * FROM roomkeeper.receipts") == []
-    (run,) = platform.sql("SELECT outcome, rows FROM roomkeeper.job_runs")
-    assert (run.outcome, run.rows) == ("failed", 0)
-    assert retain(platform, POLICY).rows == 1
-    assert platform.objects("s3") == {}
-    assert rows(platform, Attachment) == {}
-    for table in ("unfinished_archives", "doomed_objects"):
-        assert platform.sql(f"SELECT * FROM roomkeeper.{table}") == []
 
 
 def test_what_lies_in_quarantine_goes_from_there(

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import insert
 
-from models.platform import AttachmentJob, DoomedObject
+from models.platform import AttachmentJob, PendingDeletion
 from tasks import receipts
 from tasks.attachments.objects import picture_key
 from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError, gone, listing, orphans
@@ -225,13 +225,14 @@ def test_pictures_of_rows_that_are_there_stay(side: Side) -> None:
 
 def test_what_retention_is_about_to_remove_is_its_own_matter(side: Side) -> None:
     row_id = uuid4()
-    keys = {"uploads/doomed", picture_key("openchat", row_id, "large")}
+    keys = {"uploads/going", "uploads/small", picture_key("openchat", row_id, "large")}
     side.put(*keys, "uploads/orphan")
     with side.platform.engine.begin() as connection:
-        doomed = {"app": "openchat", "attachment_id": row_id, "policy": "x", "key": "uploads/doomed"}
-        connection.execute(insert(DoomedObject).values(store=side.name, **doomed))
+        pending = {"app": "openchat", "attachment_id": row_id, "policy": "x"}
+        named = {"store": side.name, "key": "uploads/going", "small_key": "uploads/small"}
+        connection.execute(insert(PendingDeletion).values(**pending, **named))
     assert side.apply().keys == ["uploads/orphan"]
-    side.platform.sql("UPDATE roomkeeper.doomed_objects SET store = 'other'")
+    side.platform.sql("UPDATE roomkeeper.pending_deletions SET store = 'other'")
     assert set(side.apply().keys) == keys
 
 

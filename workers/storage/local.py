@@ -47,9 +47,7 @@ class LocalStore:
         self._lasting = lasting
 
     def fetch(self, key: str, into: Path, *, limit: int) -> Fetched:
-        if not self.root.is_dir():
-            # A disk that is not mounted, not an object that is missing.
-            raise StoreError("the store's directory is not there")
+        _need(self.root)
         return _fetch(self._original(key), into, limit)
 
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
@@ -80,19 +78,22 @@ class LocalStore:
     def delete(self, key: str) -> None:
         with _faults():
             path = self._path(key)
+            _need(self.root)
             path.unlink(missing_ok=True)
             _incoming(path).unlink(missing_ok=True)
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        _remove([self._path(key) for key in keys])
+        paths = [self._path(key) for key in keys]
+        _need(self.root)
+        _remove(paths)
 
     def discard(self, names: Sequence[str]) -> None:
+        if names:
+            _need(self.quarantine_root)
         _remove([self.quarantine_root / _clean(name) for name in names])
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        if not self.root.is_dir():
-            # A disk that is not mounted, not a store without objects.
-            raise StoreError("the store's directory is not there")
+        _need(self.root)
         folder, _, begin = str(_clean(prefix)).rpartition("/")
         if prefix.endswith("/"):
             folder, begin = str(_clean(prefix)), ""
@@ -129,6 +130,16 @@ class LocalStore:
         if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root / keys.DERIVED)):
             raise ObjectMissing("the key leads to a picture")
         return path
+
+
+def _need(root: Path) -> None:
+    """Let pass if the directory of a store is there.
+
+    Raises:
+        StoreError: a disk that is not mounted; its objects are neither missing nor deleted.
+    """
+    if not root.is_dir():
+        raise StoreError("the store's directory is not there")
 
 
 def _fetch(path: Path, into: Path, limit: int) -> Fetched:
