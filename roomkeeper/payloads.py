@@ -24,8 +24,6 @@ WITH_ROOMS = ("audiorooms",)
 StatusName = Literal["sent", "delivered", "read", "failed"]
 #: The most events that one message, or one call of SQL, may carry.
 MAX_EVENTS = 1000
-#: Times outside are a mistake: milliseconds taken for seconds, a clock that was never set.
-EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 Payload = dict[str, Any]
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -45,7 +43,8 @@ class Status:
 
     Args:
         status: `sent`, `delivered`, `read` or `failed`.
-        at: when it came about, with its offset from UTC; from the years 2000 to 2099.
+        at: when it came about, with its offset from UTC. Whether it lies ahead is judged where it arrives, by
+            the database's clock and not by this machine's.
 
     Raises:
         InvalidPayload: a field is not as it must be.
@@ -69,7 +68,7 @@ class Status:
             "user_id": str(self.user_id),
             # As text, were it a member of a service's own enumeration of strings.
             "status": str.__str__(self.status),
-            "at": self.at.astimezone(UTC).isoformat(),
+            "at": _in_utc(self.at).isoformat(),
         }
 
 
@@ -146,8 +145,14 @@ def _check_moment(value: object) -> None:
         raise InvalidPayload(f"at: not a datetime, but {_shape(value)}.")
     if value.utcoffset() is None:
         raise InvalidPayload("at: without an offset from UTC. datetime.now(UTC) has one.")
-    if not EARLIEST <= value < LATEST:
-        raise InvalidPayload("at: not between the years 2000 and 2099.")
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        # At either end of what Python has, by its offset only.
+        return datetime.min.replace(tzinfo=UTC) if value.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
 def _shape(value: object) -> str:

@@ -26,6 +26,12 @@ VERDICTS = Counter(
 )
 RESCANS = Counter("roomkeeper_rescans", "Served files looked at again with new signatures.", ["verdict"])
 
+EVENTS_AHEAD = Counter(
+    "roomkeeper_status_events_ahead",
+    "Events of message statuses whose time was ahead of the database's clock: 'clamped' to their arrival, or "
+    "'refused' as more than a day ahead.",
+    ["app", "outcome"],
+)
 DRIFT = Counter(
     "roomkeeper_counter_drift",
     "Rows whose counters were wrong, and were mended; by the counter, or 'conversation' for all of its own.",

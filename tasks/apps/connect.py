@@ -181,6 +181,7 @@ CONNECT = App(
         read_at=MessageReadStatus.read_at,
         message_id=Message.id,
         sender=Message.sender_user_id,
+        sent_at=Message.created_at,
         user_id=User.id,
     ),
     cleanup=(

@@ -188,6 +188,7 @@ PERN = App(
         updated_at=MessageStatus.updated_at,
         message_id=Message.id,
         user_id=User.id,
+        sent_at=Message.created_at,
     ),
     cleanup=(
         Sweep(

@@ -24,6 +24,7 @@ class StatusRows:
             all that do, stays.
         id: supplied by us, as are the times; None where the database supplies it.
         message_id, user_id: the keys of the message and the person, in tables of their own.
+        sent_at: of the message; nothing is delivered, or read, before.
     """
 
     model: Model
@@ -39,6 +40,7 @@ class StatusRows:
     updated_at: Column
     message_id: Column
     user_id: Column
+    sent_at: Column
 
     task = _TASK
 
@@ -52,7 +54,7 @@ class StatusRows:
         written = (self.status, self.delivered_at, self.read_at, self.created_at, self.updated_at)
         return [
             _need(self.model, {"SELECT", "INSERT", "UPDATE"}, self.id, self.message, self.user, *written),
-            _need(self.message_id.class_, {"SELECT"}, self.message_id),
+            _need(self.message_id.class_, {"SELECT"}, self.message_id, self.sent_at),
             _need(self.user_id.class_, {"SELECT"}, self.user_id),
         ]
 
@@ -65,7 +67,8 @@ class ReadMarks:
         model: the table; (message, user) is unique, and the database supplies the id.
         why: the rule in a sentence, with the document it comes from.
         read_at: when it was read first.
-        message_id, sender: of the messages; a sender does not count as a reader.
+        message_id, sender, sent_at: of the messages; a sender does not count as a reader, and nobody reads a
+            message before it was sent.
         user_id: the key of the person.
     """
 
@@ -76,6 +79,7 @@ class ReadMarks:
     read_at: Column
     message_id: Column
     sender: Column
+    sent_at: Column
     user_id: Column
 
     task = _TASK
@@ -89,7 +93,7 @@ class ReadMarks:
         """Return what the job needs of the database."""
         return [
             _need(self.model, {"SELECT", "INSERT", "UPDATE"}, self.message, self.user, self.read_at),
-            _need(self.message_id.class_, {"SELECT"}, self.message_id, self.sender),
+            _need(self.message_id.class_, {"SELECT"}, self.message_id, self.sender, self.sent_at),
             _need(self.user_id.class_, {"SELECT"}, self.user_id),
         ]
 

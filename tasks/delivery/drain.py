@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tasks.apps import APPS
 from tasks.availability import available
 from tasks.delivery import inbox
+from tasks.delivery.arrival import Arrived, arrive
 from tasks.delivery.events import Event, dumped
 from tasks.delivery.merge import merge
 from workers import dead_letters, ledger
@@ -60,7 +61,7 @@ def _drain(app: str, run: ledger.Run, settings: Settings, deadline: float) -> bo
             with transaction() as connection:
                 connection.execute(_BRIEF, {"milliseconds": str(STATEMENT_SECONDS * 1000)})
                 taken = inbox.take(connection, app, rows)
-                merged = _merge(connection, app, taken, settings)
+                arrived = _merge(connection, app, taken, settings)
         except DBAPIError as error:
             # No row is at fault when the database takes nothing at all.
             if is_unavailable(error) or not taken:
@@ -71,8 +72,11 @@ def _drain(app: str, run: ledger.Run, settings: Settings, deadline: float) -> bo
                 # One at a time, then, and one at least: others must not wait for the one that is at fault.
                 continue
             _set_aside(taken[0].id, error, settings)
-            merged = 1
-        run.rows += merged
+            run.rows += 1
+        else:
+            for one in arrived:
+                one.count()
+                run.rows += len(one.events) + one.refused
         if not taken:
             return True
         if monotonic() >= deadline:
@@ -93,21 +97,22 @@ def _set_aside(row_id: int, error: DBAPIError, settings: Settings) -> None:
             inbox.put_back(connection, row.app, row.events, row.received_at, settings, why)
 
 
-def _merge(connection: Connection, app: str, taken: Sequence[Any], settings: Settings) -> int:
-    """Merge rows of the inbox, all at once; return how many events."""
-    rows: list[tuple[Any, list[Event]]] = []
+def _merge(connection: Connection, app: str, taken: Sequence[Any], settings: Settings) -> list[Arrived]:
+    """Merge rows of the inbox, all at once; return their events."""
+    rows: list[tuple[Any, Arrived]] = []
     for row in taken:
         try:
-            rows.append((row, _EVENTS.validate_python(row.events)))
+            events = _EVENTS.validate_python(row.events)
+            rows.append((row, arrive(connection, app, events, row.received_at)))
         except ValidationError as error:
             # `record_status` lets nothing of the kind through; somebody has written to the table.
             inbox.give_up(connection, app, row.events, dead_letters.reason(error))
-    events = [event for _, some in rows for event in some]
+    events = [event for _, arrived in rows for event in arrived.events]
     table = APPS[app].delivery
     assert table is not None
     missing = merge(connection, table, events) if events else set()
-    for row, some in rows:
-        waiting = [event for event in some if event.pair in missing]
+    for row, arrived in rows:
+        waiting = [event for event in arrived.events if event.pair in missing]
         if waiting:
             inbox.put_back(connection, app, dumped(waiting), row.received_at, settings)
-    return len(events)
+    return [arrived for _, arrived in rows]

@@ -15,21 +15,25 @@ Status = Literal["sent", "delivered", "read", "failed"]
 MAX_EVENTS = 1000
 #: The applications that have message statuses.
 WITH_STATUSES = tuple(app.name for app in APPS.values() if app.delivery)
-#: Times outside are a client's mistake: milliseconds taken for seconds, a clock that was never set.
-EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 #: A message and a person.
 Pair = tuple[UUID, UUID]
 
 
-def _sane(value: datetime) -> datetime:
-    if not EARLIEST <= value < LATEST:
-        raise ValueError("must be between the years 2000 and 2099")
-    return value.astimezone(UTC)
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        # At either end of what Python has, by its offset only.
+        return datetime.min.replace(tzinfo=UTC) if value.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
 class Event(BaseModel):
-    """One status of one message for one person; `at` is when it came about, with its offset from UTC."""
+    """One status of one message for one person; `at` is when it came about, with its offset from UTC.
+
+    Any moment is accepted: clients' clocks are wrong at times. `tasks/delivery/arrival.py` judges what is
+    ahead, and each merge what is before its message.
+    """
 
     # Values stay out of error messages: those reach logs and Flower.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -37,7 +41,7 @@ class Event(BaseModel):
     message_id: UUID
     user_id: UUID
     status: Status
-    at: Annotated[AwareDatetime, AfterValidator(_sane)]
+    at: Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
     @property
     def pair(self) -> Pair:

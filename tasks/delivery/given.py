@@ -12,6 +12,8 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     CTE,
+    Boolean,
+    ColumnElement,
     Dialect,
     FromClause,
     ScalarSelect,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     TypeDecorator,
     and_,
     bindparam,
+    case,
     cast,
     column,
     func,
@@ -26,7 +29,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from tasks.apps.columns import Column
 from tasks.apps.statuses import ReadMarks, StatusRows
 
 
@@ -66,7 +68,17 @@ def unpacked(types: dict[str, TypeEngine[Any]], arrays: Iterable[ScalarSelect[An
     return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
 
 
-def looked_up(table: StatusRows | ReadMarks, batch: FromClause, *also: Column) -> CTE:
+def not_before(at: Any, sent_at: Any) -> ColumnElement[Any]:
+    """Return a time of delivery or reading, which is not before its message was sent; NULL stays NULL.
+
+    The later of two never falls as either grows: so the earliest of some events is the same, whether they are
+    compared before or after. An infinite time of sending says nothing.
+    """
+    sent = case((func.isfinite(sent_at, type_=Boolean), sent_at))
+    return case((at.is_not(None), func.greatest(at, sent, type_=at.type)))
+
+
+def looked_up(table: StatusRows | ReadMarks, batch: FromClause, *also: Any) -> CTE:
     """Return the batch, and whether the message and the person of each row are `there`.
 
     Args:

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from tasks.apps.columns import table_of
 from tasks.apps.statuses import ReadMarks
 from tasks.delivery.events import Event, Pair, fold
-from tasks.delivery.given import given, looked_up
+from tasks.delivery.given import given, looked_up, not_before
 
 
 def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> set[Pair]:
@@ -32,13 +32,13 @@ def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> 
 def _statement(table: ReadMarks) -> Select[tuple[object, object]]:
     """Return the statement that merges what is known, and returns what is not."""
     batch = given(message_id=Uuid(), user_id=Uuid(), read_at=DateTime(timezone=True))
-    known = looked_up(table, batch, table.sender)
+    known = looked_up(table, batch, table.sender, table.sent_at.label("sent_at"))
     target = table_of(table.model)
     message, user, read_at = (
         target.c[column.property.columns[0].name] for column in (table.message, table.user, table.read_at)
     )
     rows = (
-        select(known.c.message_id, known.c.user_id, known.c.read_at)
+        select(known.c.message_id, known.c.user_id, not_before(known.c.read_at, known.c.sent_at))
         .where(known.c.there, known.c[table.sender.key] != known.c.user_id)
         # As every writer does: two batches may wait for each other, but not for ever.
         .order_by(known.c.message_id, known.c.user_id)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from tasks.apps.statuses import ReadPointers
-from tasks.delivery.given import given, unpacked
+from tasks.delivery.given import given, not_before, unpacked
 from tasks.delivery.positions import Named, lowest, places, spans
 
 
@@ -202,10 +202,13 @@ def _reached(table: ReadPointers) -> Select[Any]:
 
     message = Named(table.message, "message")
     at, id_ = message(table.created_at), message(table.message)
+    # Each by itself: one with a later time may have been read before it, by the clocks that there are.
+    read_at = not_before(span.c.read_at, at)
     passed = tuple_(at, id_) > tuple_(span.c.old_at, span.c.old_id)
     within = (
         select(
             id_.label("id"),
+            read_at.label("read_at"),
             passed.label("passed"),
             and_(passed, by_all(at, id_, message(table.sender))).label("by_all"),
         )
@@ -217,19 +220,19 @@ def _reached(table: ReadPointers) -> Select[Any]:
             or_(
                 passed,
                 message(table.delivered_at).is_(None),
-                message(table.delivered_at) > span.c.read_at,
+                message(table.delivered_at) > read_at,
             ),
         )
         .lateral("within")
     )
     hits = union_all(
-        select(within.c.id, within.c.passed, span.c.read_at.label("at"), within.c.by_all).select_from(
+        select(within.c.id, within.c.passed, within.c.read_at.label("at"), within.c.by_all).select_from(
             span.outerjoin(least, least.c.conversation == span.c.conversation).join(within, true())
         ),
         select(
             place.c.id,
             false(),
-            place.c.reached_at,
+            not_before(place.c.reached_at, place.c.at),
             and_(place.c.read_at.is_not(None), by_all(place.c.at, place.c.id, place.c.sender)),
         )
         .select_from(place.outerjoin(least, least.c.conversation == place.c.conversation))

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     FromClause,
+    Interval,
     Uuid,
     and_,
     case,
@@ -32,6 +33,10 @@ from tasks.delivery.given import given
 
 #: Before every message: where a pointer stands that was never set.
 _START: ColumnElement[Any] = literal_column("timestamp '-infinity'", DateTime())
+#: The platform's clock, as `openchat` keeps times.
+_NOW: ColumnElement[Any] = func.timezone("UTC", func.now(), type_=DateTime())
+#: A time of reading that is further ahead says nothing: it was written by a wrong clock.
+_LIMIT: ColumnElement[Any] = _NOW + literal_column("interval '1 day'", Interval())
 #: A pointer whose message is gone stands behind all messages of its time.
 _HIGHEST = literal(UUID(int=2**128 - 1), Uuid())
 
@@ -54,7 +59,8 @@ def places(table: ReadPointers) -> CTE:
     """Return a row for each given event of message and participant, and where the pointer stands as yet.
 
     `at`, `id` is the position of the message, `old_at`, `old_id` that of the pointer. `before` is when the
-    participant has read last so far.
+    participant has read last so far, as far as it is known. Nothing of what is given was read before it was
+    sent, unless its own time is that of a wrong clock.
     """
     events = given(
         message=Uuid(),
@@ -66,6 +72,7 @@ def places(table: ReadPointers) -> CTE:
     message, reader = Named(table.message, "message"), Named(table.participant, "reader")
     pointed = Named(table.message, "pointed")
     old_at, old_id = standing_at(table, reader, pointed)
+    before, sent_at = reader(table.last_read_at), message(table.created_at)
     tables = (
         events.join(message.rows, message(table.message) == events.c.message)
         .join(reader.rows, reader(table.participant) == events.c.participant)
@@ -76,15 +83,17 @@ def places(table: ReadPointers) -> CTE:
             events.c.participant,
             events.c.reached_at,
             events.c.read_at,
-            events.c.last_read_at,
-            message(table.created_at).label("at"),
+            func.greatest(events.c.last_read_at, case((sent_at <= _LIMIT, sent_at)), type_=DateTime()).label(
+                "last_read_at"
+            ),
+            sent_at.label("at"),
             message(table.message).label("id"),
             message(table.sender).label("sender"),
             reader(table.member_of).label("conversation"),
             reader(table.user).label("user"),
             (reader(table.member_status) == "active").label("active"),
             reader(table.pointer).label("pointer"),
-            reader(table.last_read_at).label("before"),
+            case((before <= _LIMIT, before)).label("before"),
             and_(
                 reader(table.pointer).is_not(None),
                 reader(table.last_read_at).is_not(None),
@@ -114,7 +123,9 @@ def spans(place: CTE) -> CTE:
     # anew that could not be told any more, so it is taken now for what it says: all was read by then.
     readings = union_all(
         select(*columns, place.c.at, place.c.id, place.c.read_at).where(read),
-        select(*columns, place.c.old_at, place.c.old_id, place.c.before).where(read, place.c.dangling),
+        select(*columns, place.c.old_at, place.c.old_id, func.least(place.c.before, _NOW)).where(
+            read, place.c.dangling
+        ),
     ).subquery("readings")
     falling: dict[str, Any] = {
         "partition_by": readings.c.participant,
@@ -210,8 +221,13 @@ def points_at(table: ReadPointers, reader: Named, pointed: Named) -> ColumnEleme
 def standing_at(
     table: ReadPointers, reader: Named, pointed: Named
 ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    """Return where a participant's pointer stands: at its message, or at its time if that is gone."""
-    gone = case((reader(table.pointer).is_not(None), reader(table.last_read_at)), else_=null())
+    """Return where a participant's pointer stands: at its message, or at its time if that is gone.
+
+    A time ahead of the clock stands at the present: nothing that is yet to be written has been read.
+    """
+    read_at = reader(table.last_read_at)
+    known = and_(reader(table.pointer).is_not(None), read_at.is_not(None))
+    gone = case((known, func.least(read_at, _NOW)), else_=null())
     return (
         func.coalesce(pointed(table.created_at), gone, _START),
         func.coalesce(pointed(table.message), _HIGHEST),

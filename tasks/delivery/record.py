@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from tasks.apps import APPS
 from tasks.availability import available
 from tasks.delivery import inbox
+from tasks.delivery.arrival import arrive
 from tasks.delivery.events import RecordStatus, dumped
 from tasks.delivery.merge import Statuses, merge
 from workers.app import task
@@ -33,7 +34,8 @@ def record(request: RecordStatus) -> str:
     """Merge 1 to 1,000 statuses of one application; return how many, in words.
 
     Safe to send twice, late, in any order. Those whose message is not there yet wait in the inbox; so do all
-    where they cannot be merged at once: there they are taken in smaller portions, with pauses.
+    where they cannot be merged at once: there they are taken in smaller portions, with pauses. A time that is
+    ahead of the database's clock counts as of now; one more than a day ahead makes its event a dead letter.
     """
     table = APPS[request.app].delivery
     assert table is not None
@@ -51,11 +53,17 @@ def record(request: RecordStatus) -> str:
 
 def _merged(table: Statuses, request: RecordStatus) -> str:
     with transaction() as connection:
-        missing = merge(connection, table, request.events)
-        waiting = [event for event in request.events if event.pair in missing]
+        now = _now(connection)
+        arrived = arrive(connection, request.app, request.events, now)
+        missing = merge(connection, table, arrived.events) if arrived.events else set()
+        waiting = [event for event in arrived.events if event.pair in missing]
         if waiting:
-            inbox.put_back(connection, request.app, dumped(waiting), _now(connection), get_settings())
-    return f"{len(request.events) - len(waiting)} recorded" + (f", {len(waiting)} wait" if waiting else "")
+            inbox.put_back(connection, request.app, dumped(waiting), now, get_settings())
+    arrived.count()
+    said = [f"{len(arrived.events) - len(waiting)} recorded"]
+    said += [f"{len(waiting)} wait"] if waiting else []
+    said += [f"{arrived.refused} refused, more than a day ahead"] if arrived.refused else []
+    return ", ".join(said)
 
 
 def _now(connection: Connection) -> datetime:

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from tasks.apps.columns import table_of
 from tasks.apps.statuses import StatusRows
 from tasks.delivery.events import Event, Pair, fold
-from tasks.delivery.given import given, looked_up
+from tasks.delivery.given import given, looked_up, not_before
 
 
 def merge(connection: Connection, table: StatusRows, events: Sequence[Event]) -> set[Pair]:
@@ -30,15 +30,15 @@ def _statement(table: StatusRows) -> Select[tuple[object, object]]:
     """Return the statement that merges what is known, and returns what is not."""
     moment = DateTime(timezone=True)
     batch = given(message_id=Uuid(), user_id=Uuid(), status=Text(), delivered_at=moment, read_at=moment)
-    known = looked_up(table, batch)
+    known = looked_up(table, batch, table.sent_at.label("sent_at"))
     target = table_of(table.model)
     name = {field: getattr(table, field).property.columns[0].name for field in _WRITTEN}
     fresh = {
         name["message"]: known.c.message_id,
         name["user"]: known.c.user_id,
         name["status"]: cast(known.c.status, table.status.type),
-        name["delivered_at"]: known.c.delivered_at,
-        name["read_at"]: known.c.read_at,
+        name["delivered_at"]: not_before(known.c.delivered_at, known.c.sent_at),
+        name["read_at"]: not_before(known.c.read_at, known.c.sent_at),
         name["created_at"]: func.now(),
         name["updated_at"]: func.now(),
     }

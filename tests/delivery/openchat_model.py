@@ -97,7 +97,8 @@ class Room:
         new = max([*(position for position, _ in reads), *([old] if old else [])])
         passed = [message.position for message in self.messages.values() if message.position <= new]
         before = participant.last_read_at
-        last = max([*(at for _, at in reads), *([before] if before else [])])
+        # Nothing is read before it was sent.
+        last = max([*(max(at, position[0]) for position, at in reads), *([before] if before else [])])
         unread = [
             message
             for message in self.messages.values()
@@ -116,6 +117,7 @@ class Room:
         own = [event for event in events if event.message_id == message.id and event.user_id in others]
         times = [_naive(event.at) for event in own]
         times += [at for user in others for place, at in reads.get(user, []) if place >= message.position]
+        times = [max(at, message.created_at) for at in times]
         passed = [
             user
             for user in others

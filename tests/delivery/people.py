@@ -84,7 +84,7 @@ class Connect:
             insert(connect.Connection).values(id=link, interaction_log_id=log, female_user_id=other, **both)
         )
         connection.execute(insert(connect.ChatRoom).values(id=room, connection_id=link, room_name="x"))
-        common = {"chat_room_id": room, "sender_user_id": sender, "content": "…"}
+        common = {"chat_room_id": room, "sender_user_id": sender, "content": "…", "created_at": DAY}
         if ids:
             connection.execute(insert(connect.Message), [{"id": one, **common} for one in ids])
 

@@ -1,0 +1,348 @@
+"""Wrong clocks of API services and of clients: what lies ahead, or before its message, does no harm."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+
+from models import openchat
+from tasks.apps import APPS
+from tasks.delivery import drain as drains
+from tasks.delivery import record as records
+from tasks.delivery.arrival import MAX_AHEAD, arrive
+from tasks.delivery.events import Event, RecordStatus, dumped
+from tasks.delivery.merge import merge
+from tests.delivery.people import DAY, Connect, Pern
+from tests.delivery.world import OpenchatWorld
+from tests.platform import Platform, eventually
+
+HOUR, INSTANT = timedelta(hours=1), timedelta(microseconds=1)
+QUICK = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def clock(platform: Platform) -> datetime:
+    """Return the platform's time, which is the database's."""
+    ((now,),) = platform.sql("SELECT clock_timestamp()")
+    assert isinstance(now, datetime)
+    return now
+
+
+def read(message: UUID, user: UUID, at: datetime) -> Event:
+    return Event(message_id=message, user_id=user, status="read", at=at)
+
+
+def call(events: Iterable[Event], app: str = "pern") -> dict[str, Any]:
+    return {"app": app, "events": dumped(events)}
+
+
+def by_broker(platform: Platform, events: Sequence[Event]) -> None:
+    platform.send("delivery.record", call(events), queue="delivery")
+
+
+def by_sql(platform: Platform, events: Sequence[Event]) -> None:
+    platform.sql(
+        "SELECT roomkeeper.record_status('pern', CAST(:events AS jsonb))", events=json.dumps(dumped(events))
+    )
+    platform.send("delivery.drain", queue="delivery-periodic")
+
+
+def ahead(app: str, outcome: str) -> float:
+    """Return how many events were counted in this process."""
+    labels = {"app": app, "outcome": outcome}
+    return REGISTRY.get_sample_value("roomkeeper_status_events_ahead_total", labels) or 0.0
+
+
+# -- Events of message statuses ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hand_over", [by_broker, by_sql])
+def test_one_call_of_a_thousand_of_which_some_are_ahead(
+    platform: Platform, hand_over: Callable[[Platform, Sequence[Event]], None]
+) -> None:
+    """By a real worker: one event two days ahead is a dead letter, ten of an hour count as of now."""
+    world = Pern()
+    with platform.engine.begin() as connection:
+        ada, bob = world.people(connection, 2)
+        messages = world.messages(connection, ada, 1000)
+    now = clock(platform)
+    moments = dict.fromkeys(messages, DAY + HOUR)
+    early, lost = messages[:10], messages[500]
+    moments |= dict.fromkeys(early, now + HOUR) | {lost: now + timedelta(days=2)}
+    platform.worker("delivery")
+    hand_over(platform, [read(message, bob, at) for message, at in moments.items()])
+
+    def merged() -> Any:
+        with platform.engine.begin() as connection:
+            return world.rows(connection, messages)
+
+    eventually(lambda: len(merged()) == 999, what="999 events are recorded")
+    rows = merged()
+    (letter,) = platform.dead_letters()
+    assert letter.task == "delivery.record"
+    assert letter.payload == {"args": [call([read(lost, bob, moments[lost])])], "kwargs": {}}
+    assert letter.reason.startswith(f"at: {moments[lost].isoformat()} is more than a day ahead")
+    assert "Allowed: up to a day ahead" in letter.reason
+    for message in messages:
+        if message == lost:
+            continue
+        status, delivered_at, read_at = rows[message, bob]
+        assert status == "read"
+        assert delivered_at == read_at
+        if message in early:
+            assert now <= read_at <= clock(platform)
+        else:
+            assert read_at == moments[message]
+
+
+def test_up_to_a_day_ahead_is_as_of_its_arrival(platform: Platform) -> None:
+    user, message = uuid4(), uuid4()
+    arrival = clock(platform)
+    offsets = {
+        -INSTANT: -INSTANT,
+        timedelta(0): timedelta(0),
+        INSTANT: timedelta(0),
+        MAX_AHEAD: timedelta(0),
+        MAX_AHEAD + INSTANT: None,
+        timedelta(days=36500): None,
+    }
+    for offset, becomes in offsets.items():
+        with platform.engine.begin() as connection:
+            arrived = arrive(connection, "pern", [read(message, user, arrival + offset)], arrival)
+        assert [event.at - arrival for event in arrived.events] == ([] if becomes is None else [becomes])
+        assert (arrived.clamped, arrived.refused) == (
+            offset > timedelta(0) and becomes == timedelta(0),
+            becomes is None,
+        )
+    assert len(platform.dead_letters()) == 2
+
+
+def test_events_ahead_are_counted_by_application(platform: Platform) -> None:
+    world = Pern()
+    with platform.engine.begin() as connection:
+        ada, bob = world.people(connection, 2)
+        messages = world.messages(connection, ada, 3)
+    now = clock(platform)
+    before = ahead("pern", "clamped"), ahead("pern", "refused")
+    moments = (now, now + HOUR, now + 2 * MAX_AHEAD)
+    events = [read(message, bob, at) for message, at in zip(messages, moments, strict=True)]
+    said = records.record(RecordStatus(app="pern", events=events))
+    assert said == "2 recorded, 1 refused, more than a day ahead"
+    assert (ahead("pern", "clamped"), ahead("pern", "refused")) == (before[0] + 1, before[1] + 1)
+
+
+def test_an_event_that_waits_is_as_of_its_arrival_and_not_of_its_merge(platform: Platform) -> None:
+    """It waits in the inbox for its message: what it says does not depend on how long."""
+    world = Pern()
+    with platform.engine.begin() as connection:
+        ada, bob = world.people(connection, 2)
+    late = uuid4()
+    event = read(late, bob, clock(platform) + HOUR)
+    platform.sql(
+        "SELECT roomkeeper.record_status('pern', CAST(:events AS jsonb))", events=json.dumps(dumped([event]))
+    )
+    ((arrival,),) = platform.sql("SELECT received_at FROM roomkeeper.status_inbox")
+    drains.drain()
+    assert records.record(RecordStatus(app="pern", events=[event])) == "0 recorded, 1 wait"
+    for row in platform.sql("SELECT * FROM roomkeeper.status_inbox"):
+        assert row.events == dumped([read(late, bob, row.received_at)])
+    with platform.engine.begin() as connection:
+        world.add(connection, ada, [late])
+    platform.sql("UPDATE roomkeeper.status_inbox SET due_at = now()")
+    drains.drain()
+    with platform.engine.begin() as connection:
+        assert world.rows(connection, [late]) == {(late, bob): ("read", arrival, arrival)}
+    assert platform.sql("SELECT * FROM roomkeeper.status_inbox") == []
+
+
+def test_a_call_in_a_long_transaction_arrives_when_it_is_made(platform: Platform) -> None:
+    world = Pern()
+    with platform.engine.begin() as connection:
+        ada, bob = world.people(connection, 2)
+        (message,) = world.messages(connection, ada, 1)
+    with platform.engine.begin() as connection:
+        connection.execute(text("SELECT now(), pg_sleep(0.05)"))
+        at = connection.scalar(text("SELECT clock_timestamp()"))
+        assert at is not None
+        connection.execute(
+            text("SELECT roomkeeper.record_status('pern', CAST(:events AS jsonb))"),
+            {"events": json.dumps(dumped([read(message, bob, at)]))},
+        )
+    drains.drain()
+    with platform.engine.begin() as connection:
+        assert world.rows(connection, [message]) == {(message, bob): ("read", at, at)}
+
+
+#: Clocks that were never set, and the ends of what there is.
+ABSURD = ("0001-01-01T00:00:00+14:00", "1970-01-01T00:00:00Z", "2026-02-28T23:59:59Z")
+
+
+@pytest.mark.parametrize("at", ABSURD)
+def test_nothing_is_delivered_or_read_before_its_message(platform: Platform, at: str) -> None:
+    for world in (Pern(), Connect()):
+        with platform.engine.begin() as connection:
+            ada, bob = world.people(connection, 2)
+            (message,) = world.messages(connection, ada, 1)
+        event = {"message_id": str(message), "user_id": str(bob), "status": "read", "at": at}
+        platform.sql(
+            "SELECT roomkeeper.record_status(:app, CAST(:events AS jsonb))",
+            app=world.name,
+            events=json.dumps([event]),
+        )
+        drains.drain()
+        with platform.engine.begin() as connection:
+            ((*_, read_at),) = world.rows(connection, [message]).values()
+        assert read_at == DAY
+    assert platform.dead_letters() == []
+
+
+def test_a_status_that_was_sent_has_no_times(platform: Platform) -> None:
+    world = Pern()
+    with platform.engine.begin() as connection:
+        ada, bob = world.people(connection, 2)
+        (message,) = world.messages(connection, ada, 1)
+        event = Event(message_id=message, user_id=bob, status="sent", at=DAY)
+        assert merge(connection, APPS["pern"].delivery, [event]) == set()  # type: ignore[arg-type]
+        assert world.rows(connection, [message]) == {(message, bob): ("sent", None, None)}
+
+
+def test_absurd_times_merge_in_any_order(platform: Platform) -> None:
+    """Before the message and after it, in rows and marks: the earliest that can be is what counts."""
+    offsets = [timedelta(days=-9000), -HOUR, timedelta(0), HOUR, 2 * HOUR]
+
+    @QUICK
+    @given(
+        st.lists(st.tuples(st.integers(0, 2), st.sampled_from(offsets)), min_size=1, max_size=8), st.randoms()
+    )
+    def check(chosen: list[tuple[int, timedelta]], chance: Random) -> None:
+        for world in (Pern(), Connect()):
+            with platform.engine.begin() as connection:
+                ada, bob = world.people(connection, 2)
+                messages = world.messages(connection, ada, 3)
+            events = [read(messages[number], bob, DAY + offset) for number, offset in chosen]
+            chance.shuffle(events)
+            for event in events:
+                with platform.engine.begin() as connection:
+                    merge(connection, APPS[world.name].delivery, [event])  # type: ignore[arg-type]
+            with platform.engine.begin() as connection:
+                found = {message: row[-1] for (message, _), row in world.rows(connection, messages).items()}
+            assert found == {
+                messages[number]: max(DAY, min(DAY + offset for other, offset in chosen if other == number))
+                for number, _ in chosen
+            }
+
+    check()
+
+
+# -- Read pointers -------------------------------------------------------------------------------------------
+
+
+class Talk:
+    """A conversation of `openchat`: Ada writes, Bob reads."""
+
+    def __init__(self, platform: Platform, **reader: Any) -> None:
+        self.platform = platform
+        self.world = OpenchatWorld()
+        self.id = self.world.conversation()
+        self.ada = self.world.participant(self.id)
+        self.bob = self.world.participant(self.id, **reader)
+
+    def says(self, at: datetime) -> UUID:
+        return self.world.message(self.id, self.ada, 0, created_at=at.replace(tzinfo=None))
+
+    def merge(self, *events: Event) -> None:
+        with self.platform.engine.begin() as connection:
+            self.world.save(connection)
+            assert merge(connection, APPS["openchat"].delivery, events) == set()  # type: ignore[arg-type]
+
+    def message(self, key: UUID) -> Any:
+        return self.platform.row(openchat.Message, key)
+
+    def reader(self) -> Any:
+        (row,) = self.platform.sql(
+            "SELECT * FROM openchat.conversation_participant WHERE user_id = :user", user=self.bob
+        )
+        return row
+
+
+def naive(at: datetime) -> datetime:
+    return at.replace(tzinfo=None)
+
+
+def test_a_pointers_message_is_not_delivered_before_it_was_sent(platform: Platform) -> None:
+    talk = Talk(platform)
+    first, second = talk.says(DAY), talk.says(DAY + HOUR)
+    talk.merge(read(second, talk.bob, datetime(1970, 1, 1, tzinfo=UTC)))
+    assert (talk.message(first).delivered_at, talk.message(second).delivered_at) == (
+        naive(DAY),
+        naive(DAY + HOUR),
+    )
+    assert (talk.reader().last_read_message_id, talk.reader().last_read_at) == (second, naive(DAY + HOUR))
+
+
+def test_a_message_of_the_future_delivers_none_of_today_in_the_future(platform: Platform) -> None:
+    talk = Talk(platform)
+    now = clock(platform)
+    today, future = talk.says(now - HOUR), talk.says(now + timedelta(days=3650))
+    talk.merge(read(future, talk.bob, now))
+    assert talk.message(today).delivered_at == naive(now)
+    assert talk.message(future).delivered_at == naive(now + timedelta(days=3650))
+    assert talk.reader().last_read_at == naive(now)
+
+
+@pytest.mark.parametrize("days", [2, 3650])
+def test_a_time_of_reading_ahead_holds_up_no_later_reading(platform: Platform, days: int) -> None:
+    """The application wrote it, by a wrong clock, and the message that its pointer named is gone."""
+    now = clock(platform)
+    talk = Talk(platform, last_read_message_id=uuid4(), last_read_at=naive(now) + timedelta(days=days))
+    messages = [talk.says(now - HOUR + timedelta(minutes=minute)) for minute in range(3)]
+    talk.merge(read(messages[-1], talk.bob, now))
+    # From here on the pointer is that of a message, and the time is that of a reading.
+    assert (talk.reader().last_read_message_id, talk.reader().last_read_at) == (messages[-1], naive(now))
+    later = talk.says(now + timedelta(minutes=1))
+    talk.merge(read(later, talk.bob, now + timedelta(minutes=2)))
+    assert talk.message(later).read_by_count == 1
+    assert talk.message(later).status == "read"
+    assert talk.reader().last_read_message_id == later
+
+
+def test_reading_in_any_order_with_absurd_times(platform: Platform) -> None:
+    @QUICK
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 3), st.sampled_from([-9000 * 24, -1, 0, 1, 5])), min_size=2, max_size=7
+        ),
+        st.randoms(),
+    )
+    def check(chosen: list[tuple[int, int]], chance: Random) -> None:
+        outcomes = []
+        for _ in range(2):
+            talk = Talk(platform)
+            # The last one is of the future.
+            messages = [talk.says(DAY + number * HOUR) for number in range(3)]
+            messages.append(talk.says(datetime(2090, 1, 1, tzinfo=UTC)))
+            chance.shuffle(chosen)
+            for number, hours in chosen:
+                talk.merge(read(messages[number], talk.bob, DAY + hours * HOUR))
+            rows = [talk.message(message) for message in messages]
+            reader = talk.reader()
+            outcomes.append(
+                (
+                    [(row.status, row.delivered_at, row.read_by_count) for row in rows],
+                    messages.index(reader.last_read_message_id),
+                    (reader.last_read_at, reader.unread_count),
+                )
+            )
+            assert all(row.delivered_at is None or row.delivered_at >= row.created_at for row in rows)
+        assert outcomes[0] == outcomes[1]
+
+    check()
