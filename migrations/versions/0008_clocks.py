@@ -10,7 +10,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 
 #: How statuses are taken from now on, and how they were before.
 WAYS_IN, BEFORE = (Path(__file__).parent.parent / "sql" / f"{name}_ways_in.sql" for name in ("0008", "0003"))
