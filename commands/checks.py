@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from psycopg.errors import InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable, QueryCanceled
 from rich.console import Console
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
@@ -109,6 +109,11 @@ def refusal(error: DBAPIError) -> Fault:
         return Fault(
             f"The database refuses: {reason}.",
             f"Give the role of {variable('database_url')} that right, or name another role there.",
+        )
+    if isinstance(error.orig, QueryCanceled):
+        return Fault(
+            f"The database takes too long: {reason}.",
+            f"See what keeps it busy, or give it more in {variable('statement_timeout_ms')}.",
         )
     if isinstance(error.orig, LockNotAvailable):
         return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
