@@ -22,7 +22,8 @@ run: install ## Start everything, feed sample files in, stay until Ctrl-C
 demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
 
-test: install check ## Run every check and every test
+test: install check ## Run every check and every test, some on Debian's PostgreSQL 15, which is installed where missing
+	@sh scripts/install-postgresql-15.sh
 	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
 	@# few tests, which are the long ones, are not left for the end.
 	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder

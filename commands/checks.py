@@ -128,10 +128,13 @@ def refusal(error: DBAPIError) -> Fault:
             f"The database refuses: {reason}.",
             f"Give the role of {variable('database_url')} that right, or name another role there.",
         )
+    if isinstance(error.orig, QueryCanceled):
+        return Fault(
+            f"The database takes too long: {reason}.",
+            f"See what keeps it busy, or give it more in {variable('statement_timeout_ms')}.",
+        )
     if isinstance(error.orig, LockNotAvailable):
         return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
-    if isinstance(error.orig, QueryCanceled):
-        return Fault(f"The database ended a statement: {reason}.", "Try again when it has less to do.")
     if isinstance(error.orig, ReadOnlySqlTransaction) or reason.endswith(_NONE_TAKES_WRITES):
         return Fault(f"The database takes no writes: {reason}.", _NAME_THE_PRIMARY)
     if isinstance(error.orig, DuplicatePreparedStatement | InvalidSqlStatementName):

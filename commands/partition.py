@@ -43,7 +43,7 @@ def plan(
     with transaction() as connection:
         made = partitions.plan(connection, found, settings, now)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{made.table} by month of {made.age}: about {made.rows:,} rows, {decimal(made.bytes)}.")
+    console.print(f"{made.table} by month of {made.age}: {_estimated(made)}, {decimal(made.bytes)}.")
     if made.partitions is not None:
         _tell_partitions(made, console, table)
     elif made.switch is None:
@@ -52,6 +52,10 @@ def plan(
             console.print(f"  - {reason}")
     else:
         _tell_switch(made, console)
+
+
+def _estimated(made: "Plan") -> str:
+    return "rows never estimated (ANALYZE does)" if made.rows is None else f"about {made.rows:,} rows"
 
 
 def _tell_partitions(made: "Plan", console: Console, table: str) -> None:
@@ -65,7 +69,9 @@ def _tell_partitions(made: "Plan", console: Console, table: str) -> None:
     for one in made.partitions or []:
         begins, ends = ("default", "") if one.default else (_day(one.begins, "–"), _day(one.ends, "–"))
         said = "over" if one.name in over else "" if one.plain or one.default else "not ours"
-        shown.add_row(one.name, begins, ends, f"{one.rows:,}", decimal(one.bytes), said)
+        shown.add_row(
+            one.name, begins, ends, "?" if one.rows is None else f"{one.rows:,}", decimal(one.bytes), said
+        )
     console.print(shown)
     for absent in made.coming:
         console.print(f"Missing: {absent:%Y-%m}.")

@@ -116,11 +116,14 @@ def metrics() -> None:
 
 
 def _served(connection: Connection, settings: Settings) -> dict[str, bool]:
-    """Return of each policy that needs an index whether one serves it."""
+    """Return of each policy that runs and needs an index whether one serves it."""
     off = availability.disabled(settings)
     without = {one.policy for one in checks.without_index(connection, settings, off)}
-    needing = (name for name, policy in policies(settings).items() if policy.found is not None)
-    return {name: name not in without for name in needing}
+    return {
+        name: name not in without
+        for name, policy in policies(settings).items()
+        if policy.found is not None and name.partition(".")[0] not in off
+    }
 
 
 def _listen(serve: Callable[[str, int], object], settings: Settings, field: str) -> None:

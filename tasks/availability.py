@@ -21,7 +21,6 @@ from sqlalchemy.exc import DBAPIError
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import enabled, policies, rollups
-from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.apps.rollups import Rollup
 from tasks.apps.spec import App, Job
 from tasks.apps.sweeps import Sweep
@@ -56,9 +55,8 @@ class Faults:
 def find_faults(connection: Connection, settings: Settings) -> Faults:
     """Compare the database with what the jobs that run need."""
     applications = {name: _needs(app.jobs(), settings) for name, app in enabled(settings).items()}
-    ours = [*_own_tables(), *_needs([*OWN, *OWN_ROLLUPS], settings)]
     theirs = chain.from_iterable(applications.values())
-    found = inspect_schemas(connection, [*ours, *theirs], settings.schemas)
+    found = inspect_schemas(connection, [*_own_tables(), *theirs], settings.schemas)
     shared = {"", SCHEMA}
     return Faults(
         platform=_of(found, shared),

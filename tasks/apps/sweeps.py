@@ -250,7 +250,9 @@ class Sweep:
 
     def needs(self) -> list[Need]:
         """Return what the policy needs of the database."""
-        read: dict[Table, set[str]] = {table_of(model): {"id"} for model in self.models}
+        read: dict[Table, set[str]] = {
+            table: {key.name for key in table.primary_key.columns} for table in map(table_of, self.models)
+        }
         for part in _parts(self):
             source = part.table if isinstance(part, TableColumn) else None
             # Another row of the same table goes by another name.

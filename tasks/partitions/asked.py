@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Row, text
 from tasks.partitions.catalog import Found, quoter
 
 _SIZE = text("""
-    SELECT coalesce(sum(greatest(part.reltuples, 0)), 0)::bigint AS rows,
+    -- Of a table that has never been vacuumed or analysed there is no estimate.
+    SELECT CASE WHEN bool_and(part.reltuples >= 0 OR part.relkind = 'p')
+                THEN coalesce(sum(greatest(part.reltuples, 0)), 0)::bigint END AS rows,
            coalesce(sum(pg_total_relation_size(part.oid)), 0)::bigint AS bytes
       FROM (SELECT relid FROM pg_partition_tree(:oid) WHERE isleaf UNION SELECT CAST(:oid AS oid)) AS tree
       JOIN pg_catalog.pg_class AS part ON part.oid = tree.relid
@@ -103,7 +105,7 @@ class Asked:
     """What the catalogue says, and a look at the rows.
 
     Attributes:
-        rows, bytes: how many, as the database estimates, and the size with indexes.
+        rows, bytes: how many, as the database estimates, if it does; and the size with indexes.
         latest: the youngest row's age column.
         without: rows whose age is NULL; 2 stands for more.
         keys: unique keys: name, columns (none if there is an expression), whether it is the primary one.
@@ -113,7 +115,7 @@ class Asked:
         numbered: columns with a sequence of their own.
     """
 
-    rows: int
+    rows: int | None
     bytes: int
     latest: datetime | None
     without: int

@@ -37,7 +37,7 @@ _COLUMN = text("""
 _PARTITIONS = text("""
     SELECT class.oid, space.nspname AS schema, class.relname AS name, class.relkind AS kind,
            pg_get_expr(class.relpartbound, class.oid) AS bound,
-           greatest(class.reltuples, 0)::bigint AS rows,
+           CASE WHEN class.reltuples >= 0 THEN class.reltuples::bigint END AS rows,
            pg_total_relation_size(class.oid) AS bytes,
            inherits.inhdetachpending AS going
       FROM pg_catalog.pg_inherits AS inherits
@@ -59,7 +59,7 @@ class Partition:
 
     Attributes:
         begins, ends: from when, and until before when; None where it is open.
-        rows: as the database estimates them.
+        rows: as the database estimates them; None where it has not been vacuumed or analysed yet.
         default: whether it has what no other takes.
         plain: whether it is a table of its own, and its bounds are moments.
     """
@@ -69,7 +69,7 @@ class Partition:
     name: str
     begins: datetime | None
     ends: datetime | None
-    rows: int
+    rows: int | None
     bytes: int
     default: bool
     plain: bool

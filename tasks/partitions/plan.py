@@ -38,12 +38,12 @@ class Plan:
         partitions: those that it has; None if it is not partitioned by its age.
         coming: the beginnings of months that have no partition, and should have one.
         past: those whose time is over.
-        rows, bytes: how many it has, as the database estimates, and its size with indexes.
+        rows, bytes: how many it has, as the database estimates, if it does; and its size with indexes.
     """
 
     table: str
     age: str
-    rows: int
+    rows: int | None
     bytes: int
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

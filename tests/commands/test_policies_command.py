@@ -16,6 +16,8 @@ from models.pern import AuditLog
 from tasks import analytics, cleanup
 from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.apps.columns import table_of
+from tasks.apps.platform import OWN
+from tasks.apps.sweeps import Sweep
 from tasks.engines.rollup import Progress
 from tests.cleanup.sweeping import add, rows
 from tests.commands.cli import Outcome, on
@@ -649,3 +651,12 @@ def test_every_page_has_its_policies_shown(platform: Platform) -> None:
     outcome = wide(platform, "policies")
     for app in APPS.values():
         assert (f"{app.name}: {app.about}" in outcome.out) is bool(app.policies)
+
+
+@pytest.mark.parametrize("policy", OWN, ids=lambda policy: policy.name)
+def test_each_of_our_own_policies_can_be_asked(platform: Platform, policy: Sweep) -> None:
+    """Whatever the key of its table is called."""
+    platform.set(retention_days=f"{policy.name}=400" if policy.off_until_set else "")
+    outcome = on(platform, "run", policy.name, "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "0 rows are due" in outcome.out

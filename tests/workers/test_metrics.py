@@ -89,6 +89,8 @@ def test_the_processes_of_a_worker_are_counted_together(platform: Platform) -> N
 def test_the_command_serves_the_state(platform: Platform) -> None:
     port = free_port()
     platform.set(metrics_port=port)
+    platform.sql("DROP INDEX echoroom.idx_typing_indicators_expires")
+    platform.sql("ALTER TABLE openchat.attachment DROP COLUMN scan_result")
     platform.start("metrics")
 
     def up() -> bool:
@@ -105,6 +107,16 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
     limits = of(found, "roomkeeper_rollup_lag_limit_seconds", "rollup")
     assert limits == {
         name: rollup.late_after.total_seconds() for name, rollup in rollups(platform.settings).items()
+    }
+    # What an application lacks is its own affair; whether an index serves its policies is not asked then.
+    disabled = {"echoroom": 0, "openchat": 1, "connect": 0, "pern": 0, "audiorooms": 0}
+    assert of(found, "roomkeeper_application_disabled", "app") == disabled
+    without = of(found, "roomkeeper_policy_without_index", "policy")
+    assert {name for name, value in without.items() if value} == {"echoroom.typing"}
+    assert without.keys() == {
+        name
+        for name, policy in policies(platform.settings).items()
+        if policy.found is not None and not name.startswith("openchat.")
     }
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
