@@ -1,9 +1,11 @@
 """Wrong clocks of API services and of clients: what lies ahead, or before its message, does no harm."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,6 +23,7 @@ from tasks import cleanup
 from tasks.apps import APPS, POLICIES
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
+from tasks.attachments.history import Story
 from tasks.delivery import drain as drains
 from tasks.delivery import record as records
 from tasks.delivery.arrival import MAX_AHEAD, arrive
@@ -533,3 +536,42 @@ def test_many_rows_that_wait_do_not_hide_those_that_are_due(platform: Platform) 
                   count(*) FILTER (WHERE status = 'online') AS online FROM openchat."user" """
     )
     assert tuple(counted) == (50, 5050)
+
+
+# -- Our own clocks ------------------------------------------------------------------------------------------
+
+#: Where a worker's own clock is read, and why that does no harm. All else goes by the database's.
+OWN_CLOCK = {
+    "tasks/engines/explain.py": "any moment does for a plan, of which nothing is executed",
+    "workers/state_metrics.py": "the age in days of signatures that others have dated",
+    "workers/steps.py": "scores in the broker, where Celery keeps times of workers as well",
+    "workers/storage/s3.py": "S3 wants each request signed with the time of who signs it",
+}
+
+
+def test_jobs_go_by_the_database_s_clock() -> None:
+    readers = set()
+    root = Path(cleanup.__file__).parent.parent
+    for path in [*(root / "tasks").rglob("*.py"), *(root / "workers").rglob("*.py")]:
+        source = path.read_text()
+        if re.search(
+            r"datetime\.(now|utcnow|today)\(|date\.today\(|\btime\.time(_ns)?\(|import time\b.*\btime\(",
+            source,
+        ):
+            readers.add(str(path.relative_to(root)))
+    assert readers <= {*OWN_CLOCK}, "take the database's time, or say in OWN_CLOCK why not"
+
+
+def test_the_history_of_an_attachment_is_told_by_the_database_s_clock(platform: Platform) -> None:
+    story = Story("pern", uuid4(), 1, "worker")
+    began = clock(platform)
+    with story.phase("scan"):
+        between = clock(platform)
+    story.add("clean")
+    with platform.engine.begin() as connection:
+        story.write(connection)
+    scan, clean = platform.sql("SELECT event, at FROM roomkeeper.attachment_events ORDER BY id")
+    assert (scan.event, clean.event) == ("scan", "clean")
+    # A statement's way to the database is the most that it is off.
+    assert began <= scan.at <= between + timedelta(seconds=1)
+    assert scan.at <= clean.at <= clock(platform)
