@@ -489,6 +489,19 @@ def test_whoever_goes_on_to_give_signs_is_there_however_wrong_their_clock_is(pla
     assert minute(20, None) == "offline"
 
 
+def test_a_time_without_an_end_is_ahead_like_any_other(platform: Platform) -> None:
+    platform.sql(
+        """INSERT INTO openchat."user"
+                       (name, email, email_verified, is_online, status, last_seen_at, updated_at)
+           VALUES ('Bea', 'bea@example.org', true, true, 'online', 'infinity', '2020-01-01')"""
+    )
+    now, policy = clock(platform), POLICIES["openchat.presence"]
+    for minutes, rows in ((0, 0), (5, 0), (6, 1)):
+        done = cleanup.run(policy, platform.settings, now=now + timedelta(minutes=minutes))
+        assert done is not None
+        assert done.rows == rows
+
+
 def test_a_ghost_is_not_kept_by_an_indicator_from_the_future(platform: Platform) -> None:
     """By a real worker: somebody's clock was three hours ahead when they began to type, and crashed."""
     platform.set(sweep_after="echoroom.ghosts=1,echoroom.typing=1")
