@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from commands.policies import rule
 from models import connect, echoroom, openchat
 from stack.ephemeral import FEEDS
 from stack.feeding import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
@@ -99,6 +100,8 @@ def test_one_call_of_a_thousand_of_which_some_are_ahead(
     (letter,) = platform.dead_letters()
     assert letter.task == "delivery.record"
     assert letter.payload == {"args": [call([read(lost, bob, moments[lost])])], "kwargs": {}}
+    # It can be sent again, when its time has come.
+    assert RecordStatus.model_validate(letter.payload["args"][0]).events == [read(lost, bob, moments[lost])]
     assert letter.reason.startswith(f"at: {moments[lost].isoformat()} is more than a day ahead")
     assert "Allowed: up to a day ahead" in letter.reason
     for message in messages:
@@ -464,6 +467,12 @@ def test_a_sign_of_life_ahead_counts_as_of_when_it_was_first_seen(
             assert sweep(policy, late) >= 1, name
         sweep(policy, now + 2 * max(policy.after, timedelta(minutes=1)) + policy.every)
         assert swept(), name
+
+
+def test_what_becomes_of_times_ahead_is_shown(platform: Platform) -> None:
+    for name, policy in SWEEPS.items():
+        shown = rule(policy, platform.settings)
+        assert ("times ahead count from when they are first seen" in shown) == (name in WITH_SIGNS)
 
 
 def test_whoever_goes_on_to_give_signs_is_there_however_wrong_their_clock_is(platform: Platform) -> None:
