@@ -191,7 +191,8 @@ def rule(policy: Sweep, settings: Settings) -> str:
     period = after(policy, settings)
     if policy.off_until_set and period is None:
         return f"{policy.rule.replace('{after}', 'a time that is not set')}; {how_to_set(policy, settings)}"
-    return policy.rule if period is None else policy.rule.replace("{after}", spell(period))
+    text = policy.rule if period is None else policy.rule.replace("{after}", spell(period))
+    return text if policy.ahead is None else f"{text} (times ahead count from when they are first seen)"
 
 
 def lacks_period(policy: Sweep, settings: Settings) -> str | None:

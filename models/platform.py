@@ -13,6 +13,7 @@ from sqlalchemy import (
     Index,
     SmallInteger,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -252,6 +253,23 @@ class SweepPosition(PlatformBase):
 
     policy: Mapped[str] = mapped_column(primary_key=True)
     page: Mapped[int] = mapped_column(BigInteger)
+
+
+class SignAhead(PlatformBase):
+    """A sign of life that lay ahead of the clock: of which row, its time, and when a sweep saw it first."""
+
+    __tablename__ = "signs_ahead"
+    __table_args__ = (
+        UniqueConstraint("policy", "key"),
+        Index("signs_ahead_seen_at", "seen_at"),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    policy: Mapped[str]
+    key: Mapped[UUID]
+    at: Mapped[datetime]
+    seen_at: Mapped[datetime]
 
 
 class JobRun(PlatformBase):

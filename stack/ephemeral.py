@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, func, select
 
 from models import analytics, audiorooms, connect, echoroom, openchat, pern
-from models.platform import Receipt
+from models.platform import Receipt, SignAhead
 from stack.aged import AGED
 from stack.feeding import (
     Fed,
@@ -466,6 +466,17 @@ def _backwards(feed: Feed) -> Fed:
     )
 
 
+def _signs_ahead(feed: Feed) -> Fed:
+    def sign(seen_at: datetime) -> int:
+        whose = {"policy": "openchat.presence", "key": uuid4(), "at": feed.later}
+        key: int = feed.put(SignAhead, seen_at=seen_at, **whose)
+        return key
+
+    stale, stays = sign(feed.once), sign(feed.once + timedelta(days=1))
+    gone, there = is_gone(SignAhead, stale), Place(SignAhead, stays)
+    return Fed("a note of a sign of life from the future", feed.soon, [gone], [there])
+
+
 def _observed_stays(feed: Feed) -> Fed:
     def stay(left: datetime) -> UUID:
         whose = {"room_id": uuid4(), "user_id": uuid4(), "joined_at": left, "seen_at": left}
@@ -511,6 +522,7 @@ FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "audiorooms.dead": _dead,
     "audiorooms.duplicates": _duplicates,
     "audiorooms.backwards": _backwards,
+    "roomkeeper.signs_ahead": _signs_ahead,
     "roomkeeper.echoroom_stays": _observed_stays,
     "roomkeeper.echoroom_speakers": _observed_speakers,
     **AGED,

@@ -10,7 +10,7 @@ from tasks import availability, live
 from tasks.apps import POLICIES, after, every
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
-from tasks.engines import closed
+from tasks.engines import ahead, closed
 from tasks.engines.batch import Batches, Taken
 from tasks.engines.statements import key_of
 from tasks.engines.sweep import Progress, Run
@@ -85,7 +85,8 @@ def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | Non
     with transaction() as connection:
         rolled_up = closed.ask(connection, [policy], settings, moment)
         values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
-        found = select(key_of(policy.table)).where(closed.due(policy)).limit(at_most)
+        due = ahead.settled(policy, closed.due(policy))
+        found = select(key_of(policy.table)).where(due).limit(at_most)
         return list(connection.execute(found, values).scalars())
 
 

@@ -1,4 +1,4 @@
-"""Clocks of others: statuses of any time are taken.
+"""Clocks of others: statuses of any time are taken, and signs of life ahead of the clock are noted.
 
 Goes before the deploy of the code that uses it. Until then a call with a time that the old code does not take
 is kept as a dead letter, as a whole.
@@ -7,16 +7,28 @@ is kept as a dead letter, as a whole.
 import re
 from pathlib import Path
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0008"
 down_revision = "0007"
 
+SCHEMA = "roomkeeper"
 #: How statuses are taken from now on, and how they were before.
 WAYS_IN, BEFORE = (Path(__file__).parent.parent / "sql" / f"{name}_ways_in.sql" for name in ("0008", "0003"))
 
 
 def upgrade() -> None:
+    op.create_table(
+        "signs_ahead",
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("policy", sa.Text, nullable=False),
+        sa.Column("key", sa.Uuid, nullable=False),
+        *(sa.Column(name, sa.DateTime(timezone=True), nullable=False) for name in ("at", "seen_at")),
+        sa.UniqueConstraint("policy", "key"),
+        schema=SCHEMA,
+    )
+    op.create_index("signs_ahead_seen_at", "signs_ahead", ["seen_at"], schema=SCHEMA)
     _statements(WAYS_IN.read_text())
 
 
@@ -26,6 +38,7 @@ def downgrade() -> None:
         found = re.search(rf"^CREATE FUNCTION ({pattern})$", before, re.M | re.S)
         assert found is not None
         _statements(f"CREATE OR REPLACE FUNCTION {found[1]}")
+    op.drop_table("signs_ahead", schema=SCHEMA)
 
 
 def _statements(text: str) -> None:

@@ -8,23 +8,24 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, 
 from models import audiorooms
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
 from tasks.apps.audiorooms_rollups import ROOM_ANALYTICS
-from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, SKEW, of_room, told
+from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, told
 from tasks.apps.retentions import Changes, Owners, Retention, Stays
 from tasks.apps.spec import App
-from tasks.apps.sweeps import AFTER, NOW, Along, Event, Sweep, Update
+from tasks.apps.sweeps import NOW, Along, Event, Sweep, Update, ahead, recent
 
 _OPEN = RoomParticipant.left_at.is_(None)
 _JOINED = RoomParticipant.joined_at
 
 
-def _recent(at: Any) -> ColumnElement[bool]:
-    """Return whether the time is a sign of life since NOW - AFTER."""
-    return and_(at >= NOW - AFTER, at <= NOW + SKEW)
-
-
 def _in_the_room(model: Any, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return whether there is such a row of a stay's room."""
     return exists().where(model.room_id == RoomParticipant.room_id, *conditions)
+
+
+def _latest_ahead(model: Any, at: Any) -> ColumnElement[Any]:
+    """Return the latest time ahead of a stay's room in another table."""
+    found = select(func.max(at)).where(model.room_id == RoomParticipant.room_id, at > NOW)
+    return found.correlate(RoomParticipant).scalar_subquery()
 
 
 def _age(stay: Any) -> ColumnElement[Any]:
@@ -106,16 +107,16 @@ AUDIOROOMS = App(
             "stays as it is: its server may come back and restore it (Restore Rooms on Startup).",
             due=and_(
                 _OPEN,
-                _recent(_JOINED).is_not(True),
+                recent(_JOINED).is_not(True),
                 exists().where(
                     AudioRoom.id == RoomParticipant.room_id,
                     AudioRoom.active.is_(True),
-                    _recent(AudioRoom.updated_at).is_not(True),
+                    recent(AudioRoom.updated_at).is_not(True),
                 ),
                 # One by one: PostgreSQL makes a join of each.
-                ~_in_the_room(OTHER, _recent(OTHER.joined_at)),
-                ~_in_the_room(OTHER, _recent(OTHER_LEFT)),
-                ~_in_the_room(AuditLog, _recent(AuditLog.created_at)),
+                ~_in_the_room(OTHER, recent(OTHER.joined_at)),
+                ~_in_the_room(OTHER, recent(OTHER_LEFT)),
+                ~_in_the_room(AuditLog, recent(AuditLog.created_at)),
             ),
             then=Update(
                 {
@@ -126,6 +127,13 @@ AUDIOROOMS = App(
             ),
             every=timedelta(minutes=5),
             after=DEAD_AFTER,
+            ahead=func.greatest(
+                ahead(_JOINED),
+                of_room(ahead(AudioRoom.updated_at)),
+                _latest_ahead(OTHER, OTHER.joined_at),
+                _latest_ahead(OTHER, OTHER_LEFT),
+                _latest_ahead(AuditLog, AuditLog.created_at),
+            ),
         ),
         Sweep(
             name="audiorooms.duplicates",

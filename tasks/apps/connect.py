@@ -37,7 +37,7 @@ from tasks.apps.retentions import Goes, Owners, Retention, Stays
 from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
 from tasks.apps.spec import App
 from tasks.apps.statuses import ReadMarks
-from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
+from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
 
 def _in_open_call(side: Column) -> ColumnElement[bool]:
@@ -193,11 +193,12 @@ CONNECT = App(
             "those without an expiry for ever.",
             due=or_(
                 UserSession.expires_at < NOW,
-                and_(UserSession.expires_at.is_(None), func.coalesce(_UPDATED < NOW - AFTER, True)),
+                and_(UserSession.expires_at.is_(None), recent(_UPDATED).is_not(True)),
             ),
             then=Delete(),
             every=timedelta(minutes=5),
             after=timedelta(days=30),
+            ahead=case((UserSession.expires_at.is_(None), ahead(_UPDATED))),
             # Those without an expiry may be all: an index of them says nothing of their age.
             quick=UserSession.expires_at < NOW,
             walk=timedelta(hours=2),
@@ -211,13 +212,14 @@ CONNECT = App(
             "the session.",
             due=and_(
                 UserSession.status.in_(["online", "in-call", "queuing"]),
-                func.coalesce(_UPDATED < NOW - AFTER, True),
+                recent(_UPDATED).is_not(True),
                 ~_IN_A_CALL,
             ),
             # `updated_at` is set by the application's trigger.
             then=Update({UserSession.status: "offline"}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
+            ahead=ahead(_UPDATED),
         ),
         Sweep(
             name="connect.video_requests",
@@ -226,14 +228,16 @@ CONNECT = App(
             why="The table has a status for it that nothing sets (connect.md, video_requests).",
             due=and_(
                 VideoRequest.status == "pending",
-                func.coalesce(
-                    func.coalesce(VideoRequest.expires_at, VideoRequest.requested_at + AFTER) < NOW, True
+                or_(
+                    VideoRequest.expires_at < NOW,
+                    and_(VideoRequest.expires_at.is_(None), recent(VideoRequest.requested_at).is_not(True)),
                 ),
             ),
             # `responded_at` stays empty: nobody did.
             then=Update({VideoRequest.status: "expired"}),
             every=timedelta(minutes=1),
             after=timedelta(hours=24),
+            ahead=case((VideoRequest.expires_at.is_(None), ahead(VideoRequest.requested_at))),
         ),
         Sweep(
             name="connect.calls",
@@ -243,7 +247,10 @@ CONNECT = App(
             why="A crash leaves a call open for ever (connect.md, interaction_logs). One that a connection "
             "came of was no timeout, whatever its outcome still says.",
             # One whose beginning is not known stays as it is: nobody can say how long it was.
-            due=and_(InteractionLog.ended_at.is_(None), InteractionLog.started_at < NOW - AFTER),
+            due=and_(
+                InteractionLog.ended_at.is_(None),
+                or_(InteractionLog.started_at < NOW - AFTER, InteractionLog.started_at > NOW),
+            ),
             then=Update(
                 {
                     InteractionLog.ended_at: InteractionLog.started_at + AFTER,
@@ -253,10 +260,14 @@ CONNECT = App(
             ),
             every=timedelta(minutes=5),
             after=timedelta(hours=4),
+            ahead=ahead(InteractionLog.started_at),
             # The index has all calls of all times: an hour's are read, the walk finds older ones.
-            quick=and_(
-                InteractionLog.started_at >= NOW - AFTER - timedelta(hours=1),
-                InteractionLog.started_at < NOW - AFTER,
+            quick=or_(
+                and_(
+                    InteractionLog.started_at >= NOW - AFTER - timedelta(hours=1),
+                    InteractionLog.started_at < NOW - AFTER,
+                ),
+                InteractionLog.started_at > NOW,
             ),
             walk=timedelta(days=1),
         ),

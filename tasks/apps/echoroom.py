@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, DateTime, and_, case, exists, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 
 from models import echoroom
@@ -19,10 +19,20 @@ from models.echoroom import (
 from tasks.apps.echoroom_rollups import ROLLUPS
 from tasks.apps.retentions import Changes, Goes, Owners, Retention
 from tasks.apps.spec import App
-from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, Sweep, Update
+from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, Sweep, Update, ahead, recent
 
-#: How long an indicator lives that does not say (echoroom.md, typing_indicators).
-TYPING = timedelta(seconds=10)
+#: Where a participant gives signs of life in their room, and when.
+_SIGNS: tuple[tuple[Any, Any], ...] = (
+    (VoiceStatus, VoiceStatus.last_updated),
+    (TypingIndicator, TypingIndicator.started_at),
+    (ChatMessage, ChatMessage.created_at),
+)
+
+
+def _in_the_room(model: Any) -> ColumnElement[bool]:
+    return and_(
+        model.session_id == SessionParticipant.session_id, model.user_id == SessionParticipant.user_id
+    )
 
 
 def _alive() -> ColumnElement[bool]:
@@ -30,20 +40,24 @@ def _alive() -> ColumnElement[bool]:
 
     `last_active` is hardly ever written by the application: who talks is there, whatever it says.
     """
-    since = NOW - AFTER
-
-    def seen(model: Any, at: Any) -> ColumnElement[bool]:
-        in_the_room = and_(
-            model.session_id == SessionParticipant.session_id, model.user_id == SessionParticipant.user_id
-        )
-        return exists().where(in_the_room, at >= since)
-
     return or_(
-        func.coalesce(SessionParticipant.joined_at >= since, False),
-        exists().where(User.id == SessionParticipant.user_id, User.last_active >= since),
-        seen(VoiceStatus, VoiceStatus.last_updated),
-        seen(TypingIndicator, TypingIndicator.started_at),
-        seen(ChatMessage, ChatMessage.created_at),
+        func.coalesce(recent(SessionParticipant.joined_at), False),
+        exists().where(User.id == SessionParticipant.user_id, recent(User.last_active)),
+        *(exists().where(_in_the_room(model), recent(at)) for model, at in _SIGNS),
+    )
+
+
+def _ahead() -> ColumnElement[Any]:
+    """Return the latest sign of life of a participant that lies ahead."""
+
+    def latest(at: Any, theirs: ColumnElement[bool]) -> ColumnElement[Any]:
+        found = select(func.max(at)).where(theirs, at > NOW).correlate(SessionParticipant)
+        return found.scalar_subquery()
+
+    return func.greatest(
+        ahead(SessionParticipant.joined_at),
+        latest(User.last_active, User.id == SessionParticipant.user_id),
+        *(latest(at, _in_the_room(model)) for model, at in _SIGNS),
     )
 
 
@@ -131,18 +145,26 @@ ECHOROOM = App(
         Sweep(
             name="echoroom.typing",
             model=TypingIndicator,
-            rule="typing indicators past expires_at are deleted; one without it lives 10 seconds",
+            rule="typing indicators past expires_at are deleted; one without it, or further ahead, lives "
+            "{after}",
             why="Nobody types for ever (echoroom.md, Cleanup Functions); the documented function keeps those "
-            "without an expiry.",
+            "without an expiry. One that expires in hours was written by a wrong clock.",
             due=or_(
                 TypingIndicator.expires_at < NOW,
+                TypingIndicator.expires_at > NOW + AFTER,
                 and_(
                     TypingIndicator.expires_at.is_(None),
-                    func.coalesce(TypingIndicator.started_at < NOW - TYPING, True),
+                    recent(TypingIndicator.started_at).is_not(True),
                 ),
             ),
             then=Delete(),
             every=timedelta(seconds=5),
+            # The default of the table.
+            after=timedelta(seconds=10),
+            ahead=case(
+                (TypingIndicator.expires_at.is_(None), ahead(TypingIndicator.started_at)),
+                (TypingIndicator.expires_at > NOW + AFTER, TypingIndicator.expires_at),
+            ),
             event=Event(
                 name="typing-stop",
                 room=TypingIndicator.session_id,
@@ -166,6 +188,7 @@ ECHOROOM = App(
             ),
             every=timedelta(minutes=1),
             after=timedelta(minutes=30),
+            ahead=_ahead(),
             # The trigger counts them out of their room.
             parent=SessionParticipant.session_id,
             along=(
@@ -190,10 +213,11 @@ ECHOROOM = App(
             rule="voice status of people who are not in the room is deleted when it is older than {after}",
             why="The documented function leaves it behind (echoroom.md, Cleanup Functions). A young one may "
             "be of somebody who is just joining.",
-            due=and_(func.coalesce(VoiceStatus.last_updated < NOW - AFTER, True), ~_THERE),
+            due=and_(recent(VoiceStatus.last_updated).is_not(True), ~_THERE),
             then=Delete(),
             every=timedelta(minutes=1),
             after=timedelta(minutes=1),
+            ahead=ahead(VoiceStatus.last_updated),
             # The only indexes are by room and by person.
             walk=timedelta(minutes=10),
         ),
@@ -209,6 +233,7 @@ ECHOROOM = App(
             then=Update({SessionParticipant.is_speaking: False}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
+            ahead=case((SessionParticipant.is_active.is_(True), _ahead())),
             quick=and_(SessionParticipant.is_active.is_(True), SessionParticipant.is_speaking.is_(True)),
             walk=timedelta(minutes=10),
             event=Event(
@@ -226,14 +251,12 @@ ECHOROOM = App(
             model=VoiceStatus,
             rule="voice status that says speaking and was not updated for {after} says so no more",
             why="A crash leaves is_speaking on (echoroom.md, voice_status).",
-            due=and_(
-                VoiceStatus.is_speaking.is_(True),
-                func.coalesce(VoiceStatus.last_updated < NOW - AFTER, True),
-            ),
+            due=and_(VoiceStatus.is_speaking.is_(True), recent(VoiceStatus.last_updated).is_not(True)),
             # `last_updated` stays: it is a sign of life of the person, not of ours.
             then=Update({VoiceStatus.is_speaking: False}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
+            ahead=ahead(VoiceStatus.last_updated),
             walk=timedelta(minutes=10),
             event=Event(
                 name="voice-status",

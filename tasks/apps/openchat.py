@@ -24,10 +24,16 @@ from tasks.apps.openchat_rollups import OPENCHAT_ROLLUPS
 from tasks.apps.retentions import GOING, Changes, Goes, Owners, Retention, Stays
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import ReadPointers
-from tasks.apps.sweeps import AFTER, NOW_UTC, Delete, Sweep, Update
+from tasks.apps.sweeps import AFTER, NOW_UTC, Delete, Sweep, Update, ahead, recent
 
 #: What `user.status` says of somebody who is there, and is seen to be.
 _SEEN_THERE = ["online", "away", "busy"]
+
+
+def _anywhere(sign: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the sign of life of all participations of a user, an aggregate."""
+    theirs = select(sign).where(ConversationParticipant.user_id == User.id)
+    return theirs.correlate(User).scalar_subquery()
 
 
 def _alive() -> ColumnElement[bool]:
@@ -36,28 +42,44 @@ def _alive() -> ColumnElement[bool]:
     The row says it where the application keeps it up to date, which it need not: somebody who writes or reads
     is there, whatever their row says.
     """
-    since = NOW_UTC - AFTER
     # `bool_or` and not EXISTS: each user is looked up by the index on their participations, and each of these
     # by the one on conversation and time, which reads some minutes only. PostgreSQL might take EXISTS for a
     # join, and read all messages of all times, or all of their sender.
     written = (
         select(func.bool_or(Message.sender_id == ConversationParticipant.user_id))
         .where(
-            Message.conversation_id == ConversationParticipant.conversation_id, Message.created_at >= since
+            Message.conversation_id == ConversationParticipant.conversation_id,
+            recent(Message.created_at, NOW_UTC),
         )
         .correlate(ConversationParticipant)
     )
-
-    def anywhere(sign: ColumnElement[bool]) -> ColumnElement[bool]:
-        theirs = select(func.bool_or(sign)).where(ConversationParticipant.user_id == User.id)
-        return func.coalesce(theirs.correlate(User).scalar_subquery(), False)
-
-    return or_(
-        func.coalesce(User.last_seen_at >= since, False),
-        func.coalesce(User.updated_at >= since, False),
-        anywhere(ConversationParticipant.last_read_at >= since),
-        anywhere(written.scalar_subquery()),
+    signs: tuple[ColumnElement[bool], ...] = (
+        recent(User.last_seen_at, NOW_UTC),
+        recent(User.updated_at, NOW_UTC),
+        _anywhere(func.bool_or(recent(ConversationParticipant.last_read_at, NOW_UTC))),
+        _anywhere(func.bool_or(written.scalar_subquery())),
     )
+    return or_(*(func.coalesce(sign, False) for sign in signs))
+
+
+def _ahead() -> ColumnElement[Any]:
+    """Return the latest sign of life of a user that lies ahead."""
+    written = (
+        select(func.max(Message.created_at))
+        .where(
+            Message.conversation_id == ConversationParticipant.conversation_id,
+            Message.sender_id == ConversationParticipant.user_id,
+            Message.created_at > NOW_UTC,
+        )
+        .correlate(ConversationParticipant)
+    )
+    latest = func.greatest(
+        ahead(User.last_seen_at, NOW_UTC),
+        ahead(User.updated_at, NOW_UTC),
+        _anywhere(func.max(ahead(ConversationParticipant.last_read_at, NOW_UTC))),
+        _anywhere(func.max(written.scalar_subquery())),
+    )
+    return func.timezone("UTC", latest)
 
 
 #: Behind all messages of a moment.
@@ -255,6 +277,7 @@ OPENCHAT = App(
             ),
             every=timedelta(minutes=1),
             after=timedelta(minutes=5),
+            ahead=_ahead(),
             quick=User.status.in_([*_SEEN_THERE, "invisible"]),
             # Online with a status that says otherwise: 'offline' is its default.
             walk=timedelta(minutes=30),

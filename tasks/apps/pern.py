@@ -42,9 +42,18 @@ from tasks.apps.retentions import Changes, Goes, Ignored, Owners, Retention
 from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
 from tasks.apps.spec import App, AttachmentTable, Mirror
 from tasks.apps.statuses import StatusRows
-from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
+from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
 _SINCE = NOW - AFTER
+
+#: What a user has written, by way of their conversations: an index finds the latest messages there; of a
+#: sender, all.
+_WRITTEN = and_(
+    ConversationParticipant.user_id == User.id,
+    ConversationParticipant.is_active.is_(True),
+    Message.conversation_id == ConversationParticipant.conversation_id,
+    Message.sender_id == User.id,
+)
 
 #: The longest limit that a conversation may set: a hundred years; PostgreSQL's dates end some time.
 MAX_DAYS = 36_600
@@ -224,21 +233,26 @@ PERN = App(
             "refreshed session and a change of the account are signs of life too; last_seen_at stays.",
             due=and_(
                 User.status.in_(["online", "away"]),
-                User.updated_at < _SINCE,
-                func.coalesce(User.last_seen_at < _SINCE, True),
-                ~exists().where(AuthSession.user_id == User.id, AuthSession.updated_at >= _SINCE),
-                # By way of their conversations: an index finds the latest messages there; of a sender, all.
-                ~exists().where(
-                    ConversationParticipant.user_id == User.id,
-                    ConversationParticipant.is_active.is_(True),
-                    Message.conversation_id == ConversationParticipant.conversation_id,
-                    Message.sender_id == User.id,
-                    Message.created_at >= _SINCE,
-                ),
+                recent(User.updated_at).is_not(True),
+                recent(User.last_seen_at).is_not(True),
+                ~exists().where(AuthSession.user_id == User.id, recent(AuthSession.updated_at)),
+                ~exists().where(_WRITTEN, recent(Message.created_at)),
             ),
             then=Update({User.status: "offline", User.updated_at: NOW}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=5),
+            ahead=func.greatest(
+                ahead(User.updated_at),
+                ahead(User.last_seen_at),
+                select(func.max(AuthSession.updated_at))
+                .where(AuthSession.user_id == User.id, AuthSession.updated_at > NOW)
+                .correlate(User)
+                .scalar_subquery(),
+                select(func.max(Message.created_at))
+                .where(_WRITTEN, Message.created_at > NOW)
+                .correlate(User)
+                .scalar_subquery(),
+            ),
         ),
     ),
     retention=(

@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, func, or_, select
 
 from models.analytics import AttachmentsDaily, EchoroomSpeaker, EchoroomStay
-from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict
+from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict, SignAhead
 from models.platform import AttachmentJob as Job
 from tasks.apps.retentions import Owners, Retention, Stays
 from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
@@ -39,6 +39,16 @@ OWN = (
         then=Delete(),
         every=timedelta(hours=1),
         after=timedelta(days=7),
+    ),
+    Sweep(
+        name="roomkeeper.signs_ahead",
+        model=SignAhead,
+        rule="notes of signs of life that lay ahead of the clock {after} ago are deleted",
+        why="Their rows have been swept by then, or have given another sign.",
+        due=SignAhead.seen_at < NOW - AFTER,
+        then=Delete(),
+        every=timedelta(hours=1),
+        after=timedelta(days=40),
     ),
     Sweep(
         name="roomkeeper.echoroom_stays",

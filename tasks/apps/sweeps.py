@@ -28,7 +28,10 @@ from sqlalchemy import (
     DateTime,
     Interval,
     Table,
+    Uuid,
+    and_,
     bindparam,
+    case,
     func,
 )
 from sqlalchemy import Column as TableColumn
@@ -44,6 +47,16 @@ NOW: ColumnElement[Any] = bindparam("now", type_=DateTime(timezone=True))
 NOW_UTC: ColumnElement[Any] = func.timezone("UTC", NOW, type_=DateTime(timezone=False))
 #: The policy's `after`, as it is set.
 AFTER: ColumnElement[Any] = bindparam("after", type_=Interval())
+
+
+def recent(at: Any, now: ColumnElement[Any] = NOW) -> ColumnElement[bool]:
+    """Return whether a time is a sign of life since NOW - AFTER. For one ahead of NOW see `Sweep.ahead`."""
+    return and_(at >= now - AFTER, at <= now)
+
+
+def ahead(at: Any, now: ColumnElement[Any] = NOW) -> ColumnElement[Any]:
+    """Return the time if it lies ahead of NOW, by which `now` a column's zone is told; else NULL."""
+    return case((at > now, at))
 
 
 class PolicyError(Exception):
@@ -113,6 +126,9 @@ class Sweep:
         then: what happens to them.
         every: how often, unless set otherwise.
         after: the period in `due`, unless set otherwise; None where there is none.
+        ahead: the latest time of a row that would be a sign of life if it did not lie ahead of NOW; NULL
+            where there is none. Such a row, if due otherwise, is due once it has been seen with the same
+            time for `after`: it counts as of when it was first seen (`tasks/engines/ahead.py`).
         quick: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
             serves it, and `walk` finds the rest.
         walk: in how long the whole table is looked through, some pages at each run, where no index serves
@@ -130,6 +146,7 @@ class Sweep:
     then: Delete | Update
     every: timedelta
     after: timedelta | None = None
+    ahead: ColumnElement[Any] | None = None
     quick: ColumnElement[bool] | None = None
     walk: timedelta | None = None
     parent: Column | None = None
@@ -173,6 +190,12 @@ class Sweep:
             yield "give `after` if, and only if, its expressions use AFTER."
         if "{after}" in self.rule and self.after is None and not self.off_until_set:
             yield "its rule speaks of a period that it does not have."
+        if self.ahead is not None and self.after is None:
+            yield "give `after` with `ahead`: for so long a sign of life counts once it was seen."
+        if self.ahead is not None and not all(
+            isinstance(key.type, Uuid) for key in self.table.primary_key.columns
+        ):
+            yield "`ahead` is for tables whose key is a uuid."
         advice = f"the first column of one of the table's indexes ({', '.join(first_columns(self.table))})"
         if self.quick is not None and not served(self.quick, self.table):
             yield f"no index serves `quick`. Compare {advice} in it with NOW or with plain values."
@@ -233,8 +256,7 @@ class Sweep:
     def _expressions(self) -> Iterator[Any]:
         """Yield all that it says of rows."""
         yield self.due
-        if self.quick is not None:
-            yield self.quick
+        yield from (one for one in (self.quick, self.ahead) if one is not None)
         for _, then in self._changes():
             for column, value in then.values.items() if isinstance(then, Update) else ():
                 yield column.__clause_element__()

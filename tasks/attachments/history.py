@@ -3,26 +3,31 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Interval, bindparam, func, insert
 
 from models.platform import AttachmentEvent
 from tasks.apps.columns import table_of
 
 #: The table, not the class: that costs twice as much, and does nothing more here.
 _INSERT = insert(table_of(AttachmentEvent))
+#: When by the database's clock: that of this machine may be another.
+_INSERT_AGO = _INSERT.values(at=func.clock_timestamp() - bindparam("ago", type_=Interval()))
 
 
 @dataclass(slots=True)
 class Event:
-    """One thing that happened: `seconds` for what took time, `detail` for what was found, by name."""
+    """One thing that happened: `seconds` for what took time, `detail` for what was found, by name.
+
+    `began` is by this process's own clock, which tells no time of day.
+    """
 
     name: str
-    at: datetime
+    began: float
     seconds: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
 
@@ -41,20 +46,19 @@ class Story:
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a phase; yield the dictionary that takes what it finds."""
-        event = Event(name, datetime.now(UTC))
+        event = Event(name, monotonic())
         self.events.append(event)
-        began = monotonic()
         try:
             yield event.detail
         except BaseException as error:
             event.detail["error"] = type(error).__name__
             raise
         finally:
-            event.seconds = round(monotonic() - began, 4)
+            event.seconds = round(monotonic() - event.began, 4)
 
     def add(self, name: str, **detail: Any) -> None:
         """Note what took no time."""
-        self.events.append(Event(name, datetime.now(UTC), detail={k: v for k, v in detail.items() if v}))
+        self.events.append(Event(name, monotonic(), detail={k: v for k, v in detail.items() if v}))
 
     def timings(self) -> dict[str, float]:
         """Return how long each phase took, in seconds."""
@@ -62,6 +66,7 @@ class Story:
 
     def write(self, connection: Connection) -> None:
         """Write the events, and forget them."""
+        now = monotonic()
         rows = [
             {
                 "app": self.app,
@@ -69,14 +74,14 @@ class Story:
                 "attempt": self.attempt,
                 "worker": self.worker,
                 "event": event.name,
-                "at": event.at,
+                "ago": timedelta(seconds=now - event.began),
                 "seconds": event.seconds,
                 "detail": event.detail,
             }
             for event in self.events
         ]
         if rows:
-            connection.execute(_INSERT, rows)
+            connection.execute(_INSERT_AGO, rows)
         self.events.clear()
 
 

@@ -126,15 +126,31 @@ class Batches:
                 taken.remaining = connection.execute(made.due_on_pages, values).scalar_one()
                 return taken
 
-    def look(self, at_most: int) -> Seen:
-        """Return at most so many of the due rows that an index finds."""
+    def look(self, at_most: int) -> tuple[Seen, bool]:
+        """Return at most so many of the due rows that an index finds, and whether there may be more."""
         made = self._statements
         assert made.seen is not None
-        return self._look(made.seen, self._values(at_most=at_most))
+        seen, waiting = self._look(made.seen, self._values(at_most=at_most))
+        return seen, len(seen) + waiting == at_most
 
     def look_on_pages(self, first: int, last: int) -> Seen:
         """Return the due rows on the pages from `first` until before `last`."""
-        return self._look(self._statements.seen_on_pages, self._values(**on_pages(first, last)))
+        return self._look(self._statements.seen_on_pages, self._values(**on_pages(first, last)))[0]
+
+    def look_ahead(self, at_most: int) -> tuple[Seen, bool]:
+        """As `look`, of rows with a time ahead; for a policy that looks at each row alone."""
+        made = self._statements
+        if made.seen_ahead is None:
+            return [], False
+        seen, waiting = self._look(made.seen_ahead, self._values(at_most=at_most))
+        return seen, len(seen) + waiting == at_most
+
+    def look_ahead_on_pages(self, first: int, last: int) -> Seen:
+        """As `look_on_pages`, of rows with a time ahead; for a policy that looks at each row alone."""
+        made = self._statements
+        if made.seen_ahead_on_pages is None:
+            return []
+        return self._look(made.seen_ahead_on_pages, self._values(**on_pages(first, last)))[0]
 
     def take(self, seen: Seen) -> Taken:
         """Take those of the rows that are due still, and that nobody holds."""
@@ -206,9 +222,17 @@ class Batches:
                 return []
             raise
 
-    def _look(self, seen: Executable, values: Mapping[str, Any]) -> Seen:
+    def _look(self, seen: Executable, values: Mapping[str, Any]) -> tuple[Seen, int]:
+        """Return what is due; note what waits, a time ahead being its only sign of life, and count it."""
         with begin() as connection:
-            return [tuple(row) for row in connection.execute(seen, values)]
+            found = [tuple(row) for row in connection.execute(seen, values)]
+            note = self._statements.note
+            if note is None:
+                return found, 0
+            waiting = [row[0] for row in found if row[-1]]
+            if waiting:
+                connection.execute(note, {**values, "keys": sorted(waiting)})
+            return [row[:-1] for row in found if not row[-1]], len(waiting)
 
     def _changed(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Taken:
         result = connection.execute(statement, values)

@@ -32,7 +32,7 @@ from tasks.apps import sweeps
 from tasks.apps.columns import table_of
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Along, Sweep
-from tasks.engines import closed
+from tasks.engines import ahead, closed
 
 #: Conditions are said twice where another row may be the one that is meant: of what is locked, and of what
 #: is changed. See `tasks/engines/batch.py`.
@@ -63,18 +63,22 @@ class Statements:
 
     Attributes:
         by_index: changes at most so many rows, of those that nobody holds; for a policy that looks at each
-            row alone and that an index serves.
+            row alone and that an index serves. None of these three changes rows with a time ahead.
         by_pages: changes all on some pages, and waits for who holds one.
         by_pages_free: changes those on some pages that nobody holds.
-        seen: the keys, and parents, of at most so many rows; `seen_on_pages` of all on some pages.
+        seen: the keys, and parents, of at most so many rows; `seen_on_pages` of all on some pages. Where the
+            policy has `ahead`, with those that wait, and last whether they do.
+        seen_ahead, seen_ahead_on_pages: the same of those with a time ahead; None where the policy has none.
+        note: notes rows of given keys that wait.
         parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
         change: changes given rows, which are locked, if they are due still: their keys, and what is told.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
         still_due: counts those of given rows that are due.
         due: counts due rows, up to a number.
-        due_on_pages: counts those on some pages.
-        due_by_index: counts those that an index finds, up to a number.
+        due_on_pages: counts those on some pages, of a policy that looks at each row alone without those with
+            a time ahead.
+        due_by_index: counts those that an index finds, up to a number; otherwise as `due_on_pages`.
         freezing: the names of rollups. What changes rows returns, behind all else, a moment for each: buckets
             up to there are frozen.
     """
@@ -84,6 +88,9 @@ class Statements:
     by_pages_free: Executable
     seen: Select[Any] | None
     seen_on_pages: Select[Any]
+    seen_ahead: Select[Any] | None
+    seen_ahead_on_pages: Select[Any] | None
+    note: Executable | None
     parents: Select[Any] | None
     parent: Select[Any] | None
     rows: Select[Any]
@@ -100,9 +107,15 @@ class Statements:
 def statements(policy: Sweep, *, told: bool = False) -> Statements:
     """Return the statements of `policy`; those that change rows return what its event tells, if `told`."""
     table = policy.table
-    due = closed.due(policy)
+    due_or_waits = closed.due(policy)
+    due = ahead.settled(policy, due_or_waits)
     # What an index finds is due as a whole, unless there is a narrower condition.
-    found = None if policy.found is None else due if policy.quick is None else and_(policy.found, due)
+    # Without a look at what is noted.
+    alone = ahead.none(policy, due_or_waits) if policy.alone else due
+    quick = [] if policy.quick is None else [policy.quick]
+    found, found_or_waits = (
+        None if policy.found is None else and_(*quick, condition) for condition in (alone, due_or_waits)
+    )
     key = key_of(table)
     # Retention has all that it deletes.
     moments = [] if isinstance(policy, Retention) else _moments(policy)
@@ -112,12 +125,14 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     locked = select(key).where(key == any_of(key, "keys"), due)
     if parent is not None and home is not None:
         locked = locked.where(or_(parent.is_(None), parent == any_of(home, "parents")))
-    seen = [key, *([] if parent is None else [parent])]
+    seen: list[Any] = [key, *([] if parent is None else [parent])]
+    # Asked of what is found, and of nothing else.
+    seen += [] if policy.ahead is None else [ahead.waits(policy).label("waits")]
     # Of rows that stay, others may go on to refer to them; not if what refers to them is to go.
     stays = isinstance(policy.then, sweeps.Update) and not getattr(policy, "refers", ())
 
     def changed(which: ColumnElement[bool]) -> Executable:
-        change = _change(table, policy.then).where(which, due)
+        change = _change(table, policy.then).where(which, alone)
         return change.returning(*tells) if tells else change
 
     def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
@@ -133,9 +148,16 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     return Statements(
         by_index=changed(taken(found, limit=True)) if found is not None else None,
         by_pages=changed(on_these_pages),
-        by_pages_free=changed(taken(and_(on_these_pages, due), limit=False)),
-        seen=select(*seen).where(found).limit(_AT_MOST) if found is not None else None,
-        seen_on_pages=select(*seen).where(on_these_pages, due),
+        by_pages_free=changed(taken(and_(on_these_pages, alone), limit=False)),
+        seen=select(*seen).where(found_or_waits).limit(_AT_MOST) if found_or_waits is not None else None,
+        seen_on_pages=select(*seen).where(on_these_pages, due_or_waits),
+        seen_ahead=None
+        if policy.ahead is None or found_or_waits is None
+        else select(*seen).where(found_or_waits, policy.ahead.is_not(None)).limit(_AT_MOST),
+        seen_ahead_on_pages=None
+        if policy.ahead is None
+        else select(*seen).where(on_these_pages, due_or_waits, policy.ahead.is_not(None)),
+        note=ahead.note(policy),
         parents=None
         if home is None
         else select(home)
@@ -152,7 +174,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         along=tuple(_along(policy, one) for one in policy.along),
         still_due=_count(select(key).where(key == any_of(key, "keys"), due)),
         due=_count(select(key).where(due).limit(_AT_MOST)),
-        due_on_pages=_count(select(key).where(on_these_pages, due)),
+        due_on_pages=_count(select(key).where(on_these_pages, alone)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
         freezing=tuple(name for name, _ in moments),
     )

@@ -134,7 +134,7 @@ class Run:
         """Do it; return what it did. What it raises, it raises between two whole batches."""
         whole = False
         if self._policy.found is not None:
-            whole = self._by_index() if self._batches.alone else self._by_looking()
+            whole = self._by_index() or self._ahead() if self._batches.alone else self._by_looking()
         if (whole or self._policy.walk) and not self.progress.more:
             found = self.progress.remaining
             self.progress.remaining = 0
@@ -187,12 +187,20 @@ class Run:
                 if self._batches.due_by_index(backlog) == backlog:
                     return True
 
+    def _ahead(self) -> bool:
+        """Take what an index finds of rows with a time ahead; return as `_by_index`."""
+        if self.progress.more:
+            return False
+        seen, more = self._batches.look_ahead(self._look)
+        self._take_all(seen)
+        return more
+
     def _by_looking(self) -> bool:
         """Look up what an index finds, and take it; return whether the rest is to be taken by pages."""
-        seen = self._batches.look(self._look)
+        seen, more = self._batches.look(self._look)
         self._take_all(seen)
         # By pages, those that are refused are not met first each time.
-        return len(seen) == self._look or self._refusals > MOST_REFUSALS
+        return more or self._refusals > MOST_REFUSALS
 
     def _by_pages(self, share: float) -> None:
         """Take what is due on the pages, from where the last run stopped, on a share of them at least."""
@@ -234,6 +242,7 @@ class Run:
                 taken = self._batch(partial(batches.on_pages, first, last), self._pages)
                 if not taken.rows:
                     self._pages.learn(0)
+                self._take_all(batches.look_ahead_on_pages(first, last))
                 return
         except Contested:
             # Too slow for one statement, most likely.

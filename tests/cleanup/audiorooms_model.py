@@ -68,14 +68,14 @@ class World:
         return room is not None and room["active"] is True
 
     def signs(self, room: UUID) -> list[datetime]:
-        """Return the room's signs of life."""
+        """Return the room's signs of life, those that lie ahead too."""
         times = [self.rooms[room]["updated_at"]]
         times += [row["created_at"] for row in self.log.values() if row["room_id"] == room]
         for stay in self.stays.values():
             # Who left before they joined tells nothing by it.
             ended = latest(stay["joined_at"], stay["left_at"])
             times += [stay["joined_at"], ended] if stay["room_id"] == room else []
-        return [at for at in map(told, times) if at is not None]
+        return [at for at in times if at is not None]
 
 
 def _suspended(world: World) -> None:
@@ -103,6 +103,7 @@ def _dead(world: World) -> None:
         if world.is_active(stay) and not any(at >= NOW - DEAD for at in signs[stay["room_id"]]):
             until = world.rooms[stay["room_id"]]["suspended_until"]
             leave(stay, earliest(NOW, latest(*signs[stay["room_id"]]), until))
+    # Who has a sign ahead waits, and at NOW it has not been seen for long.
 
 
 def _age(stay: Mapping[str, Any]) -> tuple[datetime, UUID]:

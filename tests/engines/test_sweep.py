@@ -67,7 +67,7 @@ class Watched(Batches):
         self.asked.append(("pages", last - first))
         return Batches.on_pages(self, first, last)
 
-    def look(self, at_most: int) -> Seen:
+    def look(self, at_most: int) -> tuple[Seen, bool]:
         self.asked.append(("look", at_most))
         return Batches.look(self, at_most)
 

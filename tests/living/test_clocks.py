@@ -1,8 +1,11 @@
 """Wrong clocks of API services and of clients: what lies ahead, or before its message, does no harm."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,8 +16,15 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
-from models import openchat
-from tasks.apps import APPS
+from commands.policies import rule
+from models import connect, echoroom, openchat
+from stack.ephemeral import FEEDS
+from stack.feeding import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
+from tasks import cleanup
+from tasks.apps import APPS, POLICIES
+from tasks.apps.retentions import Retention
+from tasks.apps.sweeps import Sweep
+from tasks.attachments.history import Story
 from tasks.delivery import drain as drains
 from tasks.delivery import record as records
 from tasks.delivery.arrival import MAX_AHEAD, arrive
@@ -90,6 +100,8 @@ def test_one_call_of_a_thousand_of_which_some_are_ahead(
     (letter,) = platform.dead_letters()
     assert letter.task == "delivery.record"
     assert letter.payload == {"args": [call([read(lost, bob, moments[lost])])], "kwargs": {}}
+    # It can be sent again, when its time has come.
+    assert RecordStatus.model_validate(letter.payload["args"][0]).events == [read(lost, bob, moments[lost])]
     assert letter.reason.startswith(f"at: {moments[lost].isoformat()} is more than a day ahead")
     assert "Allowed: up to a day ahead" in letter.reason
     for message in messages:
@@ -346,3 +358,238 @@ def test_reading_in_any_order_with_absurd_times(platform: Platform) -> None:
         assert outcomes[0] == outcomes[1]
 
     check()
+
+
+# -- Signs of life -------------------------------------------------------------------------------------------
+
+#: Policies without a sign of life that could lie ahead, and what they go by instead.
+BY_SOMETHING_ELSE = {
+    "echoroom.counts": "rows that are counted",
+    "openchat.sessions": "an expiry, which is ahead by its nature",
+    "openchat.verifications": "an expiry",
+    "openchat.mutes": "the end of a mute, which people choose",
+    "openchat.attachments": "an expiry, which people choose",
+    "connect.chat_rooms": "the state of another row",
+    "pern.sessions": "an expiry; one that was revoked ahead of the clock goes when it expires",
+    "pern.keys": "an expiry",
+    "audiorooms.suspended": "the end of a suspension",
+    "audiorooms.stays": "the state of another row",
+    "audiorooms.duplicates": "the order of stays; times over a day ahead are the oldest",
+    "audiorooms.backwards": "two times of one row",
+    "roomkeeper.runs": "our own times, by the database's clock",
+    "roomkeeper.signs_ahead": "our own times",
+    "roomkeeper.echoroom_stays": "our own times",
+    "roomkeeper.echoroom_speakers": "our own times",
+}
+SWEEPS = {name: policy for name, policy in POLICIES.items() if not isinstance(policy, Retention)}
+WITH_SIGNS = {name: policy for name, policy in SWEEPS.items() if policy.ahead is not None}
+#: Three hours are a wrong zone, two days a wrong date, ten years a clock that was set by hand.
+AHEAD = [timedelta(hours=3), timedelta(days=2), timedelta(days=3653)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead(Feed):
+    """Feeds rows whose last sign of life lies ahead."""
+
+    by: timedelta = timedelta(0)
+
+    @property
+    def once(self) -> datetime:
+        return self.now + self.by
+
+
+def _typing(feed: Feed) -> Fed:
+    user = ada(feed, a_room(feed))
+    key = feed.add(echoroom.TypingIndicator, username="Ada", expires_at=feed.once, **user)
+    return Fed("it expires in hours", feed.soon, [is_gone(echoroom.TypingIndicator, key)], [])
+
+
+def _session(feed: Feed) -> Fed:
+    key = feed.add(connect.UserSession, user_id=cleo(feed), expires_at=None, updated_at=feed.once)
+    return Fed("it has no expiry", feed.soon, [is_gone(connect.UserSession, key)], [])
+
+
+def _request(feed: Feed) -> Fed:
+    key, she, he = a_connection(feed)
+    people = {"requester_user_id": he, "approver_user_id": she}
+    request = feed.add(
+        connect.VideoRequest, connection_id=key, expires_at=None, requested_at=feed.once, **people
+    )
+    stale = is_changed(connect.VideoRequest, request, status="expired")
+    return Fed("it has no expiry", feed.soon, [stale], [])
+
+
+#: Where what is fed for a policy goes by an expiry, and other rows of its table by a sign of life.
+OF_A_SIGN: dict[str, Callable[[Feed], Fed]] = {
+    "echoroom.typing": _typing,
+    "connect.sessions": _session,
+    "connect.video_requests": _request,
+}
+
+
+def test_each_policy_minds_signs_ahead_or_has_none() -> None:
+    assert {*WITH_SIGNS} | {*BY_SOMETHING_ELSE} == {*SWEEPS}
+    assert not {*WITH_SIGNS} & {*BY_SOMETHING_ELSE}
+
+
+@pytest.mark.parametrize("by", AHEAD, ids=["hours", "days", "years"])
+@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
+def test_a_sign_of_life_ahead_counts_as_of_when_it_was_first_seen(
+    platform: Platform, by: timedelta, by_hand: bool
+) -> None:
+    """Of each policy: no row is swept before its period, and none lives for longer than twice that."""
+    now = clock(platform)
+
+    def sweep(policy: Sweep, at: datetime) -> int:
+        done = cleanup.run(policy, platform.settings, now=at, by_hand=by_hand)
+        assert done is not None
+        return done.rows
+
+    for name, policy in WITH_SIGNS.items():
+        assert policy.after is not None
+        with platform.engine.begin() as connection:
+            feed = Ahead(connection, now, policy.after, by)
+            fed = OF_A_SIGN.get(name, FEEDS[name])(feed)
+        stale = fed.stale[0]
+
+        def swept(stale: Stale = stale) -> bool:
+            with platform.engine.begin() as connection:
+                return stale.swept(connection)
+
+        # It is shown as due to nobody while it waits.
+        assert cleanup.eligible(policy, platform.settings, 10, now=now) == 0, name
+        assert sweep(policy, now) == 0, name
+        sweep(policy, now + policy.after)
+        assert not swept(), name
+        if by > policy.after:
+            late = now + policy.after + INSTANT
+            assert cleanup.eligible(policy, platform.settings, 10, now=late) >= 1, name
+            assert sweep(policy, late) >= 1, name
+        sweep(policy, now + 2 * max(policy.after, timedelta(minutes=1)) + policy.every)
+        assert swept(), name
+
+
+def test_what_becomes_of_times_ahead_is_shown(platform: Platform) -> None:
+    for name, policy in SWEEPS.items():
+        shown = rule(policy, platform.settings)
+        assert ("times ahead count from when they are first seen" in shown) == (name in WITH_SIGNS)
+
+
+def test_whoever_goes_on_to_give_signs_is_there_however_wrong_their_clock_is(platform: Platform) -> None:
+    now = clock(platform)
+    policy = POLICIES["openchat.presence"]
+    with platform.engine.begin() as connection:
+        feed = Feed(connection, now, timedelta(0))
+        long_ago = naive(now - timedelta(days=9))
+        user = bea(feed, is_online=True, status="online", last_seen_at=None, updated_at=long_ago)
+
+    def minute(number: int, sign: datetime | None) -> str:
+        if sign is not None:
+            platform.sql('UPDATE openchat."user" SET last_seen_at = :at', at=naive(sign))
+        assert cleanup.run(policy, platform.settings, now=now + timedelta(minutes=number)) is not None
+        return str(platform.row(openchat.User, user).status)
+
+    for number in range(12):
+        assert minute(number, now + timedelta(minutes=number) + 3 * HOUR) == "online"
+    # The clock is set right, by and by: a sign is one that differs from the last.
+    for number in range(12, 15):
+        assert minute(number, now + timedelta(minutes=number) + (15 - number) * HOUR) == "online"
+    assert [minute(number, None) for number in (15, 19)] == ["online", "online"]
+    assert minute(20, None) == "offline"
+
+
+def test_a_time_without_an_end_is_ahead_like_any_other(platform: Platform) -> None:
+    platform.sql(
+        """INSERT INTO openchat."user"
+                       (name, email, email_verified, is_online, status, last_seen_at, updated_at)
+           VALUES ('Bea', 'bea@example.org', true, true, 'online', 'infinity', '2020-01-01')"""
+    )
+    now, policy = clock(platform), POLICIES["openchat.presence"]
+    for minutes, rows in ((0, 0), (5, 0), (6, 1)):
+        done = cleanup.run(policy, platform.settings, now=now + timedelta(minutes=minutes))
+        assert done is not None
+        assert done.rows == rows
+
+
+def test_a_ghost_is_not_kept_by_an_indicator_from_the_future(platform: Platform) -> None:
+    """By a real worker: somebody's clock was three hours ahead when they began to type, and crashed."""
+    platform.set(sweep_after="echoroom.ghosts=1,echoroom.typing=1")
+    with platform.engine.begin() as connection:
+        now = connection.scalar(text("SELECT clock_timestamp()"))
+        assert now is not None
+        feed = Feed(connection, now, timedelta(0))
+        person = ada(feed, a_room(feed))
+        once = now - timedelta(days=1)
+        ghost = feed.add(echoroom.SessionParticipant, joined_at=once, **person)
+        feed.add(
+            echoroom.TypingIndicator,
+            username="Ada",
+            started_at=now + 3 * HOUR,
+            expires_at=now + 3 * HOUR + timedelta(seconds=10),
+            **person,
+        )
+    platform.worker("maintenance")
+
+    def over() -> bool:
+        for name in ("echoroom.ghosts", "echoroom.typing"):
+            platform.send(name, queue="cleanup")
+        (left,) = platform.sql(
+            "SELECT NOT is_active AS gone, (SELECT count(*) FROM echoroom.typing_indicators) AS typing"
+            " FROM echoroom.session_participants WHERE id = :id",
+            id=ghost,
+        )
+        return bool(left.gone and not left.typing)
+
+    eventually(over, what="the ghost has left, and types no more")
+    assert clock(platform) - now < HOUR
+
+
+def test_many_rows_that_wait_do_not_hide_those_that_are_due(platform: Platform) -> None:
+    platform.sql(
+        """INSERT INTO openchat."user"
+                       (name, email, email_verified, is_online, status, last_seen_at, updated_at)
+           SELECT 'Bea', n || '@example.org', true, true, 'online',
+                  CASE WHEN n <= 5050 THEN timezone('UTC', now()) + interval '10 years' END, '2020-01-01'
+             FROM generate_series(1, 5100) AS n"""
+    )
+    assert cleanup.run(POLICIES["openchat.presence"], platform.settings) is not None
+    (counted,) = platform.sql(
+        """SELECT count(*) FILTER (WHERE status = 'offline') AS offline,
+                  count(*) FILTER (WHERE status = 'online') AS online FROM openchat."user" """
+    )
+    assert tuple(counted) == (50, 5050)
+
+
+# -- Our own clocks ------------------------------------------------------------------------------------------
+
+#: Where a worker's own clock is read, and why that does no harm. All else goes by the database's.
+OWN_CLOCK = {
+    "tasks/engines/explain.py": "any moment does for a plan, of which nothing is executed",
+    "workers/state_metrics.py": "the age in days of signatures that others have dated",
+    "workers/steps.py": "scores in the broker, where Celery keeps times of workers as well",
+    "workers/storage/s3.py": "S3 wants each request signed with the time of who signs it",
+}
+
+
+def test_jobs_go_by_the_database_s_clock() -> None:
+    readers = set()
+    root = Path(cleanup.__file__).parent.parent
+    for path in [*(root / "tasks").rglob("*.py"), *(root / "workers").rglob("*.py")]:
+        if re.search(r"\b(datetime\.(now|utcnow|today)|date\.today|time\.time(_ns)?)\(", path.read_text()):
+            readers.add(str(path.relative_to(root)))
+    assert readers <= {*OWN_CLOCK}, "take the database's time, or say in OWN_CLOCK why not"
+
+
+def test_the_history_of_an_attachment_is_told_by_the_database_s_clock(platform: Platform) -> None:
+    story = Story("pern", uuid4(), 1, "worker")
+    began = clock(platform)
+    with story.phase("scan"):
+        between = clock(platform)
+    story.add("clean")
+    with platform.engine.begin() as connection:
+        story.write(connection)
+    scan, clean = platform.sql("SELECT event, at FROM roomkeeper.attachment_events ORDER BY id")
+    assert (scan.event, clean.event) == ("scan", "clean")
+    # A statement's way to the database is the most that it is off.
+    assert began <= scan.at <= between + timedelta(seconds=1)
+    assert scan.at <= clean.at <= clock(platform)

@@ -346,7 +346,7 @@ def test_what_cleanup_deletes_freezes_buckets_too(platform: Platform, way: str) 
     elif way == "by pages":
         taken = batches.on_pages(0, 10)
     else:
-        taken = batches.take(batches.look(10))
+        taken = batches.take(batches.look(10)[0])
     assert (taken.rows, taken.told) == (4, [])
     assert set(rows(platform, AuditLog)) == {stay}
     assert frozen_to(platform, "pern.security_daily") == CLOSED - INSTANT

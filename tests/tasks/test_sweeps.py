@@ -216,8 +216,8 @@ def test_policies_are_set_and_switched_off() -> None:
         ),
         (
             "ROOMKEEPER_SWEEP_AFTER",
-            "echoroom.typing=5",
-            "ROOMKEEPER_SWEEP_AFTER names 'echoroom.typing', which is not a policy with a period: ",
+            "echoroom.counts=5",
+            "ROOMKEEPER_SWEEP_AFTER names 'echoroom.counts', which is not a policy with a period: ",
         ),
     ],
 )

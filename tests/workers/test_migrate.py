@@ -58,6 +58,7 @@ OURS = {
     "rollup_live",
     "rollups",
     "scan_verdicts",
+    "signs_ahead",
     "sql_tasks",
     "status_inbox",
     "sweeps",

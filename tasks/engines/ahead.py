@@ -1,0 +1,71 @@
+"""Signs of life that lie ahead of the clock: each counts as of when it was first seen.
+
+An API service whose clock is ahead writes times that are yet to come. A row with such a time is noted when it
+would be due without it, and is due once it has been noted with the same time for the policy's period. A later
+sign has another time, so whoever goes on to give signs is there, however wrong their clock is.
+"""
+
+from typing import Any
+
+from sqlalchemy import ARRAY, Column, ColumnElement, Executable, and_, bindparam, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from models.platform import SignAhead
+from tasks.apps.columns import table_of
+from tasks.apps.sweeps import AFTER, NOW, Sweep
+
+_SIGNS = table_of(SignAhead)
+
+
+def settled(policy: Sweep, due: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return `due`, of rows whose time ahead, if they have one, has been noted for long enough."""
+    if policy.ahead is None:
+        return due
+    return and_(due, or_(policy.ahead.is_(None), policy.ahead == _noted(policy)))
+
+
+def none(policy: Sweep, due: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return `due`, of rows without a time ahead."""
+    return due if policy.ahead is None else and_(due, policy.ahead.is_(None))
+
+
+def waits(policy: Sweep) -> ColumnElement[bool]:
+    """Return whether a row has a time ahead that has not been noted for long enough."""
+    assert policy.ahead is not None
+    return and_(policy.ahead.is_not(None), func.coalesce(policy.ahead != _noted(policy), True))
+
+
+def note(policy: Sweep) -> Executable | None:
+    """Return the statement that notes given rows (`keys`) with their times ahead; None if there are none.
+
+    What was noted with the same time stays as it is.
+    """
+    if policy.ahead is None:
+        return None
+    key = _key(policy)
+    keys = bindparam("keys", type_=ARRAY(key.type))
+    times = select(literal(policy.name), key, policy.ahead, NOW).where(
+        key == func.any(keys), policy.ahead.is_not(None)
+    )
+    statement = insert(_SIGNS).from_select(["policy", "key", "at", "seen_at"], times)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[_SIGNS.c.policy, _SIGNS.c.key],
+        set_={"at": new.at, "seen_at": new.seen_at},
+        where=new.at != _SIGNS.c.at,
+    )
+
+
+def _noted(policy: Sweep) -> ColumnElement[Any]:
+    """Return the time that a row was noted with, long enough ago."""
+    return (
+        select(_SIGNS.c.at)
+        .where(_SIGNS.c.policy == policy.name, _SIGNS.c.key == _key(policy), _SIGNS.c.seen_at < NOW - AFTER)
+        .correlate(policy.table)
+        .scalar_subquery()
+    )
+
+
+def _key(policy: Sweep) -> "Column[Any]":
+    (key,) = policy.table.primary_key.columns
+    return key
