@@ -39,7 +39,7 @@ def add(
     if not why:
         raise SettingsError("--reason must say why, in a few words.")
     _look(application, entity, settings)
-    from tasks import holds
+    from tasks import holds, object_deletions
 
     try:
         with _patiently():
@@ -50,6 +50,14 @@ def add(
         f"Hold {number}: retention takes no rows of {application} {entity} {entity_id} until it is lifted. "
         "What went before is in the receipts: roomkeeper retention receipts"
     )
+    with transaction() as connection:
+        files = object_deletions.number_of_files(connection, application)
+    if files:
+        typer.echo(
+            f"The objects of {files:,} {'file' if files == 1 else 'files'} of {application}, whose rows were "
+            "deleted before, still wait to be deleted: the hold does not keep them. To keep them, restore "
+            "the receipts that are listed by: roomkeeper retention pending"
+        )
     if application not in settings.apps:
         typer.echo(f"{application} is not in {variable('apps')}: retention takes nothing of it anyway.")
 

@@ -102,6 +102,12 @@ def every(connection: Connection) -> Sequence[tuple[Row[Any], Waiting]]:
     return [(row, _waiting(row)) for row in found]
 
 
+def number_of_files(connection: Connection, app: str) -> int:
+    """Return how many attachments of an application have objects that are still to be deleted."""
+    its = select(func.count()).where(PendingDeletion.app == app)
+    return int(connection.execute(its).scalar_one())
+
+
 def _waiting(row: Row[Any]) -> Waiting:
     return Waiting(row.files, row.objects, row.since, row.attempts, row.failing_since, row.error)
 

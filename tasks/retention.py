@@ -69,7 +69,7 @@ def run(
         moment = now or entry.started_at
         share = 1.0 if by_hand or policy.walk is None else every(policy, settings) / policy.walk
         archives = archives_of(policy, settings)
-        remove_unfinished(policy, archives)
+        remove_unfinished(policy.name, archives)
         sweep: Run | None = None
         try:
             with transaction() as connection:

@@ -243,14 +243,18 @@ def _delete_batch(
 ) -> bool:
     """Delete the objects of one batch of a store's pending deletions; return whether there were any."""
     batch = (
-        select(_PENDING).where(*its, _PENDING.c.store == store).order_by(_PENDING.c.not_before, _PENDING.c.id)
+        select(_PENDING)
+        .where(*its, _PENDING.c.store == store)
+        .order_by(_PENDING.c.not_before, _PENDING.c.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
     )
     rows: Sequence[Row[Any]] = []
     failed: list[tuple[Row[Any], str]] = []
     try:
         with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
             connection.execute(_IDLE)
-            rows = connection.execute(batch.with_for_update(skip_locked=True)).all()
+            rows = connection.execute(batch).all()
             if not rows:
                 return False
             try:

@@ -391,12 +391,16 @@ class Retiring(Batches):
         return archived
 
 
-def remove_unfinished(policy: Retention, archives: ObjectStore | None) -> None:
-    """Remove what a crash has left of a policy, of which no run is under way."""
+def remove_unfinished(job: str, archives: ObjectStore | None) -> None:
+    """Remove the archives that a crash has left of a policy, or of a table's partitions.
+
+    They are locked meanwhile: a run that was taken for dead, and is not, cannot commit a receipt that names
+    them.
+    """
     if archives is None:
         return
     with transaction() as connection:
-        its = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == policy.name)
+        its = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
         left = list(connection.execute(its.with_for_update(skip_locked=True)).scalars())
         if left:
             archives.delete_many(left)

@@ -64,7 +64,7 @@ from tasks.engines.archive import Archived, archives_of
 from tasks.engines.batch import Contested, Refused, begin
 from tasks.engines.closed import Closed, Latest
 from tasks.engines.families import ALL
-from tasks.engines.retire import HOLD_PATIENCE_MS, HOLDS_LOCK, STORE_SECONDS
+from tasks.engines.retire import HOLD_PATIENCE_MS, HOLDS_LOCK, STORE_SECONDS, remove_unfinished
 from tasks.engines.statements import key_of, on_pages
 from tasks.partitions.catalog import Found, Partition, PartitionError, find, partitions, quoter
 from tasks.partitions.coming import PATIENCE_MS, TRIES
@@ -340,12 +340,7 @@ class _Dropping:
         """Remove the archives that a run which died has left."""
         from workers.storage.archives import archive_for
 
-        with transaction() as connection:
-            its = UnfinishedArchive.policy == self.job
-            left = list(connection.execute(select(UnfinishedArchive.key).where(its)).scalars())
-        store = archive_for(self.settings) if left else None
-        if store is not None:
-            self._forget(store, left)
+        remove_unfinished(self.job, archive_for(self.settings))
 
     def foresee(self, one: Partition) -> Fate:
         """Say what would become of a partition."""

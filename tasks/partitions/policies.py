@@ -10,6 +10,7 @@ from models.base import Base
 from tasks.apps import APPS, POLICIES, after, policies
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Delete
+from tasks.engines.families import files_of
 from tasks.partitions.catalog import PartitionError
 from workers.settings import Settings
 
@@ -54,8 +55,11 @@ def running(table: Table, settings: Settings) -> list[tuple[Retention, timedelta
 
 
 def whole(policy: Retention) -> bool:
-    """Return whether a policy's rows may go together: nothing refers to them or changes with them."""
-    plain = policy.cutoff is None and policy.until is None
+    """Return whether a policy's rows may go together: nothing refers to them or changes with them.
+
+    Nor do they have objects, whose deletion would have to be noted row by row.
+    """
+    plain = policy.cutoff is None and policy.until is None and files_of(policy) is None
     return isinstance(policy.then, Delete) and not policy.refers and plain
 
 

@@ -687,6 +687,28 @@ def test_limits_that_are_ignored_are_told(platform: Platform) -> None:
     assert "! " not in on(platform, "check").out
 
 
+def test_objects_that_wait_for_long_to_be_deleted_are_told(platform: Platform) -> None:
+    def wait(minutes: int, error: str | None) -> None:
+        platform.sql(
+            "INSERT INTO roomkeeper.pending_deletions"
+            " (app, attachment_id, policy, store, key, error, created_at)"
+            " VALUES ('pern', gen_random_uuid(), 'pern.messages', 's3', 'a', :error, now() - :ago)",
+            error=error,
+            ago=timedelta(minutes=minutes),
+        )
+
+    wait(59, None)
+    assert "! " not in on(platform, "check").out
+    wait(61, "the object store does not answer")
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("! ")]
+    assert line.startswith(
+        "! The objects of 1 file wait in s3 to be deleted, though their rows were deleted at"
+    )
+    assert line.endswith(" UTC: the object store does not answer.")
+
+
 def test_holds_that_can_not_be_read_are_a_fault(api: Platform) -> None:
     api.sql("ALTER TABLE roomkeeper.holds ENABLE ROW LEVEL SECURITY")
     ((sentence, _),) = found(on(api, "check"))

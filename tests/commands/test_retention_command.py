@@ -334,7 +334,7 @@ def test_receipts_are_listed_and_told(platform: Platform, monkeypatch: pytest.Mo
         ["1"],
     )
     assert (said["hash"], said["previous"]) == ([row.hash], [row.previous])
-    assert (said["operator"], said["objects"], said["table"]) == (["eve"], ["1"], ["pern.messages"])
+    assert (said["operator"], said["objects"], said["table"]) == (["eve"], ["1 deleted"], ["pern.messages"])
     assert said["keys"] == [f"{old} to {old}"]
     assert said["rule"][0].startswith("messages older than 400 days in conversations ")
     assert said["run"] == [str(row.run)]
@@ -491,6 +491,48 @@ def test_what_was_taken_is_put_back(platform: Platform) -> None:
     assert approved(platform, "pern.messages").code == 0
     assert on(platform, "run", "pern.messages").code == 0
     assert old not in rows(platform, Message)
+
+
+def test_objects_that_wait_are_told_and_stay_with_restored_rows(platform: Platform) -> None:
+    assert on(platform, "retention", "pending").out == "None.\n"
+    old = message(platform, conversation(platform), LONG)
+    attachment(platform, old)
+    attachment(platform, old, thumbnail_path=platform.put(b"small"))
+    objects = platform.objects()
+    unmounted = platform.store.with_name("unmounted")
+    platform.store.rename(unmounted)
+    ran(platform, "pern.messages")
+    why = r"1 failed attempt since \S+ \S+ UTC: the store's directory is not there"
+    (said,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
+    assert re.fullmatch(rf"3 waiting \({why}\)", said)
+    (line,) = on(platform, "retention", "pending").out.splitlines()
+    assert re.fullmatch(rf"\S+ \S+  pern\.messages, receipt 1: 3 objects of 2 files in local; {why}", line)
+    user = person(platform)
+    held = on(platform, "hold", "add", "pern", "user", str(user), "--reason", "a suit")
+    assert held.out.splitlines()[1].startswith(
+        "The objects of 2 files of pern, whose rows were deleted before, still wait to be deleted: "
+    )
+    platform.sql("UPDATE roomkeeper.pending_deletions SET attempts = 0, error = NULL, failing_since = NULL")
+    assert "3 waiting (since " in on(platform, "retention", "receipt", "1").out
+
+    outcome = on(platform, "retention", "restore", "1", "--reason", "a mistake")
+    assert "3 objects still waited to be deleted, and stay." in outcome.out.splitlines()
+    assert "can not come back" not in outcome.out
+    unmounted.rename(platform.store)
+    assert platform.objects() == objects
+    assert on(platform, "retention", "pending").out == "None.\n"
+    (said,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
+    assert said == "3 kept: rows were restored"
+
+
+def test_what_an_older_version_deleted_is_told(platform: Platform) -> None:
+    """It wrote the receipt when the objects were deleted."""
+    attachment(platform, message(platform, conversation(platform), LONG))
+    ran(platform, "pern.messages")
+    platform.sql("DELETE FROM roomkeeper.deletion_events")
+    assert lines(on(platform, "retention", "receipt", "1"))["objects"] == ["1"]
+    outcome = on(platform, "retention", "restore", "1", "--reason", "a mistake")
+    assert "1 object that went with them can not come back" in outcome.out
 
 
 def test_rows_that_are_there_with_other_values_stay(platform: Platform) -> None:

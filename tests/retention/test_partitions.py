@@ -19,15 +19,18 @@ from models.audiorooms import AuditLog as RoomLog
 from models.pern import AuditLog, User
 from models.platform import Approval, AttachmentEvent, Receipt, UnfinishedArchive
 from tasks import partitions, receipts
+from tasks.apps import POLICIES
 from tasks.apps.columns import table_of
+from tasks.apps.retentions import Retention
 from tasks.brake import Stopped
 from tasks.engines import archive, closed
 from tasks.engines.archive import Archived
+from tasks.engines.families import files_of
 from tasks.engines.retire import Retiring
 from tasks.partitions import PartitionError, drop, make_coming, make_room
 from tasks.partitions.catalog import Found
 from tasks.partitions.coming import PATIENCE_MS
-from tasks.partitions.policies import running
+from tasks.partitions.policies import running, whole
 from tasks.restore import restore
 from tests.cleanup.sweeping import INSTANT, NOW, add, rolled_up, rows
 from tests.platform import Platform
@@ -581,6 +584,31 @@ partitions.drop_past(AUDIT, get_settings(), NOW)
     assert len(left_over(monthly)) == 1
     assert dropped(monthly)["audit_logs_y2026m01"] is None
     assert (rows(monthly, AuditLog), left_over(monthly)) == ({}, [])
+
+
+def test_archives_that_a_receipt_is_about_to_name_stay(monthly: Platform) -> None:
+    """A run that was taken for dead commits its receipt while the next one clears away."""
+    log(monthly, JANUARY)
+    root = monthly.settings.archive_root
+    assert root is not None
+    archive = root / "pern.audit_info" / "theirs.parquet"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"rows")
+    monthly.sql(
+        "INSERT INTO roomkeeper.unfinished_archives (key, policy)"
+        " VALUES ('pern.audit_info/theirs.parquet', 'partitions.pern.audit_logs')"
+    )
+    with monthly.engine.connect() as theirs, theirs.begin():
+        theirs.execute(text("DELETE FROM roomkeeper.unfinished_archives"))
+        assert dropped(monthly)["audit_logs_y2026m01"] is None
+    assert archive.read_bytes() == b"rows"
+
+
+def test_a_table_whose_rows_have_objects_is_not_dropped_by_months() -> None:
+    policies = {one.name: one for one in POLICIES.values() if isinstance(one, Retention)}
+    assert whole(policies["pern.audit_info"])
+    assert not whole(policies["openchat.deleted_attachments"])
+    assert [name for name, one in policies.items() if whole(one) and files_of(one) is not None] == []
 
 
 def test_two_at_once_drop_once(monthly: Platform) -> None:

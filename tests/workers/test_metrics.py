@@ -279,6 +279,26 @@ def test_legal_holds_are_counted(platform: Platform, state: State) -> None:
     assert of(asked(state), "roomkeeper_holds", "app") == {"audiorooms": 2}
 
 
+def test_pending_deletions_are_told(platform: Platform, state: State) -> None:
+    names = ("roomkeeper_pending_deletions", "roomkeeper_pending_deletions_attempts")
+    age = "roomkeeper_pending_deletions_age_seconds"
+    assert [of(asked(state), name, "store") for name in (*names, age)] == [{}, {}, {}]
+    for store, attempts, minutes in (("s3", 0, 1), ("s3", 4, 90), ("local", 0, 0)):
+        platform.sql(
+            "INSERT INTO roomkeeper.pending_deletions"
+            " (app, attachment_id, policy, store, key, attempts, created_at)"
+            " VALUES ('pern', gen_random_uuid(), 'x', :store, 'a', :attempts, now() - :ago)",
+            store=store,
+            attempts=attempts,
+            ago=timedelta(minutes=minutes),
+        )
+    found = asked(state)
+    assert [of(found, name, "store") for name in names] == [{"s3": 2, "local": 1}, {"s3": 4, "local": 0}]
+    ages = of(found, age, "store")
+    assert 5400 <= ages["s3"] < 5500
+    assert 0 <= ages["local"] < 60
+
+
 def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) -> None:
     row_id = platform.openchat_attachment(b"text")
     platform.sql(
