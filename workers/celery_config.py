@@ -107,6 +107,7 @@ include = [
     "tasks.delivery.audit",
     "tasks.cleanup",
     "tasks.outbox",
+    "tasks.quarantine",
     "tasks.retention",
     "tasks.analytics",
 ]

@@ -23,13 +23,11 @@ from workers.broker_errors import REFUSALS, described
 from workers.broker_scripts import PUSH, REINDEX
 from workers.outstanding import Message as OutstandingMessage
 from workers.outstanding import outstanding
-from workers.queues import KINDS
+from workers.queues import KINDS, QUARANTINE
 from workers.unacknowledged import QoS
 
 log = structlog.get_logger(__name__)
 
-#: The list of what could not even become a dead letter, because the database was away.
-QUARANTINE = "roomkeeper.quarantine"
 #: Other lists carry answers and events, which are not tasks.
 QUEUES = frozenset(queue for kind in KINDS.values() for queue in kind.queues)
 JSON = "application/json"
