@@ -6,8 +6,9 @@ from typing import Any
 
 import structlog
 from celery import bootsteps
+from redis.exceptions import RedisError
 
-from workers.broker_errors import BROKER_AWAY, described
+from workers.broker_errors import described
 from workers.settings import get_settings
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ class VisibilityRefresh(_Timer):
     def tick(self, consumer: Any) -> None:
         try:
             consumer.task_consumer.channel.qos.refresh()
-        except BROKER_AWAY as error:
+        except (RedisError, OSError) as error:
             # The consumer notices a lost broker by itself and reconnects.
             log.warning("visibility.not_refreshed", error=described(error))
 

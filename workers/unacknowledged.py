@@ -65,12 +65,12 @@ class QoS(_Base):  # type: ignore[misc]
         with self.channel.conn_or_acquire() as client:
             seconds, microseconds = client.time()
             clock.set(seconds + microseconds / 1e6)
+            if self._delivered:
+                REFRESH(client, [self.unacked_index_key], [clock.now(), *self._delivered])
             outstanding.settle(client, self.unacked_index_key, self.unacked_key)
             for tag in list(self._unnoted):
                 self._note(self._delivered[tag], tag)
                 del self._unnoted[tag]
-            if self._delivered:
-                REFRESH(client, [self.unacked_index_key], [clock.now(), *self._delivered])
 
     # -- done -------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from redis import Redis
 from redis._parsers.base import BaseParser
@@ -15,7 +16,7 @@ from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, event
 from tests.living.brokers import alive, held, logged, own_broker, publish
 from tests.platform import Platform, Program, eventually
-from tests.servers import ValkeyServer
+from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers.broker_errors import BROKER_AWAY, described
 from workers.transport import Transport
 
@@ -259,3 +260,85 @@ def test_a_wrong_command_is_our_own_fault() -> None:
 def test_what_is_logged_of_an_error_holds_no_message() -> None:
     words = 'Command # 1 (LPUSH delivery {"body": "of pipeline"}) of pipeline caused error: no room'
     assert described(OutOfMemoryError(words)) == "OutOfMemoryError: no room"
+
+
+# -- what a task that was taken is worth ------------------------------------------------------------------
+
+
+def test_a_retry_that_a_full_broker_refuses_loses_nothing(
+    platform: Platform, broker: ValkeyServer, messages: list[UUID], postgres: PostgresServer
+) -> None:
+    """The database is away, so the task is to be tried again, which takes a message."""
+    platform.set(worker_processes=1)
+    worker = platform.worker("delivery")
+    (reader,) = readers(platform, 1)
+    database = str(platform.engine.url.database)
+    worker.freeze()
+    assert report(broker, reader, messages)
+    with Redis.from_url(broker.url()) as client, psycopg.connect(postgres.url(), autocommit=True) as admin:
+        client.config_set("maxmemory", "1")
+        admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')  # type: ignore[call-overload]
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,)
+        )
+        worker.thaw()
+        logged(worker, "task.put_back", 1)
+        admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')  # type: ignore[call-overload]
+        eventually(lambda: merged(platform) == {reader}, 30, "it has been merged")
+        eventually(lambda: held(client) == (0, 0), what="it has been acknowledged")
+    alive(worker)
+
+
+def test_what_the_broker_does_not_note_is_done_and_put_back(
+    platform: Platform, broker: ValkeyServer, clamd: ClamdServer
+) -> None:
+    # Two: it waits for another while it works on one, and so notices that its connection goes.
+    platform.set(worker_processes=2)
+    worker = platform.worker()
+    rows = [platform.openchat_attachment(b"Milk\n", "notes.txt") for _ in range(2)]
+    with Redis.from_url(broker.url()) as client:
+
+        def may_note(allowed: bool) -> None:
+            client.execute_command("ACL", "SETUSER", "default", "+hset" if allowed else "-hset")  # type: ignore[no-untyped-call]
+
+        may_note(False)
+        platform.enqueue("openchat", rows[0])
+        logged(worker, "broker.message_not_noted")
+        assert platform.finished(rows[0]).outcome == "accepted"
+
+        # Its connection goes while the broker has no note: only the worker has it.
+        clamd.freeze()
+        platform.enqueue("openchat", rows[1])
+        logged(worker, "broker.message_not_noted", 1)
+        worker_before = worker.said().count("Connected to")
+        client.client_kill_filter(_type="normal", skipme=True)
+        logged(worker, "broker.message_put_back")
+        may_note(True)
+        logged(worker, "Connected to", worker_before)
+        clamd.thaw()
+        assert platform.finished(rows[1]).outcome == "accepted"
+        eventually(lambda: held(client) == (0, 0), what="all has been acknowledged")
+    assert not platform.dead_letters()
+    alive(worker)
+
+
+def test_an_acknowledgement_that_is_refused_is_made_up_for(
+    platform: Platform, broker: ValkeyServer, clamd: ClamdServer
+) -> None:
+    """A worker that holds as many as it may asks for no more: it would not see that the broker is back."""
+    platform.set(worker_processes=1)
+    worker = platform.worker()
+    rows = [platform.openchat_attachment(b"Milk\n", "notes.txt") for _ in range(2)]
+    with Redis.from_url(broker.url()) as client:
+        clamd.freeze()
+        platform.enqueue("openchat", rows[0])
+        eventually(lambda: held(client) == (1, 1), what="it has been taken")
+        client.config_set("min-replicas-to-write", 1)
+        clamd.thaw()
+        logged(worker, "broker.message_not_acknowledged")
+        client.config_set("min-replicas-to-write", 0)
+        platform.enqueue("openchat", rows[1])
+        for row_id in rows:
+            assert platform.finished(row_id).outcome == "accepted"
+        eventually(lambda: held(client) == (0, 0), what="both have been acknowledged")
+    alive(worker)
