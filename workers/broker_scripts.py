@@ -10,6 +10,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from workers.broker_errors import REFUSALS
+
 _ALLOWED = "#!lua flags=allow-oom\n"
 
 
@@ -28,9 +30,12 @@ class Script:
         """
         try:
             return client.register_script(_ALLOWED + self._text)(keys=keys, args=args)
-        except ResponseError as error:
-            if "compil" not in str(error):
-                raise
+        except REFUSALS:
+            raise
+        except ResponseError:
+            # A server that does not know such a first line; each says so in its own words. If that was not
+            # it, the same happens again.
+            pass
         return client.register_script(self._text)(keys=keys, args=args)
 
 

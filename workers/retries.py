@@ -33,8 +33,9 @@ class RetriedTask(PlatformTask):
         try:
             return super().retry(*args, **options)
         except Reject as rejected:
-            if not isinstance(rejected.reason, BROKER_AWAY):
+            reason: Any = rejected.args[0]
+            if not isinstance(reason, BROKER_AWAY):
                 raise
-            log.warning("task.put_back", error=described(rejected.reason))
+            log.warning("task.put_back", error=described(reason))
             time.sleep(PAUSE_SECONDS)
-            raise Reject(rejected.reason, requeue=True) from rejected
+            raise Reject(reason, requeue=True) from rejected

@@ -29,12 +29,12 @@ RECOVER = "attachments.recover"
 
 
 @pytest.fixture
-def client(platform: Platform) -> Iterator["Redis"]:
+def client(platform: Platform) -> Iterator[Any]:
     with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
         yield client
 
 
-def started(platform: Platform, client: "Redis") -> Program:
+def started(platform: Platform, client: Any) -> Program:
     """Start a beat, and wait until it has written its timetable."""
     beat = platform.start("beat")
     logged(beat, "Acquired lock")
@@ -50,7 +50,7 @@ def meta(moment: datetime) -> str:
     return json.dumps({"last_run_at": moment, "total_run_count": 7}, cls=RedBeatJSONEncoder)
 
 
-def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform, client: "Redis") -> None:
+def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform, client: Any) -> None:
     platform.set(recover_every_seconds=1)
     started(platform, client).kill()
     # As a beat leaves it whose clock was ahead.
@@ -68,7 +68,7 @@ def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform
     assert latest < ahead.timestamp()
 
 
-def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: "Redis") -> None:
+def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -> None:
     platform.set(recover_every_seconds=1)
     started(platform, client).kill()
     garbage: list[str | bytes] = [
@@ -142,7 +142,7 @@ def health_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def scheduler(platform: Platform, client: "Redis") -> Iterator[Any]:
+def scheduler(platform: Platform, client: Any) -> Iterator[Any]:
     """Beat's scheduler in this process, with an entry each minute."""
     url = platform.environment["ROOMKEEPER_BROKER_URL"]
     with Celery("beat", broker=url, set_as_current=False) as celery:
@@ -169,14 +169,17 @@ def scheduler(platform: Platform, client: "Redis") -> Iterator[Any]:
 def at(scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> Times:
     """Let a scheduler live by clocks that are set."""
     times = Times(monkeypatch)
-    now = lambda: datetime.fromtimestamp(times.wall, UTC)  # noqa: E731
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(times.wall, UTC)
+
     monkeypatch.setattr(scheduler.app, "now", now)
     monkeypatch.setattr(schedule, "now", lambda self: now())
     return times
 
 
 def test_a_clock_that_is_set_back_silences_nobody(
-    scheduler: Any, client: "Redis", monkeypatch: pytest.MonkeyPatch
+    scheduler: Any, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = at(scheduler, monkeypatch)
     scheduler.tick()
@@ -191,7 +194,7 @@ def test_a_clock_that_is_set_back_silences_nobody(
 
 
 def test_health_means_that_messages_are_sent(
-    scheduler: Any, client: "Redis", health_file: Path, monkeypatch: pytest.MonkeyPatch
+    scheduler: Any, client: Any, health_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = at(scheduler, monkeypatch)
 
@@ -231,7 +234,7 @@ def test_health_means_that_messages_are_sent(
 
 
 def test_what_was_due_while_the_broker_was_full_is_sent_when_it_has_room(
-    scheduler: Any, client: "Redis", monkeypatch: pytest.MonkeyPatch
+    scheduler: Any, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = at(scheduler, monkeypatch)
     scheduler.tick()
@@ -254,6 +257,24 @@ def test_what_was_due_while_the_broker_was_full_is_sent_when_it_has_room(
     times.passes(1)
     scheduler.tick()
     times.passes(1)
+    scheduler.tick()
+    assert client.llen("maintenance") == 1
+
+
+def test_a_queue_that_nobody_takes_from_does_not_grow_for_ever(
+    scheduler: Any, client: Any, health_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beats, "PILE", 3)
+    times = at(scheduler, monkeypatch)
+    for _ in range(6):
+        scheduler.tick()
+        times.passes(61)
+    assert client.llen("maintenance") == 3
+    health_file.unlink(missing_ok=True)
+    scheduler.tick()
+    assert health_file.exists(), "it is the workers that are ill"
+    client.delete("maintenance")
+    times.passes(61)
     scheduler.tick()
     assert client.llen("maintenance") == 1
 

@@ -17,6 +17,7 @@ from tests.delivery.people import Pern, event
 from tests.living.brokers import alive, held, logged, own_broker, publish
 from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers import broker_scripts
 from workers.broker_errors import BROKER_AWAY, described
 from workers.transport import Transport
 
@@ -262,6 +263,19 @@ def test_what_is_logged_of_an_error_holds_no_message() -> None:
     assert described(OutOfMemoryError(words)) == "OutOfMemoryError: no room"
 
 
+def test_scripts_run_on_a_server_that_makes_no_exceptions(
+    broker: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not know the first line: Redis before 7. As long as it has room they do the same."""
+    monkeypatch.setattr(broker_scripts, "_ALLOWED", "#!unknown flags=allow-oom\n")
+    with Redis.from_url(broker.url()) as client:
+        broker_scripts.NOTE(client, ["index", "notes"], [1, "tag", "note"])
+        assert client.hgetall("notes") == {b"tag": b"note"}
+        client.config_set("maxmemory", "1")
+        with pytest.raises(OutOfMemoryError):
+            broker_scripts.NOTE(client, ["index", "notes"], [1, "another", "note"])
+
+
 # -- what a task that was taken is worth ------------------------------------------------------------------
 
 
@@ -277,13 +291,13 @@ def test_a_retry_that_a_full_broker_refuses_loses_nothing(
     assert report(broker, reader, messages)
     with Redis.from_url(broker.url()) as client, psycopg.connect(postgres.url(), autocommit=True) as admin:
         client.config_set("maxmemory", "1")
-        admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')  # type: ignore[call-overload]
+        admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
         admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,)
         )
         worker.thaw()
         logged(worker, "task.put_back", 1)
-        admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')  # type: ignore[call-overload]
+        admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
         eventually(lambda: merged(platform) == {reader}, 30, "it has been merged")
         eventually(lambda: held(client) == (0, 0), what="it has been acknowledged")
     alive(worker)
@@ -299,7 +313,7 @@ def test_what_the_broker_does_not_note_is_done_and_put_back(
     with Redis.from_url(broker.url()) as client:
 
         def may_note(allowed: bool) -> None:
-            client.execute_command("ACL", "SETUSER", "default", "+hset" if allowed else "-hset")  # type: ignore[no-untyped-call]
+            client.execute_command("ACL", "SETUSER", "default", "+hset" if allowed else "-hset")
 
         may_note(False)
         platform.enqueue("openchat", rows[0])
