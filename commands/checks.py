@@ -138,6 +138,7 @@ def broker(settings: Settings) -> list[Fault]:
             client.ping()
             # What would be refused if its memory were full, its disk, or if it were a replica.
             client.set("roomkeeper.check", "", ex=1)
+            client.delete("roomkeeper.check")
             try:
                 found = client.config_get("maxmemory-policy", "appendonly")
             except redis.ResponseError:

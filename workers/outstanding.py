@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from redis.exceptions import RedisError
 
+from workers.broker_errors import BROKER_AWAY
 from workers.broker_scripts import PUSH
 
 if TYPE_CHECKING:
@@ -45,16 +47,14 @@ class Outstanding:
         self.messages: deque[Message] = deque()
         #: Tags of messages that are done, and whose notes could not be removed.
         self.done: set[str] = set()
-        self._owner: int | None = None
         self._ending = False
+        atexit.register(self._bury)
+        # They are the process's that took them, not those of its children.
+        os.register_at_fork(after_in_child=self._forget)
 
     def keep(self, message: Message) -> None:
         """Keep a message until the broker takes it."""
         log.warning("broker.message_kept_here", key=message.key)
-        if self._owner is None:
-            # A process that is forked later ends without this, and what is here is not its own.
-            self._owner = os.getpid()
-            atexit.register(self._bury)
         self.messages.append(message)
         if self._ending:
             self._bury()
@@ -65,11 +65,20 @@ class Outstanding:
         Raises:
             RedisError: the broker does not take it yet; what it did not take is kept.
         """
-        while self.messages:
-            message = self.messages[0]
-            PUSH(client, [message.key], [message.command, message.item])
-            self.messages.popleft()
-            log.info("broker.message_put_back", key=message.key)
+        refused: RedisError | None = None
+        for _ in range(len(self.messages)):
+            message = self.messages.popleft()
+            try:
+                PUSH(client, [message.key], [message.command, message.item])
+            except BROKER_AWAY:
+                self.messages.appendleft(message)
+                raise
+            except RedisError as error:
+                # Its list is none. That of others may be one.
+                self.messages.append(message)
+                refused = error
+            else:
+                log.info("broker.message_put_back", key=message.key)
         if self.done:
             tags = tuple(self.done)
             with client.pipeline() as pipe:
@@ -77,10 +86,14 @@ class Outstanding:
                 pipe.hdel(notes_key, *tags)
                 pipe.execute()
             self.done.difference_update(tags)
+        if refused is not None:
+            raise refused
+
+    def _forget(self) -> None:
+        self.messages.clear()
+        self.done.clear()
 
     def _bury(self) -> None:
-        if self._owner != os.getpid():
-            return
         self._ending = True
         while self.messages:
             message = self.messages.popleft()
