@@ -5,10 +5,12 @@ just taken: without them a full broker could not empty itself.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from workers.broker_errors import REFUSALS
 
@@ -29,14 +31,29 @@ class Script:
             RedisError: the server refuses, or does not answer.
         """
         try:
-            return client.register_script(_ALLOWED + self._text)(keys=keys, args=args)
+            return _run(client, _ALLOWED + self._text, keys, args)
         except REFUSALS:
             raise
         except ResponseError:
             # A server that does not know such a first line; each says so in its own words. If that was not
             # it, the same happens again.
             pass
-        return client.register_script(self._text)(keys=keys, args=args)
+        return _run(client, self._text, keys, args)
+
+
+def _run(client: "Redis", text: str, keys: Sequence[str], args: Sequence[str | bytes | float]) -> Any:
+    # What redis-py's `register_script` does, but for a new object with a new hash at each message.
+    digest = _digest(text)
+    try:
+        return client.evalsha(digest, len(keys), *keys, *args)
+    except NoScriptError:
+        client.script_load(text)
+        return client.evalsha(digest, len(keys), *keys, *args)
+
+
+@cache
+def _digest(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 #: Note a message that was taken. Keys: index, notes. Arguments: moment, tag, note.
