@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from kombu.exceptions import OperationalError
 from rich.console import Console
 from sqlalchemy import Row
 
@@ -162,11 +161,12 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: s
     # Not before: importing tasks makes the Celery application, which no other command here needs.
     from tasks.attachments.payload import ProcessAttachment
     from tasks.attachments.process import process
+    from workers.broker_errors import BROKER_AWAY
 
     request = ProcessAttachment(app=application, id=attachment_id)
     try:
         process.apply_async((request.model_dump(mode="json"),))
-    except (OperationalError, OSError):
+    except BROKER_AWAY:
         typer.echo("The broker is away; the file is announced when it is back.")
     typer.echo(
         f"{name}: {application} {attachment_id} is queued; see: roomkeeper attachments show "

@@ -155,12 +155,17 @@ def broker(settings: Settings) -> list[Fault]:
     # A third of a second that workers, which check the database only, need not wait for.
     import redis
 
+    from workers.broker_errors import REFUSALS
+
     advice = f"Start it, or name another in {variable('broker_url')}."
     try:
         with redis.Redis.from_url(
             settings.broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5
         ) as client:
             client.ping()
+            # What would be refused if its memory were full, its disk, or if it were a replica.
+            client.set("roomkeeper.check", "", ex=1)
+            client.delete("roomkeeper.check")
             try:
                 found = client.config_get("maxmemory-policy", "appendonly")
             except redis.ResponseError:
@@ -169,6 +174,20 @@ def broker(settings: Settings) -> list[Fault]:
     except redis.AuthenticationError:
         # Its own words are a treatise on the protocol.
         return [Fault("The broker wants another password.", f"Put it into {variable('broker_url')}.")]
+    except redis.exceptions.OutOfMemoryError:
+        return [
+            Fault(
+                "The broker's memory is full: it takes no messages.",
+                "Workers empty it; see that they run, or give it more: maxmemory in its configuration.",
+            )
+        ]
+    except REFUSALS as error:
+        return [
+            Fault(
+                f"The broker refuses: {str(error).rstrip('.')}.",
+                f"Let it serve, or name another in {variable('broker_url')}.",
+            )
+        ]
     except redis.RedisError as error:
         return [Fault(f"The broker does not answer: {str(error).rstrip('.')}.", advice)]
     faults = []

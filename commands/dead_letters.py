@@ -1,15 +1,16 @@
 """`roomkeeper dead-letters`: what was refused or failed for good, and what is to become of it."""
 
 import json
+import logging
 from typing import Annotated, Any
 
 import typer
-from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Row, delete, func, select
 
+from commands.policies import quiet
 from models.platform import DeadLetter
 from workers.db import transaction
 from workers.settings import SettingsError
@@ -63,6 +64,7 @@ def retry(numbers: Ids = [], task: Task = None) -> None:  # noqa: B006 - Typer m
     """Send them again as they were, and forget them."""
     # Not before: importing tasks makes the Celery application, which `list` does not need.
     from workers.app import app as celery
+    from workers.broker_errors import BROKER_AWAY
 
     celery.loader.import_default_modules()
     sent, left = 0, []
@@ -74,7 +76,7 @@ def retry(numbers: Ids = [], task: Task = None) -> None:  # noqa: B006 - Typer m
         # Sent first: in between it may be there twice, which no task minds, and never not at all.
         try:
             known.apply_async(row.payload["args"], row.payload.get("kwargs") or {})
-        except (OperationalError, OSError) as error:
+        except BROKER_AWAY as error:
             raise SettingsError(
                 f"The broker is away, so {row.id} and those after it are kept; {sent} sent again."
             ) from error
@@ -99,6 +101,25 @@ def drop(
     with transaction() as connection:
         connection.execute(delete(DeadLetter).where(DeadLetter.id.in_([row.id for row in rows])))
     Console(highlight=False).print(f"{len(rows)} dropped.")
+
+
+@app.command()
+def collect() -> None:
+    """Fetch those that wait in the broker since the database was away. A job does so each minute."""
+    # Not before: importing tasks makes the Celery application, which `list` does not need.
+    from workers import quarantine
+    from workers.app import app as celery
+    from workers.broker_errors import BROKER_AWAY, described
+
+    celery.loader.import_default_modules()
+    try:
+        with quiet(logging.ERROR):
+            collected, left = quarantine.collect()
+    except BROKER_AWAY as error:
+        raise SettingsError(f"The broker is away ({described(error)}); what it has stays there.") from error
+    Console(highlight=False).print(f"{collected} collected.")
+    if left:
+        raise SettingsError(f"The database does not take them; {left} are left in the broker.")
 
 
 def _letters(numbers: list[int], task: str | None) -> list[Row[Any]]:

@@ -328,10 +328,10 @@ def parsed(given: str) -> datetime:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what workers write into their log, batch by batch, out of what a command tells."""
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Keep what workers write into their log, below a level, out of what a command tells."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     try:
         yield
     finally:

@@ -8,12 +8,12 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from stack.processes import bound
 from stack.supervise import Program
 from tasks.apps import enabled
 from workers.bootstrap import bootstrap
+from workers.broker_errors import BROKER_AWAY
 from workers.db import create
 from workers.migrate import upgrade
 from workers.settings import Settings, variable
@@ -94,7 +94,7 @@ def _answering(broker_url: str, limit: int) -> int:
     with closing(Celery("stack", broker=broker_url, set_as_current=False)) as app:
         try:
             answers = app.control.ping(timeout=0.5, limit=limit) or []
-        except (OperationalError, OSError):
+        except BROKER_AWAY:
             return 0
     return len({name for answer in answers for name in answer})
 

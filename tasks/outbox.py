@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from kombu.exceptions import OperationalError
 from sqlalchemy import ARRAY, BigInteger, Connection, Row, bindparam, delete, func, select, update
 
 from models.platform import OutboxMessage
@@ -17,6 +16,7 @@ from tasks.apps.columns import table_of
 from workers import dead_letters, ledger
 from workers.app import app as celery
 from workers.app import task
+from workers.broker_errors import BROKER_AWAY, described
 from workers.db import transaction
 from workers.queues import PERIODIC
 from workers.settings import Settings, get_settings
@@ -30,8 +30,6 @@ BATCH = 100
 REMOVED = 1000
 #: The longest that a run goes on, in seconds, if half of its soft limit is not shorter.
 BUDGET_SECONDS = 20
-#: The broker is down, does not answer, or has no room: nothing that another row would change.
-BROKER_AWAY = (OperationalError, OSError)
 
 _outbox = table_of(OutboxMessage)
 _DUE = (
@@ -85,7 +83,7 @@ def _publish(_settings: Settings) -> tuple[int, bool]:
             try:
                 _send(connection, row)
             except BROKER_AWAY as error:
-                log.warning("outbox.broker_away", error=type(error).__name__)
+                log.warning("outbox.broker_away", error=described(error))
                 break
             marked.append(row.id)
         if marked:

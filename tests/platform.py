@@ -52,6 +52,14 @@ class Program:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def freeze(self) -> None:
+        """SIGSTOP it and all its children, as a machine that is suspended does."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT it after `freeze`."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def children(self) -> list[int]:
         """Return the pids of its child processes."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")

@@ -5,6 +5,8 @@ Loaded by `workers.app` at the first use of its configuration.
 
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from workers.queues import KINDS, UNNAMED
 from workers.settings import get_settings
@@ -48,16 +50,16 @@ broker_transport_options = {
     # 100 s after their visibility timeout.
     "unacked_restore_interval": 2,
     "unacked_restore_throttle": 1,
-    # A broker that dies in a restore scan leaves this lock behind: 300 s without any restore by default.
-    "unacked_mutex_expire": 10,
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 10,
 }
 broker_connection_retry_on_startup = True
-# A worker outlives any outage of its broker.
+# A worker outlives any outage of its broker, and any answer of it: it connects again, which sets aside what
+# is in the way. See `workers.broker_errors` and `workers.transport`.
 broker_connection_max_retries = None
+broker_channel_error_retry = True
 # A task goes on through a reconnect: its claim in Postgres makes the redelivered message a no-op.
 worker_cancel_long_running_tasks_on_connection_loss = False
 
@@ -85,8 +87,14 @@ beat_max_loop_interval = 1
 redbeat_lock_timeout = 6
 redbeat_redis_url = _broker
 redbeat_key_prefix = "roomkeeper:beat:"
-# `retry_period`: how long a starting beat waits for the broker. Later on it waits for ever (`workers.beat`).
-redbeat_redis_options = {"socket_timeout": 5, "socket_connect_timeout": 5, "retry_period": 60}
+# Strangers' bytes in its keys come back as they are, and are reported as unreadable.
+redbeat_redis_options = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "encoding_errors": "surrogateescape",
+    # Once more, for a connection that has gone stale. Longer waits are the scheduler's, which logs them.
+    "retry": Retry(NoBackoff(), 1),
+}
 
 # The modules that define tasks. Names, not imports: `tasks` stands above `workers`.
 include = [
@@ -99,6 +107,7 @@ include = [
     "tasks.delivery.audit",
     "tasks.cleanup",
     "tasks.outbox",
+    "tasks.quarantine",
     "tasks.retention",
     "tasks.object_deletions",
     "tasks.analytics",

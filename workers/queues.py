@@ -28,6 +28,8 @@ MAINTENANCE = "maintenance"
 CLEANUP = "cleanup"
 #: Where a message goes that names no queue, as those of foreign clients may.
 UNNAMED = "celery"
+#: The list of messages that cannot be read, and could not become dead letters because the database was away.
+QUARANTINE = "roomkeeper.quarantine"
 
 KINDS = {
     kind.name: kind

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +25,7 @@ from models.platform import (
 )
 from workers import health
 from workers.db import transaction
-from workers.queues import KINDS
+from workers.queues import KINDS, QUARANTINE
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
 
@@ -326,7 +327,23 @@ def _broker(settings: Settings) -> list[GaugeMetricFamily]:
         for kind in KINDS.values():
             for queue in kind.queues:
                 length.add_metric([queue], int(client.llen(queue)))
-    return [length]
+        quarantine = GaugeMetricFamily(
+            "roomkeeper_quarantine_length",
+            "Messages that cannot be read, and wait in the broker until the database takes them.",
+            int(client.llen(QUARANTINE)),
+        )
+        found = [length, quarantine]
+        # A hosted broker may keep its memory to itself.
+        with suppress(redis.ResponseError):
+            memory = client.info("memory")
+            found.append(
+                GaugeMetricFamily(
+                    "roomkeeper_broker_memory_ratio",
+                    "How much of the broker's memory is in use: from 1 on it takes nothing. 0: no limit.",
+                    memory["used_memory"] / memory["maxmemory"] if memory.get("maxmemory") else 0,
+                )
+            )
+    return found
 
 
 def _scanner(settings: Settings) -> list[GaugeMetricFamily]:

@@ -1,13 +1,14 @@
 """Steps of the worker's consumer. Each registers its timer in `start`: a reconnect clears all timers."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import structlog
 from celery import bootsteps
+from redis.exceptions import RedisError
 
+from workers.broker_errors import described
 from workers.settings import get_settings
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,7 @@ class _Timer(bootsteps.StartStopStep):
 
 
 class VisibilityRefresh(_Timer):
-    """Tells the broker that this worker still holds its messages.
+    """Tells the broker that this worker still holds its messages, and gives it what it could not take before.
 
     A task longer than the visibility timeout would run again while it still runs, and one with a later
     ETA several times. The time-out can be short, and so recovery from a killed worker quick, only because
@@ -47,16 +48,11 @@ class VisibilityRefresh(_Timer):
         return get_settings().visibility_timeout_seconds / 4
 
     def tick(self, consumer: Any) -> None:
-        channel = consumer.task_consumer.channel
-        held = list(channel.qos._delivered)
-        if not held:
-            return
         try:
-            with channel.conn_or_acquire() as client:
-                client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
-        except (*consumer.connection_errors, OSError) as error:
+            consumer.task_consumer.channel.qos.refresh()
+        except (RedisError, OSError) as error:
             # The consumer notices a lost broker by itself and reconnects.
-            log.warning("visibility.not_refreshed", held=len(held), error=str(error))
+            log.warning("visibility.not_refreshed", error=described(error))
 
 
 class HealthFile(_Timer):

@@ -7,24 +7,38 @@ and become dead letters; the worker goes on.
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
 from celery import current_app
 from celery.utils.time import maybe_iso8601
-from kombu.transport import redis
+from kombu.transport import redis, virtual
 from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from workers import dead_letters
-from workers.queues import KINDS
+from workers.broker_clock import clock
+from workers.broker_errors import REFUSALS, described
+from workers.broker_scripts import PUSH, REINDEX
+from workers.outstanding import Message as OutstandingMessage
+from workers.outstanding import outstanding
+from workers.queues import KINDS, QUARANTINE
+from workers.unacknowledged import QoS
 
-#: The list of what could not even become a dead letter, because the database was away.
-QUARANTINE = "roomkeeper.quarantine"
+log = structlog.get_logger(__name__)
+
 #: Other lists carry answers and events, which are not tasks.
 QUEUES = frozenset(queue for kind in KINDS.values() for queue in kind.queues)
 JSON = "application/json"
 #: What a task's body consists of, in this order.
 BODY = ("args", "kwargs", "embed")
+
+
+if TYPE_CHECKING:
+    _Channel = Any  # the stubs lack most of it
+else:
+    _Channel = redis.Channel
 
 
 class UnreadableError(Exception):
@@ -105,36 +119,120 @@ class Call(_Part):  # type: ignore[no-redef]  # Pydantic's plugin has an argumen
         return value
 
 
-class Channel(redis.Channel):
-    """A channel whose queues yield only what a worker can read."""
+class Message(virtual.Message):
+    """A message whose moments are by this machine's clock, whatever the sender's says."""
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
+        super().__init__(payload, channel, **options)
+        if isinstance(self.headers, dict):
+            # What is noted, and put back, is the message as it came.
+            self.headers = clock.received(self.headers)
+
+
+class Channel(_Channel):  # type: ignore[misc]
+    """A channel whose queues yield only what a worker can read, and lose nothing when the broker is full."""
+
+    QoS = QoS
+    Message = Message
+    #: The list that the message came from that was taken last.
+    taken_from = ""
 
     def _get_client(self) -> Any:
         channel = self
 
         class Client(super()._get_client()):  # type: ignore[misc]  # Kombu picks the class
+            def ping(self, **options: Any) -> Any:
+                """Answer Kombu, which asks once as it connects, whether one can work with this broker."""
+                channel.look_at(self)
+                return super().ping(**options)
+
             def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
                 reply = super().parse_response(connection, command_name, **options)
-                if command_name == "BRPOP" and reply and channel.refused(*reply):
-                    # As if the wait had been in vain: the next one begins.
-                    return None
+                if command_name == "BRPOP" and reply:
+                    channel.taken_from = reply[0].decode()
+                    if channel.refused(*reply):
+                        # As if the wait had been in vain: the next one begins.
+                        return None
                 return reply
 
         return Client
+
+    # -- connecting -------------------------------------------------------------------------------------
+
+    def look_at(self, client: Any) -> None:
+        """Make sure that messages can be taken and acknowledged, and set aside what is in the way.
+
+        Raises:
+            RedisError: the broker cannot serve now. A full one can.
+        """
+        expected = {
+            self.unacked_key: b"hash",
+            self.unacked_index_key: b"zset",
+            QUARANTINE: b"list",
+            **{self._q_for_pri(queue, step): b"list" for queue in QUEUES for step in self.priority_steps},
+        }
+        with client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for key in expected:
+                pipe.type(key)
+            (seconds, microseconds), *types = pipe.execute()
+        clock.set(seconds + microseconds / 1e6)
+        for (key, kind), found in zip(expected.items(), types, strict=True):
+            if found not in (kind, b"none"):
+                aside = f"roomkeeper.set_aside.{key}.{seconds}"
+                client.rename(key, aside)
+                log.error("broker.key_set_aside", key=key, type=found.decode(), now=aside)
+        # A replica, or a broker with a full disk, answers questions, and refuses this.
+        client.hdel(self.unacked_key, "")
+        if client.hlen(self.unacked_key) > client.zcard(self.unacked_index_key):
+            REINDEX(client, [self.unacked_index_key, self.unacked_key], [clock.now()])
+        outstanding.settle(client, self.unacked_index_key, self.unacked_key)
+
+    def _queue_bind(self, *args: Any) -> None:
+        try:
+            super()._queue_bind(*args)
+        except OutOfMemoryError as error:
+            # Only who publishes by an exchange's name needs it, and makes it. A worker takes by the queue's.
+            log.warning("broker.queue_not_bound", error=described(error))
+
+    # -- publishing -------------------------------------------------------------------------------------
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        headers = message.get("headers")
+        if isinstance(headers, dict) and "task" in headers:
+            # Not in place: it may be published again.
+            message = {**message, "headers": clock.sent(headers)}
+        super()._put(queue, message, **options)
+
+    # -- taking -----------------------------------------------------------------------------------------
 
     def refused(self, key: bytes, item: bytes) -> bool:
         """Return whether a worker could not read `item`; it is kept elsewhere then."""
         # A priority follows the queue's name.
         if key.decode().partition(self.sep)[0] not in QUEUES:
             return False
+        call, reason = self.read(item)
+        if reason is None:
+            return False
+        try:
+            self.keep(item, call, reason)
+        except (RedisError, OSError) as error:
+            log.warning("broker.not_quarantined", error=described(error))
+            outstanding.keep(
+                OutstandingMessage(QUARANTINE, "LPUSH", item, lambda: _buried(item, call, reason))
+            )
+        return True
+
+    def read(self, item: bytes) -> tuple[Mapping[str, Any], str | None]:
+        """Return a message's call, as far as it can be read, and why a worker could not read it."""
         call: Mapping[str, Any] = {}
         try:
             call = self._call(item)
             Call.model_validate(call)
         except (ValidationError, UnreadableError) as error:
             own = isinstance(error, UnreadableError)
-            self._keep(item, call, str(error) if own else dead_letters.reason(error))
-            return True
-        return False
+            return call, str(error) if own else dead_letters.reason(error)
+        return call, None
 
     def _call(self, item: bytes) -> Mapping[str, Any]:
         try:
@@ -156,16 +254,33 @@ class Channel(redis.Channel):
             raise UnreadableError(f"body: must be a list of {', '.join(BODY)}")
         return headers | dict(zip(BODY, body, strict=True))
 
-    def _keep(self, item: bytes, call: Mapping[str, Any], reason: str) -> None:
-        kept = dead_letters.keep(
-            task=_name(call.get("task")),
-            task_id=_name(call.get("id")),
-            payload={"message": dict(call) or item.decode(errors="replace")},
-            reason=reason,
-        )
-        if not kept:
+    # -- keeping elsewhere ------------------------------------------------------------------------------
+
+    def keep(self, item: bytes, call: Mapping[str, Any], reason: str) -> None:
+        """Make a dead letter of a message that cannot be read, or leave it in the quarantine for later.
+
+        Raises:
+            RedisError: the broker does not take it into the quarantine either.
+        """
+        if not _buried(item, call, reason):
             with self.conn_or_acquire() as client:
-                client.lpush(QUARANTINE, item)
+                PUSH(client, [QUARANTINE], ["LPUSH", item])
+
+    def bury(self, item: bytes, reason: str) -> bool:
+        """Make a dead letter of any message, one that can be sent again if it can be read."""
+        call, unreadable = self.read(item)
+        return _buried(item, call, unreadable or reason, readable=unreadable is None)
+
+
+def _buried(item: bytes, call: Mapping[str, Any], reason: str, readable: bool = False) -> bool:
+    payload = (
+        {"args": call["args"], "kwargs": call["kwargs"]}
+        if readable
+        else {"message": dict(call) or item.decode(errors="replace")}
+    )
+    return dead_letters.keep(
+        task=_name(call.get("task")), task_id=_name(call.get("id")), payload=payload, reason=reason
+    )
 
 
 def _name(value: object) -> str:
@@ -173,6 +288,7 @@ def _name(value: object) -> str:
 
 
 class Transport(redis.Transport):
-    """Redis, with our channel."""
+    """Redis, with our channel. A broker that cannot serve is one that is away: workers reconnect to it."""
 
     Channel = Channel
+    connection_errors = (*redis.Transport.connection_errors, *REFUSALS)

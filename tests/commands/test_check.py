@@ -807,6 +807,24 @@ def test_a_broker_that_loses_messages(
         assert found(on(platform, "check")) == faults
 
 
+def test_a_broker_that_takes_no_messages(platform: Platform, second_valkey: ValkeyServer) -> None:
+    platform.set(broker_url=second_valkey.url())
+    with configured(second_valkey, maxmemory="1"):
+        assert found(on(platform, "check")) == [
+            (
+                "The broker's memory is full: it takes no messages.",
+                "Workers empty it; see that they run, or give it more: maxmemory in its configuration.",
+            )
+        ]
+    with configured(second_valkey, min_replicas_to_write="1"):
+        assert found(on(platform, "check")) == [
+            (
+                "The broker refuses: NOREPLICAS Not enough good replicas to write.",
+                "Let it serve, or name another in ROOMKEEPER_BROKER_URL.",
+            )
+        ]
+
+
 def test_a_broker_with_another_password(platform: Platform, second_valkey: ValkeyServer) -> None:
     platform.set(broker_url=second_valkey.url().replace("127.0.0.1", "default:geheim@127.0.0.1"))
     with Redis.from_url(second_valkey.url()) as client:

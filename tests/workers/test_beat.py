@@ -102,6 +102,8 @@ def test_a_run_has_the_slot_that_it_was_sent_for(platform: Platform, valkey: Val
 def test_what_is_sent_late_has_the_slot_that_it_missed(platform: Platform, valkey: ValkeyServer) -> None:
     platform.set(sweep_every="echoroom.typing=1000")
     first = beats(platform)
+    with Redis.from_url(valkey.url()) as client:
+        eventually(lambda: client.exists("roomkeeper:beat::statics"), what="the timetable is written")
     first.kill()
     ago = datetime.now(UTC) - timedelta(seconds=4000)
     key = "roomkeeper:beat:echoroom.typing"

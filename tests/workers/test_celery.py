@@ -13,9 +13,8 @@ from redis import Redis
 from tests.platform import Platform, environment, eventually
 from tests.servers import ValkeyServer
 from workers.app import app, task
-from workers.queues import KINDS
+from workers.queues import KINDS, QUARANTINE
 from workers.task import PlatformTask
-from workers.transport import QUARANTINE
 
 #: What somebody wrote: it may stand in the dead letters and nowhere else.
 SECRET = "meet-me-at-midnight"

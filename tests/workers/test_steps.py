@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
-from kombu import Queue
+from kombu import Connection, Queue
 from redis import Redis
 
 from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, ValkeyServer
 from workers.app import app
 from workers.steps import VisibilityRefresh
+from workers.transport import Transport
 
 
 def begun(platform: Platform, row_id: UUID) -> None:
@@ -79,10 +80,11 @@ def test_what_a_killed_worker_held_others_get_in_about_the_timeout(
 def test_only_what_is_held_is_refreshed(platform: Platform) -> None:
     for number in range(2):
         platform.send("attachments.process", number, queue="maintenance")
+    app.loader.import_default_modules()
     step = VisibilityRefresh(None)
     tags: list[str] = []
     url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    with app.connection_for_read() as connection, Redis.from_url(url) as client:
+    with Connection(url, transport=Transport) as connection, Redis.from_url(url) as client:
         consumer = app.amqp.TaskConsumer(connection.channel(), queues=[Queue("maintenance")])
         consumer.on_message = lambda message: tags.append(str(message.delivery_tag))
         with consumer:
@@ -92,7 +94,7 @@ def test_only_what_is_held_is_refreshed(platform: Platform) -> None:
             client.zadd("unacked_index", dict.fromkeys(tags, 1.0))
             # As when it is acknowledged, or handed to another, while the worker still believes to have it.
             client.zrem("unacked_index", acknowledged)
-            step.tick(SimpleNamespace(task_consumer=consumer, connection_errors=()))
+            step.tick(SimpleNamespace(task_consumer=consumer))
             scores = dict(client.zrange("unacked_index", 0, -1, withscores=True))
     assert list(scores) == [held.encode()]
     assert time.time() - scores[held.encode()] < 60

@@ -1,0 +1,222 @@
+"""Messages that were taken and are not acknowledged yet: how the broker knows of them.
+
+Kombu notes each message that a worker has taken in a hash of the broker, `unacked`, with the moment in a
+sorted set, `unacked_index`. A note that is not renewed for long is a dead worker's: its message goes back to
+its list. Here a message is never lost for want of its note: it is in this process's memory as well. And
+nothing that is found in hash or set ends a worker.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from kombu.transport import redis, virtual
+from kombu.utils.json import dumps, loads
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+
+from workers.broker_clock import clock
+from workers.broker_errors import BROKER_AWAY, described
+from workers.broker_scripts import NOTE, REFRESH, RESTORE
+from workers.outstanding import Message, outstanding
+
+log = structlog.get_logger(__name__)
+
+if TYPE_CHECKING:
+    _Base = Any  # the stubs lack most of it
+else:
+    _Base = redis.QoS
+
+#: What a note consists of: the message, its exchange and its routing key.
+PARTS = (dict, str, str)
+
+
+class QoS(_Base):  # type: ignore[misc]
+    """Kombu's bookkeeping, but by the broker's clock, with scripts that a full broker runs too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Messages that are held without a note: tag → the list that each came from.
+        self._unnoted: dict[str, str] = {}
+
+    # -- taken ------------------------------------------------------------------------------------------
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message that was taken. One that the broker does not note is worked on nevertheless."""
+        try:
+            self._note(message, delivery_tag)
+        except (RedisError, OSError) as error:
+            # It is off its list: only this process has it now.
+            self._unnoted[delivery_tag] = self.channel.taken_from
+            log.warning("broker.message_not_noted", error=described(error))
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def _note(self, message: Any, tag: str) -> None:
+        info = message.delivery_info
+        note = dumps([message._raw, info["exchange"], info["routing_key"]])
+        with self.channel.conn_or_acquire() as client:
+            NOTE(client, [self.unacked_index_key, self.unacked_key], [clock.now(), tag, note])
+
+    def refresh(self) -> None:
+        """Tell the broker that what is held is still held, and hand over what it could not take before.
+
+        Raises:
+            RedisError: it does not answer, or cannot serve.
+        """
+        self._flush()
+        with self.channel.conn_or_acquire() as client:
+            seconds, microseconds = client.time()
+            clock.set(seconds + microseconds / 1e6)
+            if self._delivered:
+                REFRESH(client, [self.unacked_index_key], [clock.now(), *self._delivered])
+            outstanding.settle(client, self.unacked_index_key, self.unacked_key)
+            for tag in list(self._unnoted):
+                self._note(self._delivered[tag], tag)
+                del self._unnoted[tag]
+
+    # -- done -------------------------------------------------------------------------------------------
+
+    def ack(self, delivery_tag: str) -> None:
+        """Forget a message that is done. If the broker does not remove the note, that is made up for."""
+        self._unnoted.pop(delivery_tag, None)
+        try:
+            self._remove_from_indices(delivery_tag).execute()
+        except BROKER_AWAY as error:
+            # Were it still held, a worker that holds as many as it may would never ask for another.
+            outstanding.done.add(delivery_tag)
+            log.warning("broker.message_not_acknowledged", error=described(error))
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Forget a message, or put it back as the last of its list."""
+        if not requeue:
+            self.ack(delivery_tag)
+            return
+        try:
+            self.restore_by_tag(delivery_tag, leftmost=True)
+        except BROKER_AWAY as error:
+            self._keep_here(delivery_tag, error)
+        virtual.QoS.ack(self, delivery_tag)
+
+    # -- put back ---------------------------------------------------------------------------------------
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put everything back that is held: the connection is closed."""
+        away: Exception | None = None
+        for tag in list(self._delivered):
+            try:
+                # Once away, it is not waited for again for each of them.
+                if away is None:
+                    self.restore_by_tag(tag, client=client)
+            except (RedisError, OSError) as error:
+                away = error
+            if away is not None:
+                self._keep_here(tag, away)
+        self._delivered.clear()
+        self._unnoted.clear()
+
+    def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
+        """Put back what dead workers held: each message whose note nobody has renewed for long.
+
+        Without Kombu's lock, which a full broker refuses: two that find the same message put it back once.
+        """
+        del start, num
+        self._vrestore_count += 1
+        if (self._vrestore_count - 1) % (interval or 1):
+            return
+        with self.channel.conn_or_acquire() as client:
+            now = clock.now()
+            tags = [
+                *client.zrange(self.unacked_index_key, "-inf", now - self.visibility_timeout, byscore=True),
+                # By no clock that is right: whoever holds a message renews its note.
+                *client.zrange(self.unacked_index_key, now + self.visibility_timeout, "+inf", byscore=True),
+            ]
+            for tag in tags:
+                try:
+                    self.restore_by_tag(tag, client)
+                except OutOfMemoryError as error:
+                    # Of a server that makes no exceptions: when it has room.
+                    log.warning("broker.restore_put_off", error=described(error))
+                    return
+                except BROKER_AWAY:
+                    raise
+                except ResponseError as error:
+                    log.error("broker.not_restored", error=described(error))
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Put one message back. A note that is none becomes a dead letter."""
+        with self.channel.conn_or_acquire(client) as client:
+            if tag in self._unnoted:
+                self._keep_unnoted(tag, leftmost)
+                outstanding.settle(client, self.unacked_index_key, self.unacked_key)
+                return
+            note = client.hget(self.unacked_key, tag)
+            if note is None:
+                # It has been acknowledged, or put back by another.
+                client.zrem(self.unacked_index_key, tag)
+                return
+            try:
+                message, exchange, routing_key = _parts(note)
+                lists = self._lists(message, exchange, routing_key)
+            except ValueError as error:
+                self.channel.keep(note, {}, f"unacked: {error}")
+                self._remove_from_indices(tag).execute()
+                return
+            keys = [self.unacked_index_key, self.unacked_key, *lists]
+            RESTORE(client, keys, [tag, _command(leftmost), _redelivered(message)])
+
+    def _lists(self, message: dict[str, Any], exchange: str, routing_key: str) -> list[str]:
+        queues = self.channel._lookup(exchange, routing_key)
+        if not queues:
+            raise ValueError("no queue is bound for its exchange and routing key")
+        priority = self.channel._get_message_priority(message, reverse=False)
+        return [self.channel._q_for_pri(queue, priority) for queue in queues if queue]
+
+    def _keep_here(self, tag: str, error: Exception) -> None:
+        """Keep a message in this process that has no note; one that has comes back by it."""
+        log.warning("broker.message_not_put_back", error=described(error))
+        if tag in self._unnoted:
+            self._keep_unnoted(tag, leftmost=False)
+
+    def _keep_unnoted(self, tag: str, leftmost: bool) -> None:
+        item = _redelivered(self._delivered[tag]._raw).encode()
+        outstanding.keep(
+            Message(
+                self._unnoted.pop(tag),
+                _command(leftmost),
+                item,
+                lambda: bool(self.channel.bury(item, "its worker ended while the broker was away")),
+            )
+        )
+
+
+def _parts(note: bytes) -> tuple[dict[str, Any], str, str]:
+    """Return what a note consists of.
+
+    Raises:
+        ValueError: it is none; the text says why, without a word of it.
+    """
+    try:
+        parts = loads(note.decode())
+    except (ValueError, RecursionError):
+        raise ValueError("the note is not JSON") from None
+    if not (isinstance(parts, list) and len(parts) == len(PARTS)):
+        raise ValueError(f"the note must be a list of {len(PARTS)}")
+    message, exchange, routing_key = parts
+    if not all(map(isinstance, parts, PARTS)):
+        raise ValueError("the note must consist of a message, its exchange and its routing key")
+    return message, exchange, routing_key
+
+
+def _redelivered(message: dict[str, Any]) -> str:
+    """Return a message as it goes back into its list. Whether it can be read is seen when it is taken."""
+    headers, properties = message.get("headers"), message.get("properties")
+    if isinstance(headers, dict):
+        headers["redelivered"] = True
+        if isinstance(properties, dict) and isinstance(properties.get("delivery_info"), dict):
+            properties["delivery_info"]["redelivered"] = True
+    text: str = dumps(message)
+    return text
+
+
+def _command(leftmost: bool) -> str:
+    # Taken from the right.
+    return "LPUSH" if leftmost else "RPUSH"
