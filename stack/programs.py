@@ -9,6 +9,7 @@ from pathlib import Path
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from stack.processes import bound
 from stack.supervise import Program
@@ -74,19 +75,19 @@ def supervised(settings: Settings, counts_port: int) -> list[Program]:
     ]
 
 
-def ready_probes(settings: Settings) -> Iterator[tuple[str, Probe]]:
-    """Yield what tells that the programs serve: whose it is → a question that takes a second at most.
+def ready_probes(settings: Settings) -> Iterator[tuple[str, list[str], Probe]]:
+    """Yield what tells that the programs serve: what to call them, their names, a question of about a second.
 
     Beat has none: what it does first is seen in the workers.
     """
-    workers = sum(arguments[0] == "worker" for arguments in PROGRAMS.values())
+    workers = [name for name, arguments in PROGRAMS.items() if arguments[0] == "worker"]
     if workers:
         broker = settings.broker_url.get_secret_value()
-        yield "workers", lambda: _answering(broker, workers) >= workers
+        yield "workers", workers, lambda: _answering(broker, len(workers)) >= len(workers)
     if "flower" in PROGRAMS:
-        yield "flower", lambda: _serves(settings.flower_port, "/healthcheck")
+        yield "flower", ["flower"], lambda: _serves(settings.flower_port, "/healthcheck")
     if "metrics" in PROGRAMS:
-        yield "metrics", lambda: _serves(settings.metrics_port, "/metrics")
+        yield "metrics", ["metrics"], lambda: _serves(settings.metrics_port, "/metrics")
 
 
 def _answering(broker_url: str, limit: int) -> int:
@@ -94,7 +95,8 @@ def _answering(broker_url: str, limit: int) -> int:
     with closing(Celery("stack", broker=broker_url, set_as_current=False)) as app:
         try:
             answers = app.control.ping(timeout=0.5, limit=limit) or []
-        except (OperationalError, OSError):
+        # Of a broker that still reads its file, or has just been started again.
+        except (OperationalError, RedisError, OSError):
             return 0
     return len({name for answer in answers for name in answer})
 
