@@ -105,16 +105,16 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
 
     right = total = 0
     with services(group.settings) as apis:
+        with apis.engine.begin() as connection:
+            since = clock(connection)
         console.print(f"\nFeeding {len(SAMPLES)} sample files in…")
         fed = apis.feed(SAMPLES)
         ephemera = Ephemera(apis.engine, group.settings)
         policies = ephemera.feed()
         console.print(f"Leaving stale rows behind for {policies} policies, and others alive…")
-        rollups = figures.feed(apis.engine, group.settings, len(fed))
+        rollups = figures.feed(apis.engine, group.settings, len(fed), since)
         console.print(f"Letting people meet, call and write, for {rollups} rollups to count…")
 
-        with apis.engine.begin() as connection:
-            since = clock(connection)
         waiting = {one.id: one.sample.name for one in fed}
         patience = Patience(PATIENCE_SECONDS)
         unproven, tried = 0, None

@@ -194,7 +194,8 @@ class Supervisor:
                         f"disk.\n{words}"
                     )
                 if patience.report_due():
-                    last = f" Its log ends: {progress.last_line}" if progress.last_line else ""
+                    words = progress.last_line or self._last_words(programs[-1]).rpartition("\n")[2]
+                    last = f" Its log ends: {words}" if words else ""
                     say(f"waiting for {name}, {patience.seconds:.0f} s so far.{last}")
             pause(POLL_SECONDS)
 
