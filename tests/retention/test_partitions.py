@@ -24,7 +24,7 @@ from tasks.brake import Stopped
 from tasks.engines import archive, closed
 from tasks.engines.archive import Archived
 from tasks.engines.retire import Retiring
-from tasks.partitions import PartitionError, drop, make_coming, make_room
+from tasks.partitions import PartitionError, drop, make_coming, make_room, missing
 from tasks.partitions.catalog import Found
 from tasks.partitions.coming import PATIENCE_MS
 from tasks.partitions.policies import running
@@ -278,6 +278,24 @@ def test_this_month_and_three_ahead_are_made_once(monthly: Platform) -> None:
     monthly.sql("DROP TABLE pern.audit_logs_y2026m05")
     assert plan(monthly, "pern.audit_logs").coming == [datetime(2026, 5, 1, tzinfo=UTC)]
     assert make_coming(find(monthly), NOW) == ["audit_logs_y2026m05"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "months"),
+    [
+        ("2026-01-31T23:59:59.999999+00:00", ["2026-01", "2026-02", "2026-03", "2026-04"]),
+        ("2028-02-29T23:58:00+00:00", ["2028-02", "2028-03", "2028-04", "2028-05"]),
+        ("2026-11-30T12:00:00+00:00", ["2026-11", "2026-12", "2027-01", "2027-02"]),
+        ("2026-12-31T23:59:59.999999+00:00", ["2026-12", "2027-01", "2027-02", "2027-03"]),
+        ("2027-01-01T00:00:00+00:00", ["2027-01", "2027-02", "2027-03", "2027-04"]),
+        # It is December still in UTC.
+        ("2027-01-01T01:00:00+02:00", ["2026-12", "2027-01", "2027-02", "2027-03"]),
+    ],
+)
+def test_months_to_come_are_those_of_the_calendar(moment: str, months: list[str]) -> None:
+    coming = missing([], datetime.fromisoformat(moment))
+    assert [f"{begins:%Y-%m}" for begins in coming] == months
+    assert all((begins.day, begins.hour, begins.tzinfo) == (1, 0, UTC) for begins in coming)
 
 
 def test_a_default_partition_that_holds_rows_of_a_month_to_come_is_told(monthly: Platform) -> None:
