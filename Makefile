@@ -1,13 +1,13 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check bench lock clean
+.PHONY: help install run demo test test-calendar check bench lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
-		while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+		while IFS="$$(printf '\t')" read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 install: .venv/.installed ## Install the locked environment into .venv, and clamd where it is missing
 	@PATH="$$PATH:/usr/sbin" sh scripts/install-clamd.sh
@@ -27,6 +27,9 @@ test: install check ## Run every check and every test, some on Debian's PostgreS
 	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
 	@# few tests, which are the long ones, are not left for the end.
 	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
+	@exec $(BIN)/python -m tests.clocks
 
 bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention, figures: each beside its peer or limit
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.

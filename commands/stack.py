@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stack.errors import StackError
@@ -14,6 +14,8 @@ from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.apps.retentions import Retention
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stack.ephemeral import Effect, Ephemera
     from stack.figures import Figures, Seen
     from stack.group import LocalStack
@@ -40,8 +42,10 @@ IMPATIENT = {
         if isinstance(policy, Retention) and policy.off_until_set
     ),
 }
-#: How long all that is fed may take, all together, on a slow machine.
-PATIENCE_SECONDS = 120
+#: How long nothing may happen to what is fed: no fate, no effect, and no run of a job that is waited for.
+PATIENCE_SECONDS = 180.0
+#: How many names a line has room for.
+_NAMES = 4
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -93,33 +97,50 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
     """Feed files and rows in, tell each one's fate as it happens, sum up; return whether all were right."""
     from stack.ephemeral import Ephemera
     from stack.feed import services
+    from stack.feeding import clock
     from stack.interrupts import Interrupted
+    from stack.patience import Patience
     from stack.samples import SAMPLES
+    from stack.tries import tries
 
-    began = monotonic()
     right = total = 0
     with services(group.settings) as apis:
+        with apis.engine.begin() as connection:
+            since = clock(connection)
         console.print(f"\nFeeding {len(SAMPLES)} sample files in…")
         fed = apis.feed(SAMPLES)
         ephemera = Ephemera(apis.engine, group.settings)
         policies = ephemera.feed()
         console.print(f"Leaving stale rows behind for {policies} policies, and others alive…")
-        rollups = figures.feed(apis.engine, group.settings, len(fed))
+        rollups = figures.feed(apis.engine, group.settings, len(fed), since)
         console.print(f"Letting people meet, call and write, for {rollups} rollups to count…")
 
-        unproven = 0
+        waiting = {one.id: one.sample.name for one in fed}
+        patience = Patience(PATIENCE_SECONDS)
+        unproven, tried = 0, None
 
         def pause() -> None:
-            nonlocal unproven
-            unproven += _tell(ephemera.look())
-            _tell_figures(figures.look(apis.engine))
+            nonlocal unproven, tried
+            effects, seen = ephemera.look(), figures.look(apis.engine)
+            unproven += _tell(effects)
+            _tell_figures(seen)
+            if effects or seen:
+                patience.progress()
             if number := group.wait(0.2):
                 raise Interrupted(number)
-            if monotonic() - began > PATIENCE_SECONDS:
-                raise TimeoutError
+            if patience.report_due() or patience.exhausted():
+                jobs = [case.policy.name for case in ephemera.waiting] + [one.name for one in figures.waiting]
+                console.print(_waiting([*waiting.values(), *jobs], patience.seconds, group.logs))
+                before, tried = tried, tries(apis.engine, jobs, list(waiting), since)
+                if tried != before:
+                    patience.progress()
+                if patience.exhausted():
+                    raise TimeoutError
 
         try:
             for fate in apis.watch(fed, pause):
+                patience.progress()
+                del waiting[fate.fed.id]
                 total += 1
                 right += fate.right
                 mark = "[green]✓[/]" if fate.right else "[red]✗[/]"
@@ -128,18 +149,13 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
             while ephemera.waiting or figures.waiting:
                 pause()
         except TimeoutError:
+            after = f"in {patience.seconds:.0f} s"
             if total < len(fed):
-                console.print(
-                    f"✗ {len(fed) - total} files have met no fate in {PATIENCE_SECONDS} s.", style="red"
-                )
+                console.print(f"✗ {len(fed) - total} files have met no fate {after}.", style="red")
             for case in ephemera.waiting:
-                console.print(
-                    f"✗ {case.policy.name}: not within {PATIENCE_SECONDS} s: {case.fed.says}", style="red"
-                )
+                console.print(f"✗ {case.policy.name}: not {after}: {case.fed.says}", style="red")
             for rollup in figures.waiting:
-                console.print(
-                    f"✗ {rollup.name}: its figures are not there within {PATIENCE_SECONDS} s.", style="red"
-                )
+                console.print(f"✗ {rollup.name}: its figures are not there {after}.", style="red")
             console.print(f"  What the workers say is in {group.logs}.")
         harmed = ephemera.harmed()
         for case in harmed:
@@ -165,6 +181,19 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
         and not unproven
         and whole
     )
+
+
+def _waiting(names: list[str], seconds: float, logs: "Path") -> str:
+    """Say what is still waited for, with the last line of each worker's log."""
+    from stack.processes import last_lines
+
+    shown = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+    lines = [f"waiting for {shown}, {seconds:.0f} s so far."]
+    for name in ("attachments", "maintenance"):
+        with suppress(OSError):
+            last = last_lines((logs / f"{name}.log").read_text(errors="replace")).rpartition("\n")[2]
+            lines.append(f"  The log of {name} ends: {last[:200]}")
+    return escape("\n".join(lines))
 
 
 def _tell(effects: list["Effect"]) -> int:

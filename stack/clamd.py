@@ -45,8 +45,6 @@ class Clamd:
 
     name = "clamd"
     stop_signal = signal.SIGTERM
-    #: The real signatures take tens of seconds to load.
-    patience_seconds = 180.0
 
     @property
     def address(self) -> str:
@@ -74,8 +72,10 @@ class Clamd:
         # Debian's AppArmor profile goes by the path /usr/sbin/clamd and keeps it out of our directories; a
         # copy is not confined, and needs no change to the machine.
         if not (self._binary.exists() and filecmp.cmp(installed, self._binary)):
-            self._binary.unlink(missing_ok=True)
-            shutil.copy2(installed, self._binary)
+            # Renamed when it is whole, its mode included.
+            fresh = self._binary.with_name("clamd.new")
+            shutil.copy2(installed, fresh)
+            fresh.replace(self._binary)
         self._config.write_text(self._configuration(), encoding="utf-8")
 
     def ready(self) -> bool:

@@ -3,3 +3,7 @@
 
 class StackError(Exception):
     """The local stack cannot start or go on. The message is for the person who typed the command."""
+
+
+class PortTakenError(StackError):
+    """A program found its port taken by another program between the choice and its start."""

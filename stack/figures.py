@@ -77,11 +77,12 @@ class Figures:
         finally:
             engine.dispose()
 
-    def feed(self, engine: Engine, settings: Settings, files: int = 0) -> int:
+    def feed(self, engine: Engine, settings: Settings, files: int = 0, since: datetime | None = None) -> int:
         """Feed what goes on right now; return how many rollups run.
 
         Args:
             files: how many were fed just before.
+            since: when the first of them was fed; now by default.
         """
         self._waiting = rollups(settings)
         with engine.begin() as connection:
@@ -89,7 +90,7 @@ class Figures:
             self._feed(connection, settings, [now - timedelta(minutes=1)] * LIVE, live=True)
         for name, one in self._waiting.items():
             if HISTORIES[name].thing is None:
-                self._count(one, settings, [now] * files)
+                self._count(one, settings, [since or now] * files)
         return len(self._waiting)
 
     def look(self, engine: Engine) -> list[Seen]:
@@ -133,8 +134,13 @@ class Figures:
         if not connection.scalar(select(ran)):
             return None
         told, fed = HISTORIES[rollup.name], self._fed[rollup.name]
-        query = select(rollup.bucket, func.sum(told.figure)).where(rollup.bucket.in_(fed))
+        # A file counts where its work begins, which may be a moment later, and on the next day.
+        within = rollup.bucket.in_(fed) if told.thing else rollup.bucket >= min(fed, default=date.max)
+        query = select(rollup.bucket, func.sum(told.figure)).where(within)
         there = {row[0]: row[1] for row in connection.execute(query.group_by(rollup.bucket))}
-        if any(there.get(label, 0) < number for label, number in fed.items()):
+        if told.thing is None:
+            if sum(there.values()) < fed.total():
+                return None
+        elif any(there.get(label, 0) < number for label, number in fed.items()):
             return None
         return Seen(rollup, told, len(there), sum(there.values()))

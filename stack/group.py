@@ -5,14 +5,19 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psycopg
+import sqlalchemy.exc
+
 from stack import exports, lock, ports, programs, session, signatures
 from stack.clamd import Clamd
+from stack.errors import PortTakenError, StackError
 from stack.interrupts import Interrupted, Interrupts
 from stack.postgres import Postgres, create_database
 from stack.processes import run
@@ -33,8 +38,12 @@ BUCKET = "roomkeeper"
 ARCHIVE = "roomkeeper-archive"
 _LOCK = "lock"
 _EXPORTS = "env"
-#: Python's imports on a slow machine, and a broker that another beat's lock still holds.
-_PATIENCE_SECONDS = 120
+#: How long what a killed stack has left may take to end before it is killed.
+_LEFTOVERS_SECONDS = 120
+#: How often a start may find a port taken by another program, and go on with others.
+_MOVES = 3
+#: How often the database may go away while it is set up.
+_SET_UPS = 5
 _WATCH_SECONDS = 0.5
 
 #: The variables that the stack sets itself, for they say where its own servers are and where its files go.
@@ -155,9 +164,22 @@ class LocalStack:
         left = leftovers(self._state)
         if left is not None:
             self._say("ending what a killed stack has left running…")
-            session.end(left, self._state, _PATIENCE_SECONDS, self._pause)
+            session.end(left, self._state, _LEFTOVERS_SECONDS, self._pause)
         if self._fresh:
             self._empty()
+        for moves in count(1):
+            try:
+                self._bring_up()
+                break
+            except PortTakenError as error:
+                # Everything again, and not this program alone: the others know its port.
+                if moves > _MOVES:
+                    raise
+                self._take_down(f"{error} Starting again, on other ports…")
+        held.tell(self._addresses)
+        self._say(f"all up after {time.monotonic() - began:.1f} s")
+
+    def _bring_up(self) -> None:
         postgres, valkey, seaweedfs, clamd = servers = self._plan()
         for server in servers:
             server.prepare(lambda command: run(command, pause=self._pause))
@@ -175,30 +197,30 @@ class LocalStack:
         )
         supervisor.start(self._pause)
         supervisor.start_stage(0)
-        self._await(postgres.name, postgres.ready, postgres.patience_seconds)
+        self._await(postgres.name, postgres.ready)
         self._set_up(postgres)
         # Last, for real signatures take their time to load.
         for server in (valkey, clamd):
-            self._await(server.name, server.ready, server.patience_seconds)
+            self._await(server.name, server.ready)
         supervisor.start_stage(1)
         # It takes its seconds, and the programs take theirs; what they ask of it before, they ask again.
-        self._await(seaweedfs.name, seaweedfs.ready, seaweedfs.patience_seconds)
-        for bucket in (BUCKET, ARCHIVE):
-            seaweedfs.create_bucket(bucket)
-        for name, ready in programs.ready_probes(settings):
-            self._await(name, ready, _PATIENCE_SECONDS)
-        held.tell(self._addresses)
-        self._say(f"all up after {time.monotonic() - began:.1f} s")
+        self._await(seaweedfs.name, seaweedfs.ready)
+        self._await("buckets", lambda: seaweedfs.has_buckets(BUCKET, ARCHIVE), [seaweedfs.name])
+        for name, names, ready in programs.ready_probes(settings):
+            self._await(name, ready, names)
 
     def stop(self) -> None:
         """End everything, the last first. Called by `with`; again is harmless."""
         self._interrupts.at_once = False
+        self._take_down("ending…")
+        self._held.close()
+
+    def _take_down(self, sentence: str) -> None:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
-            count = self._interrupts.count
-            self._say("ending…")
-            supervisor.stop(hurry=lambda: self._interrupts.count > count)
-        self._held.close()
+            before = self._interrupts.count
+            self._say(sentence)
+            supervisor.stop(hurry=lambda: self._interrupts.count > before)
 
     def poll(self) -> None:
         """Say what has happened to the programs since the last time.
@@ -300,6 +322,18 @@ class LocalStack:
 
     def _set_up(self, postgres: Postgres) -> None:
         began = time.monotonic()
+        for attempt in count(1):
+            try:
+                self._set_up_once(postgres)
+                break
+            except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
+                # It may have been killed, and then it is started again.
+                if attempt == _SET_UPS:
+                    raise StackError(f"The database cannot be set up: {error}") from error
+                self._await(f"{postgres.name} (again)", postgres.ready, [postgres.name])
+        self._say(f"database … ready in {time.monotonic() - began:.1f} s")
+
+    def _set_up_once(self, postgres: Postgres) -> None:
         create_database(postgres, DATABASE)
         # It asks nobody whether to go on, but all of it is transactions, so it may be broken off anywhere.
         self._interrupts.at_once = True
@@ -309,12 +343,11 @@ class LocalStack:
             self._furnish(self.settings)
         finally:
             self._interrupts.at_once = False
-        self._say(f"database … ready in {time.monotonic() - began:.1f} s")
 
-    def _await(self, name: str, ready: Callable[[], bool], patience_seconds: float) -> None:
+    def _await(self, name: str, ready: Callable[[], bool], names: Sequence[str] = ()) -> None:
         assert self._supervisor is not None
         began = time.monotonic()
-        self._supervisor.await_ready(name, ready, patience_seconds, self._pause)
+        self._supervisor.await_ready(name, ready, names, say=self._say, pause=self._pause)
         self._say(f"{name} … ready in {time.monotonic() - began:.1f} s")
 
     def _pause(self, seconds: float) -> None:
@@ -323,10 +356,19 @@ class LocalStack:
     def _secret(self, name: str) -> str:
         """Return the secret in the file `name`: made once, so that a browser may remember it."""
         file = self._state / name
-        if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(12), encoding="ascii")
-        return file.read_text(encoding="ascii")
+        try:
+            kept = file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            kept = ""
+        if not kept:
+            kept = secrets.token_urlsafe(12)
+            # Renamed when it is whole: an empty one would be kept for good.
+            fresh = file.with_name(f"{name}.new")
+            fresh.unlink(missing_ok=True)
+            fresh.touch(mode=0o600)
+            fresh.write_text(kept, encoding="ascii")
+            fresh.replace(file)
+        return kept
 
     def _empty(self) -> None:
         for entry in self._state.iterdir():

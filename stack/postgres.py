@@ -14,8 +14,11 @@ import psycopg
 
 from stack.errors import StackError
 from stack.processes import Run, bound, run
+from stack.session import working_in
 
 USER = "roomkeeper"
+#: Every cluster has it, and no server starts without.
+_CONTROL_FILE = Path("global", "pg_control")
 
 
 @cache
@@ -82,7 +85,6 @@ class Postgres:
     name = "postgres"
     #: "Fast": disconnects clients and writes a checkpoint; SIGTERM would wait for the clients.
     stop_signal = signal.SIGINT
-    patience_seconds = 60.0
 
     @property
     def address(self) -> str:
@@ -118,7 +120,13 @@ class Postgres:
     def prepare(self, run: Run = run) -> None:
         """See `Server`."""
         if self._data.exists():
-            return
+            if (self._data / _CONTROL_FILE).exists():
+                self._forget_the_dead()
+                return
+            # No server starts on it, whoever made it; but it is not ours to delete.
+            spoilt = self.directory / "data.spoilt"
+            shutil.rmtree(spoilt, ignore_errors=True)
+            self._data.rename(spoilt)
         self.directory.mkdir(parents=True, exist_ok=True)
         # Half a cluster, left by an interruption, must never be taken for a whole one: made aside, renamed.
         fresh = self.directory / "data.new"
@@ -144,6 +152,17 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
+
+    def _forget_the_dead(self) -> None:
+        """Remove the file that names the server of this cluster, if no process of it lives.
+
+        PostgreSQL refuses to start as long as a process has that number, and it may be another program's now.
+        What it protects are processes that outlive their server; these work in the directory of the data.
+        """
+        named = self._data / "postmaster.pid"
+        # Where the system does not show its processes, the file is PostgreSQL's to judge.
+        if Path("/proc").is_dir() and not working_in(self._data):
+            named.unlink(missing_ok=True)
 
     @property
     def _data(self) -> Path:

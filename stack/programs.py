@@ -74,29 +74,36 @@ def supervised(settings: Settings, counts_port: int) -> list[Program]:
     ]
 
 
-def ready_probes(settings: Settings) -> Iterator[tuple[str, Probe]]:
-    """Yield what tells that the programs serve: whose it is → a question that takes a second at most.
+def ready_probes(settings: Settings) -> Iterator[tuple[str, list[str], Probe]]:
+    """Yield what tells that the programs serve: what to call them, their names, a question of about a second.
 
     Beat has none: what it does first is seen in the workers.
     """
-    workers = sum(arguments[0] == "worker" for arguments in PROGRAMS.values())
+    workers = [name for name, arguments in PROGRAMS.items() if arguments[0] == "worker"]
     if workers:
         broker = settings.broker_url.get_secret_value()
-        yield "workers", lambda: _answering(broker, workers) >= workers
+        # On a busy machine hardly ever all answer the same question in time.
+        answered: set[str] = set()
+
+        def all_answered() -> bool:
+            answered.update(_answering(broker, len(workers)))
+            return len(answered) >= len(workers)
+
+        yield "workers", workers, all_answered
     if "flower" in PROGRAMS:
-        yield "flower", lambda: _serves(settings.flower_port, "/healthcheck")
+        yield "flower", ["flower"], lambda: _serves(settings.flower_port, "/healthcheck")
     if "metrics" in PROGRAMS:
-        yield "metrics", lambda: _serves(settings.metrics_port, "/metrics")
+        yield "metrics", ["metrics"], lambda: _serves(settings.metrics_port, "/metrics")
 
 
-def _answering(broker_url: str, limit: int) -> int:
-    """Return how many workers answer over the broker."""
+def _answering(broker_url: str, limit: int) -> set[str]:
+    """Return the names of the workers that answer over the broker."""
     with closing(Celery("stack", broker=broker_url, set_as_current=False)) as app:
         try:
             answers = app.control.ping(timeout=0.5, limit=limit) or []
         except BROKER_AWAY:
-            return 0
-    return len({name for answer in answers for name in answer})
+            return set()
+    return {name for answer in answers for name in answer}
 
 
 def _serves(port: int, path: str) -> bool:

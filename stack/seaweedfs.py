@@ -14,6 +14,7 @@ from pathlib import Path
 
 from boto3.session import Session
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from stack.errors import StackError
 from stack.processes import Run, bound, run
@@ -52,7 +53,6 @@ class SeaweedFS:
     name = "seaweedfs"
     #: It keeps what it has acknowledged through a kill, and would otherwise take 15 s to say goodbye.
     stop_signal = signal.SIGKILL
-    patience_seconds = 60.0
 
     @property
     def address(self) -> str:
@@ -108,13 +108,22 @@ class SeaweedFS:
         # S3 answers before there is anything that it could write to, at times by seconds.
         return self._serves("s3", "/healthz") and self._serves("master", "/dir/status", b'"DataNodes"')
 
-    def create_bucket(self, name: str) -> None:
-        """Make the bucket, if it is not there."""
+    def has_buckets(self, *names: str) -> bool:
+        """Make the buckets that are not there; return whether all are.
+
+        Right after a start it may find no place for one yet.
+        """
         session = Session(self.access_key, self.secret_key, region_name="us-east-1")
         config = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard"})
         with closing(session.client("s3", endpoint_url=self.address, config=config)) as client:
-            if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
-                client.create_bucket(Bucket=name)
+            try:
+                there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+                for name in names:
+                    if name not in there:
+                        client.create_bucket(Bucket=name)
+            except (BotoCoreError, ClientError):
+                return False
+        return True
 
     def _serves(self, part: str, path: str, containing: bytes = b"") -> bool:
         with closing(HTTPConnection("127.0.0.1", self.ports[part], timeout=1)) as client:

@@ -30,10 +30,6 @@ class Server(Protocol):
     def stop_signal(self) -> signal.Signals:
         """The signal that ends it in good order, without waiting for its clients."""
 
-    @property
-    def patience_seconds(self) -> float:
-        """How long it may take to be ready, recovery after a crash included."""
-
     def prepare(self, run: Run = run) -> None:
         """Make everything that it needs before it starts; again is harmless.
 

@@ -48,6 +48,17 @@ def end(session: int, directory: Path, patience_seconds: float, pause: Pause = t
         pause(POLL_SECONDS)
 
 
+def working_in(directory: Path) -> list[int]:
+    """Return the living processes whose working directory is `directory`."""
+    wanted = directory.resolve()
+    found = []
+    for pid in _processes():
+        with suppress(OSError):
+            if (_PROC / str(pid) / "cwd").readlink() == wanted:
+                found.append(pid)
+    return found
+
+
 def _processes() -> Iterator[int]:
     # Where there is no /proc nothing is found: then a killed starter's leftovers are the user's to end.
     if _PROC.is_dir():

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -18,14 +18,24 @@ from xmlrpc.client import Fault, ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack import session
-from stack.errors import StackError
+from stack.errors import PortTakenError, StackError
+from stack.patience import Patience
 from stack.processes import POLL_SECONDS, Pause, bound, ending, last_lines
+from stack.progress import Progress
 from stack.sockets import socket_path
 
 #: A program that ends sooner than this after its start waits, each time a second longer, before the next.
+#: After so many times supervisord gives it up; then we start it again, and the pauses begin at one second.
+#: (More retries would let the pauses grow without a bound.)
 _SHORT_LIFE_SECONDS = 5
-_SHORT_LIVES = 30
-_ANSWER_SECONDS = 20
+_SHORT_LIVES = 10
+#: While the group starts, a program may end so often, and for so long, before that is an error: the server
+#: that it needs may just have been started again itself.
+_ENDS = 5
+_ENDS_SECONDS = 60.0
+#: How often facts are looked at that take more than a moment to find out.
+_LOOK_SECONDS = 1.0
+_PORT_TAKEN = re.compile(r"address already in use", re.IGNORECASE)
 _PID_FILE = "supervisord.pid"
 
 
@@ -76,6 +86,9 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._read = 0
         self._spawned: Counter[str] = Counter()
+        self._given_up: set[str] = set()
+        #: Program → where its log ended before its first start here.
+        self._begins: dict[str, int] = {}
 
     @property
     def patience_seconds(self) -> float:
@@ -111,9 +124,11 @@ class Supervisor:
             )
         # Its own is written late; a start that is killed meanwhile must be found as well.
         self._pid_file.write_text(str(self._process.pid))
-        deadline = time.monotonic() + _ANSWER_SECONDS
+        patience, progress = Patience(), Progress([words, self._log])
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if progress.made([self._process.pid]):
+                patience.progress()
+            if self._process.poll() is not None or patience.exhausted():
                 said = last_lines(words.read_text(errors="replace"))
                 raise StackError(f"supervisord did not start:\n{said}")
             pause(POLL_SECONDS)
@@ -125,28 +140,86 @@ class Supervisor:
             StackError: one cannot be started at all.
         """
         for program in self._stages[number]:
+            log = self.log(program.name)
+            self._begins.setdefault(program.name, log.stat().st_size if log.exists() else 0)
             try:
                 self._call("startProcess", f"{_group(number)}:{program.name}", False)
             except Fault as fault:
                 raise StackError(f"{program.name} cannot be started: {fault.faultString}.") from fault
 
     def await_ready(
-        self, name: str, ready: Callable[[], bool], patience_seconds: float, pause: Pause = time.sleep
+        self,
+        name: str,
+        ready: Callable[[], bool],
+        programs: Sequence[str] = (),
+        *,
+        patience: Patience | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        pause: Pause = time.sleep,
     ) -> None:
-        """Wait until `ready` says so.
+        """Wait until `ready` returns true and the programs run.
+
+        There is no fixed limit: it takes as long as the programs make progress. A program that ends meanwhile
+        is started again, and waited for.
+
+        Args:
+            name: what is waited for, as people call it.
+            programs: the programs that it takes; by default the one of this name.
+            patience: how long there may be no progress.
+            say: is called with a line now and then, if it takes long.
 
         Raises:
-            StackError: this program or another has ended, or it took too long; with its last words.
+            PortTakenError: a program ended because its port is another program's.
+            StackError: a program keeps ending, or there was no progress for too long; with its last words.
         """
-        deadline = time.monotonic() + patience_seconds
-        while not ready():
-            for event in self.events():
-                if event.down:
-                    raise StackError(f"{event.sentence}\n{self._last_words(event.name)}")
-            if time.monotonic() > deadline:
-                words = self._last_words(name)
-                raise StackError(f"{name} is not ready after {patience_seconds:.0f} s.\n{words}")
+        programs = programs or (name,)
+        patience = patience or Patience()
+        progress = Progress([self.log(one) for one in programs])
+        ends: dict[str, list[float]] = {}
+        looked = time.monotonic()
+        while True:
+            self._bear(self.events(), ends, say)
+            # Asked second: what answers may be another program, on a port that it took from ours.
+            if ready() and self._runs(programs) and not self._bear(self.events(), ends, say):
+                return
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                if progress.made(self._pids(programs)):
+                    patience.progress()
+                if patience.exhausted():
+                    words = "\n".join(self._last_words(one) for one in programs)
+                    raise StackError(
+                        f"{name} is not ready after {patience.seconds:.0f} s, and there was no progress for "
+                        f"{patience.still_seconds:.0f} s: nothing new in the log, no work of processor or "
+                        f"disk.\n{words}"
+                    )
+                if patience.report_due():
+                    words = progress.last_line or self._last_words(programs[-1]).rpartition("\n")[2]
+                    last = f" Its log ends: {words}" if words else ""
+                    say(f"waiting for {name}, {patience.seconds:.0f} s so far.{last}")
             pause(POLL_SECONDS)
+
+    def _bear(
+        self, events: Sequence[Event], ends: dict[str, list[float]], say: Callable[[str], None]
+    ) -> bool:
+        """Report events of a start, and return whether a program ended.
+
+        Raises:
+            PortTakenError: it ended because its port is another program's.
+            StackError: it has ended too often.
+        """
+        for event in events:
+            words = self._last_words(event.name)
+            if event.down:
+                if _PORT_TAKEN.search(words):
+                    raise PortTakenError(f"The port of {event.name} has been taken by another program.")
+                times = ends.setdefault(event.name, [])
+                times.append(time.monotonic())
+                if len(times) >= _ENDS and times[-1] - times[0] > _ENDS_SECONDS:
+                    raise StackError(f"{event.name} ends each time that it is started.\n{words}")
+            last = words.rpartition("\n")[2]
+            say(f"{event.sentence} Its log ends: {last}" if event.down and last else event.sentence)
+        return any(event.down for event in events)
 
     def events(self) -> list[Event]:
         """Return what happened to the programs since the last call.
@@ -162,6 +235,7 @@ class Supervisor:
         found = [
             event for line in whole.decode(errors="replace").splitlines() if (event := self._event(line))
         ]
+        self._revive()
         if self._process and (code := self._process.poll()) is not None:
             raise StackError(f"supervisord has ended with {ending(code)}; all programs end with it.")
         return found
@@ -205,13 +279,41 @@ class Supervisor:
                 return Event(name, f"{name} runs again, pid {pid}.", down=False)
         if found := re.search(r" gave up: (\S+) ", line):
             name = found[1]
-            sentence = f"{name} ends as soon as it starts and is given up; see {self.log(name)}."
+            self._given_up.add(name)
+            sentence = (
+                f"{name} ends each time, as soon as it is started; it is tried again. See {self.log(name)}."
+            )
             return Event(name, sentence, down=True)
         return None
 
-    def _last_words(self, name: str) -> str:
+    def _revive(self) -> None:
+        """Start what supervisord has given up; until it takes that."""
+        for name in list(self._given_up):
+            number = next(number for number, stage in enumerate(self._stages) if name in _names(stage))
+            # Whatever keeps it from being started now is tried again at the next look.
+            with suppress(OSError, HTTPException, Fault):
+                self._call("startProcess", f"{_group(number)}:{name}", False)
+                self._given_up.discard(name)
+
+    def _runs(self, programs: Sequence[str]) -> bool:
+        return len(self._pids(programs)) == len(set(programs))
+
+    def _pids(self, programs: Sequence[str]) -> list[int]:
+        """Return the process ids of those programs that run."""
         try:
-            return last_lines(self.log(name).read_text(errors="replace"))
+            every = self._call("getAllProcessInfo")
+        except (OSError, HTTPException, Fault):
+            return []
+        return [one["pid"] for one in every if one["name"] in programs and one["pid"]]
+
+    def _last_words(self, name: str) -> str:
+        """Return the end of what a program has written since it was first started here."""
+        try:
+            with self.log(name).open("rb") as log:
+                begins = self._begins.get(name, 0)
+                # Rotated, perhaps.
+                log.seek(begins if begins <= self.log(name).stat().st_size else 0)
+                return last_lines(log.read().decode(errors="replace"))
         except FileNotFoundError:
             return ""
 
@@ -295,6 +397,10 @@ def leftovers(directory: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return leader if session.members(leader, directory) else None
+
+
+def _names(stage: Sequence[Program]) -> set[str]:
+    return {program.name for program in stage}
 
 
 def _group(number: int) -> str:

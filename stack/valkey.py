@@ -41,7 +41,6 @@ class Valkey:
 
     name = "valkey"
     stop_signal = signal.SIGTERM
-    patience_seconds = 60.0
 
     @property
     def address(self) -> str:

@@ -5,6 +5,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from datetime import time as datetime_time
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,7 +25,7 @@ from stack.postgres import Postgres
 from stack.seaweedfs import PORTS, SeaweedFS
 from stack.valkey import Valkey
 from tasks.apps import APPS
-from tests.platform import Platform, environment
+from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, RunningServer, SeaweedFSServer, ValkeyServer
 from workers import db, migrate
 from workers.bootstrap import bootstrap
@@ -71,6 +73,15 @@ def _revive() -> Iterator[None]:
     yield
     for server in _started:
         server.start()
+
+
+@pytest.fixture
+def same_day() -> None:
+    """Midnight of UTC does not come while the test runs: for days that are counted back from today."""
+    today = datetime.now(UTC).date()
+    left = datetime.combine(today + timedelta(days=1), datetime_time(), UTC) - datetime.now(UTC)
+    if left < timedelta(minutes=1):  # pragma: no cover
+        eventually(lambda: datetime.now(UTC).date() > today, 70)
 
 
 class _Compiled(LRUCache[Any, Any]):

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Server)
 
+#: How long a server may take to be ready, recovery after a kill included.
+PATIENCE_SECONDS = 120.0
+
 
 class RunningServer(Generic[S]):
     """One server as a plain child process. Dies with the test run, however that ends."""
@@ -60,7 +63,7 @@ class RunningServer(Generic[S]):
                 # Ctrl-C is for pytest, which then ends its servers in order.
                 start_new_session=True,
             )
-        deadline = time.monotonic() + self.server.patience_seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self.server.ready():
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
@@ -141,7 +144,7 @@ class SeaweedFSServer(RunningServer[SeaweedFS]):
         For a quarter of a minute it finds no place for a new one, which is what tests would wait for.
         """
         self.client.create_bucket(Bucket=name)
-        deadline = time.monotonic() + self.server.patience_seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._stores(name):
             assert time.monotonic() < deadline, f"SeaweedFS stores nothing; see {self.log}"
         self.empty_bucket(name)

@@ -10,7 +10,6 @@ from typing import Any
 from celery import Celery, signals
 
 from workers import telemetry
-from workers.retries import RetriedTask
 from workers.settings import get_settings
 from workers.steps import HealthFile, VisibilityRefresh
 from workers.task import PlatformTask
@@ -33,7 +32,7 @@ _DECORATOR_OPTIONS = {
 }
 
 
-app = Celery("roomkeeper", task_cls=RetriedTask, set_as_current=True)
+app = Celery("roomkeeper", task_cls=PlatformTask, set_as_current=True)
 app.config_from_object("workers.celery_config")
 app.steps["consumer"].update({VisibilityRefresh, HealthFile})
 

@@ -12,6 +12,7 @@ from celery.utils.time import get_exponential_backoff_interval
 from sqlalchemy.exc import SQLAlchemyError
 
 from workers import dead_letters
+from workers.broker_errors import described
 from workers.database_errors import is_transient, is_unavailable
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PlatformTask(_Task):
             return super().retry(args, kwargs, exc, **options)
         except Reject as error:
             # Celery gives up a message whose successor the broker does not take.
-            raise self._requeued(str(error.args[0])) from error
+            raise self._requeued(described(error.args[0])) from error
         finally:
             # Celery notes the limit of this one on the task, for the next message, too.
             self.__dict__.pop("override_max_retries", None)
@@ -114,7 +115,7 @@ class PlatformTask(_Task):
             # By name: the task itself would refuse arguments that it does not take.
             self.app.send_task(self.name, again.args, again.kwargs, **again.options)
         except Exception as error:  # each broker has its own
-            raise self._requeued(f"{type(error).__name__}: {error}") from error
+            raise self._requeued(described(error)) from error
         log.warning("task.again_later", task=self.name, task_id=task_id, seconds=max(1, pause))
 
     def _requeued(self, reason: str) -> Reject:

@@ -9,6 +9,9 @@ from roomkeeper import Producer, sql
 from tests.client.studio import CODE, Studio, relaying, studio
 from tests.platform import Platform, eventually
 
+#: Days are counted back from today.
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 def in_sql(room: Studio) -> None:
     room.close(then=room.enqueue)

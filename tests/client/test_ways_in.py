@@ -14,6 +14,9 @@ from tests.client.studio import CODE, studio
 from tests.delivery.people import Pern
 from tests.platform import Platform, eventually
 
+#: Days are counted back from today.
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 @pytest.fixture
 def world(platform: Platform) -> tuple[UUID, UUID, UUID]:

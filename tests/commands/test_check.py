@@ -45,6 +45,9 @@ MIGRATE_OR_RENAME = (
 NOT_LOOKED_AT = "Workers and beat are not looked at: see Flower, or the metrics."
 ALL_APPS = "echoroom, openchat, connect, pern, audiorooms"
 
+#: Days are counted back from today.
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 @pytest.fixture(autouse=True)
 def small_files(platform: Platform) -> None:

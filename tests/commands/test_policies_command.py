@@ -27,6 +27,9 @@ from workers.settings import load
 TYPING = POLICIES["echoroom.typing"]
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
+#: Days are counted back from today.
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 def typing(platform: Platform, expires_at: datetime = PAST) -> UUID:
     """Insert somebody who types until then."""

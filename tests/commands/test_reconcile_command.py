@@ -15,6 +15,9 @@ from tests.servers import SeaweedFSServer
 
 APPLY = ("--apply", "--reason", "monthly")
 
+#: Days are counted back from today.
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 @pytest.fixture
 def store(platform: Platform) -> Platform:

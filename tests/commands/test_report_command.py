@@ -58,6 +58,9 @@ HOSTILE = [
     "a" * 5000,
 ]
 
+#: Days are counted back from today.
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 def at(day: date, hour: int = 0) -> datetime:
     return datetime.combine(day, time(hour), UTC)

@@ -1,14 +1,14 @@
 """`roomkeeper retention`: preview, approval, receipts, verification, restoring, as an operator has them."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from models.pern import AuditLog, Message
 from tasks import holds, retention
-from tests.cleanup.sweeping import rows
+from tests.cleanup.sweeping import NOW, rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
@@ -453,7 +453,8 @@ def test_verification_is_seen(platform: Platform, chain: list[str], monkeypatch:
 def test_what_was_taken_is_put_back(platform: Platform) -> None:
     room = conversation(platform)
     old = message(platform, room, LONG)
-    message(platform, room, timedelta(0), reply_to_id=old)
+    # Of today, by the clock that the command goes by.
+    message(platform, room, NOW - datetime.now(UTC), reply_to_id=old)
     status(platform, old)
     attachment(platform, old)
     before = everything(platform)

@@ -37,13 +37,8 @@ HOURLY = ROLLUPS["echoroom.hourly"]
 NAME = EVENTS.name
 
 
-@pytest.fixture(autouse=True)
-def _now(platform: Platform) -> None:
-    """Midnight does not come while a test runs: commands go by the database's clock."""
-    clock = datetime.now(UTC)
-    left = datetime.combine(clock.date() + timedelta(days=1), time(), UTC) - clock
-    if left < timedelta(minutes=2):  # pragma: no cover
-        eventually(lambda: datetime.now(UTC).date() > clock.date(), 130)
+#: Commands go by the database's clock.
+pytestmark = pytest.mark.usefixtures("same_day")
 
 
 def day(back: int) -> date:

@@ -312,7 +312,7 @@ def test_a_retry_that_a_full_broker_refuses_loses_nothing(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,)
         )
         worker.thaw()
-        logged(worker, "task.put_back", 1)
+        logged(worker, "task.requeued", 1)
         admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
         eventually(lambda: merged(platform) == {reader}, 30, "it has been merged")
         eventually(lambda: held(client) == (0, 0), what="it has been acknowledged")

@@ -27,7 +27,7 @@ from tasks.engines import archive, closed
 from tasks.engines.archive import Archived
 from tasks.engines.families import files_of
 from tasks.engines.retire import Retiring
-from tasks.partitions import PartitionError, drop, make_coming, make_room
+from tasks.partitions import PartitionError, drop, make_coming, make_room, missing
 from tasks.partitions.catalog import Found
 from tasks.partitions.coming import PATIENCE_MS
 from tasks.partitions.policies import running, whole
@@ -228,15 +228,14 @@ def test_rows_without_an_age_must_get_one(platform: Platform) -> None:
 
 def test_a_table_with_row_security_stays_secure(platform: Platform) -> None:
     platform.sql("CREATE POLICY mine ON audiorooms.audit_log FOR SELECT USING (user_id IS NULL)")
-    kept = add(platform, RoomLog, event_type="room_left")
-    now = datetime.now(UTC)
-    switch(platform, "audiorooms.audit_log", now)
+    kept = add(platform, RoomLog, event_type="room_left", created_at=NOW)
+    switch(platform, "audiorooms.audit_log", NOW)
     assert list(rows(platform, RoomLog)) == [kept]
     with pytest.raises(Exception, match="audit_log_event_type_check"):
-        add(platform, RoomLog, event_type="something else")
+        add(platform, RoomLog, event_type="something else", created_at=NOW)
     found = find(platform, table_of(RoomLog), "created_at")
-    made = make_coming(found, now + timedelta(days=62))
-    assert made
+    # The switch has made April to July; from May on, three months ahead are one more.
+    assert make_coming(found, datetime(2026, 5, 1, tzinfo=UTC)) == ["audit_log_y2026m08"]
     secured = platform.sql(
         "SELECT bool_and(relrowsecurity), count(*) FROM pg_class WHERE relname LIKE 'audit_log%'"
         " AND relkind IN ('r', 'p') AND relnamespace = 'audiorooms'\\:\\:regnamespace"
@@ -282,6 +281,24 @@ def test_this_month_and_three_ahead_are_made_once(monthly: Platform) -> None:
     monthly.sql("DROP TABLE pern.audit_logs_y2026m05")
     assert plan(monthly, "pern.audit_logs").coming == [datetime(2026, 5, 1, tzinfo=UTC)]
     assert make_coming(find(monthly), NOW) == ["audit_logs_y2026m05"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "months"),
+    [
+        ("2026-01-31T23:59:59.999999+00:00", ["2026-01", "2026-02", "2026-03", "2026-04"]),
+        ("2028-02-29T23:58:00+00:00", ["2028-02", "2028-03", "2028-04", "2028-05"]),
+        ("2026-11-30T12:00:00+00:00", ["2026-11", "2026-12", "2027-01", "2027-02"]),
+        ("2026-12-31T23:59:59.999999+00:00", ["2026-12", "2027-01", "2027-02", "2027-03"]),
+        ("2027-01-01T00:00:00+00:00", ["2027-01", "2027-02", "2027-03", "2027-04"]),
+        # It is December still in UTC.
+        ("2027-01-01T01:00:00+02:00", ["2026-12", "2027-01", "2027-02", "2027-03"]),
+    ],
+)
+def test_months_to_come_are_those_of_the_calendar(moment: str, months: list[str]) -> None:
+    coming = missing([], datetime.fromisoformat(moment))
+    assert [f"{begins:%Y-%m}" for begins in coming] == months
+    assert all((begins.day, begins.hour, begins.tzinfo) == (1, 0, UTC) for begins in coming)
 
 
 def test_a_default_partition_that_holds_rows_of_a_month_to_come_is_told(monthly: Platform) -> None:

@@ -6,14 +6,18 @@ It prints what the stack says and then `up`; StackError becomes a sentence and e
 """
 
 import os
+import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
-from stack import programs
+import psycopg
+
+from stack import ports, programs
 from stack.errors import StackError
 from stack.group import LocalStack
 from stack.interrupts import Interrupted
@@ -35,12 +39,42 @@ def failing(settings: Settings) -> None:
     raise StackError("no such table")
 
 
+def crashing(settings: Settings) -> None:
+    """Find the database killed the first time, as by the kernel when memory is short."""
+    say("setting up")
+    url = settings.database_url.get_secret_value()
+    with psycopg.connect(url) as connection:
+        if not _seen:
+            _seen.append(url)
+            (row,) = connection.execute("SELECT current_setting('data_directory')").fetchall()
+            os.kill(int(Path(row[0], "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            psycopg.connect(url).close()
+        connection.execute("SELECT 1")
+
+
+_seen: list[str] = []
+_taken: list[socket.socket] = []
+
+
+def unlucky(file: Path, preferred: Mapping[str, int | None]) -> ports.Ports:
+    """Choose ports, of which another program takes one right after, the first time."""
+    chosen = choose(file, preferred)
+    if not _taken:
+        _taken.append(socket.create_server(("127.0.0.1", chosen.numbers["valkey"])))
+        say(f"taken {chosen.numbers['valkey']}")
+    return chosen
+
+
+choose = ports.choose
+
 WAYS: dict[str, tuple[dict[str, tuple[str, ...]], Callable[[Settings], None]]] = {
     # What runs beside the servers, and what is done before it.
     "servers": ({}, none),
     "endless-setup": ({}, endless),
     "failing-setup": ({}, failing),
     "stubborn": ({"stubborn": STUBBORN}, none),
+    "crashing-database": ({}, crashing),
+    "taken-port": ({}, none),
 }
 
 
@@ -51,7 +85,10 @@ def say(line: str) -> None:
 
 def main(state: str, way: str) -> int:
     beside, before = WAYS[way]
-    with mock.patch.multiple(programs, PROGRAMS=beside, set_up=before, roomkeeper=lambda it: it):
+    with (
+        mock.patch.multiple(programs, PROGRAMS=beside, set_up=before, roomkeeper=lambda it: it),
+        mock.patch.object(ports, "choose", unlucky if way == "taken-port" else choose),
+    ):
         try:
             # Once it is up an interrupt is the ordinary end.
             with LocalStack(Path(state), own_signatures=True, say=say) as stack, suppress(Interrupted):

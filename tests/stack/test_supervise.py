@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import session
+from stack import session, supervise
 from stack.errors import StackError
 from stack.processes import POLL_SECONDS, run
 from stack.supervise import Event, Program, Supervisor, leftovers
@@ -143,21 +143,22 @@ def test_in_a_hurry_everything_is_killed(group: Group) -> None:
     assert session.members(leader, group.directory) == []
 
 
-def test_a_program_that_ends_at_its_start_is_an_error_with_its_last_words(group: Group) -> None:
+def test_a_program_that_keeps_ending_is_an_error_with_its_last_words(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "_ENDS", 2)
+    monkeypatch.setattr(supervise, "_ENDS_SECONDS", 0)
     broken = Program("broken", ("sh", "-c", "echo no such table; exit 3"))
     supervisor = group.supervisor([broken])
     supervisor.start_stage(0)
+    said: list[str] = []
     with pytest.raises(StackError) as caught:
-        supervisor.await_ready("broken", lambda: False, 30)
+        supervisor.await_ready("broken", lambda: False, say=said.append)
     first, *rest = str(caught.value).splitlines()
-    assert first == "broken has ended (exit status 3) and is started again."
-    assert rest == ["no such table"]
-
-
-def test_a_program_that_is_not_ready_in_time_is_an_error(group: Group) -> None:
-    supervisor = group.started([group.program("slow")])
-    with pytest.raises(StackError, match="slow is not ready after 0 s"):
-        supervisor.await_ready("slow", lambda: False, 0.1)
+    assert first == "broken ends each time that it is started."
+    assert rest == ["no such table", "no such table"]
+    ended = "broken has ended (exit status 3) and is started again. Its log ends: no such table"
+    assert said[0] == ended
 
 
 def test_a_program_that_does_not_exist_is_an_error(group: Group) -> None:
