@@ -77,6 +77,11 @@ def _url(settings: Settings) -> URL:
     return make_url(text).set(drivername="postgresql+psycopg")
 
 
+def takes_writes(connection: Connection) -> bool:
+    """Return whether the server took writes when this transaction began: it is no replica, and not frozen."""
+    return not connection.info.get(_READ_ONLY)
+
+
 def refuse_read_only(connection: Connection) -> None:
     """Raise if the server takes no writes: for work that reads, and then changes what is not in the database.
 
@@ -85,7 +90,7 @@ def refuse_read_only(connection: Connection) -> None:
     Raises:
         InternalError: as if a statement had tried to write.
     """
-    if connection.info.get(_READ_ONLY):
+    if not takes_writes(connection):
         error = ReadOnlySqlTransaction("the server takes no writes: a replica, or set to read-only")
         raise InternalError(None, None, error, hide_parameters=True)
 

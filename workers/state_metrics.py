@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.platform import AttachmentJob as Job
 from models.platform import DeadLetter, Hold, JobRun, OutboxMessage, Receipt, StatusInbox
 from workers import health
-from workers.db import transaction
+from workers.db import takes_writes, transaction
 from workers.queues import KINDS
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
@@ -81,6 +81,7 @@ class State(Collector):
     def _database(self) -> list[Metric]:
         with transaction() as connection:
             return [
+                _writable(connection),
                 *_attachments(connection),
                 _outbox_age(connection),
                 _inbox_age(connection),
@@ -110,6 +111,15 @@ class Taken:
             for policy, rows, number in connection.execute(new):
                 self.rows[policy] = self.rows.get(policy, 0) + int(rows)
                 self.number = max(self.number, number)
+
+
+def _writable(connection: Connection) -> GaugeMetricFamily:
+    # Read by whoever is alarmed: everything waits meanwhile, and no error tells why.
+    return GaugeMetricFamily(
+        "roomkeeper_database_writable",
+        "Whether the database takes writes: it is no replica, and not set to read-only.",
+        value=float(takes_writes(connection)),
+    )
 
 
 def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:

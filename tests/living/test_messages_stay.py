@@ -157,7 +157,7 @@ def fail(state: str, kind: type[Exception] = InternalError) -> Exception:
 
 def test_a_database_that_is_away_is_waited_for_without_end(task: Any, valkey: ValkeyServer) -> None:
     with pytest.raises(Retry):
-        task.retry(exc=fail("25006"), countdown=1)
+        task.retry(exc=fail("25006"), countdown=0.01)
     assert published(valkey) == 1
 
 

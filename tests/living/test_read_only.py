@@ -32,6 +32,7 @@ from tests.servers import PostgresServer
 from workers import db, ledger
 from workers.database_errors import is_unavailable
 from workers.settings import load
+from workers.state_metrics import State
 
 PID = text("SELECT pg_backend_pid()")
 JOB = "echoroom.typing"
@@ -59,6 +60,18 @@ def test_a_transaction_that_is_read_only_by_itself_says_nothing_of_its_server(pl
     assert pid(reading) == pid(reading)
     with platform.engine.begin() as connection:
         db.refuse_read_only(connection)
+
+
+def test_a_metric_says_whether_the_database_takes_writes(platform: Platform, read_only: ReadOnly) -> None:
+    def writable() -> list[float]:
+        found = State(platform.settings).collect()
+        samples = [sample for metric in found for sample in metric.samples]
+        return [one.value for one in samples if one.name == "roomkeeper_database_writable"]
+
+    assert writable() == [1]
+    with read_only():
+        assert writable() == [0]
+    assert writable() == [1]
 
 
 # -- Jobs -------------------------------------------------------------------------------------------------
