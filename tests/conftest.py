@@ -28,6 +28,7 @@ from tasks.apps import APPS
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, RunningServer, SeaweedFSServer, ValkeyServer
 from workers import db, migrate
+from workers.app import app
 from workers.bootstrap import bootstrap
 from workers.db import create
 from workers.settings import Settings, load
@@ -101,6 +102,19 @@ def _compile_once() -> Iterator[None]:
         options = {"compiled_cache": _Compiled(3000)}
         patch.setattr(db, "create_engine", partial(create_engine, execution_options=options))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bind_tasks() -> None:
+    """Let every task read Celery's configuration while there are settings.
+
+    One that is first touched without any stays half-bound for the rest of the process, whatever is set later.
+    """
+    with environment({"DATABASE_URL": "postgresql://127.0.0.1/none"}):
+        app.loader.import_default_modules()
+        app.finalize()
+        for task in app.tasks.values():
+            assert task.request_stack is not None
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import InternalError
+from sqlalchemy.exc import InternalError, SQLAlchemyError
 
 from workers.database_url import split_hosts
 from workers.settings import Settings, get_settings
@@ -77,6 +77,11 @@ def _url(settings: Settings) -> URL:
     return make_url(text).set(drivername="postgresql+psycopg")
 
 
+def takes_writes(connection: Connection) -> bool:
+    """Return whether the server took writes when this transaction began: it is no replica, and not frozen."""
+    return not connection.info.get(_READ_ONLY)
+
+
 def refuse_read_only(connection: Connection) -> None:
     """Raise if the server takes no writes: for work that reads, and then changes what is not in the database.
 
@@ -85,7 +90,7 @@ def refuse_read_only(connection: Connection) -> None:
     Raises:
         InternalError: as if a statement had tried to write.
     """
-    if connection.info.get(_READ_ONLY):
+    if not takes_writes(connection):
         error = ReadOnlySqlTransaction("the server takes no writes: a replica, or set to read-only")
         raise InternalError(None, None, error, hide_parameters=True)
 
@@ -119,9 +124,22 @@ def forget_engine(*, close: bool = True) -> None:
 
 @contextmanager
 def transaction() -> Iterator[Connection]:
-    """Open a transaction on this process's engine; commit at the end, roll back on an exception."""
-    with get_engine().begin() as connection:
-        yield connection
+    """Open a transaction on this process's engine; commit at the end, roll back on an exception.
+
+    That exception is what is raised, also if the connection is lost by then and cannot be rolled back.
+    """
+    own: BaseException | None = None
+    try:
+        with get_engine().begin() as connection:
+            try:
+                yield connection
+            except BaseException as error:
+                own = error
+                raise
+    except SQLAlchemyError:
+        if own is not None:
+            raise own  # noqa: B904 - the rollback's failure is its context
+        raise
 
 
 def _after_fork() -> None:

@@ -24,7 +24,7 @@ from models.platform import (
     StatusInbox,
 )
 from workers import health
-from workers.db import transaction
+from workers.db import takes_writes, transaction
 from workers.queues import KINDS, QUARANTINE
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
@@ -97,6 +97,7 @@ class State(Collector):
         disabled = _applications(self._disabled())
         with transaction() as connection:
             return [
+                _writable(connection),
                 *_attachments(connection),
                 _outbox_age(connection),
                 _inbox_age(connection),
@@ -128,6 +129,15 @@ class Taken:
             for policy, rows, number in connection.execute(new):
                 self.rows[policy] = self.rows.get(policy, 0) + int(rows)
                 self.number = max(self.number, number)
+
+
+def _writable(connection: Connection) -> GaugeMetricFamily:
+    # Read by whoever is alarmed: everything waits meanwhile, and no error tells why.
+    return GaugeMetricFamily(
+        "roomkeeper_database_writable",
+        "Whether the database takes writes: it is no replica, and not set to read-only.",
+        value=float(takes_writes(connection)),
+    )
 
 
 def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:

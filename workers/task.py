@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 #: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce it
 #: before its own transaction has committed.
 NOT_THERE_YET = (0.5, 2, 8)
+#: The longest that a process holds a message while the database is away. Nothing else can be done meanwhile;
+#: and workers take messages that are published for later into their memory, however many there are.
+HOLD_SECONDS = 10.0
 #: Before a message goes back to the broker, from where it may be taken at once: its worker would spin.
 REQUEUE_PAUSE_SECONDS = 2.0
 
@@ -50,7 +53,7 @@ class PlatformTask(_Task):
     def retry(  # type: ignore[override]  # the stubs name each of the options
         self, args: Any = None, kwargs: Any = None, exc: Any = None, **options: Any
     ) -> Any:
-        """Publish the message again, for later; see Celery's own.
+        """Publish the message again, for later; see Celery's own. If the database is away, wait first.
 
         Raises:
             Retry: it was published.
@@ -59,8 +62,10 @@ class PlatformTask(_Task):
         """
         if isinstance(exc, self.autoretry_for) and not is_transient(exc):
             raise exc
-        if exc is not None and is_unavailable(exc):
+        if exc is not None and is_unavailable(exc) and not self.request.called_directly:
             options["max_retries"] = self.request.retries + 1
+            time.sleep(min(options.pop("countdown", None) or 0, HOLD_SECONDS))
+            options["countdown"] = 0
         try:
             return super().retry(args, kwargs, exc, **options)
         except Reject as error:

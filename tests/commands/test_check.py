@@ -359,9 +359,9 @@ def test_a_database_that_takes_no_writes(platform: Platform) -> None:
     platform.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     assert found(on(platform, "check")) == [
         (
-            "The database is read-only.",
-            "Name the primary in DATABASE_URL, or see why it takes no writes: pg_is_in_recovery(), "
-            "default_transaction_read_only.",
+            "The database takes no writes: default_transaction_read_only is on.",
+            "If that is over: ALTER SYSTEM, DATABASE or ROLE ... RESET default_transaction_read_only, "
+            "wherever it was set.",
         )
     ]
 

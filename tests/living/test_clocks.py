@@ -564,7 +564,8 @@ def test_many_rows_that_wait_do_not_hide_those_that_are_due(platform: Platform) 
 
 #: Where a worker's own clock is read, and why that does no harm. All else goes by the database's.
 OWN_CLOCK = {
-    "tasks/engines/explain.py": "any moment does for a plan, of which nothing is executed",
+    "workers/beat.py": "how far this host's clock has been moved, against its own monotonic one",
+    "workers/broker_clock.py": "how far this host's clock differs from the broker's",
     "workers/state_metrics.py": "the age in days of signatures that others have dated",
     "workers/steps.py": "scores in the broker, where Celery keeps times of workers as well",
     "workers/storage/s3.py": "S3 wants each request signed with the time of who signs it",

@@ -10,13 +10,12 @@ from uuid import UUID
 
 import pytest
 from redis import Redis
-from sqlalchemy.engine import make_url
 
 from tasks.apps import APPS
 from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, at, event
+from tests.living.conftest import ReadOnly
 from tests.living.replication import (
-    database_refuses_writes,
     follow,
     multi_host_url,
     primary_and_replica,
@@ -32,11 +31,6 @@ from workers.settings import load
 
 WORLD = Pern()
 MESSAGES = 10
-
-
-def name_of(platform: Platform) -> str:
-    """Return the name of the platform's database."""
-    return str(make_url(platform.environment["DATABASE_URL"]).database)
 
 
 def people_and_messages(platform: Platform) -> tuple[UUID, list[UUID]]:
@@ -162,11 +156,11 @@ def letters(platform: Platform) -> set[str]:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
 def test_messages_wait_for_a_database_that_is_read_only(
-    platform: Platform, postgres: PostgresServer, killed: bool
+    platform: Platform, read_only: ReadOnly, killed: bool
 ) -> None:
     bob, messages = people_and_messages(platform)
     worker = platform.worker("delivery")
-    with database_refuses_writes(postgres, name_of(platform)):
+    with read_only():
         good, bad = report(platform, bob, messages), invalid(platform)
         met(worker, "ReadOnlySqlTransaction", MESSAGES)
         met(worker, "task.again_later", len(bad))

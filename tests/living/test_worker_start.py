@@ -69,7 +69,7 @@ def test_a_database_that_takes_no_writes_is_waited_for_until_sigterm(platform: P
     platform.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     programs = [platform.start("worker", "delivery") for _ in range(2)]
     for program in programs:
-        waits(program, "The database is read-only.")
+        waits(program, "The database takes no writes: default_transaction_read_only is on.")
     ended, started = programs
     os.kill(ended.process.pid, signal.SIGTERM)
     assert ended.process.wait(timeout=10) == 0
