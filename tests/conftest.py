@@ -41,6 +41,18 @@ _started: list[RunningServer[Any]] = []
 _R = TypeVar("_R", bound=RunningServer[Any])
 
 
+def pytest_configure() -> None:
+    """Let every task read Celery's configuration while there are settings, before tests are collected.
+
+    One that is first touched without any, as when pytest looks at a module's names, stays half-bound for the
+    rest of the process, whatever is set later.
+    """
+    with environment({"DATABASE_URL": "postgresql://127.0.0.1/none"}):
+        app.loader.import_default_modules()
+        app.finalize()
+        assert all(task.request_stack is not None for task in app.tasks.values())
+
+
 @contextmanager
 def _running(make: Callable[[], _R]) -> Iterator[_R]:
     """Run the server that `make` describes; once more if another program took its port meanwhile."""
@@ -102,19 +114,6 @@ def _compile_once() -> Iterator[None]:
         options = {"compiled_cache": _Compiled(3000)}
         patch.setattr(db, "create_engine", partial(create_engine, execution_options=options))
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _bind_tasks() -> None:
-    """Let every task read Celery's configuration while there are settings.
-
-    One that is first touched without any stays half-bound for the rest of the process, whatever is set later.
-    """
-    with environment({"DATABASE_URL": "postgresql://127.0.0.1/none"}):
-        app.loader.import_default_modules()
-        app.finalize()
-        for task in app.tasks.values():
-            assert task.request_stack is not None
 
 
 @pytest.fixture(scope="session")
