@@ -53,6 +53,10 @@ class Entry(RedBeatSchedulerEntry):  # type: ignore[misc]  # RedBeat has no type
             raise ValueError("its schedule is of no known type")
         if not (isinstance(entry.options, Mapping) and isinstance(entry.kwargs, Mapping)):
             raise ValueError("its options, or arguments, are not a mapping")
+        if not isinstance(entry.task, str):
+            raise ValueError("its task is not a name")
+        if not isinstance(entry.options.get("headers", {}), Mapping):
+            raise ValueError("its headers are not a mapping")
         if entry.key != key:
             raise ValueError("its name is another's")
         entry.is_due()

@@ -68,6 +68,9 @@ def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform
     assert latest < ahead.timestamp()
 
 
+EVERY_SECOND = {"__type__": "interval", "every": 1, "relative": False}
+
+
 def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -> None:
     platform.set(recover_every_seconds=1)
     started(platform, client).kill()
@@ -83,6 +86,14 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
             {"name": RECOVER, "task": RECOVER, "schedule": {"__type__": "crontab", "minute": "never"}}
         ),
         json.dumps({"name": RECOVER, "task": RECOVER, "schedule": 5, "options": 7}),
+        # Nothing is wrong with these but what they send.
+        json.dumps({"name": "other-9", "task": ["x"], "schedule": EVERY_SECOND}),
+        json.dumps(
+            {"name": "other-10", "task": RECOVER, "schedule": EVERY_SECOND, "options": {"headers": "zz"}}
+        ),
+        json.dumps(
+            {"name": "other-11", "task": RECOVER, "schedule": EVERY_SECOND, "options": {"headers": None}}
+        ),
     ]
     for number, definition in enumerate(garbage):
         client.hset(f"{PREFIX}other-{number}", mapping={"definition": definition, "meta": "{}"})
