@@ -42,7 +42,7 @@ def main() -> int:
             seconds = []
             if kind == "kept" and number:
                 # What is kept must be made once; it does not count.
-                start(state / "kept", "made")
+                came_up.append(start(state / "kept", "made") is not None)
             for turn in range(1, number + 1):
                 where = state / "kept" if kind == "kept" else state / f"{kind}-{turn}"
                 with busy(BUSY if kind == "busy" else 0):
