@@ -217,7 +217,10 @@ def database(postgres: PostgresServer, _template: str) -> Iterator[str]:
 
 @pytest.fixture
 def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path) -> Iterator[Platform]:
-    """A whole platform, quick to retry. Its programs are started by the test, and ended after it."""
+    """A whole platform, quick to retry, to whose broker this process publishes.
+
+    Its programs are started by the test, and ended after it.
+    """
     values = {
         "DATABASE_URL": database,
         "ROOMKEEPER_BROKER_URL": broker_url,
@@ -233,6 +236,7 @@ def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path)
     }
     (tmp_path / "storage").mkdir()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
+    app.conf.update(broker_url=broker_url, broker_write_url=broker_url)
     with environment(values):
         made = Platform(create(load(values)), inherited | values, tmp_path)
         try:

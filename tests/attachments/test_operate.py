@@ -12,15 +12,7 @@ from tests.attachments.desk import BOTH, Desk, at_scan, stored
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.servers import ValkeyServer
-from workers.app import app as celery
 from workers.known_bad import EICAR, encrypted_zip
-
-
-@pytest.fixture(autouse=True)
-def _broker(platform: Platform) -> None:
-    """Let this process publish to the test's broker, whichever it was set up for."""
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
 
 
 @pytest.fixture

@@ -24,17 +24,9 @@ from tasks.attachments.recover import JOB, recover
 from tests.platform import Platform, ago, environment
 from tests.servers import ValkeyServer
 from workers import ledger
-from workers.app import app as celery
 
 BOTH = pytest.mark.parametrize("app", ["openchat", "pern"])
 Configure = Callable[..., None]
-
-
-@pytest.fixture(autouse=True)
-def _broker(platform: Platform) -> None:
-    """Let this process publish to the test's broker, whichever it was set up for."""
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from tests.living.brokers import alive, held, logged, own_broker
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
 from tests.workers.test_metrics import asked
-from workers.app import app as celery
 from workers.queues import QUARANTINE
 from workers.state_metrics import State
 
@@ -80,8 +79,6 @@ def test_what_was_taken_while_the_database_was_away_becomes_a_dead_letter(platfo
 
 
 def test_what_has_become_readable_can_be_sent_again(platform: Platform) -> None:
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
     row_id = platform.openchat_attachment(b"late\n", "a.txt")
     with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
         # Taken by an earlier version, say, that did not know the task.

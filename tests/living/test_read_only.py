@@ -228,7 +228,6 @@ COMMANDS = {
     "db upgrade": ("db", "upgrade"),
     "grant": ("grant", "roomkeeper"),
     "triggers install": ("triggers", "install", "openchat"),
-    "worker": ("worker", "delivery"),
     "check": ("check",),
 }
 FROZEN = "The database takes no writes: default_transaction_read_only is on."
@@ -246,6 +245,9 @@ def test_a_command_says_that_the_database_takes_no_writes(
     with platform.engine.begin() as connection:
         names = {"username": "ada", "email": "ada@x.org", "display_name": "Ada", "password_hash": "x"}
         connection.execute(insert(pern.User).values(id=ADA, **names, **Pern.stamps))
+    if arguments == ("db", "upgrade"):
+        # Where all migrations have run there is nothing to write.
+        platform.sql("UPDATE roomkeeper.alembic_version SET version_num = '0007'")
     with read_only():
         outcome = on(platform, *arguments)
     assert outcome.code == 1

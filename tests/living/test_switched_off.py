@@ -31,10 +31,8 @@ SENTENCE = "The column openchat.attachment.scan_result does not exist."
 
 
 @pytest.fixture(autouse=True)
-def _afresh(platform: Platform) -> Iterator[None]:
-    """As a process that has just begun, which publishes to the test's broker."""
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
+def _afresh() -> Iterator[None]:
+    """As a process that has just begun."""
     availability.forget()
     yield
     availability.forget()

@@ -8,9 +8,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from tests.platform import Platform
 from tests.servers import PostgresServer
-from workers.app import app as celery
 
 _numbers = count(1)
 
@@ -46,11 +44,3 @@ def url_of(database: str, role: str) -> str:
     """Return the URL of the database for another role."""
     parts = urlsplit(database)
     return parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}").geturl()
-
-
-@pytest.fixture
-def publishing(platform: Platform) -> Platform:
-    """A platform to whose broker this process publishes."""
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
-    return platform

@@ -85,38 +85,38 @@ def configured(platform: Platform, **settings: object) -> Iterator[None]:
 # -- what is published -------------------------------------------------------------------------------------
 
 
-def test_what_is_committed_is_published_once_under_its_id(publishing: Platform, service: Service) -> None:
+def test_what_is_committed_is_published_once_under_its_id(platform: Platform, service: Service) -> None:
     row_id = uuid4()
     (task_id,) = enqueue(service, row_id)
     outbox.relay()
     payload = {"app": "openchat", "id": str(row_id)}
-    assert published(publishing) == [Message(task_id, "attachments.process", [payload])]
+    assert published(platform) == [Message(task_id, "attachments.process", [payload])]
     outbox.relay()
-    assert len(published(publishing)) == 1
-    ((marked,),) = publishing.sql("SELECT published_at FROM roomkeeper.outbox")
+    assert len(published(platform)) == 1
+    ((marked,),) = platform.sql("SELECT published_at FROM roomkeeper.outbox")
     assert marked is not None
 
 
-def test_what_is_rolled_back_never_was(publishing: Platform, service: Service) -> None:
+def test_what_is_rolled_back_never_was(platform: Platform, service: Service) -> None:
     with service.transaction(force_rollback=True):
         enqueue(service)
         outbox.relay()
     outbox.relay()
-    assert published(publishing) == []
-    assert runs(publishing) == []
+    assert published(platform) == []
+    assert runs(platform) == []
 
 
-def test_an_idle_run_leaves_no_trace(publishing: Platform, service: Service) -> None:
-    before = publishing.everything()
+def test_an_idle_run_leaves_no_trace(platform: Platform, service: Service) -> None:
+    before = platform.everything()
     outbox.relay()
-    assert publishing.everything() == before
+    assert platform.everything() == before
     enqueue(service)
     outbox.relay()
     outbox.relay()
-    assert runs(publishing) == [("done", 1)]
+    assert runs(platform) == [("done", 1)]
 
 
-def test_ten_thousand_rows_keep_their_order(publishing: Platform, service: Service) -> None:
+def test_ten_thousand_rows_keep_their_order(platform: Platform, service: Service) -> None:
     payload = json.dumps({"app": "openchat", "id": str(uuid4())})
     found = service.execute(
         "SELECT roomkeeper.enqueue('attachments.process', %s::jsonb) FROM generate_series(1, 10000)",
@@ -124,27 +124,27 @@ def test_ten_thousand_rows_keep_their_order(publishing: Platform, service: Servi
     )
     ids = [str(made) for (made,) in found]
     assert len(ids) == 10_000
-    while waiting(publishing):
+    while waiting(platform):
         outbox.relay()
-    assert ids_of(published(publishing)) == ids
-    assert sum(rows for _, rows in runs(publishing)) == 10_000
+    assert ids_of(published(platform)) == ids
+    assert sum(rows for _, rows in runs(platform)) == 10_000
 
 
 def test_rows_that_commit_late_with_lower_ids_are_not_lost(
-    publishing: Platform, service: Service, database: str
+    platform: Platform, service: Service, database: str
 ) -> None:
     with psycopg.connect(database) as late:
         (early_id,) = enqueue(late)
         (later_id,) = enqueue(service)
         outbox.relay()
-        assert ids_of(published(publishing)) == [later_id]
+        assert ids_of(published(platform)) == [later_id]
         late.commit()
     outbox.relay()
-    assert ids_of(published(publishing)) == [later_id, early_id]
-    assert waiting(publishing) == 0
+    assert ids_of(published(platform)) == [later_id, early_id]
+    assert waiting(platform) == 0
 
 
-def test_two_relays_at_once_publish_each_row_once(publishing: Platform, service: Service) -> None:
+def test_two_relays_at_once_publish_each_row_once(platform: Platform, service: Service) -> None:
     enqueue(service, *(uuid4() for _ in range(500)))
     threads = [threading.Thread(target=outbox.relay) for _ in range(2)]
     for thread in threads:
@@ -152,59 +152,59 @@ def test_two_relays_at_once_publish_each_row_once(publishing: Platform, service:
     for thread in threads:
         thread.join()
     outbox.relay()
-    found = ids_of(published(publishing))
+    found = ids_of(published(platform))
     assert len(found) == len(set(found)) == 500
-    assert sum(rows for _, rows in runs(publishing)) == 500
+    assert sum(rows for _, rows in runs(platform)) == 500
 
 
-def test_while_one_runs_another_leaves_it_alone(publishing: Platform, service: Service) -> None:
+def test_while_one_runs_another_leaves_it_alone(platform: Platform, service: Service) -> None:
     enqueue(service)
     with ledger.run(outbox.JOB):
         outbox.relay()
-        assert published(publishing) == []
+        assert published(platform) == []
     outbox.relay()
-    assert len(published(publishing)) == 1
+    assert len(published(platform)) == 1
     # That of the run that did nothing, by hand; and no word of the one that was skipped.
-    assert runs(publishing) == [("done", 0), ("done", 1)]
+    assert runs(platform) == [("done", 0), ("done", 1)]
 
 
 def test_rows_that_a_run_without_its_lock_still_holds_are_passed_over(
-    publishing: Platform, service: Service, database: str
+    platform: Platform, service: Service, database: str
 ) -> None:
     first, second = enqueue(service, uuid4(), uuid4())
     with psycopg.connect(database) as other:
         other.execute("SELECT FROM roomkeeper.outbox ORDER BY id LIMIT 1 FOR UPDATE")
         outbox.relay()
-        assert ids_of(published(publishing)) == [second]
+        assert ids_of(published(platform)) == [second]
     outbox.relay()
-    assert ids_of(published(publishing)) == [second, first]
+    assert ids_of(published(platform)) == [second, first]
 
 
 def test_a_run_ends_when_its_time_is_spent(
-    publishing: Platform, service: Service, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue(service, *(uuid4() for _ in range(250)))
     now = iter([0.0, 19.9, 20.0, 20.0, 20.0])
     monkeypatch.setattr(outbox, "monotonic", lambda: next(now))
     outbox.relay()
-    assert (len(published(publishing)), runs(publishing)) == (100, [("more", 100)])
+    assert (len(published(platform)), runs(platform)) == (100, [("more", 100)])
     monkeypatch.undo()
     # Half of a soft limit that is shorter.
-    with configured(publishing, task_soft_limit_seconds=2):
+    with configured(platform, task_soft_limit_seconds=2):
         now = iter([0.0, 0.9, 1.0, 1.0, 1.0])
         monkeypatch.setattr(outbox, "monotonic", lambda: next(now))
         outbox.relay()
-    assert len(published(publishing)) == 200
+    assert len(published(platform)) == 200
     monkeypatch.undo()
     outbox.relay()
-    assert len(published(publishing)) == 250
+    assert len(published(platform)) == 250
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------
 
 
 def test_a_task_that_this_version_does_not_know_becomes_a_dead_letter(
-    publishing: Platform, service: Service
+    platform: Platform, service: Service
 ) -> None:
     ((unknown,),) = service.execute(
         "INSERT INTO roomkeeper.outbox (task, payload) VALUES ('attachments.fold', '{\"a\": 1}')"
@@ -212,20 +212,20 @@ def test_a_task_that_this_version_does_not_know_becomes_a_dead_letter(
     ).fetchall()
     (known,) = enqueue(service)
     outbox.relay()
-    assert ids_of(published(publishing)) == [known]
-    (letter,) = publishing.dead_letters()
+    assert ids_of(published(platform)) == [known]
+    (letter,) = platform.dead_letters()
     assert (letter.task, letter.task_id, letter.payload, letter.reason) == (
         "attachments.fold",
         str(unknown),
         {"args": [{"a": 1}], "kwargs": {}},
         "no task of this version is called 'attachments.fold'",
     )
-    assert waiting(publishing) == 0
+    assert waiting(platform) == 0
     outbox.relay()
-    assert len(publishing.dead_letters()) == 1
+    assert len(platform.dead_letters()) == 1
 
 
-def test_a_dead_letter_is_there_only_if_its_row_is_marked(publishing: Platform, service: Service) -> None:
+def test_a_dead_letter_is_there_only_if_its_row_is_marked(platform: Platform, service: Service) -> None:
     service.execute("INSERT INTO roomkeeper.outbox (task, payload) VALUES ('attachments.fold', '{}')")
     service.execute(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END';"
@@ -233,15 +233,15 @@ def test_a_dead_letter_is_there_only_if_its_row_is_marked(publishing: Platform, 
     )
     with pytest.raises(Exception, match="no"):
         outbox.relay()
-    assert publishing.dead_letters() == []
-    assert runs(publishing) == [("failed", 0)]
+    assert platform.dead_letters() == []
+    assert runs(platform) == [("failed", 0)]
     service.execute("DROP TRIGGER fail ON roomkeeper.outbox")
     outbox.relay()
-    assert len(publishing.dead_letters()) == 1
+    assert len(platform.dead_letters()) == 1
 
 
 def test_while_the_broker_is_down_everything_waits_in_order(
-    publishing: Platform, service: Service, valkey: ValkeyServer
+    platform: Platform, service: Service, valkey: ValkeyServer
 ) -> None:
     ids = enqueue(service, uuid4(), uuid4())
     outbox.relay()
@@ -255,19 +255,19 @@ def test_while_the_broker_is_down_everything_waits_in_order(
         with capture_logs() as logs:
             outbox.relay()
         assert [line["event"] for line in logs] == ["outbox.broker_away"]
-        assert waiting(publishing) == 3
+        assert waiting(platform) == 3
         ids += enqueue(service)
         back()
         outbox.relay()
-        assert waiting(publishing) == 0
-    found = ids_of(published(publishing))
+        assert waiting(platform) == 0
+    found = ids_of(published(platform))
     # What was sent to a broker that was frozen, or died at once, may be there twice, under the same id.
     assert list(dict.fromkeys(found)) == ids
-    assert all(outcome == "done" for outcome, _ in runs(publishing))
+    assert all(outcome == "done" for outcome, _ in runs(platform))
 
 
 def test_a_broker_that_is_full_or_goes_away_halfway_is_waited_for(
-    publishing: Platform, service: Service, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = enqueue(service, *(uuid4() for _ in range(5)))
     send, sent = celery.send_task, []
@@ -275,24 +275,24 @@ def test_a_broker_that_is_full_or_goes_away_halfway_is_waited_for(
     def fails(*args: Any, **options: Any) -> Any:
         sent.append(options["task_id"])
         if len(sent) == 3:
-            with Redis.from_url(publishing.environment["ROOMKEEPER_BROKER_URL"]) as client:
+            with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
                 client.config_set("maxmemory", "1")
         return send(*args, **options)
 
     monkeypatch.setattr(celery, "send_task", fails)
     outbox.relay()
-    with Redis.from_url(publishing.environment["ROOMKEEPER_BROKER_URL"]) as client:
+    with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
         client.config_set("maxmemory", "0")
     # Those that were published are marked, and no other.
-    assert (ids_of(published(publishing)), waiting(publishing)) == (ids[:2], 3)
+    assert (ids_of(published(platform)), waiting(platform)) == (ids[:2], 3)
     outbox.relay()
-    assert ids_of(published(publishing)) == ids
+    assert ids_of(published(platform)) == ids
 
 
 def test_a_relay_that_is_killed_before_it_marks_publishes_again_under_the_same_id(
-    publishing: Platform, service: Service, database: str
+    platform: Platform, service: Service, database: str
 ) -> None:
-    row_id = publishing.openchat_attachment(b"Milk, bread\n")
+    row_id = platform.openchat_attachment(b"Milk, bread\n")
     (task_id,) = enqueue(service, row_id)
     # What would mark the row waits for a lock.
     service.execute(
@@ -302,25 +302,25 @@ def test_a_relay_that_is_killed_before_it_marks_publishes_again_under_the_same_i
     )
     with psycopg.connect(database) as lock:
         lock.execute("SELECT pg_advisory_xact_lock(7)")
-        worker = publishing.worker("delivery")
-        publishing.send("outbox.relay", queue="delivery-periodic")
-        eventually(lambda: published(publishing), what="the message is published")
+        worker = platform.worker("delivery")
+        platform.send("outbox.relay", queue="delivery-periodic")
+        eventually(lambda: published(platform), what="the message is published")
         worker.kill()
     service.execute("DROP TRIGGER hold ON roomkeeper.outbox")
-    assert waiting(publishing) == 1
+    assert waiting(platform) == 1
 
     def marked() -> bool:
         # Until the server has noticed that the worker is gone, its transaction holds the row.
         outbox.relay()
-        return waiting(publishing) == 0
+        return waiting(platform) == 0
 
     eventually(marked, what="the row is published again")
-    assert ids_of(published(publishing)) == [task_id, task_id]
-    publishing.worker("attachments")
-    assert publishing.finished(row_id).outcome == "accepted"
-    eventually(lambda: not published(publishing), what="the second message is taken too")
-    assert len(publishing.sql("SELECT FROM roomkeeper.attachment_events WHERE event = 'claimed'")) == 1
-    assert publishing.dead_letters() == []
+    assert ids_of(published(platform)) == [task_id, task_id]
+    platform.worker("attachments")
+    assert platform.finished(row_id).outcome == "accepted"
+    eventually(lambda: not published(platform), what="the second message is taken too")
+    assert len(platform.sql("SELECT FROM roomkeeper.attachment_events WHERE event = 'claimed'")) == 1
+    assert platform.dead_letters() == []
 
 
 def test_from_a_transaction_to_a_verdict(platform: Platform, service: Service) -> None:
@@ -339,32 +339,32 @@ def test_from_a_transaction_to_a_verdict(platform: Platform, service: Service) -
 # -- what is kept ------------------------------------------------------------------------------------------
 
 
-def test_what_was_published_goes_when_its_time_is_over(publishing: Platform, service: Service) -> None:
+def test_what_was_published_goes_when_its_time_is_over(platform: Platform, service: Service) -> None:
     ids = enqueue(service, *(uuid4() for _ in range(4)))
     for task_id, at in zip(
         ids,
         ("now() - interval '86401 s'", "now() - interval '86390 s'", "now() - interval '9 days'", "NULL"),
         strict=True,
     ):
-        publishing.sql(
+        platform.sql(
             f"UPDATE roomkeeper.outbox SET created_at = now() - interval '10 days', published_at = {at}"
             " WHERE task_id = :id",
             id=task_id,
         )
     outbox.relay()
-    left = publishing.sql("SELECT task_id FROM roomkeeper.outbox ORDER BY id")
+    left = platform.sql("SELECT task_id FROM roomkeeper.outbox ORDER BY id")
     # Never what has not been published, however old.
     assert [str(row.task_id) for row in left] == [ids[1], ids[3]]
-    assert ids_of(published(publishing)) == [ids[3]]
-    assert runs(publishing) == [("done", 3)]
-    with configured(publishing, outbox_keep_seconds=0):
+    assert ids_of(published(platform)) == [ids[3]]
+    assert runs(platform) == [("done", 3)]
+    with configured(platform, outbox_keep_seconds=0):
         assert get_settings().outbox_keep_seconds == 0
         outbox.relay()
-    assert publishing.sql("SELECT FROM roomkeeper.outbox") == []
+    assert platform.sql("SELECT FROM roomkeeper.outbox") == []
 
 
 def test_many_old_rows_go_in_bounded_transactions(
-    publishing: Platform, service: Service, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.execute(
         "INSERT INTO roomkeeper.outbox (task, payload, published_at)"
@@ -381,7 +381,7 @@ def test_many_old_rows_go_in_bounded_transactions(
     monkeypatch.setattr(outbox, "_remove", counted)
     outbox.relay()
     assert batches == [1000, 1000, 500]
-    assert publishing.sql("SELECT FROM roomkeeper.outbox") == []
+    assert platform.sql("SELECT FROM roomkeeper.outbox") == []
 
 
 # -- what is told --------------------------------------------------------------------------------------------
