@@ -1,4 +1,4 @@
-"""What a worker makes sure of before it takes messages: the database answers, and our own schema is right.
+"""What is made sure of before work begins: the database answers, and our own schema is right.
 
 What one application lacks keeps no worker from starting: its jobs alone are switched off
 (`tasks/availability.py`). A database that is away, or read-only, is waited for: a worker that exits is only
@@ -8,7 +8,7 @@ started again.
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
@@ -43,21 +43,24 @@ def wait_until_ready(settings: Settings) -> None:
     # Not before: it takes Celery along, which other commands do not need.
     from workers.steps import touch_health_file
 
-    with _ended_by_sigterm():
-        for attempt in count():
-            touch_health_file()
-            waits_for, found = look(settings)
-            if waits_for is None:
-                break
-            pause = min(FIRST_SECONDS * 2**attempt, LAST_SECONDS) if attempt < 10 else LAST_SECONDS
-            telemetry.setup(settings.log_format)
-            log.warning(
-                "worker.waiting_for_database",
-                fault=waits_for.sentence,
-                advice=waits_for.advice,
-                again_in_seconds=pause,
-            )
-            time.sleep(pause)
+    found = availability.Faults([], {})
+
+    def missing() -> Fault | None:
+        nonlocal found
+        touch_health_file()
+        waits_for, found = look(settings)
+        return waits_for
+
+    def report(waits_for: Fault, pause: float) -> None:
+        telemetry.setup(settings.log_format)
+        log.warning(
+            "worker.waiting_for_database",
+            fault=waits_for.sentence,
+            advice=waits_for.advice,
+            again_in_seconds=pause,
+        )
+
+    _wait(missing, report)
     if found.platform:
         checks.tell(found.platform, Console(stderr=True))
         raise typer.Exit(1)
@@ -65,6 +68,43 @@ def wait_until_ready(settings: Settings) -> None:
         telemetry.setup(settings.log_format)
     for app, faults in found.applications.items():
         availability.tell(app, faults)
+
+
+def wait_for_database(settings: Settings) -> None:
+    """Return when the database answers and takes writes, or has an answer that no waiting mends.
+
+    Waits for as long as it takes, and prints what for; SIGTERM ends that in good order.
+    """
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def missing() -> Fault | None:
+        engine = create(settings)
+        try:
+            with engine.begin() as connection:
+                return next(iter(checks.writable(connection)), None)
+        except DBAPIError as error:
+            return checks.refusal(error) if is_transient(error) else None
+        finally:
+            engine.dispose()
+
+    def report(waits_for: Fault, pause: float) -> None:
+        console.print(
+            f"Waiting for the database, again in {pause:.0f} s: {waits_for.sentence} {waits_for.advice}",
+            markup=False,
+        )
+
+    _wait(missing, report)
+
+
+def _wait(missing: Callable[[], Fault | None], report: Callable[[Fault, float], None]) -> None:
+    with _ended_by_sigterm():
+        for attempt in count():
+            waits_for = missing()
+            if waits_for is None:
+                return
+            pause = min(FIRST_SECONDS * 2**attempt, LAST_SECONDS) if attempt < 10 else LAST_SECONDS
+            report(waits_for, pause)
+            time.sleep(pause)
 
 
 def look(settings: Settings) -> tuple[Fault | None, availability.Faults]:

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -80,16 +81,18 @@ def ready_probes(settings: Settings) -> Iterator[tuple[str, list[str], Probe]]:
     Beat has none: what it does first is seen in the workers.
     """
     workers = [name for name, arguments in PROGRAMS.items() if arguments[0] == "worker"]
-    if workers:
-        broker = settings.broker_url.get_secret_value()
-        # On a busy machine hardly ever all answer the same question in time.
-        answered: set[str] = set()
+    broker = settings.broker_url.get_secret_value()
+    # All are asked at once, and on a busy machine hardly ever all answer the same question in time.
+    answered: set[str] = set()
 
-        def all_answered() -> bool:
+    def answers(worker: str) -> bool:
+        if worker not in answered:
             answered.update(_answering(broker, len(workers)))
-            return len(answered) >= len(workers)
+        return worker in answered
 
-        yield "workers", workers, all_answered
+    # One by one: while one hangs, the others' work would be taken for its progress.
+    for worker in workers:
+        yield f"{worker} worker", [worker], partial(answers, worker)
     if "flower" in PROGRAMS:
         yield "flower", ["flower"], lambda: _serves(settings.flower_port, "/healthcheck")
     if "metrics" in PROGRAMS:
@@ -97,13 +100,13 @@ def ready_probes(settings: Settings) -> Iterator[tuple[str, list[str], Probe]]:
 
 
 def _answering(broker_url: str, limit: int) -> set[str]:
-    """Return the names of the workers that answer over the broker."""
+    """Return the names, without their hosts, of the workers that answer over the broker."""
     with closing(Celery("stack", broker=broker_url, set_as_current=False)) as app:
         try:
             answers = app.control.ping(timeout=0.5, limit=limit) or []
         except BROKER_AWAY:
             return set()
-    return {name for answer in answers for name in answer}
+    return {name.partition("@")[0] for answer in answers for name in answer}
 
 
 def _serves(port: int, path: str) -> bool:

@@ -33,6 +33,8 @@ _SHORT_LIVES = 10
 #: that it needs may just have been started again itself.
 _ENDS = 5
 _ENDS_SECONDS = 60.0
+#: Those before a longer life than this do not count.
+_LONG_LIFE_SECONDS = 60.0
 #: How often facts are looked at that take more than a moment to find out.
 _LOOK_SECONDS = 1.0
 _PORT_TAKEN = re.compile(r"address already in use", re.IGNORECASE)
@@ -213,8 +215,10 @@ class Supervisor:
             if event.down:
                 if _PORT_TAKEN.search(words):
                     raise PortTakenError(f"The port of {event.name} has been taken by another program.")
-                times = ends.setdefault(event.name, [])
-                times.append(time.monotonic())
+                times, now = ends.setdefault(event.name, []), time.monotonic()
+                if times and now - times[-1] > _LONG_LIFE_SECONDS:
+                    times.clear()
+                times.append(now)
                 if len(times) >= _ENDS and times[-1] - times[0] > _ENDS_SECONDS:
                     raise StackError(f"{event.name} ends each time that it is started.\n{words}")
             last = words.rpartition("\n")[2]

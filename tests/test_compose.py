@@ -118,7 +118,7 @@ def test_only_the_trial_makes_the_tables_of_the_applications() -> None:
 
 
 def test_no_program_starts_before_the_schema_is_migrated() -> None:
-    assert SERVICES["migrate"]["command"] == ["db", "upgrade"]
+    assert SERVICES["migrate"]["command"] == ["db", "upgrade", "--wait"]
     for name in OURS - ONE_SHOTS:
         condition = SERVICES[name]["depends_on"]["migrate"]["condition"]
         assert condition == "service_completed_successfully", name
@@ -144,8 +144,9 @@ def test_a_service_is_bounded_and_unprivileged(name: str) -> None:
     service = SERVICES[name]
     assert megabytes(service["mem_limit"]) <= 4096
     assert service["pids_limit"] > 0
-    # Without a number of tries: nothing is given up because the database is away.
-    assert service["restart"] == ("on-failure" if name in ONE_SHOTS else "unless-stopped")
+    # Without a number of tries: nothing is given up because the database is away. What runs once waits for it
+    # by itself, and does not try a wrong setting again for ever.
+    assert service["restart"] == ("no" if name in ONE_SHOTS else "unless-stopped")
     assert ("test" in service.get("healthcheck", {})) == (name not in ONE_SHOTS)
     assert str(service["user"]).partition(":")[0] not in ("0", "root")
     assert service["read_only"] is True

@@ -1,6 +1,6 @@
 """Runs the tests that read the clock at the odd moments of the calendar: `make test-calendar`.
 
-    python -m tests.clocks [--at MOMENT]... [what pytest takes]
+    python -m tests.clocks [--at MOMENT]... [FILE]... [-- what pytest takes]
 
 pytest and every server and program that it starts have their clock moved by the same number of seconds, by a
 small library that a C compiler makes (`clock.c`). libfaketime would be the known way; see docs/decisions.md.
@@ -75,9 +75,12 @@ FILES = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clocks", description=__doc__)
     parser.add_argument("--at", action="append", metavar="MOMENT", help="in UTC; by default all that are odd")
-    arguments, rest = parser.parse_known_args()
-    chosen = [one for one in rest if not one.startswith("-")] or FILES
-    options = [one for one in rest if one.startswith("-")]
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="or folder; by default all that read the clock"
+    )
+    given, options = _split(sys.argv[1:])
+    arguments = parser.parse_args(given)
+    chosen = arguments.files or FILES
     failed = []
     with tempfile.TemporaryDirectory() as directory:
         library = Path(directory) / "clock.so"
@@ -93,6 +96,12 @@ def main() -> int:
     for one in failed:
         sys.stdout.write(f"failed: {one}\n")
     return 1 if failed else 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return our own arguments, and those after `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
 
 
 def build(library: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import supervise
+from stack import programs, supervise
 from stack.errors import PortTakenError, StackError
 from stack.patience import Patience
 from stack.ports import free_port
@@ -131,6 +131,41 @@ if not seen.exists():
     waiting.wait(waiting.start(f"{once}\n{READY}", other))
     ended = {line.split(" ")[0] for line in waiting.said if " has ended (exit status 1) " in line}
     assert ended == {"program", "other"}
+
+
+def test_ends_with_long_lives_in_between_are_no_reason_to_give_up(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "_ENDS", 2)
+    monkeypatch.setattr(supervise, "_ENDS_SECONDS", 0)
+    monkeypatch.setattr(supervise, "_LONG_LIFE_SECONDS", 0.5)
+    lives = """
+import pathlib, sys
+lives = pathlib.Path('lives')
+if not lives.exists() or lives.stat().st_size < 2:
+    lives.open('a').write('x')
+    sys.exit(1)
+"""
+    supervisor = waiting.start(f"{lives}\n{READY}")
+    supervisor.await_ready("program", (waiting.directory / "ready").exists, say=waiting.said.append)
+    assert len([line for line in waiting.said if " has ended " in line]) == 2
+
+
+def test_each_program_is_waited_for_by_itself(platform: Platform) -> None:
+    """What others do meanwhile is no progress of one that hangs."""
+    names = [names for _, names, _ in programs.ready_probes(platform.settings)]
+    assert names == [["attachments"], ["delivery"], ["maintenance"], ["flower"], ["metrics"]]
+
+
+def test_a_worker_that_is_frozen_does_not_answer_for_the_others(platform: Platform) -> None:
+    delivery, maintenance = (platform.worker(kind) for kind in ("delivery", "maintenance"))
+    os.kill(maintenance.process.pid, signal.SIGSTOP)
+    ready = {name: probe for _, (name,), probe in programs.ready_probes(platform.settings)}
+    eventually(ready["delivery"], 20)
+    assert not ready["maintenance"]()
+    os.kill(maintenance.process.pid, signal.SIGCONT)
+    eventually(ready["maintenance"], 20)
+    assert delivery.process.poll() is None
 
 
 def test_a_program_is_never_given_up(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from commands import startup
 from stack.ports import free_port
 from stack.postgres import Postgres
 from tasks.apps import APPS
+from tests.commands.cli import on
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer
 from workers import migrate
@@ -112,3 +113,25 @@ def test_a_worker_of_each_kind_starts_where_policies_are_slow_and_an_application
         assert '"app": "openchat"' in line
         assert "The column openchat.attachment.scan_result does not exist." in line
         assert "Run the migrations of the application that the table belongs to." in line
+
+
+def test_a_migration_waits_for_a_database_that_is_away(
+    platform: Platform, own_postgres: PostgresServer
+) -> None:
+    """As `docker compose up` runs it, beside a database elsewhere."""
+    program = platform.start("db", "upgrade", "--wait")
+    eventually(
+        lambda: "Waiting for the database, again in 1 s: The database does not answer" in program.said(),
+        what="it waits",
+    )
+    own_postgres.start()
+    assert program.process.wait(timeout=60) == 0
+    assert program.said().endswith("roomkeeper: at 0008\n")
+
+
+def test_a_migration_does_not_wait_where_a_setting_is_wrong(platform: Platform) -> None:
+    platform.environment["DATABASE_URL"] = "mysql://127.0.0.1/platform"
+    outcome = on(platform, "db", "upgrade", "--wait")
+    assert outcome.code == 1
+    assert "DATABASE_URL" in outcome.err
+    assert "Waiting" not in outcome.err
