@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from datetime import time as datetime_time
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +14,10 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
-from sqlalchemy import create_engine
+from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.util import LRUCache
 
+import tests.examples  # noqa: F401 - its profiles
 from stack import signatures
 from stack.clamd import Clamd
 from stack.ports import free_port, free_ports
@@ -25,6 +25,7 @@ from stack.postgres import Postgres
 from stack.seaweedfs import PORTS, SeaweedFS
 from stack.valkey import Valkey
 from tasks.apps import APPS
+from tests.databases import REUSED, ReusedDatabase
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, RunningServer, SeaweedFSServer, ValkeyServer
 from workers import db, migrate
@@ -109,10 +110,27 @@ class _Compiled(LRUCache[Any, Any]):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compile_once() -> Iterator[None]:
+def _ask_and_compile_once() -> Iterator[None]:
+    """Share what SQLAlchemy compiles for a database, and what it asks one at its first connection."""
+    compiled = _Compiled(3000)
+    first: dict[str, Engine] = {}
+
+    def create_alike(url: URL, **options: Any) -> Engine:
+        options["execution_options"] = {"compiled_cache": compiled}
+        if not str(url.database).startswith(REUSED):
+            return create_engine(url, **options)
+        key = f"{url.render_as_string(hide_password=False)} {options}"
+        known = first.get(key)
+        # It has asked once a connection was made.
+        if known is None or known.dialect.server_version_info is None:
+            first[key] = create_engine(url, **options)
+            return first[key]
+        made = create_engine(url, _initialize=False, **options)
+        vars(made.dialect).update(vars(known.dialect))
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
-        options = {"compiled_cache": _Compiled(3000)}
-        patch.setattr(db, "create_engine", partial(create_engine, execution_options=options))
+        patch.setattr(db, "create_engine", create_alike)
         yield
 
 
@@ -202,17 +220,19 @@ def _template(postgres: PostgresServer) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def _reused(postgres: PostgresServer, _template: str) -> Iterator[ReusedDatabase]:
+    made = ReusedDatabase(postgres.url(), _template, postgres.url)
+    yield made
+    made.drop()
+
+
 @pytest.fixture
-def database(postgres: PostgresServer, _template: str) -> Iterator[str]:
-    """The URL of a fresh database with the five applications' tables and ours, all empty."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        copy = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
-        connection.execute(copy.format(Identifier(name), Identifier(_template)))
-    yield postgres.url(name)
+def database(postgres: PostgresServer, _reused: ReusedDatabase) -> Iterator[str]:
+    """The URL of a database with the five applications' tables and ours, all empty."""
+    yield _reused.url()
     postgres.start()
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+    _reused.clean()
 
 
 @pytest.fixture

@@ -63,13 +63,14 @@ def create(settings: Settings) -> Engine:
     def pin(connection: Connection) -> None:
         connection.info[_READ_ONLY] = connection.exec_driver_sql(_PIN, limits).one()[-1]
 
-    def leave(_connection: Any, record: Any) -> None:
-        if record.info.get(_READ_ONLY):
-            record.invalidate()
-
     event.listen(engine, "begin", pin)
-    event.listen(engine, "checkin", leave)
+    event.listen(engine, "checkin", _leave)
     return engine
+
+
+def _leave(_connection: Any, record: Any) -> None:
+    if record.info.get(_READ_ONLY):
+        record.invalidate()
 
 
 def _url(settings: Settings) -> URL:

@@ -4,11 +4,12 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.apps.rollups import DAY, HOUR, Grain
 from tasks.engines.calendar import Bucket, bucket_at, buckets, day_of, following, preceding
+from tests.examples import examples
 
 INSTANT = timedelta(microseconds=1)
 #: Among them: midnight that comes twice (Havana), never (Santiago, Beirut), a leap of half an hour (Lord
@@ -26,7 +27,7 @@ ZONES = [
 moments = st.datetimes(datetime(2005, 1, 1), datetime(2035, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@examples(300)
 @given(moment=moments, grain=st.sampled_from(Grain), zone=st.sampled_from(ZONES))
 @example(moment=datetime(2011, 12, 30, 10, tzinfo=UTC), grain=DAY, zone="Pacific/Apia")
 @example(moment=datetime(2026, 11, 1, 4, 30, tzinfo=UTC), grain=DAY, zone="America/Havana")

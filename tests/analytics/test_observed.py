@@ -6,13 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from models.echoroom import ChatSession, SessionParticipant, User
 from tasks.apps.echoroom_rollups import ROLLUPS
 from tests.analytics.oracle_echoroom import DAY, HOUR, INSTANT, Echoroom, Observer, hour
+from tests.examples import examples
 from workers import db
 from workers.settings import load
 
@@ -21,9 +22,7 @@ HOURLY, DAILY = ROLLUPS
 BEGIN = datetime(2026, 3, 1, 12, 50, tzinfo=UTC)
 NOW = BEGIN + timedelta(minutes=5)
 MINUTE = timedelta(minutes=1)
-QUICK = settings(
-    max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = examples(30)
 
 
 @pytest.fixture

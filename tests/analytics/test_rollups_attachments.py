@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, update
 
@@ -26,6 +26,7 @@ from tests.analytics.figuring import (
     needed,
 )
 from tests.analytics.oracle_attachments import job
+from tests.examples import examples
 from tests.platform import Platform
 
 (DAILY,) = OWN_ROLLUPS
@@ -45,7 +46,7 @@ def found(platform: Platform, zone: str = "UTC") -> dict[Place, Any]:
 
 @pytest.mark.parametrize("zone", LEAPS)
 def test_the_figures_are_the_oracles(platform: Platform, zone: str) -> None:
-    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @examples(8)
     @given(chance=st.randoms(use_true_random=True))
     def check(chance: random.Random) -> None:
         rows = oracle.history(chance, zone)

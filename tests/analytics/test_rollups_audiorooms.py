@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, event, insert, text, update
 
@@ -23,6 +23,7 @@ from tasks.apps.columns import table_of
 from tasks.engines.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.engines.rollup import Progress, Run
 from tests.analytics.oracle_audiorooms import Figures, expected, figures
+from tests.examples import examples
 from tests.platform import Platform, eventually
 from workers.db import get_engine
 
@@ -464,7 +465,7 @@ def test_any_history_in_any_increments_with_any_crashes_ends_in_the_oracles_figu
     # Clocks change within these days in Berlin (2026-03-29); in Havana at midnight (2026-03-08).
     begin = datetime(2026, 3, 6 if zone == "America/Havana" else 27, 12, tzinfo=UTC)
 
-    @settings(max_examples=25, derandomize=True, deadline=None)
+    @examples(7)
     @given(chance=st.randoms(use_true_random=True))
     def check(chance: Random) -> None:
         clear(platform)

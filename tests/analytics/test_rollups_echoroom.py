@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert
 
@@ -33,6 +33,7 @@ from tests.analytics.oracle_echoroom import (
     hour,
     spanning,
 )
+from tests.examples import examples
 from tests.platform import environment
 from workers import db
 from workers.settings import load
@@ -44,9 +45,7 @@ OURS = {"rollups", "rollup_live", "echoroom_hourly", "echoroom_daily", "echoroom
 START = datetime(2026, 3, 1, 23, tzinfo=UTC)
 MIDNIGHT = START + HOUR
 LATER = MIDNIGHT + 10 * DAY
-QUICK = settings(
-    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = examples(10)
 
 
 @pytest.fixture
@@ -444,7 +443,7 @@ def test_the_engine_ends_in_the_figures_of_plain_python(database: str) -> None:
         st.tuples(st.sampled_from(PAUSES), st.integers(0, 1), st.integers(0, 2), step), max_size=25
     )
 
-    @settings(QUICK, max_examples=10)
+    @examples(4)
     @given(steps)
     def check(steps: Any) -> None:
         observer, said = Observer(), list[UUID]()

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table, delete, text, update
 
@@ -26,6 +26,7 @@ from tests.analytics.figuring import (
     needed,
 )
 from tests.analytics.oracle_openchat import conversation, message, person
+from tests.examples import examples
 from tests.platform import Platform
 
 TYPES, DAILY = APPS["openchat"].rollups
@@ -44,7 +45,7 @@ def found(platform: Platform, rollup: Any = DAILY, zone: str = "UTC") -> dict[Pl
 
 @pytest.mark.parametrize("zone", LEAPS)
 def test_the_figures_are_the_oracles(platform: Platform, zone: str) -> None:
-    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @examples(8)
     @given(chance=st.randoms(use_true_random=True))
     def check(chance: random.Random) -> None:
         rows = oracle.history(chance, zone)

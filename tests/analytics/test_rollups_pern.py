@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table, delete, text, update
 
@@ -33,6 +33,7 @@ from tests.analytics.oracle_pern import (
     session,
     status,
 )
+from tests.examples import examples
 from tests.platform import Platform
 
 DAILY, SESSIONS, SECURITY = APPS["pern"].rollups
@@ -72,7 +73,7 @@ def after(platform: Platform, statement: Any, rollup: Any = DAILY) -> dict[Place
 
 @pytest.mark.parametrize("zone", LEAPS)
 def test_the_figures_are_the_oracles(platform: Platform, zone: str) -> None:
-    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @examples(8)
     @given(chance=st.randoms(use_true_random=True))
     def check(chance: random.Random) -> None:
         rows = oracle.history(chance, zone)

@@ -8,22 +8,21 @@ from random import Random
 from time import process_time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.attachments import identify
 from tests.attachments import hostile
 from tests.attachments.carriers import HTML, carriers, locked_pdf, ole, picture, zipped
 from tests.attachments.looking import look
+from tests.examples import examples
 from tests.fuzz.mutations import TOKENS, mutated
 from workers import jail
 
 SEEDS = [content for content in (carriers() | hostile.everything()).values() if len(content) <= 300_000]
 SECONDS = 2.0
 #: The same each time, and enough for a few seconds.
-QUICK = settings(
-    max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = examples(100)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
@@ -18,6 +18,7 @@ from tasks.apps import APPS
 from tasks.apps.spec import AttachmentTable
 from tasks.attachments import mirror
 from tasks.attachments.mirror import Seen, merged
+from tests.examples import examples
 from tests.platform import Platform, eventually
 
 OURS = {"width": 4, "height": 3, "placeholder": "data:…"}
@@ -81,7 +82,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(st.text() | st.sampled_from(sorted(OURS)), VALUES, max_size=6)
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = examples(25)
 NO_OBJECTS = VALUES.filter(lambda value: not isinstance(value, dict))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
@@ -18,6 +18,7 @@ from tasks.apps.columns import table_of
 from tests.cleanup import audiorooms_model as model
 from tests.cleanup.audiorooms_model import World
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, others, rows, sweep
+from tests.examples import examples
 from tests.platform import Platform
 
 ROOMS, STAYS = "audiorooms.audio_rooms", "audiorooms.room_participants"
@@ -405,7 +406,7 @@ def check_any_order(platform: Platform, chance: random.Random) -> None:
 def test_any_order_ends_as_the_rules_say(platform: Platform) -> None:
     assert set(model.POLICIES) == {policy.name for policy in APPS["audiorooms"].cleanup}
 
-    @settings(max_examples=60, derandomize=True, deadline=None)
+    @examples(20)
     @given(chance=st.randoms(use_true_random=True))
     def check(chance: random.Random) -> None:
         check_any_order(platform, chance)

@@ -6,7 +6,7 @@ from random import Random
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -17,6 +17,7 @@ from tasks.apps.statuses import ReadMarks, StatusRows
 from tasks.delivery.events import Event
 from tasks.delivery.merge import merge
 from tests.delivery.people import Connect, Pern, Rows, at, event
+from tests.examples import examples
 from workers import db
 from workers.settings import load
 
@@ -25,9 +26,7 @@ World = Pern | Connect
 WORLDS: list[World] = [Pern(), Connect()]
 each = pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 #: The same each time.
-QUICK = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = examples(20)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Row, delete, select, text, update
 from sqlalchemy.exc import OperationalError
@@ -22,6 +22,7 @@ from tasks.delivery.events import Event, Pair, Status
 from tasks.delivery.pointers import lock_conversations, merge
 from tests.delivery import openchat_model as model
 from tests.delivery.world import OpenchatWorld, moment, naive
+from tests.examples import examples
 from tests.platform import eventually
 from workers.db import create
 from workers.settings import load
@@ -533,7 +534,7 @@ def outcome(
     return after, set().union(*missing)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@examples(20)
 @given(chance=st.randoms(use_true_random=True))
 def check_any_order(engine: Engine, chance: random.Random) -> None:
     world = OpenchatWorld(chance)
@@ -558,7 +559,7 @@ def test_any_order_doubling_and_split_ends_as_the_rules_say(engine: Engine) -> N
     check_any_order(engine)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@examples(20)
 @given(chance=st.randoms(use_true_random=True))
 def check_any_order_after_deletion(engine: Engine, chance: random.Random) -> None:
     world = OpenchatWorld(chance)

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from sqlalchemy import text
@@ -32,12 +32,11 @@ from tasks.delivery.events import Event, RecordStatus, dumped
 from tasks.delivery.merge import merge
 from tests.delivery.people import DAY, Connect, Pern
 from tests.delivery.world import OpenchatWorld
+from tests.examples import examples
 from tests.platform import Platform, eventually
 
 HOUR, INSTANT = timedelta(hours=1), timedelta(microseconds=1)
-QUICK = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = examples(10)
 
 
 def clock(platform: Platform) -> datetime:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table, delete, select, text
 
@@ -20,6 +20,7 @@ from tasks.engines.families import ALL
 from tasks.engines.statements import any_of, key_of
 from tasks.restore import Restored, restore
 from tests.cleanup.sweeping import add
+from tests.examples import examples
 from tests.platform import Platform
 from tests.retention.retaining import days, retain
 from workers.db import get_engine, transaction
@@ -29,12 +30,7 @@ from workers.storage.archives import archive_for
 BATCH = 3
 AUDIT_LOGS, MESSAGES, ANALYTICS = table_of(AuditLog), table_of(Message), table_of(RoomAnalytics)
 
-several = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+several = examples(15)
 
 
 # -- there and back -------------------------------------------------------------------------------------

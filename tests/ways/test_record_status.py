@@ -6,12 +6,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.apps import APPS
 from tasks.delivery.events import MAX_EVENTS, WITH_STATUSES, RecordStatus
+from tests.examples import examples
 
 Service = psycopg.Connection[tuple[Any, ...]]
 
@@ -338,9 +339,7 @@ def damaged(event: dict[str, Any], damage: tuple[str, Any]) -> dict[str, Any]:
 EVENT = st.one_of(st.builds(damaged, WELL_FORMED, DAMAGES), WELL_FORMED, JSON)
 EVENTS = st.one_of(st.lists(EVENT, min_size=1, max_size=2), st.lists(WELL_FORMED, max_size=3), JSON)
 
-one_database = settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+one_database = examples(200)
 
 
 @one_database
