@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+OURS := beat_schedule.py benchmarks commands migrations models roomkeeper stack tasks tests workers
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
@@ -11,6 +12,8 @@ help: ## Explain the commands
 
 install: .venv/.installed ## Install the locked environment into .venv, and clamd where it is missing
 	@PATH="$$PATH:/usr/sbin" sh scripts/install-clamd.sh
+	@# Our own modules too; only what has changed takes time.
+	@$(BIN)/python -m compileall -q $(OURS)
 
 .venv/.installed: requirements-dev.lock pyproject.toml scripts/install-python.sh
 	@PYTHON="$(PYTHON)" sh scripts/install-python.sh
