@@ -1,6 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-calendar check bench lock clean
+.PHONY: help install run demo test test-calendar check bench apps lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -50,6 +50,9 @@ check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+apps: .venv/.installed ## Write the file that `roomkeeper apps` prints, after a change of the applications' definitions
+	@$(BIN)/python -m commands.app_tables
 
 lock: .venv/.installed ## Pin the newest allowed versions, with hashes, into the lock files
 	@$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \

@@ -83,7 +83,7 @@ def _retain(values: dict[str, str], rows: int) -> tuple[float, float]:
     from tasks import retention
     from tasks.apps import POLICIES
     from tasks.apps.retentions import Retention
-    from tasks.cleanup import clock
+    from tasks.eligible_rows import clock
 
     # A line for each receipt.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

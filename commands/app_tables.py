@@ -1,6 +1,7 @@
-"""Which table of each application feeds which job, in a file: `roomkeeper apps` prints it without the definitions.
+"""Which table of each application feeds which job, as `roomkeeper apps` prints it: in a file.
 
-Their import takes most of a second. `make apps` writes the file anew; a test compares it with them.
+The definitions are the source, and their import takes most of a second. `make apps` writes the file anew; a
+test compares it with them.
 """
 
 import json

@@ -22,6 +22,7 @@ from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies,
 from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.apps.rollups import Rollup
 from tasks.apps.sweeps import Sweep
+from tasks.eligible_rows import eligible
 from workers import health
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import get_engine, transaction
@@ -246,12 +247,10 @@ def _last(found: health.Health, *, on: bool) -> str:
 
 def due(policy: Sweep, settings: Settings) -> str:
     """Return how many rows are due, as it is told: counted up to a limit, and for a moment only."""
-    from tasks import cleanup
-
     if lacks_period(policy, settings):
         return "–"
     try:
-        found = cleanup.eligible(policy, settings, COUNTED + 1)
+        found = eligible(policy, settings, COUNTED + 1)
     except DBAPIError as error:
         # It takes too long, or somebody is altering the table. Or a table or a column is missing, or a right:
         # `roomkeeper check` says which.
