@@ -1,6 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-calendar check bench apps lock clean
+.PHONY: help install run demo test test-system test-calendar check bench apps lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,21 +29,19 @@ test: install check ## Run every check and every test, some on Debian's PostgreS
 	@sh scripts/install-postgresql-15.sh
 	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
 	@# few tests, which are the long ones, are not left for the end.
-	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@exec $(BIN)/pytest -m "not system" -n 3 --dist loadfile --no-loadscope-reorder
+
+test-system: install ## Run the tests of whole programs: every benchmark at a tiny size
+	@sh scripts/install-peers.sh
+	@# One after the other: each starts servers and workers of its own.
+	@exec $(BIN)/pytest -m system --timeout 300
 
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
 
-bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention, figures: each beside its peer or limit
-	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
-	@$(BIN)/python -m benchmarks.pictures
-	@$(BIN)/python -m benchmarks.scanning
-	@$(BIN)/python -m benchmarks.pipeline
-	@$(BIN)/python -m benchmarks.delivery
-	@$(BIN)/python -m benchmarks.sweep
-	@$(BIN)/python -m benchmarks.retention
-	@$(BIN)/python -m benchmarks.reconcile
-	@$(BIN)/python -m benchmarks.rollup
+bench: install ## Measure everything beside a peer or a limit, some minutes each; ends with a table of the aims
+	@sh scripts/install-peers.sh
+	@exec $(BIN)/python -m benchmarks
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .

@@ -28,6 +28,8 @@ from uuid import UUID
 
 import psycopg
 
+from benchmarks import _harness as harness
+from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port, free_ports
 from stack.postgres import Postgres
 from stack.seaweedfs import PORTS, SeaweedFS
@@ -42,7 +44,7 @@ from workers.settings import load
 from workers.storage import store_for
 
 #: SeaweedFS takes a quarter of an hour to make as many as the directory has.
-OBJECTS = {"local": 200_000, "s3": 20_000}
+OBJECTS = sized({"local": 200_000, "s3": 20_000}, {"local": 500, "s3": 100})
 BUCKET = "benchmark"
 SECRET = "of-the-benchmark"  # noqa: S105 - its server dies with it
 THREADS = 16
@@ -204,7 +206,8 @@ def _say(what: object) -> None:
     sys.stderr.write(f"reconcile: {what}\n")
 
 
-def main() -> None:
+def measure() -> Result:
+    """List and compare both stores, with a tenth of the objects and with all."""
     _say(f"{OBJECTS['local']:,} objects in a directory, {OBJECTS['s3']:,} in a bucket; some minutes in all")
     folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
     try:
@@ -217,8 +220,18 @@ def main() -> None:
         f"objects/s, memory grows by {many.mb:.1f} MB ({few.mb:.1f} MB with {few.objects:,})"
         for store, (few, many) in found.items()
     )
-    sys.stdout.write(f"reconcile: one object in ten named by no row; {told}\n")
+    return Result(
+        f"reconcile: one object in ten named by no row; {told}",
+        tuple(
+            aim
+            for store, (few, many) in found.items()
+            for aim in (
+                Aim(f"{store}, whole run, times the listing alone", many.whole / many.listing, 0.2),
+                Aim(f"{store}, MB more for ten times the objects", many.mb - few.mb, 20, at_most=True),
+            )
+        ),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(measure)
