@@ -25,7 +25,7 @@ run: install ## Start everything, feed sample files in, stay until Ctrl-C
 demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
 
-test: install check ## Run every check and every test, some on Debian's PostgreSQL 15, which is installed where missing
+test: install check ## Run every check and every test but test-system's, some on Debian's PostgreSQL 15, which is installed where missing
 	@sh scripts/install-postgresql-15.sh
 	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
 	@# few tests, which are the long ones, are not left for the end.
@@ -33,8 +33,7 @@ test: install check ## Run every check and every test, some on Debian's PostgreS
 
 test-system: install ## Run the tests of whole programs: every benchmark at a tiny size
 	@sh scripts/install-peers.sh
-	@# One after the other: each starts servers and workers of its own.
-	@exec $(BIN)/pytest -m system --timeout 300
+	@exec $(BIN)/pytest -m system -n 2 --dist worksteal --timeout 300
 
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
