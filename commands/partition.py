@@ -35,7 +35,7 @@ def plan(
 ) -> None:
     """Explain whether a table can be partitioned by month, and how; or how its partitions stand."""
     from tasks import partitions
-    from tasks.cleanup import clock
+    from tasks.eligible_rows import clock
 
     settings = get_settings()
     found = _find(settings, table, by)
@@ -110,7 +110,7 @@ def run(
     """Make the partitions of this month and three ahead, and drop those past retention, archived before."""
     from tasks import partitions
     from tasks.brake import Stopped
-    from tasks.cleanup import clock
+    from tasks.eligible_rows import clock
 
     settings = get_settings()
     found = _find(settings, table, None)

@@ -22,6 +22,7 @@ from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies,
 from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.apps.rollups import Rollup
 from tasks.apps.sweeps import Sweep
+from tasks.eligible_rows import clock, eligible
 from workers import health
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import get_engine, transaction
@@ -69,13 +70,14 @@ def list_policies(
         standings = lateness.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
+    now = clock()
     with hurried():
         for name, page in shown.items():
             on = name in {*settings.apps, OURS}
             about = APPS[name].about if name in APPS else "the platform's own"
             missing = "" if on else f"; not in {variable('apps')}, so none of these runs"
             swept = [
-                _swept(job, ledger[job.name], settings, on=job.name in running, needed=on)
+                _swept(job, ledger[job.name], settings, now, on=job.name in running, needed=on)
                 for job in page
                 if isinstance(job, Sweep)
             ]
@@ -115,14 +117,16 @@ class _Row:
         return "red" if self.on and self.wrong else "" if self.on else "dim"
 
 
-def _swept(policy: Sweep, found: health.Health, settings: Settings, *, on: bool, needed: bool) -> _Row:
+def _swept(
+    policy: Sweep, found: health.Health, settings: Settings, now: datetime, *, on: bool, needed: bool
+) -> _Row:
     return _Row(
         policy.name,
         real(policy.table, settings),
         rule(policy, settings),
         _schedule(policy, settings, on=on),
         _last(found, on=on),
-        due(policy, settings) if needed else "–",
+        due(policy, settings, now) if needed else "–",
         on,
         bool(found.overdue or found.stuck_rows or found.stopped),
     )
@@ -244,14 +248,12 @@ def _last(found: health.Health, *, on: bool) -> str:
     return f"{told}; overdue" if on and found.overdue else told
 
 
-def due(policy: Sweep, settings: Settings) -> str:
+def due(policy: Sweep, settings: Settings, now: datetime | None = None) -> str:
     """Return how many rows are due, as it is told: counted up to a limit, and for a moment only."""
-    from tasks import cleanup
-
     if lacks_period(policy, settings):
         return "–"
     try:
-        found = cleanup.eligible(policy, settings, COUNTED + 1)
+        found = eligible(policy, settings, COUNTED + 1, now)
     except DBAPIError as error:
         # It takes too long, or somebody is altering the table. Or a table or a column is missing, or a right:
         # `roomkeeper check` says which.

@@ -75,7 +75,7 @@ def _page(app: str) -> Page:
 
 
 def _read(app: str, page: Page, first: date | None, last: date | None, settings: Settings) -> figures.Report:
-    from tasks.cleanup import clock
+    from tasks.eligible_rows import clock
 
     now = clock()
     start, end = _days(first, last, now.date())

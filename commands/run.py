@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from commands import arguments, lateness, progress
 from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
+from tasks import eligible_rows
 from tasks.apps import POLICIES, ROLLUPS, zone
 from tasks.apps.retentions import Retention
 from tasks.apps.rollups import Rollup
@@ -59,9 +60,7 @@ def run(
     if off := lacks_period(wanted, settings):
         raise SettingsError(f"{off}.")
     ready(settings, wanted)
-    from tasks import cleanup
-
-    clock = cleanup.clock()
+    clock = eligible_rows.clock()
     if dry_run:
         _tell_what_is_due(wanted, settings, moment or clock)
     elif moment is not None and moment > clock:
@@ -166,11 +165,9 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
 
 
 def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> None:
-    from tasks import cleanup
-
     try:
-        found = cleanup.eligible(policy, settings, _ALL, moment)
-        samples = cleanup.samples(policy, settings, SAMPLED, moment)
+        found = eligible_rows.eligible(policy, settings, _ALL, moment)
+        samples = eligible_rows.samples(policy, settings, SAMPLED, moment)
     except OperationalError as error:
         if isinstance(error.orig, QueryCanceled):
             raise SettingsError(

@@ -10,6 +10,11 @@ def start() -> None:
     gc.disable()
     from commands.main import main
 
-    gc.freeze()
-    gc.enable()
     main()
+
+
+def imported() -> None:
+    """Look for garbage from now on, but not among what has been imported. Only after `start`."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

@@ -1,7 +1,9 @@
 """What goes wrong in the local stack."""
 
+from workers.errors import OperatorError
 
-class StackError(Exception):
+
+class StackError(OperatorError):
     """The local stack cannot start or go on. The message is for the person who typed the command."""
 
 

@@ -13,7 +13,8 @@ from tasks.apps import ROLLUPS, zone
 from tasks.apps.audiorooms_rollups import LIST_OF_KEYS
 from tasks.apps.audiorooms_stays import SKEW
 from tasks.apps.rollups import CLOCKS_SET, Rollup
-from tasks.cleanup import BY_HAND, clock, slot_of
+from tasks.cleanup import BY_HAND, slot_of
+from tasks.eligible_rows import clock
 from tasks.engines.rollup import Progress, Run
 from tasks.rooms import RecomputeRoom
 from workers import ledger

@@ -4,15 +4,12 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
-
 from tasks import availability, live
 from tasks.apps import POLICIES, after, every
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
-from tasks.engines import ahead, closed
+from tasks.engines import closed
 from tasks.engines.batch import Batches, Taken
-from tasks.engines.statements import key_of
 from tasks.engines.sweep import Progress, Run
 from workers import ledger
 from workers.app import task
@@ -69,32 +66,6 @@ def run(
             entry.error = done.error
         entry.outcome = "more" if progress.more else "done"
     return progress
-
-
-def eligible(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> int:
-    """Count the rows that are due now, up to a number. May read the whole table."""
-    moment = now or clock()
-    with transaction() as connection:
-        rolled_up = closed.ask(connection, [policy], settings, moment)
-    return Batches(policy, moment, after(policy, settings), closed=rolled_up).due(at_most)
-
-
-def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> list[Any]:
-    """Return the keys of some rows that are due. May read the whole table."""
-    moment = now or clock()
-    with transaction() as connection:
-        rolled_up = closed.ask(connection, [policy], settings, moment)
-        values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
-        due = ahead.settled(policy, closed.due(policy))
-        found = select(key_of(policy.table)).where(due).limit(at_most)
-        return list(connection.execute(found, values).scalars())
-
-
-def clock() -> datetime:
-    """Return the database's time."""
-    with transaction() as connection:
-        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-        return moment
 
 
 def slot_of(headers: Mapping[str, Any] | None) -> datetime | None:

@@ -34,7 +34,7 @@ from sqlalchemy import (
     true,
 )
 
-from tasks import cleanup
+from tasks import eligible_rows
 from tasks.apps import APPS, after
 from tasks.apps.columns import model_of, table_of
 from tasks.apps.retentions import Changes, Goes, Reference, Retention, Stays, referred
@@ -145,7 +145,7 @@ def preview(
         now: the moment that it would go by; the database's clock if None.
         watch: is called with how many pages were read, of how many, where the table is read.
     """
-    found = Preview(policy, now or cleanup.clock(), after(policy, settings))
+    found = Preview(policy, now or eligible_rows.clock(), after(policy, settings))
     with reading() as connection:
         try:
             found.allowed = allowance(connection, policy, settings)

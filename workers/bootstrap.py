@@ -12,6 +12,7 @@ from sqlalchemy.schema import CheckFirst, CreateSchema
 
 from models import supabase
 from models.base import Base
+from workers.errors import OperatorError
 
 #: One for all applications: they may share a schema, and some share Supabase's.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('roomkeeper bootstrap', 0))")
@@ -30,7 +31,7 @@ _SCHEMAS = text("SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = ANY
 _FUNCTION = text("SELECT to_regprocedure(:signature) IS NOT NULL")
 
 
-class BootstrapError(Exception):
+class BootstrapError(OperatorError):
     """The database holds something that the bootstrap must not touch. The message says what to do."""
 
 

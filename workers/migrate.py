@@ -1,19 +1,16 @@
 """Brings the schema `roomkeeper` up to date through Alembic."""
 
-from pathlib import Path
-
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 import models.analytics  # noqa: F401 - its tables are among the metadata
 from models.base import Base
 from models.platform import SCHEMA
+from workers.revision import SCRIPTS, current
 
-SCRIPTS = Path(__file__).parent.parent / "migrations"
 #: Any constant will do; it keeps two upgrades at once from making the same table twice.
 _LOCK = 0x526F6F6D
 _SCHEMA = text("SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :name")
@@ -40,20 +37,6 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
         before = current(connection)
         command.upgrade(_config(connection), "head")
         return before, current(connection)
-
-
-def current(connection: Connection) -> str | None:
-    """Return the revision that the database is at, or None for a database without our schema."""
-    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
-    return context.get_current_revision()
-
-
-def newest() -> str | None:
-    """Return the revision that this code needs."""
-    config = Config()
-    config.set_main_option("script_location", str(SCRIPTS))
-    config.set_main_option("path_separator", "os")
-    return ScriptDirectory.from_config(config).get_current_head()
 
 
 def drift(connection: Connection) -> list[object]:

@@ -8,14 +8,21 @@ of end: an answer (`OK` or `FOUND`), or `ScannerUnavailable`, which means "not y
 import array
 import re
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-import clamd
+from typing import Any, cast
 
 from workers.storage.base import CHUNK_BYTES
+
+# For its version number alone the package imports pkg_resources, if it is there: 0.1 s of CPU each start.
+_absent = "pkg_resources" not in sys.modules and not sys.modules.setdefault("pkg_resources", cast(Any, None))
+import clamd  # noqa: E402
+
+if _absent:
+    del sys.modules["pkg_resources"]
 
 #: Connecting to a scanner on this host or network takes milliseconds; the rest is for the scan.
 CONNECT_TIMEOUT_SECONDS = 5.0

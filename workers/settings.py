@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from workers.database_url import hosts_of
+from workers.errors import OperatorError
 
 PREFIX = "ROOMKEEPER_"
 #: Named as in the applications' documents, so that one environment serves an API service and its workers.
@@ -39,7 +40,7 @@ MAX_DAYS = 100 * 366
 LEAST_DAYS = 1
 
 
-class SettingsError(Exception):
+class SettingsError(OperatorError):
     """A setting is wrong. The message names the variable and says what is allowed."""
 
 

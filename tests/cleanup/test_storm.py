@@ -11,7 +11,7 @@ import pytest
 from psycopg.errors import DeadlockDetected
 
 from models.echoroom import ChatSession, SessionParticipant, User
-from tasks import cleanup
+from tasks import cleanup, eligible_rows
 from tasks.apps import APPS, POLICIES
 from tasks.engines.batch import Batches
 from tasks.engines.sweep import Run
@@ -146,7 +146,7 @@ def test_sweeps_of_one_policy_and_of_others_do_not_wait_for_each_other_in_a_circ
         " SELECT room.id, who.id, now() - interval '1 hour', true"
         " FROM echoroom.chat_sessions AS room, echoroom.users AS who"
     )
-    now = cleanup.clock()
+    now = eligible_rows.clock()
     totals: list[tuple[str, int]] = []
     errors: list[Exception] = []
 

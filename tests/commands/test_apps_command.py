@@ -3,6 +3,7 @@
 import re
 import subprocess
 
+from commands import app_tables
 from stack.programs import roomkeeper as command
 from tasks.apps import APPS
 from tests.commands.cli import roomkeeper
@@ -34,3 +35,7 @@ def test_an_unknown_application_is_a_sentence() -> None:
     outcome = roomkeeper("apps", "opencat")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == "'opencat' is not an application: echoroom, openchat, connect, pern, audiorooms.\n"
+
+
+def test_the_file_holds_what_the_definitions_say() -> None:
+    assert app_tables.FILE.read_text(encoding="utf-8") == app_tables.text(), "type: make apps"

@@ -32,7 +32,7 @@ from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.retention.pern_chats import conversation, message
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
-from workers import jail, migrate
+from workers import jail, revision
 from workers.inspection import Fault
 from workers.scanner import Version
 from workers.settings import load
@@ -173,7 +173,7 @@ def test_our_schema_is_missing(platform: Platform) -> None:
     platform.sql("DROP SCHEMA roomkeeper CASCADE")
     assert found(on(platform, "check")) == [
         (
-            f"The schema roomkeeper is absent, and this version needs {migrate.newest()}.",
+            f"The schema roomkeeper is absent, and this version needs {revision.newest()}.",
             "Run: roomkeeper db upgrade",
         )
     ]
@@ -183,7 +183,7 @@ def test_our_schema_is_older(platform: Platform) -> None:
     platform.sql("UPDATE roomkeeper.alembic_version SET version_num = '0000'")
     assert found(on(platform, "check")) == [
         (
-            f"The schema roomkeeper is at 0000, and this version needs {migrate.newest()}.",
+            f"The schema roomkeeper is at 0000, and this version needs {revision.newest()}.",
             "Run: roomkeeper db upgrade",
         )
     ]

@@ -11,7 +11,7 @@ from stack.programs import roomkeeper as command
 from tasks.apps import APPS
 from tests.commands.cli import roomkeeper
 from tests.platform import environment
-from workers import migrate
+from workers import revision
 from workers.db import create
 from workers.settings import load
 
@@ -36,10 +36,10 @@ def run(*arguments: str) -> list[str]:
 def test_both_make_what_is_needed_and_again_nothing(engine: Engine, empty_database: str) -> None:
     counts = {name: len(app.tables()) for name, app in APPS.items()}
     assert run("db", "bootstrap") == [f"{name}: created {count} tables" for name, count in counts.items()]
-    assert run("db", "upgrade") == [f"roomkeeper: nothing → {migrate.newest()}"]
+    assert run("db", "upgrade") == [f"roomkeeper: nothing → {revision.newest()}"]
     assert checks.database(load({"DATABASE_URL": empty_database})) == []
     assert run("db", "bootstrap") == [f"{name}: is there" for name in APPS]
-    assert run("db", "upgrade") == [f"roomkeeper: at {migrate.newest()}"]
+    assert run("db", "upgrade") == [f"roomkeeper: at {revision.newest()}"]
     assert checks.database(load({"DATABASE_URL": empty_database})) == []
 
 

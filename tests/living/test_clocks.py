@@ -20,7 +20,7 @@ from commands.policies import rule
 from models import connect, echoroom, openchat
 from stack.ephemeral import FEEDS
 from stack.feeding import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
-from tasks import cleanup
+from tasks import cleanup, eligible_rows
 from tasks.apps import APPS, POLICIES
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
@@ -456,13 +456,13 @@ def test_a_sign_of_life_ahead_counts_as_of_when_it_was_first_seen(
                 return stale.swept(connection)
 
         # It is shown as due to nobody while it waits.
-        assert cleanup.eligible(policy, platform.settings, 10, now=now) == 0, name
+        assert eligible_rows.eligible(policy, platform.settings, 10, now=now) == 0, name
         assert sweep(policy, now) == 0, name
         sweep(policy, now + policy.after)
         assert not swept(), name
         if by > policy.after:
             late = now + policy.after + INSTANT
-            assert cleanup.eligible(policy, platform.settings, 10, now=late) >= 1, name
+            assert eligible_rows.eligible(policy, platform.settings, 10, now=late) >= 1, name
             assert sweep(policy, late) >= 1, name
         sweep(policy, now + 2 * max(policy.after, timedelta(minutes=1)) + policy.every)
         assert swept(), name

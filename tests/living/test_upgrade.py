@@ -10,7 +10,7 @@ from models.platform import SCHEMA
 from tasks.apps import APPS
 from tests.commands.cli import roomkeeper
 from tests.platform import environment
-from workers import migrate
+from workers import revision
 
 SCHEMAS = [SCHEMA, "auth", *(schema for app in APPS.values() for schema in app.models.SCHEMAS)]
 
@@ -42,4 +42,4 @@ def test_the_owner_of_the_schemas_needs_no_create_on_the_database(owner: str) ->
             outcome = roomkeeper("db", command)
             assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.splitlines() == [f"{name}: is there" for name in APPS]
-    assert roomkeeper("db", "upgrade").out == f"roomkeeper: at {migrate.newest()}\n"
+    assert roomkeeper("db", "upgrade").out == f"roomkeeper: at {revision.newest()}\n"

