@@ -134,7 +134,11 @@ def refusal(error: DBAPIError) -> Fault:
             f"See what keeps it busy, or give it more in {variable('statement_timeout_ms')}.",
         )
     if isinstance(error.orig, LockNotAvailable):
-        return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
+        return Fault(
+            f"The database refuses: {reason}.",
+            "Another transaction holds a row or a table that is needed, such as a migration or an open session "
+            "of psql: see pg_stat_activity, and try again when it has ended.",
+        )
     if isinstance(error.orig, ReadOnlySqlTransaction) or reason.endswith(_NONE_TAKES_WRITES):
         return Fault(f"The database takes no writes: {reason}.", _NAME_THE_PRIMARY)
     if isinstance(error.orig, DuplicatePreparedStatement | InvalidSqlStatementName):

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from commands import arguments, checks, progress
 from tasks.apps import enabled
 from tasks.attachments.operate import WITH_ATTACHMENTS
-from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError
+from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError
 from tasks.reconcile import reconcile as compare
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
@@ -46,7 +46,7 @@ def reconcile(
     except KeyboardInterrupt:
         typer.echo("Broken off; what was mended before is.", err=True)
         raise typer.Exit(130) from None
-    except CanNotAskError as error:
+    except CannotAskError as error:
         checks.tell(error.faults, Console(stderr=True))
         typer.echo("Nothing was changed: files that its rows name would be taken for orphans.", err=True)
         raise typer.Exit(1) from None
