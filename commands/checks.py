@@ -136,8 +136,8 @@ def refusal(error: DBAPIError) -> Fault:
     if isinstance(error.orig, LockNotAvailable):
         return Fault(
             f"The database refuses: {reason}.",
-            "Another transaction holds a row or a table that is needed, such as a migration or an open session "
-            "of psql: see pg_stat_activity, and try again when it has ended.",
+            "Another transaction holds a row or a table that is needed, such as a migration or an open "
+            "session of psql: see pg_stat_activity, and try again when it has ended.",
         )
     if isinstance(error.orig, ReadOnlySqlTransaction) or reason.endswith(_NONE_TAKES_WRITES):
         return Fault(f"The database takes no writes: {reason}.", _NAME_THE_PRIMARY)

@@ -1,4 +1,4 @@
-"""Objects of deleted rows: which rows are asked whether they name one; failed attempts; a restore meanwhile."""
+"""Objects of deleted rows: which rows are asked whether they name one; failures; a restore meanwhile."""
 
 import threading
 from collections.abc import Iterator
