@@ -10,7 +10,7 @@ from tasks import availability, live
 from tasks.apps import POLICIES, after, every
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Sweep
-from tasks.engines import ahead, closed
+from tasks.engines import closed, future_timestamps
 from tasks.engines.batch import Batches, Taken
 from tasks.engines.statements import key_of
 from tasks.engines.sweep import Progress, Run
@@ -57,8 +57,16 @@ def run(
         moment = now or entry.started_at
         with transaction() as connection:
             rolled_up = closed.ask(connection, [policy], settings, moment)
-        batches = Batches(policy, moment, after(policy, settings), tells, rolled_up)
-        share = 1.0 if by_hand or policy.walk is None else every(policy, settings) / policy.walk
+        turn = every(policy, settings)
+        batches = Batches(
+            policy,
+            moment,
+            after(policy, settings),
+            tells,
+            rolled_up,
+            looked_at=max(turn, policy.walk or turn),
+        )
+        share = 1.0 if by_hand or policy.walk is None else turn / policy.walk
         sweep = Run(batches, longest.total_seconds(), share=share, after_batch=after_batch)
         try:
             progress = sweep.go()
@@ -85,7 +93,7 @@ def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | Non
     with transaction() as connection:
         rolled_up = closed.ask(connection, [policy], settings, moment)
         values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
-        due = ahead.settled(policy, closed.due(policy))
+        due = future_timestamps.settled(policy, closed.due(policy))
         found = select(key_of(policy.table)).where(due).limit(at_most)
         return list(connection.execute(found, values).scalars())
 

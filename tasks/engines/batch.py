@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tasks.apps.sweeps import Sweep
 from tasks.engines.closed import Closed, NotClosedError, freeze, merged
+from tasks.engines.future_timestamps import spare
 from tasks.engines.statements import Statements, on_pages, statements
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
@@ -85,6 +86,7 @@ class Batches:
         after: the period that is set.
         tells: whether what its event tells is wanted.
         closed: how far the rollups have come that count its rows.
+        looked_at: in what time each row of its table is looked at.
     """
 
     policy: Sweep
@@ -92,6 +94,7 @@ class Batches:
     after: timedelta | None
     tells: bool = False
     closed: Closed = field(default_factory=Closed)
+    looked_at: timedelta = timedelta(0)
 
     @property
     def alone(self) -> bool:
@@ -167,7 +170,10 @@ class Batches:
                 taken.rows = len(changed)
                 told = self._told(connection, [tuple(row)[1:] for row in changed])
                 taken.told = told if self.tells else []
-                self._along(connection, made, {**values, "keys": [row[0] for row in changed]})
+                swept = {**values, "keys": [row[0] for row in changed]}
+                self._along(connection, made, swept)
+                if made.forget is not None and changed:
+                    connection.execute(made.forget, swept)
             if not taken.rows:
                 # Held by somebody, or not due any more.
                 values["keys"] = [row[0] for row in seen]
@@ -231,7 +237,8 @@ class Batches:
                 return found, 0
             waiting = [row[0] for row in found if row[-1]]
             if waiting:
-                connection.execute(note, {**values, "keys": sorted(waiting)})
+                keys = {"keys": sorted(waiting), **spare(self.looked_at)}
+                connection.execute(note, {**values, **keys})
             return [row[:-1] for row in found if not row[-1]], len(waiting)
 
     def _changed(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Taken:

@@ -18,7 +18,7 @@ from tests.cleanup.sweeping import ago, naive, rows
 from tests.commands.cli import on
 from tests.living.deleting import POLICY, away, deleted, events, pending, put_back, recover
 from tests.living.deleting import provider as provider
-from tests.platform import Platform, eventually
+from tests.platform import Platform, environment, eventually
 from tests.retention.retaining import days, retain
 from workers.db import get_engine
 from workers.storage.local import LocalStore
@@ -291,7 +291,7 @@ def test_a_restored_row_keeps_an_object_that_another_receipt_has_noted(
         object_deletions.delete_objects.run()
         return append(connection, **given)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, environment(platform.environment):
         patch.setattr(receipts, "append", during)
         put_back(platform, 2)
     recover(platform)
