@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count, pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Index, Row, Table, text
+from sqlalchemy import Column, Connection, Index, Row, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
@@ -156,6 +156,34 @@ def warnings(found: Sequence[Unserved]) -> list[Fault]:
         Fault(f"No index serves {_listed(names)}: each run reads all of {table}.", advice, warning=True)
         for (table, advice), names in grouped.items()
     ]
+
+
+def unindexed(
+    connection: Connection, columns: Iterable["Column[Any]"], schemas: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield, of each column that no index finds values in, its real name and the statements that mend it."""
+    wanted = list(columns)
+    tables = read(connection, {column.table for column in wanted}, schemas)
+    for column in wanted:
+        real = tables.get(column.table)
+        lacks = [] if real is None else [part for part in real.parts if not _finds(part, column.name)]
+        if real is not None and lacks:
+            name = _quoted(column.name)
+            parts = [_quoted(part.schema, part.name) for part in lacks[:NAMED]]
+            more = f" And so for {len(lacks) - NAMED:,} more partitions." if len(lacks) > NAMED else ""
+            statements = " ".join(f"CREATE INDEX CONCURRENTLY ON {part} ({name});" for part in parts)
+            yield f"{real}.{column.name}", statements + more
+
+
+def _finds(part: Part, column: str) -> bool:
+    """Return whether an index finds the part's rows by any value in the column."""
+    return any(
+        one.column == column
+        and "=" in one.finds
+        and one.where is not None
+        and one.where <= {("not null", column)}
+        for one in part.usable
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

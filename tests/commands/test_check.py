@@ -63,6 +63,13 @@ def archive(platform: Platform) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def key_indexes(platform: Platform) -> None:
+    """A policy that runs as it is deletes files; the application makes no indexes on their keys."""
+    for column in ("file_path", "thumbnail_path"):
+        platform.sql(f"CREATE INDEX by_{column} ON pern.attachments ({column})")
+
+
 def found(outcome: Outcome) -> list[tuple[str, str]]:
     """Return the faults of a check that must have found some."""
     assert outcome.code == 1
@@ -508,6 +515,32 @@ def test_the_platforms_own_rollup_is_checked(platform: Platform) -> None:
 
 
 # -- retention -------------------------------------------------------------------------------------------
+
+
+def test_keys_of_files_without_an_index_are_a_warning(platform: Platform) -> None:
+    platform.sql("DROP INDEX pern.by_file_path")
+    platform.sql("DROP INDEX pern.by_thumbnail_path")
+    platform.sql("CREATE INDEX by_file_path ON pern.attachments (file_path) WHERE file_size > 0")
+    platform.sql(
+        "CREATE INDEX by_thumbnail_path ON pern.attachments (thumbnail_path) WHERE thumbnail_path <> ''"
+    )
+    warning = (
+        "! pern.attachments.{0} has no index: it is read as a whole for each 333 files whose objects "
+        "retention deletes.\n  CREATE INDEX CONCURRENTLY ON pern.attachments ({0});\n"
+    )
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    for column in ("file_path", "thumbnail_path"):
+        assert warning.format(column) in outcome.out
+    assert on(platform, "check", "--strict").code == 1
+    with psycopg.connect(platform.environment["DATABASE_URL"], autocommit=True) as connection:
+        for statement in re.findall(r"CREATE INDEX.*;", outcome.out):
+            connection.execute(statement.encode())
+    assert "retention" in passed(on(platform, "check", "--strict"))
+    # Where nothing deletes files, nothing is asked.
+    platform.sql("DROP INDEX pern.attachments_file_path_idx")
+    platform.set(sweep_off="pern.messages_by_conversation")
+    assert "retention" in passed(on(platform, "check", "--strict"))
 
 
 def days(platform: Platform, **periods: float) -> None:
