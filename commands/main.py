@@ -69,7 +69,7 @@ def main() -> None:
         Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), style="red", markup=False)
         sys.exit(1)
     except DBAPIError as error:
-        checks.tell([checks.refusal(error)], Console(stderr=True))
+        checks.print_faults([checks.refusal(error)], Console(stderr=True))
         sys.exit(1)
 
 

@@ -47,7 +47,7 @@ def reconcile(
         typer.echo("Broken off; what was mended before is.", err=True)
         raise typer.Exit(130) from None
     except CannotAskError as error:
-        checks.tell(error.faults, Console(stderr=True))
+        checks.print_faults(error.faults, Console(stderr=True))
         typer.echo("Nothing was changed: files that its rows name would be taken for orphans.", err=True)
         raise typer.Exit(1) from None
     except WrongPrefixError as error:
@@ -68,7 +68,7 @@ def _ready(settings: Settings, app: str | None, store: str | None) -> None:
     if not settings.reconcile_prefixes:
         raise SettingsError(f"{variable('reconcile_prefixes')} is empty: there is nothing to look at.")
     if faults := checks.database(settings, []):
-        checks.tell(faults, Console(stderr=True))
+        checks.print_faults(faults, Console(stderr=True))
         raise typer.Exit(1)
 
 

@@ -467,7 +467,7 @@ def _check_archives(settings: Settings) -> tuple[int, list[str]]:
                 except (ArchiveError, ObjectMissing) as error:
                     faults.append(f"Receipt {row.number}: {_of_archive(one['key'], error)}.")
                 except StoreError as error:
-                    faults.append(f"The archives can not be read: {str(error).rstrip('.')}.")
+                    faults.append(f"The archives cannot be read: {str(error).rstrip('.')}.")
                     return checked, faults
                 checked += 1
                 watch(checked, int(total or 0))
@@ -542,7 +542,7 @@ def restore(
         console.print(f"{objects} still waited to be deleted, and stay.")
     if done.objects:
         objects = _number(done.objects, "object")
-        console.print(f"{objects} that went with them can not come back: the rows name what is not there.")
+        console.print(f"{objects} that went with them cannot come back: the rows name what is not there.")
     if done.receipt is None:
         console.print("Nothing was changed.")
         return

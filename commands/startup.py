@@ -59,12 +59,12 @@ def wait_until_ready(settings: Settings) -> None:
             )
             time.sleep(pause)
     if found.platform:
-        checks.tell(found.platform, Console(stderr=True))
+        checks.print_faults(found.platform, Console(stderr=True))
         raise typer.Exit(1)
     if found.applications:
         telemetry.setup(settings.log_format)
     for app, faults in found.applications.items():
-        availability.tell(app, faults)
+        availability.report(app, faults)
 
 
 def look(settings: Settings) -> tuple[Fault | None, availability.Faults]:

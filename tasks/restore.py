@@ -43,7 +43,7 @@ _COLUMNS = text("""
 
 
 class RestoreError(Exception):
-    """What a receipt names can not be put back; nothing was. The message says why."""
+    """What a receipt names cannot be put back; nothing was. The message says why."""
 
 
 @dataclass(slots=True)

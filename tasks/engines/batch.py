@@ -7,7 +7,7 @@ between is not overlooked.
 
 Rows that a trigger will touch (`parent`) are locked before, in the order of their keys, those that are free.
 If none is, the first is waited for while nothing else is held. So a sweep, others, and an API service that
-joins, leaves or changes rooms can not wait for each other in a circle.
+joins, leaves or changes rooms cannot wait for each other in a circle.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -128,7 +128,7 @@ class Unserved:
 def unserved(connection: Connection, policies: Iterable[Sweep], schemas: Mapping[str, str]) -> list[Unserved]:
     """Return which policies no index of the database serves; those that walk through their table need none.
 
-    What can not be known is not judged: the indexes behind a view or a foreign table.
+    What cannot be known is not judged: the indexes behind a view or a foreign table.
     """
     asked = [policy for policy in policies if policy.found is not None]
     tables = read(connection, {policy.table for policy in asked}, schemas)

@@ -103,7 +103,7 @@ class _Gone:
     """What one batch has taken so far.
 
     Attributes:
-        most_bytes: of one table's rows at once; None where the batch can not be smaller.
+        most_bytes: of one table's rows at once; None where the batch cannot be smaller.
         until: until when the policy's own rows count in figures, if the policy says that.
         rows: of each table, what was deleted, in the order of the deletions.
         updated: the keys of the policy's own rows, where these stay.

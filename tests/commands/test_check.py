@@ -745,7 +745,7 @@ def test_objects_that_wait_for_long_to_be_deleted_are_told(platform: Platform) -
     assert line.endswith(" UTC: the object store does not answer.")
 
 
-def test_holds_that_can_not_be_read_are_a_fault(api: Platform) -> None:
+def test_holds_that_cannot_be_read_are_a_fault(api: Platform) -> None:
     api.sql("ALTER TABLE roomkeeper.holds ENABLE ROW LEVEL SECURITY")
     ((sentence, _),) = found(on(api, "check"))
     assert sentence.startswith("Row level security hides rows of roomkeeper.holds from the role api")
@@ -896,13 +896,13 @@ def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
     platform.set(storage_root=SEALED)
     outcome = on(platform, "check")
     ((sentence, advice),) = found(outcome)
-    assert sentence.startswith(f"The store does not work: {SEALED} can not be written to: ")
+    assert sentence.startswith(f"The store does not work: {SEALED} cannot be written to: ")
     assert advice == "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT."
     assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "jobs"]
 
 
 @pytest.mark.parametrize(
-    ("root", "says"), [(SEALED, "can not be written to"), (SEALED / "q", "can not be made")], ids=str
+    ("root", "says"), [(SEALED, "cannot be written to"), (SEALED / "q", "cannot be made")], ids=str
 )
 def test_a_quarantine_that_cannot_be_written_to(platform: Platform, root: Path, says: str) -> None:
     platform.set(quarantine_root=root)
@@ -933,7 +933,7 @@ def test_a_quarantine_that_cannot_be_made(platform: Platform) -> None:
         platform.set(quarantine_root=root)
         assert found(on(platform, "check")) == [
             (
-                f"The quarantine does not work: {root} can not be made: Not a directory.",
+                f"The quarantine does not work: {root} cannot be made: Not a directory.",
                 "Give this user the right to write there, or set ROOMKEEPER_QUARANTINE_ROOT.",
             )
         ]
@@ -1151,5 +1151,5 @@ def test_a_wall_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(jail, "protections", closed)
     assert [fault.sentence for fault in checks.decoder(settings)] == [
-        "Strangers' files can not be decoded: jail_closed: the helper does not start."
+        "Strangers' files cannot be decoded: jail_closed: the helper does not start."
     ]

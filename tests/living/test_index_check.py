@@ -264,7 +264,7 @@ NEEDED = [
 
 
 @pytest.mark.parametrize("rows", [0, 1000])
-def test_an_index_that_is_dropped_or_can_not_be_used_is_named(lived: Lived, rows: int) -> None:
+def test_an_index_that_is_dropped_or_cannot_be_used_is_named(lived: Lived, rows: int) -> None:
     if rows:
         filled(lived)
     lived.psql("ANALYZE")

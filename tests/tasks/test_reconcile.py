@@ -352,7 +352,7 @@ def test_a_table_of_an_enabled_application_must_be_there(local: Side) -> None:
 
 
 @pytest.mark.parametrize("apps", ["openchat", "openchat,pern"])
-def test_a_table_that_lacks_a_column_can_not_be_asked(local: Side, apps: str) -> None:
+def test_a_table_that_lacks_a_column_cannot_be_asked(local: Side, apps: str) -> None:
     local.platform.set(apps=apps)
     local.platform.sql("ALTER TABLE pern.attachments RENAME COLUMN file_path TO path")
     (sentence,) = _refused(local)
@@ -396,7 +396,7 @@ def poor(local: Side) -> Iterator[Side]:
         "ALTER TABLE pern.attachments ENABLE ROW LEVEL SECURITY",
     ],
 )
-def test_a_table_that_hides_rows_can_not_be_asked(local: Side, poor: Side, apps: str, statement: str) -> None:
+def test_a_table_that_hides_rows_cannot_be_asked(local: Side, poor: Side, apps: str, statement: str) -> None:
     url = local.platform.environment["DATABASE_URL"].replace("roomkeeper@", f"{poor.name}@")
     local.platform.environment["DATABASE_URL"] = url
     local.platform.set(apps=apps)
