@@ -69,12 +69,14 @@ class Taken:
         remaining: how many it saw and could not change.
         error: why some could not, where it is known.
         told: what its event tells of each row, in the order of the event's columns.
+        seconds_after: how long it worked on after its commit, when it held nothing any more.
     """
 
     rows: int = 0
     remaining: int = 0
     error: str | None = None
     told: list[Sequence[Any]] = field(default_factory=list)
+    seconds_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -218,7 +218,10 @@ class Retiring(Batches):
             elif keys:
                 taken.remaining = self._still_due(connection, keys)
         self._clear_again(due)
+        began = perf_counter()
         self._delete_objects(gone, taken)
+        # Or a slow store, or a look at keys without an index, would make batches ever smaller.
+        taken.seconds_after = perf_counter() - began
         return taken
 
     # -- the parts of a batch -------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ class Run:
     def _batch(self, take: Callable[[], Taken], size: _Size) -> Taken:
         began = perf_counter()
         taken = take()
-        seconds = perf_counter() - began
+        seconds = perf_counter() - began - taken.seconds_after
         if taken.rows:
             # Where nothing was due there is nothing to be learnt.
             size.learn(seconds)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
@@ -160,6 +161,24 @@ def test_the_look_at_who_names_an_object_may_take_its_time(platform: Platform, l
     assert retain(platform, POLICY).rows == 1
     assert platform.objects() == {}
     assert limits == ["150s"]
+
+
+def test_the_deletion_of_objects_makes_no_batch_smaller(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no row: what tunes the size of batches is how long their transactions take."""
+    deleted(platform, "local")
+    delete_many, pause = LocalStore.delete_many, 0.7
+
+    def slow(self: LocalStore, keys: Any) -> None:
+        threading.Event().wait(pause)
+        delete_many(self, keys)
+
+    monkeypatch.setattr(LocalStore, "delete_many", slow)
+    began = perf_counter()
+    done = retain(platform, POLICY)
+    assert done.rows == 1
+    assert done.longest_seconds <= perf_counter() - began - pause
 
 
 # -- failed attempts -------------------------------------------------------------------------------------
