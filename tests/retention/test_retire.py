@@ -340,7 +340,9 @@ def test_an_object_that_another_row_names_stays(platform: Platform, chat: dict[s
     assert shared not in rows(platform, Attachment)
     assert set(platform.objects()) == {young["file_path"]}
     (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")
-    assert receipt.content["objects"] == 3
+    assert receipt.content["objects"] == 4
+    outcomes = platform.sql("SELECT outcome, objects FROM roomkeeper.deletion_events ORDER BY outcome")
+    assert [tuple(row) for row in outcomes] == [("deleted", 3), ("kept", 1)]
 
 
 def test_a_receipt_that_was_changed_or_is_missing_is_found(platform: Platform) -> None:
