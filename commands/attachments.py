@@ -142,7 +142,7 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: argument
     against = job.reason if job is not None and job.outcome else None
     if against in operate.UNRELEASABLE:
         raise SettingsError(
-            f"{application} {attachment_id} can not be released from {against}: "
+            f"{application} {attachment_id} cannot be released from {against}: "
             f"{operate.UNRELEASABLE[against]}."
         )
     if job is not None and job.outcome == "accepted" and job.override == "release":

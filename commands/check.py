@@ -40,7 +40,7 @@ def check(
         faults, note = checks.jobs(settings)
         _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
     except DBAPIError:
-        # The ledger can not be read, of which the database's check has told.
+        # The ledger cannot be read, of which the database's check has told.
         if "database" not in bad:
             raise
     if bad:
@@ -50,7 +50,7 @@ def check(
 
 
 def _show(name: str, found: list[Fault], console: Console, bad: set[str], *, strict: bool) -> None:
-    checks.tell(found, console)
+    checks.print_faults(found, console)
     if any(strict or not fault.warning for fault in found):
         bad.add(name)
     else:

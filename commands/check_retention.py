@@ -16,7 +16,11 @@ from tasks.apps.columns import table_of
 from tasks.apps.pern import MALFORMED_LIMIT
 from tasks.apps.retentions import Retention
 from tasks.apps.rollups import Rollup
+from tasks.attachments.tables import CannotAskError, askable
 from tasks.engines.closed import counting
+from tasks.engines.families import files_of
+from tasks.engines.index_check import unindexed
+from tasks.engines.object_deleter import BATCH
 from workers.db import create
 from workers.inspection import Fault
 from workers.settings import Settings, variable
@@ -46,6 +50,7 @@ def faults(settings: Settings) -> list[Fault]:
         *_waits_for_ever(settings),
         *_malformed_limits(settings),
         *_pending_deletions(settings),
+        *_keys_without_index(running, settings),
     ]
 
 
@@ -250,6 +255,35 @@ def _pending_deletions(settings: Settings) -> Iterator[Fault]:
             f"{told_time(row.since)} UTC: {row.error or 'nothing has tried yet'}.",
             "See: roomkeeper retention pending. Beat and a maintenance worker must run, and the store must "
             "let its objects be deleted.",
+            warning=True,
+        )
+
+
+def _keys_without_index(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    """Find columns that are searched for the keys of objects before these are deleted."""
+    if not any(files_of(policy) for policy in running.values()):
+        return
+    engine = create(settings)
+    try:
+        with engine.begin() as connection:
+            tables = askable(connection, settings).values()
+            columns = [
+                column.property.columns[0]
+                for table in tables
+                for column in (table.key, table.mirror.small_key)
+                if column is not None
+            ]
+            found = [*unindexed(connection, columns, settings.schemas)]
+    except (DBAPIError, CannotAskError):
+        # The database is not as it should be, which is reported; or its objects wait, which is too.
+        return
+    finally:
+        engine.dispose()
+    for name, advice in found:
+        yield Fault(
+            f"{name} has no index: it is read as a whole for each {BATCH} files whose objects retention "
+            "deletes.",
+            advice,
             warning=True,
         )
 

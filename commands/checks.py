@@ -48,7 +48,7 @@ _NAME_THE_PRIMARY = (
 _TAKES_WRITES = text("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean")
 
 
-def tell(faults: Iterable[Fault], console: Console) -> None:
+def print_faults(faults: Iterable[Fault], console: Console) -> None:
     """Print the faults, and warnings as what they are."""
     for fault in faults:
         mark, style = ("!", "yellow") if fault.warning else ("✗", "red")
@@ -135,7 +135,11 @@ def refusal(error: DBAPIError) -> Fault:
             f"See what keeps it busy, or give it more in {variable('statement_timeout_ms')}.",
         )
     if isinstance(error.orig, LockNotAvailable):
-        return Fault(f"The database refuses: {reason}.", "Somebody is altering a table; try again.")
+        return Fault(
+            f"The database refuses: {reason}.",
+            "Another transaction holds a row or a table that is needed, such as a migration or an open "
+            "session of psql: see pg_stat_activity, and try again when it has ended.",
+        )
     if isinstance(error.orig, ReadOnlySqlTransaction) or reason.endswith(_NONE_TAKES_WRITES):
         return Fault(f"The database takes no writes: {reason}.", _NAME_THE_PRIMARY)
     if isinstance(error.orig, DuplicatePreparedStatement | InvalidSqlStatementName):
@@ -255,7 +259,7 @@ def can_be_made(name: str, root: Path, field: str) -> list[Fault]:
         with tempfile.TemporaryDirectory(prefix=".roomkeeper-probe-", dir=above):
             return []
     except OSError as error:
-        return [_unwritable(name, f"{root} can not be made: {error.strerror}", field)]
+        return [_unwritable(name, f"{root} cannot be made: {error.strerror}", field)]
 
 
 def _unwritable(name: str, why: str, field: str) -> Fault:
@@ -316,7 +320,7 @@ def jobs(settings: Settings) -> tuple[list[Fault], str]:
     """Check by the ledger that policies and rollups run and get on; return what is to be said of it, too.
 
     Raises:
-        DBAPIError: the ledger can not be read, of which `database` tells.
+        DBAPIError: the ledger cannot be read, of which `database` tells.
     """
     engine = create(settings)
     try:
@@ -407,7 +411,7 @@ def decoder(_settings: Settings) -> list[Fault]:
     try:
         missing = {name: why for name, why in jail.protections().items() if why is not None}
     except jail.Jailed as error:
-        return [Fault(f"Strangers' files can not be decoded: {error}.", "See the worker's log.")]
+        return [Fault(f"Strangers' files cannot be decoded: {error}.", "See the worker's log.")]
     return [
         Fault(
             f"Strangers' files are decoded without {name}: {why}.",

@@ -86,7 +86,7 @@ def retry(numbers: Ids = [], task: Task = None) -> None:  # noqa: B006 - Typer m
     Console(highlight=False).print(f"{sent} sent again.")
     if left:
         raise SettingsError(
-            f"{', '.join(map(str, left))} can not be sent again: there is no such task, or its payload was "
+            f"{', '.join(map(str, left))} cannot be sent again: there is no such task, or its payload was "
             f"unreadable or too long. Look at it: roomkeeper dead-letters show {left[0]}"
         )
 

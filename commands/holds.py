@@ -103,7 +103,7 @@ def lift(
 
 
 def _look(application: str, entity: str, settings: Settings) -> None:
-    """See whether it can be asked for the entity; end if it can not."""
+    """See whether it can be asked for the entity; end if it cannot."""
     page = APPS.get(application)
     model = page.entities.get(entity) if page is not None else None
     wanted = []
@@ -111,7 +111,7 @@ def _look(application: str, entity: str, settings: Settings) -> None:
         table = table_of(model)
         wanted.append(Need(table, frozenset(table.primary_key.columns.keys()), frozenset({"SELECT"})))
     if faults := checks.database(settings, wanted):
-        checks.tell(faults, Console(stderr=True))
+        checks.print_faults(faults, Console(stderr=True))
         raise typer.Exit(1)
 
 

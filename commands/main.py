@@ -130,7 +130,7 @@ def main() -> None:
 
         from commands import checks
 
-        checks.tell([checks.refusal(error)], Console(stderr=True))
+        checks.print_faults([checks.refusal(error)], Console(stderr=True))
         sys.exit(1)
 
 

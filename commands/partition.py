@@ -47,7 +47,7 @@ def plan(
     if made.partitions is not None:
         _tell_partitions(made, console, table)
     elif made.switch is None:
-        console.print("It can not be partitioned:")
+        console.print("It cannot be partitioned:")
         for reason in made.reasons:
             console.print(f"  - {reason}")
     else:
@@ -166,7 +166,7 @@ def _find(settings: Settings, name: str, by: str | None) -> "Found":
     from tasks import partitions
 
     if faults := checks.database(settings, []):
-        checks.tell(faults, Console(stderr=True))
+        checks.print_faults(faults, Console(stderr=True))
         raise typer.Exit(1)
     try:
         table = partitions.named(name)

@@ -285,7 +285,7 @@ def ready(settings: Settings, job: Sweep | Rollup | None = None) -> None:
     """See whether the database is as it must be, for one job if it is given; end if it is not."""
     faults = checks.database(settings, job.needs() if job else [])
     if faults:
-        checks.tell(faults, Console(stderr=True))
+        checks.print_faults(faults, Console(stderr=True))
         raise typer.Exit(1)
 
 

@@ -138,7 +138,7 @@ def _on(what: str, address: str, port: int, field: str) -> Iterator[tuple[str, i
         yield address, port
     except OSError as error:
         raise SettingsError(
-            f"{what} can not be served on {address}:{port}: {error.strerror}; set {variable(field)}."
+            f"{what} cannot be served on {address}:{port}: {error.strerror}; set {variable(field)}."
         ) from error
 
 

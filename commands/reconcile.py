@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from commands import arguments, checks, progress
 from tasks.apps import enabled
 from tasks.attachments.operate import WITH_ATTACHMENTS
-from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError
+from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError
 from tasks.reconcile import reconcile as compare
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
@@ -46,8 +46,8 @@ def reconcile(
     except KeyboardInterrupt:
         typer.echo("Broken off; what was mended before is.", err=True)
         raise typer.Exit(130) from None
-    except CanNotAskError as error:
-        checks.tell(error.faults, Console(stderr=True))
+    except CannotAskError as error:
+        checks.print_faults(error.faults, Console(stderr=True))
         typer.echo("Nothing was changed: files that its rows name would be taken for orphans.", err=True)
         raise typer.Exit(1) from None
     except WrongPrefixError as error:
@@ -68,7 +68,7 @@ def _ready(settings: Settings, app: str | None, store: str | None) -> None:
     if not settings.reconcile_prefixes:
         raise SettingsError(f"{variable('reconcile_prefixes')} is empty: there is nothing to look at.")
     if faults := checks.database(settings, []):
-        checks.tell(faults, Console(stderr=True))
+        checks.print_faults(faults, Console(stderr=True))
         raise typer.Exit(1)
 
 

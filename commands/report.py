@@ -52,7 +52,7 @@ def report(
     if html is not None:
         _may_be_written(html)
     if faults := checks.database(settings, figures.needs(page)):
-        checks.tell(faults, Console(stderr=True))
+        checks.print_faults(faults, Console(stderr=True))
         raise typer.Exit(1)
     made = _read(app, page, *given, settings)
     if html is None:
@@ -130,12 +130,12 @@ def _days(first: date | None, last: date | None, today: date) -> tuple[date, dat
 def _may_be_written(path: Path) -> None:
     """See beforehand whether a file can be there, so that nobody waits for nothing."""
     if path.exists() and not path.is_file():
-        raise SettingsError(f"--html {path} can not be written: it is there, and no file.")
+        raise SettingsError(f"--html {path} cannot be written: it is there, and no file.")
     parent = path.resolve().parent
     if not parent.is_dir():
-        raise SettingsError(f"--html {path} can not be written: there is no directory {parent}.")
+        raise SettingsError(f"--html {path} cannot be written: there is no directory {parent}.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise SettingsError(f"--html {path} can not be written: {parent} refuses.")
+        raise SettingsError(f"--html {path} cannot be written: {parent} refuses.")
 
 
 def _write(path: Path, text: str) -> int:
@@ -155,7 +155,7 @@ def _write(path: Path, text: str) -> int:
                 made.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise SettingsError(f"--html {path} can not be written: {error.strerror}.") from error
+        raise SettingsError(f"--html {path} cannot be written: {error.strerror}.") from error
     return len(content)
 
 

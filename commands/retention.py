@@ -467,7 +467,7 @@ def _check_archives(settings: Settings) -> tuple[int, list[str]]:
                 except (ArchiveError, ObjectMissing) as error:
                     faults.append(f"Receipt {row.number}: {_of_archive(one['key'], error)}.")
                 except StoreError as error:
-                    faults.append(f"The archives can not be read: {str(error).rstrip('.')}.")
+                    faults.append(f"The archives cannot be read: {str(error).rstrip('.')}.")
                     return checked, faults
                 checked += 1
                 watch(checked, int(total or 0))
@@ -505,16 +505,19 @@ def restore(
         receipt = receipts.one(connection, number)
     if receipt is None:
         raise _no_receipt(number)
-    so_far = 0
+    so_far, total = 0, sum(one["rows"] for one in receipt.content.get("archives") or [])
     try:
-        with quiet(), _bar(f"receipt {number}", "row") as show:
+        with quiet(), progress.watching(f"receipt {number}") as show:
 
             def watch(_table: str, rows: int) -> None:
                 nonlocal so_far
                 so_far += rows
-                show(so_far, sum(one["rows"] for one in receipt.content.get("archives") or []))
+                show(f"receipt {number}, row {so_far:,} of {total:,}", so_far, total)
 
-            done = put_back(number, settings, operator=who, reason=why, watch=watch)
+            def waiting(seconds: float) -> None:
+                show(f"receipt {number}: waiting for a deletion of its objects to end, {seconds:.0f} s")
+
+            done = put_back(number, settings, operator=who, reason=why, watch=watch, waiting=waiting)
     except KeyboardInterrupt:
         typer.echo("Broken off: nothing was put back.", err=True)
         raise typer.Exit(130) from None
@@ -539,7 +542,7 @@ def restore(
         console.print(f"{objects} still waited to be deleted, and stay.")
     if done.objects:
         objects = _number(done.objects, "object")
-        console.print(f"{objects} that went with them can not come back: the rows name what is not there.")
+        console.print(f"{objects} that went with them cannot come back: the rows name what is not there.")
     if done.receipt is None:
         console.print("Nothing was changed.")
         return

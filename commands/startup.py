@@ -62,12 +62,12 @@ def wait_until_ready(settings: Settings) -> None:
 
     _wait(missing, report)
     if found.platform:
-        checks.tell(found.platform, Console(stderr=True))
+        checks.print_faults(found.platform, Console(stderr=True))
         raise typer.Exit(1)
     if found.applications:
         telemetry.setup(settings.log_format)
     for app, faults in found.applications.items():
-        availability.tell(app, faults)
+        availability.report(app, faults)
 
 
 def wait_for_database(settings: Settings) -> None:

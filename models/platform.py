@@ -255,13 +255,17 @@ class SweepPosition(PlatformBase):
     page: Mapped[int] = mapped_column(BigInteger)
 
 
-class SignAhead(PlatformBase):
-    """A sign of life that lay ahead of the clock: of which row, its time, and when a sweep saw it first."""
+class FutureTimestamp(PlatformBase):
+    """A sign of life with a time in the future: of which row, its time, and when a sweep saw it first.
 
-    __tablename__ = "signs_ahead"
+    It goes with its row. One whose row has gone by other ways, or has given another sign, goes at
+    `expires_at`, long after the sweep would have taken the row.
+    """
+
+    __tablename__ = "future_timestamps"
     __table_args__ = (
         UniqueConstraint("policy", "key"),
-        Index("signs_ahead_seen_at", "seen_at"),
+        Index("future_timestamps_expires_at", "expires_at"),
         {"schema": SCHEMA},
     )
 
@@ -270,6 +274,7 @@ class SignAhead(PlatformBase):
     key: Mapped[UUID]
     at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
 
 
 class JobRun(PlatformBase):

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, func, select
 
 from models import analytics, audiorooms, connect, echoroom, openchat, pern
-from models.platform import Receipt, SignAhead
+from models.platform import FutureTimestamp, Receipt
 from stack.aged import AGED
 from stack.feeding import (
     Fed,
@@ -466,14 +466,14 @@ def _backwards(feed: Feed) -> Fed:
     )
 
 
-def _signs_ahead(feed: Feed) -> Fed:
-    def sign(seen_at: datetime) -> int:
-        whose = {"policy": "openchat.presence", "key": uuid4(), "at": feed.later}
-        key: int = feed.put(SignAhead, seen_at=seen_at, **whose)
+def _future_timestamps(feed: Feed) -> Fed:
+    def note(expires_at: datetime) -> int:
+        whose = {"policy": "openchat.presence", "key": uuid4(), "at": feed.later, "seen_at": feed.now}
+        key: int = feed.put(FutureTimestamp, expires_at=expires_at, **whose)
         return key
 
-    stale, stays = sign(feed.once), sign(feed.once + timedelta(days=1))
-    gone, there = is_gone(SignAhead, stale), Place(SignAhead, stays)
+    stale, stays = note(feed.soon), note(feed.later)
+    gone, there = is_gone(FutureTimestamp, stale), Place(FutureTimestamp, stays)
     return Fed("a note of a sign of life from the future", feed.soon, [gone], [there])
 
 
@@ -522,7 +522,7 @@ FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "audiorooms.dead": _dead,
     "audiorooms.duplicates": _duplicates,
     "audiorooms.backwards": _backwards,
-    "roomkeeper.signs_ahead": _signs_ahead,
+    "roomkeeper.future_timestamps": _future_timestamps,
     "roomkeeper.echoroom_stays": _observed_stays,
     "roomkeeper.echoroom_speakers": _observed_speakers,
     **AGED,

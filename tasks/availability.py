@@ -154,21 +154,21 @@ def _current(settings: Settings) -> _View:
     except DBAPIError:
         # The task that asks meets the same in a moment, and is tried again.
         missing, holds = view.disabled if view is not None else {}, LEAST_SECONDS
-    _tell_changes(view.disabled if view is not None else {}, missing)
+    _report_changes(view.disabled if view is not None else {}, missing)
     apps = {name: app for name, app in enabled(settings).items() if name not in missing}
     _view = _View(settings, apps, missing, now, now + holds)
     return _view
 
 
-def _tell_changes(before: Mapping[str, list[Fault]], after: Mapping[str, list[Fault]]) -> None:
+def _report_changes(before: Mapping[str, list[Fault]], after: Mapping[str, list[Fault]]) -> None:
     for app, faults in after.items():
         if before.get(app) != faults:
-            tell(app, faults)
+            report(app, faults)
     for app in before.keys() - after.keys():
         log.warning("application.switched_on", app=app)
 
 
-def tell(app: str, faults: Iterable[Fault]) -> None:
+def report(app: str, faults: Iterable[Fault]) -> None:
     """Log that an application is switched off, and what to do about it."""
     lacks = [{"fault": fault.sentence, "advice": fault.advice} for fault in faults]
     log.error("application.switched_off", app=app, lacks=lacks)

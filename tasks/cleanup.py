@@ -54,8 +54,16 @@ def run(
         moment = now or entry.started_at
         with transaction() as connection:
             rolled_up = closed.ask(connection, [policy], settings, moment)
-        batches = Batches(policy, moment, after(policy, settings), tells, rolled_up)
-        share = 1.0 if by_hand or policy.walk is None else every(policy, settings) / policy.walk
+        turn = every(policy, settings)
+        batches = Batches(
+            policy,
+            moment,
+            after(policy, settings),
+            tells,
+            rolled_up,
+            looked_at=max(turn, policy.walk or turn),
+        )
+        share = 1.0 if by_hand or policy.walk is None else turn / policy.walk
         sweep = Run(batches, longest.total_seconds(), share=share, after_batch=after_batch)
         try:
             progress = sweep.go()

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 
 from tasks.apps import after
 from tasks.apps.sweeps import Sweep
-from tasks.engines import ahead, closed
+from tasks.engines import closed, future_timestamps
 from tasks.engines.batch import Batches
 from tasks.engines.statements import key_of
 from workers.db import transaction
@@ -30,7 +30,7 @@ def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | Non
     with transaction() as connection:
         rolled_up = closed.ask(connection, [policy], settings, moment)
         values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
-        due = ahead.settled(policy, closed.due(policy))
+        due = future_timestamps.settled(policy, closed.due(policy))
         found = select(key_of(policy.table)).where(due).limit(at_most)
         return list(connection.execute(found, values).scalars())
 

@@ -14,7 +14,7 @@ from workers.db import transaction
 
 
 class HoldError(Exception):
-    """A hold can not be placed or lifted. The message says why, and what is allowed."""
+    """A hold cannot be placed or lifted. The message says why, and what is allowed."""
 
 
 def place(app: str, entity: str, entity_id: UUID, *, reason: str, actor: str) -> int:

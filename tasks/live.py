@@ -120,4 +120,4 @@ def _plain(value: object) -> str:
         # As JavaScript writes it. Where a table does not say, it is UTC.
         moment = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
         return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
-    raise TypeError(f"an event can not tell a {type(value).__name__}")
+    raise TypeError(f"an event cannot tell a {type(value).__name__}")

@@ -1,7 +1,7 @@
 """`retention.delete_objects`: the recovery job for objects whose rows retention has deleted.
 
 A run deletes them itself, right after its commit. A crash in between, or a store that is away, leaves pending
-deletions (`tasks/engines/pending_deletions.py`); this job deletes those objects, and keeps trying until it is
+deletions; this job deletes those objects (`tasks/engines/object_deleter.py`), and keeps trying until it is
 done. Here is also what can be read about them.
 """
 
@@ -15,8 +15,8 @@ import structlog
 from sqlalchemy import Connection, Row, case, func, select
 
 from models.platform import DeletionEvent, PendingDeletion
-from tasks.engines import pending_deletions
-from tasks.engines.pending_deletions import Deletions
+from tasks.engines import object_deleter
+from tasks.engines.object_deleter import Deletions
 from workers import ledger
 from workers.app import task
 from workers.queues import MAINTENANCE
@@ -38,7 +38,7 @@ def delete_objects() -> None:
             return
         done = Deletions()
         try:
-            pending_deletions.delete_objects(get_settings(), done, deadline=monotonic() + SECONDS)
+            object_deleter.delete_objects(get_settings(), done, deadline=monotonic() + SECONDS)
         finally:
             run.rows, run.remaining, run.error = done.files, done.waiting, done.error
         if done.more:

@@ -18,6 +18,7 @@ from models.base import Base
 from tasks import object_deletions, receipts
 from tasks.engines import pending_deletions
 from tasks.engines.archive import Archived, copy_in, read
+from tasks.engines.batch import Contested
 from tasks.engines.families import NOW_SUFFIX
 from tasks.engines.statements import key_of
 from tasks.partitions import PartitionError, make_room
@@ -42,7 +43,7 @@ _COLUMNS = text("""
 
 
 class RestoreError(Exception):
-    """What a receipt names can not be put back; nothing was. The message says why."""
+    """What a receipt names cannot be put back; nothing was. The message says why."""
 
 
 @dataclass(slots=True)
@@ -78,14 +79,18 @@ def restore(
     operator: str,
     reason: str,
     watch: Callable[[str, int], None] = lambda _table, _rows: None,
+    waiting: Callable[[float], None] = lambda _seconds: None,
 ) -> Restored:
     """Put back what receipt `number` says was taken, in one transaction.
 
     Args:
         watch: is called with a table's name and its rows when these have come back.
+        waiting: is called about once a second, with the seconds so far, while another process deletes
+            objects of the receipt: a restore waits for that, and reports which were deleted.
 
     Raises:
-        RestoreError: there is no such receipt, or no archive of it, or the database does not take the rows.
+        RestoreError: there is no such receipt, or no archive of it; the database does not take the rows; or
+            another process deletes objects of them and does not end.
         StoreError: an archive is not there, or not what was written.
     """
     with transaction() as connection:
@@ -107,16 +112,23 @@ def restore(
     done = Restored()
     try:
         with transaction() as connection:
+            # A deletion of objects at work is waited for; no other one begins.
+            pending_deletions.lock(connection, number, waiting)
             connection.execute(_PATIENCE)
-            # Whoever deletes objects at this moment is waited for; nobody begins to.
-            pending_deletions.lock(connection, number)
+            app, keys = receipt.content.get("app", ""), set[str]()
             for one in [*reversed([one for one in archived if not one.changed])]:
-                _rows(connection, one, read(store, one), done)
+                rows = read(store, one)
+                _rows(connection, one, rows, done)
+                keys |= pending_deletions.keys_in(app, one.table, rows)
                 watch(one.table, one.rows)
+            if keys:
+                # Rows of another receipt may have named the same objects.
+                pending_deletions.lock_keys(connection, keys, waiting)
+                connection.execute(_PATIENCE)
             for one in archived:
                 if one.changed:
                     _values(connection, one, read(store, one), done)
-            done.objects_kept = pending_deletions.cancel(connection, number, receipt.content.get("app", ""))
+            done.objects_kept = pending_deletions.cancel(connection, number, app)
             known = object_deletions.of_receipt(connection, number)
             # Of older receipts nothing else is known: they were written when their objects were deleted.
             gone = receipt.content.get("objects", 0) if known is None else known.outcomes.get("deleted", 0)
@@ -137,6 +149,11 @@ def restore(
                     rows=sum(done.rows.values()),
                     content=content,
                 )
+    except Contested as error:
+        raise RestoreError(
+            f"Nothing was put back: {error}. See what keeps the store or the database busy, and try again; "
+            "what waits: roomkeeper retention pending"
+        ) from error
     except IntegrityError as error:
         said = getattr(error.orig, "diag", None)
         raise RestoreError(

@@ -55,7 +55,7 @@ def run(
 
     Raises:
         Stopped: it waits for an approval; nothing was done. The ledger says so.
-        StoreError: there is no archive, or it or the objects can not be reached.
+        StoreError: there is no archive, or it or the objects cannot be reached.
     """
     seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
     longest = BY_HAND if by_hand else timedelta(seconds=seconds)

@@ -560,7 +560,7 @@ def run_without_development(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command, or some code, from the unpacked wheel, with those packages gone."""
     gone = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))"
-    # Opened anew: what is behind a `zipfile.Path` lists directories that it can not extract (Python 3.11.2).
+    # Opened anew: what is behind a `zipfile.Path` lists directories that it cannot extract (Python 3.11.2).
     with zipfile.ZipFile(str(wheel.root.filename)) as archive:
         archive.extractall(folder)
     command = [sys.executable, "-c", f"{gone}; {code}", *arguments]

@@ -297,7 +297,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
             client.zrem(config.schedule_key, key)
 
     def close(self) -> None:
-        """Give the lock back; if that can not be done it runs out by itself."""
+        """Give the lock back; if that cannot be done it runs out by itself."""
         try:
             super().close()
         except _NOT_RELEASED as error:

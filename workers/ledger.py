@@ -63,7 +63,7 @@ def run(
     try:
         with transaction() as connection:
             refuse_read_only(connection)
-            # Of the transaction, not the session: it can not outlive a crash, and a pooler keeps it.
+            # Of the transaction, not the session: it cannot outlive a crash, and a pooler keeps it.
             asked = {"key": f"roomkeeper:{job}", "longest": f"{longest.total_seconds():.0f}s"}
             started, taken, *_ = connection.execute(_TAKE, asked).one()
             if not taken:

@@ -84,7 +84,7 @@ class PlatformTask(_Task):
     def on_failure(
         self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: Any
     ) -> None:
-        """Keep what was asked for, with the reason. Where that can not be stored, it is done again later.
+        """Keep what was asked for, with the reason. Where that cannot be stored, it is done again later.
 
         Raises:
             Reject: neither the database nor the broker takes anything; the message stays where it is.

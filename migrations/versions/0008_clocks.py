@@ -1,4 +1,4 @@
-"""Clocks of others: statuses of any time are taken, and signs of life ahead of the clock are noted.
+"""Clocks of others: statuses of any time are taken, and signs of life in the future are noted.
 
 Goes before the deploy of the code that uses it. Until then a call with a time that the old code does not take
 is kept as a dead letter, as a whole.
@@ -20,15 +20,18 @@ WAYS_IN, BEFORE = (Path(__file__).parent.parent / "sql" / f"{name}_ways_in.sql" 
 
 def upgrade() -> None:
     op.create_table(
-        "signs_ahead",
+        "future_timestamps",
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         sa.Column("policy", sa.Text, nullable=False),
         sa.Column("key", sa.Uuid, nullable=False),
-        *(sa.Column(name, sa.DateTime(timezone=True), nullable=False) for name in ("at", "seen_at")),
+        *(
+            sa.Column(name, sa.DateTime(timezone=True), nullable=False)
+            for name in ("at", "seen_at", "expires_at")
+        ),
         sa.UniqueConstraint("policy", "key"),
         schema=SCHEMA,
     )
-    op.create_index("signs_ahead_seen_at", "signs_ahead", ["seen_at"], schema=SCHEMA)
+    op.create_index("future_timestamps_expires_at", "future_timestamps", ["expires_at"], schema=SCHEMA)
     _statements(WAYS_IN.read_text())
 
 
@@ -38,7 +41,7 @@ def downgrade() -> None:
         found = re.search(rf"^CREATE FUNCTION ({pattern})$", before, re.M | re.S)
         assert found is not None
         _statements(f"CREATE OR REPLACE FUNCTION {found[1]}")
-    op.drop_table("signs_ahead", schema=SCHEMA)
+    op.drop_table("future_timestamps", schema=SCHEMA)
 
 
 def _statements(text: str) -> None:

@@ -155,7 +155,7 @@ AUDIOROOMS = App(
             due=RoomParticipant.left_at < _JOINED,
             then=Update({RoomParticipant.left_at: _JOINED, RoomParticipant.connection_duration: 0}),
             every=timedelta(hours=1),
-            # An index can not compare two columns.
+            # An index cannot compare two columns.
             walk=timedelta(days=1),
         ),
     ),

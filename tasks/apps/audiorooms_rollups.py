@@ -218,7 +218,7 @@ def _of(*conditions: Any) -> Select[Any]:
 _LIST = insert(AudioroomsLongStay)
 _STAY = select(RoomParticipant.id)
 
-#: Lists the long stays of KEYS, for who can not wait until all are surveyed.
+#: Lists the long stays of KEYS, for who cannot wait until all are surveyed.
 LIST_OF_KEYS = _LIST.from_select(
     ["id"], _STAY.where(RoomParticipant.room_id == func.any(KEYS), _LEFT > _JOINED + LISTED_AFTER)
 ).on_conflict_do_nothing()

@@ -392,7 +392,7 @@ ROLLUPS = (
         EchoroomDaily.room_id,
         name=_DAILY,
         rule="by room and day: as by the hour, each person once",
-        why="Different people and peaks of hours can not be added up to those of a day (echoroom.md, Core "
+        why="Different people and peaks of hours cannot be added up to those of a day (echoroom.md, Core "
         "Tables).",
         grain=DAY,
         every=timedelta(minutes=15),

@@ -161,7 +161,7 @@ _OWNERS: Owners = {
 }
 
 _GONE_CONVERSATION = Conversation.is_deleted.is_(True)
-#: What is left of a person where the row must stay. The address is nobody's, and can not be delivered to.
+#: What is left of a person where the row must stay. The address is nobody's, and cannot be delivered to.
 _ADDRESS = func.concat("deleted-", cast(User.id, Text), "@invalid")
 _NOBODY: dict[Column, Any] = {
     User.name: "Deleted user",

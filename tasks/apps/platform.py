@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, func, or_, select
 
 from models.analytics import AttachmentsDaily, EchoroomSpeaker, EchoroomStay
-from models.platform import AttachmentEvent, DeadLetter, JobRun, ScanVerdict, SignAhead
+from models.platform import AttachmentEvent, DeadLetter, FutureTimestamp, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
 from tasks.apps.retentions import Owners, Retention, Stays
 from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
@@ -41,14 +41,14 @@ OWN = (
         after=timedelta(days=7),
     ),
     Sweep(
-        name="roomkeeper.signs_ahead",
-        model=SignAhead,
-        rule="notes of signs of life that lay ahead of the clock {after} ago are deleted",
-        why="Their rows have been swept by then, or have given another sign.",
-        due=SignAhead.seen_at < NOW - AFTER,
+        name="roomkeeper.future_timestamps",
+        model=FutureTimestamp,
+        rule="notes of signs of life with a time in the future are deleted past expires_at",
+        why="A note goes with its row when that is swept. These are left of rows that the application has "
+        "deleted, or that have given another sign.",
+        due=FutureTimestamp.expires_at < NOW,
         then=Delete(),
-        every=timedelta(hours=1),
-        after=timedelta(days=40),
+        every=timedelta(minutes=10),
     ),
     Sweep(
         name="roomkeeper.echoroom_stays",

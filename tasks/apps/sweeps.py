@@ -128,7 +128,7 @@ class Sweep:
         after: the period in `due`, unless set otherwise; None where there is none.
         ahead: the latest time of a row that would be a sign of life if it did not lie ahead of NOW; NULL
             where there is none. Such a row, if due otherwise, is due once it has been seen with the same
-            time for `after`: it counts as of when it was first seen (`tasks/engines/ahead.py`).
+            time for `after`: it counts as of when it was first seen (`tasks/engines/future_timestamps.py`).
         quick: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
             serves it, and `walk` finds the rest.
         walk: in how long the whole table is looked through, some pages at each run, where no index serves

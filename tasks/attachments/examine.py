@@ -236,7 +236,7 @@ def _failed(reason: str, error: Exception, desk: Desk) -> NotYetError:
     if disk_usage(desk.folder).free < FULL_BYTES:
         # Looked up, not believed: a file that only says so would be tried for ever.
         return NotYetError("disk_full", "no room for what is made of the file")
-    # In words of a process that a stranger may rule: the database can not hold every character.
+    # In words of a process that a stranger may rule: the database cannot hold every character.
     return FailedError(reason, phrase(str(error)))
 
 

@@ -55,7 +55,7 @@ def inspect(
 ) -> dict[str, Any]:
     """Return what a file's bytes are: `media_type`, and `traits`, each with `name` and `detail`.
 
-    Called in the confined process. Its time and memory are bounded for any bytes, and what can not be parsed
+    Called in the confined process. Its time and memory are bounded for any bytes, and what cannot be parsed
     is a trait or nothing.
 
     Args:

@@ -18,7 +18,7 @@ def check(scanner: Scanner, version: Version, settings: Settings) -> None:
     """Do nothing if the scanner can be trusted.
 
     Raises:
-        NotYetError: it would call clean what it can not look into; the sentence says what to change.
+        NotYetError: it would call clean what it cannot look into; the sentence says what to change.
         ScannerUnavailable: it does not answer.
     """
     asked = scanner.address, version, settings.max_file_bytes

@@ -67,7 +67,7 @@ def put_back(
     settings: Settings,
     why: str = "message or user not there",
 ) -> None:
-    """Have events wait that can not be merged now, or end them as a dead letter.
+    """Have events wait that cannot be merged now, or end them as a dead letter.
 
     Args:
         received_at: when they came first.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/vnd.apache.parquet"
 _BLOCK = 1024 * 1024
-#: So much of a table's rows is in memory at once, unless it is one row's family, which can not be parted.
+#: So much of a table's rows is in memory at once, unless it is one row's family, which cannot be parted.
 MOST_BYTES = 64 * 1024 * 1024
 _METADATA = b"roomkeeper"
 #: A fifth of the room, for hardly more time; dictionaries save neither.
@@ -41,7 +41,7 @@ _COMPRESSION = {"compression": "zstd", "compression_level": 1, "use_dictionary":
 
 
 class ArchiveError(StoreError):
-    """An archive is not what was written, or can not be written."""
+    """An archive is not what was written, or cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ between is not overlooked.
 
 Rows that a trigger will touch (`parent`) are locked before, in the order of their keys, those that are free.
 If none is, the first is waited for while nothing else is held. So a sweep, others, and an API service that
-joins, leaves or changes rooms can not wait for each other in a circle.
+joins, leaves or changes rooms cannot wait for each other in a circle.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tasks.apps.sweeps import Sweep
 from tasks.engines.closed import Closed, NotClosedError, freeze, merged
+from tasks.engines.future_timestamps import spare
 from tasks.engines.statements import Statements, on_pages, statements
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
@@ -68,12 +69,14 @@ class Taken:
         remaining: how many it saw and could not change.
         error: why some could not, where it is known.
         told: what its event tells of each row, in the order of the event's columns.
+        seconds_after: how long it worked on after its commit, when it held nothing any more.
     """
 
     rows: int = 0
     remaining: int = 0
     error: str | None = None
     told: list[Sequence[Any]] = field(default_factory=list)
+    seconds_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +88,7 @@ class Batches:
         after: the period that is set.
         tells: whether what its event tells is wanted.
         closed: how far the rollups have come that count its rows.
+        looked_at: in what time each row of its table is looked at.
     """
 
     policy: Sweep
@@ -92,6 +96,7 @@ class Batches:
     after: timedelta | None
     tells: bool = False
     closed: Closed = field(default_factory=Closed)
+    looked_at: timedelta = timedelta(0)
 
     @property
     def alone(self) -> bool:
@@ -167,7 +172,10 @@ class Batches:
                 taken.rows = len(changed)
                 told = self._told(connection, [tuple(row)[1:] for row in changed])
                 taken.told = told if self.tells else []
-                self._along(connection, made, {**values, "keys": [row[0] for row in changed]})
+                swept = {**values, "keys": [row[0] for row in changed]}
+                self._along(connection, made, swept)
+                if made.forget is not None and changed:
+                    connection.execute(made.forget, swept)
             if not taken.rows:
                 # Held by somebody, or not due any more.
                 values["keys"] = [row[0] for row in seen]
@@ -231,7 +239,8 @@ class Batches:
                 return found, 0
             waiting = [row[0] for row in found if row[-1]]
             if waiting:
-                connection.execute(note, {**values, "keys": sorted(waiting)})
+                keys = {"keys": sorted(waiting), **spare(self.looked_at)}
+                connection.execute(note, {**values, **keys})
             return [row[:-1] for row in found if not row[-1]], len(waiting)
 
     def _changed(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Taken:

@@ -285,7 +285,7 @@ def _open(rollup: Rollup, at: Any) -> ColumnElement[bool]:
 
 
 def _freezing(rollup: Rollup, at: Any) -> ColumnElement[Any]:
-    """Return a moment, if it freezes a bucket: those that Python can not hold are in none."""
+    """Return a moment, if it freezes a bucket: those that Python cannot hold are in none."""
     here = and_(at > _fixed(_NEVER, at), at < _given("known", rollup.name, at))
     return case((here, at))
 

@@ -7,9 +7,10 @@ does not at any number of rows, so each is judged as those of the models are (`t
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count, pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, text
+from sqlalchemy import Column, Connection, Index, Row, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
@@ -29,14 +30,14 @@ NAMED = 3
 _INDEXES = text("""
     WITH RECURSIVE part AS (
         SELECT class.oid AS root, space.nspname AS root_schema, class.relname AS root_name,
-               class.relkind AS root_kind, class.oid, class.relkind AS kind
+               class.relkind AS root_kind, class.oid, class.relkind AS kind, '{}'::oid[] AS above
           FROM pg_catalog.pg_class AS class
           JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
          WHERE (space.nspname, class.relname) IN (SELECT * FROM unnest(
                    CAST(:schemas AS text[]), CAST(:tables AS text[])))
            AND class.relkind IN ('r', 'p')
          UNION ALL
-        SELECT root, root_schema, root_name, root_kind, class.oid, class.relkind
+        SELECT root, root_schema, root_name, root_kind, class.oid, class.relkind, above || part.oid
           FROM part
           JOIN pg_catalog.pg_inherits ON inhparent = part.oid AND NOT inhdetachpending
           JOIN pg_catalog.pg_class AS class ON class.oid = inhrelid
@@ -45,7 +46,12 @@ _INDEXES = text("""
            index.relname AS index_name, facts.indisvalid AND facts.indisready AS usable,
            lead.attname AS column, coalesce(operators.names, '{}') AS operators,
            pg_index_column_has_property(facts.indexrelid, 1, 'search_nulls') AS finds_nulls,
-           pg_get_expr(facts.indpred, facts.indrelid) AS where
+           pg_get_expr(facts.indpred, facts.indrelid) AS where,
+           ARRAY(SELECT ARRAY[nspname, relname]::text[]
+                   FROM unnest(part.above) WITH ORDINALITY AS upper (oid, level)
+                   JOIN pg_catalog.pg_class AS class ON class.oid = upper.oid
+                   JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
+                  ORDER BY level) AS above
       FROM part
       JOIN pg_catalog.pg_class AS class ON class.oid = part.oid
       JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
@@ -67,14 +73,27 @@ _INDEXES = text("""
      WHERE part.kind = 'r'
      ORDER BY root_schema, root_name, NOT class.oid = root, schema, name, index_name
 """)
+# A name is one of all that the schema has: tables, indexes, sequences.
+_NAMES = text("""
+    SELECT relname
+      FROM pg_catalog.pg_class AS class
+      JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
+     WHERE space.nspname = ANY(CAST(:schemas AS text[]))
+""")
+#: The longest name that PostgreSQL does not cut off.
+_NAME_CHARS = 63
 
 
 @dataclass(slots=True)
 class Part:
-    """A table, or a partition of one, with the indexes of it that can be used, and those that can not."""
+    """A table, or a partition of one, with the indexes of it that can be used, and those that cannot.
+
+    `above` are the partitioned tables that a partition is in, from the outermost: schema and name of each.
+    """
 
     schema: str
     name: str
+    above: tuple[tuple[str, str], ...] = ()
     usable: list[Shape] = field(default_factory=list)
     broken: list[Shape] = field(default_factory=list)
 
@@ -109,7 +128,7 @@ class Unserved:
 def unserved(connection: Connection, policies: Iterable[Sweep], schemas: Mapping[str, str]) -> list[Unserved]:
     """Return which policies no index of the database serves; those that walk through their table need none.
 
-    What can not be known is not judged: the indexes behind a view or a foreign table.
+    What cannot be known is not judged: the indexes behind a view or a foreign table.
     """
     asked = [policy for policy in policies if policy.found is not None]
     tables = read(connection, {policy.table for policy in asked}, schemas)
@@ -118,7 +137,9 @@ def unserved(connection: Connection, policies: Iterable[Sweep], schemas: Mapping
         real = tables.get(policy.table)
         lacks = [] if real is None else [part for part in real.parts if not _serves(part, policy)]
         if real is not None and lacks:
-            found.append(Unserved(policy.name, str(real), _advice(policy, real, lacks)))
+            whole = real.partitioned and len(lacks) == len(real.parts)
+            advice = _on_all_partitions(connection, policy, real) if whole else _advice(policy, real, lacks)
+            found.append(Unserved(policy.name, str(real), advice))
     return found
 
 
@@ -137,6 +158,34 @@ def warnings(found: Sequence[Unserved]) -> list[Fault]:
     ]
 
 
+def unindexed(
+    connection: Connection, columns: Iterable["Column[Any]"], schemas: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield, of each column that no index finds values in, its real name and the statements that mend it."""
+    wanted = list(columns)
+    tables = read(connection, {column.table for column in wanted}, schemas)
+    for column in wanted:
+        real = tables.get(column.table)
+        lacks = [] if real is None else [part for part in real.parts if not _finds(part, column.name)]
+        if real is not None and lacks:
+            name = _quoted(column.name)
+            parts = [_quoted(part.schema, part.name) for part in lacks[:NAMED]]
+            more = f" And so for {len(lacks) - NAMED:,} more partitions." if len(lacks) > NAMED else ""
+            statements = " ".join(f"CREATE INDEX CONCURRENTLY ON {part} ({name});" for part in parts)
+            yield f"{real}.{column.name}", statements + more
+
+
+def _finds(part: Part, column: str) -> bool:
+    """Return whether an index finds the part's rows by any value in the column."""
+    return any(
+        one.column == column
+        and "=" in one.finds
+        and one.where is not None
+        and one.where <= {("not null", column)}
+        for one in part.usable
+    )
+
+
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
@@ -153,7 +202,7 @@ def read(
         table = wanted[row.root_schema, row.root_name]
         real = found.setdefault(table, RealTable(row.root_schema, row.root_name, row.root_kind == "p"))
         if not real.parts or (real.parts[-1].schema, real.parts[-1].name) != (row.schema, row.name):
-            real.parts.append(Part(row.schema, row.name))
+            real.parts.append(Part(row.schema, row.name, tuple((schema, name) for schema, name in row.above)))
         if row.index_name is not None:
             part = real.parts[-1]
             (part.usable if row.usable else part.broken).append(_shape(row))
@@ -170,14 +219,49 @@ def _shape(row: Row[Any]) -> Shape:
 
 
 def _advice(policy: Sweep, real: RealTable, lacks: Sequence[Part]) -> str:
-    if real.partitioned and len(lacks) == len(real.parts):
-        # Made on the table it is made on each partition, and on those to come.
-        wanted = lacking(policy.found, policy.table, declared(policy.table), ()) or []
-        table = _quoted(real.schema, real.name)
-        return " ".join(f"{_create(one, policy.table, table, named=False)};" for one in wanted)
     statements = [statement for part in lacks[:NAMED] for statement in _mend(part, policy, real)]
     more = len(lacks) - NAMED
     return " ".join(statements) + (f" And so for {more:,} more partitions." if more > 0 else "")
+
+
+def _on_all_partitions(connection: Connection, policy: Sweep, real: RealTable) -> str:
+    """Return the statements that make indexes on a partitioned table, its partitions, and those to come.
+
+    One CREATE INDEX on the table would keep all writers waiting while it reads the whole table. So the
+    index is made on the table alone, on one partition after the other, and put together.
+    """
+    schemas = {real.schema, *(part.schema for part in real.parts)}
+    taken = set(connection.scalars(_NAMES, {"schemas": [*schemas]}))
+    wanted = lacking(policy.found, policy.table, declared(policy.table), ()) or ()
+    statements = [one for shape in wanted for one in _on_tree(shape, policy.table, real, taken)]
+    more = len(real.parts) - NAMED
+    return " ".join(statements) + (f" And so for {more:,} more partitions." if more > 0 else "")
+
+
+def _on_tree(shape: Shape, table: Table, real: RealTable, taken: set[str]) -> Iterator[str]:
+    """Yield the statements for one index: of a partitioned table, then of what is in it."""
+    columns = _columns(shape, table)
+    made: dict[tuple[str, str], str] = {}
+    for part in real.parts[:NAMED]:
+        own = part.schema, part.name
+        for upper, one in pairwise((None, *part.above, own)):
+            if one is None or one in made:
+                continue
+            top = str(shape.name or f"{real.name}_{shape.column}_idx")
+            made[one] = _free(top if upper is None else f"{one[1]}_{shape.column}_idx", taken)
+            how, only = (" CONCURRENTLY", "") if one == own else ("", " ONLY")
+            yield f"CREATE INDEX{how} {_quoted(made[one])} ON{only} {_quoted(*one)} {columns};"
+            if upper is not None:
+                index = _quoted(upper[0], made[upper])
+                yield f"ALTER INDEX {index} ATTACH PARTITION {_quoted(one[0], made[one])};"
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    """Return a name for an index, like the wanted one and not taken; from now on it is."""
+    numbered = (wanted[: _NAME_CHARS - len(end)] + end for end in chain([""], (f"_{n}" for n in count(2))))
+    name = next(one for one in numbered if one not in taken)
+    taken.add(name)
+    return name
 
 
 def _mend(part: Part, policy: Sweep, real: RealTable) -> Iterator[str]:
@@ -191,20 +275,34 @@ def _mend(part: Part, policy: Sweep, real: RealTable) -> Iterator[str]:
             taken = {index.name for index in (*part.usable, *part.broken)}
             named = len(real.parts) == 1 and one.name not in taken
             table = _quoted(part.schema, part.name)
-            yield f"{_create(one, policy.table, table, named=named, concurrently=True)};"
+            unique = not real.partitioned
+            yield f"{_create(one, policy.table, table, named=named, unique=unique)};"
 
 
-def _create(shape: Shape, table: Table, real: str, *, named: bool, concurrently: bool = False) -> str:
-    """Return the statement that makes an index of the models on a table whose real name is `real`."""
-    how = " CONCURRENTLY" if concurrently else ""
-    index = next((one for one in table.indexes if one.name == shape.name), None)
+def _create(shape: Shape, table: Table, real: str, *, named: bool, unique: bool) -> str:
+    """Return the statement that makes an index of the models on a table whose real name is `real`.
+
+    Args:
+        unique: as it is in the models; on a partition it could not be part of one of the whole table.
+    """
+    index = _declared(shape, table)
+    only = " UNIQUE" if unique and (index is None or index.unique) else ""
+    name = f" {_quoted(str(index.name))}" if named and index is not None else ""
+    return f"CREATE{only} INDEX CONCURRENTLY{name} ON {real} {_columns(shape, table)}"
+
+
+def _columns(shape: Shape, table: Table) -> str:
+    """Return an index's columns and restriction as SQL."""
+    index = _declared(shape, table)
     if index is None:
-        return f"CREATE UNIQUE INDEX{how} ON {real} ({_DIALECT.identifier_preparer.quote(str(shape.column))})"
+        return f"({_quoted(str(shape.column))})"
     made = str(CreateIndex(index).compile(dialect=_DIALECT))
-    columns = made.partition(f" ON {_DIALECT.identifier_preparer.format_table(table)} ")[2]
-    unique = " UNIQUE" if index.unique else ""
-    name = f" {_DIALECT.identifier_preparer.quote(str(index.name))}" if named else ""
-    return f"CREATE{unique} INDEX{how}{name} ON {real} {columns}"
+    return made.partition(f" ON {_DIALECT.identifier_preparer.format_table(table)} ")[2]
+
+
+def _declared(shape: Shape, table: Table) -> Index | None:
+    """Return the index of the models; None for a primary key."""
+    return next((one for one in table.indexes if one.name == shape.name), None)
 
 
 def _quoted(*names: str) -> str:

@@ -19,10 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import sqlalchemy
+import structlog
+from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import (
     Connection,
     Executable,
@@ -32,12 +35,13 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 
 from models.platform import AttachmentJob, UnfinishedArchive
 from tasks import receipts
 from tasks.apps.columns import table_of
 from tasks.apps.retentions import Changes, Goes, Retention
-from tasks.engines import archive, closed, pending_deletions
+from tasks.engines import archive, closed, object_deleter, pending_deletions
 from tasks.engines.archive import Archived, ArchiveError
 from tasks.engines.batch import (
     CHANGE_MS,
@@ -48,9 +52,10 @@ from tasks.engines.batch import (
     Seen,
     Taken,
     begin,
+    words,
 )
 from tasks.engines.families import ALL, NOW_SUFFIX, Files, changing, family, files_of, going
-from tasks.engines.pending_deletions import Deletions
+from tasks.engines.object_deleter import Deletions
 from tasks.engines.sweep import Pace
 from workers.db import transaction
 from workers.settings import Settings
@@ -74,6 +79,8 @@ PACE = Pace(
 HOLD_PATIENCE_MS = 5_000
 #: How long a transaction may wait for the archive: it holds rows that stay, too, if they referred to others.
 STORE_SECONDS = 60
+#: No deletion of objects is begun so long after a commit: the recovery job goes on.
+OBJECT_SECONDS = 60
 #: Held by every batch, shared; whoever places a hold has it alone.
 HOLDS_LOCK = "roomkeeper:holds"
 _LOCK = sqlalchemy.text(
@@ -83,6 +90,8 @@ _LOCK = sqlalchemy.text(
     f" set_config('idle_in_transaction_session_timeout', '{STORE_SECONDS}s', true)"
 )
 _PATIENCE = sqlalchemy.text("SELECT set_config('lock_timeout', :patience, true)")
+
+log = structlog.get_logger(__name__)
 
 
 class Enough(Exception):
@@ -94,7 +103,7 @@ class _Gone:
     """What one batch has taken so far.
 
     Attributes:
-        most_bytes: of one table's rows at once; None where the batch can not be smaller.
+        most_bytes: of one table's rows at once; None where the batch cannot be smaller.
         until: until when the policy's own rows count in figures, if the policy says that.
         rows: of each table, what was deleted, in the order of the deletions.
         updated: the keys of the policy's own rows, where these stay.
@@ -209,7 +218,10 @@ class Retiring(Batches):
             elif keys:
                 taken.remaining = self._still_due(connection, keys)
         self._clear_again(due)
+        began = perf_counter()
         self._delete_objects(gone, taken)
+        # Or a slow store, or a look at keys without an index, would make batches ever smaller.
+        taken.seconds_after = perf_counter() - began
         return taken
 
     # -- the parts of a batch -------------------------------------------------------------------------------
@@ -230,13 +242,15 @@ class Retiring(Batches):
         """Clear references that no foreign key guards, and that were made while the rows were going."""
         for one in self.retention.refers:
             if keys and isinstance(one, Changes) and one.to is not None and one.values is None:
-                # The rows have gone: what is in the way here is no fault of theirs.
-                with (
-                    suppress(Contested, Refused),
-                    begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection,
-                ):
-                    made = changing(one, of_itself=False)
-                    connection.execute(made.change, self._values(keys=keys, going=keys))
+                made = changing(one, of_itself=False)
+                try:
+                    with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
+                        connection.execute(made.change, self._values(keys=keys, going=keys))
+                except (Contested, Refused, DBAPIError) as error:
+                    # The rows have gone, which is to be counted whatever is in the way here.
+                    said = words(error) if isinstance(error, DBAPIError) else str(error)
+                    table = made.table.fullname
+                    log.warning("retention.references_left", policy=self.policy.name, table=table, error=said)
 
     def _without_busy(
         self, connection: Connection, files: Files, found: Sequence[Any]
@@ -250,7 +264,14 @@ class Retiring(Batches):
         """Delete the objects of rows whose deletion is committed. What fails is left to the recovery job."""
         if not gone.pending:
             return
-        pending_deletions.delete_objects(self.settings, self.deletions, receipt=gone.receipt)
+        # Its rows have gone, which is to be counted whatever fails here. A run whose time is over ends then.
+        with suppress(SoftTimeLimitExceeded):
+            object_deleter.delete_objects(
+                self.settings,
+                self.deletions,
+                receipt=gone.receipt,
+                deadline=monotonic() + OBJECT_SECONDS,
+            )
         if self.deletions.error is not None:
             taken.error = taken.error or f"objects of deleted rows wait: {self.deletions.error}"
 
@@ -330,7 +351,7 @@ class Retiring(Batches):
             # What would refuse the rows at the commit refuses them here: nothing is counted that did not go.
             connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
             deleted = gone.of(files.table)
-            gone.pending = pending_deletions.prepare(connection, files, deleted, self.settings)
+            gone.pending = pending_deletions.prepare(connection, files, deleted)
         policy = self.retention
         content = {
             "app": policy.app,

@@ -32,7 +32,7 @@ from tasks.apps import sweeps
 from tasks.apps.columns import table_of
 from tasks.apps.retentions import Retention
 from tasks.apps.sweeps import Along, Sweep
-from tasks.engines import ahead, closed
+from tasks.engines import closed, future_timestamps
 
 #: Conditions are said twice where another row may be the one that is meant: of what is locked, and of what
 #: is changed. See `tasks/engines/batch.py`.
@@ -69,7 +69,7 @@ class Statements:
         seen: the keys, and parents, of at most so many rows; `seen_on_pages` of all on some pages. Where the
             policy has `ahead`, with those that wait, and last whether they do.
         seen_ahead, seen_ahead_on_pages: the same of those with a time ahead; None where the policy has none.
-        note: notes rows of given keys that wait.
+        note: notes rows of given keys that wait; `forget` deletes the notes of given rows.
         parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
         change: changes given rows, which are locked, if they are due still: their keys, and what is told.
@@ -91,6 +91,7 @@ class Statements:
     seen_ahead: Select[Any] | None
     seen_ahead_on_pages: Select[Any] | None
     note: Executable | None
+    forget: Executable | None
     parents: Select[Any] | None
     parent: Select[Any] | None
     rows: Select[Any]
@@ -108,10 +109,10 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     """Return the statements of `policy`; those that change rows return what its event tells, if `told`."""
     table = policy.table
     due_or_waits = closed.due(policy)
-    due = ahead.settled(policy, due_or_waits)
+    due = future_timestamps.settled(policy, due_or_waits)
     # What an index finds is due as a whole, unless there is a narrower condition.
     # Without a look at what is noted.
-    alone = ahead.none(policy, due_or_waits) if policy.alone else due
+    alone = future_timestamps.none(policy, due_or_waits) if policy.alone else due
     quick = [] if policy.quick is None else [policy.quick]
     found, found_or_waits = (
         None if policy.found is None else and_(*quick, condition) for condition in (alone, due_or_waits)
@@ -127,7 +128,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         locked = locked.where(or_(parent.is_(None), parent == any_of(home, "parents")))
     seen: list[Any] = [key, *([] if parent is None else [parent])]
     # Asked of what is found, and of nothing else.
-    seen += [] if policy.ahead is None else [ahead.waits(policy).label("waits")]
+    seen += [] if policy.ahead is None else [future_timestamps.waits(policy).label("waits")]
     # Of rows that stay, others may go on to refer to them; not if what refers to them is to go.
     stays = isinstance(policy.then, sweeps.Update) and not getattr(policy, "refers", ())
 
@@ -157,7 +158,8 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         seen_ahead_on_pages=None
         if policy.ahead is None
         else select(*seen).where(on_these_pages, due_or_waits, policy.ahead.is_not(None)),
-        note=ahead.note(policy),
+        note=future_timestamps.note(policy),
+        forget=future_timestamps.forget(policy),
         parents=None
         if home is None
         else select(home)

@@ -7,7 +7,7 @@ How it goes about it is chosen by what is there:
 - **By heap range** when there is a backlog: more due rows than `ROWS_A_PAGE` for each page of the table,
   counted as far as that. Then the table is read once round, some pages at a time. Rows of a page go
   together, which is several times faster than by index (`python -m benchmarks.sweep`, beside one DELETE of
-  all). So it goes too where rows that can not be changed stand in the way of others: no page is met twice.
+  all). So it goes too where rows that cannot be changed stand in the way of others: no page is met twice.
 - **By walking**, where no index serves the policy: each run looks through its share of the table, so that the
   whole is looked through in the time that its `walk` says, and on for as long as it finds a crowd.
 
@@ -283,7 +283,7 @@ class Run:
     def _batch(self, take: Callable[[], Taken], size: _Size) -> Taken:
         began = perf_counter()
         taken = take()
-        seconds = perf_counter() - began
+        seconds = perf_counter() - began - taken.seconds_after
         if taken.rows:
             # Where nothing was due there is nothing to be learnt.
             size.learn(seconds)

@@ -50,7 +50,7 @@ _OPEN = {"MINVALUE", "MAXVALUE"}
 
 
 class PartitionError(Exception):
-    """Partitions can not be told, made or dropped. The message says why, and what to do."""
+    """Partitions cannot be told, made or dropped. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

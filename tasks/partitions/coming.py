@@ -51,7 +51,7 @@ def make_coming(found: Found, now: datetime) -> list[str]:
     """Make the partitions that are missing, of this month and three ahead; return their names.
 
     Raises:
-        PartitionError: one can not be made; those before it are.
+        PartitionError: one cannot be made; those before it are.
     """
     made: list[str] = []
     for ahead in range(AHEAD + 1):
@@ -67,7 +67,7 @@ def make_room(connection: Connection, table: Table, rows: "pa.Table") -> list[st
     Nothing is done if the table is not partitioned by its age. In the caller's transaction.
 
     Raises:
-        PartitionError: one can not be made.
+        PartitionError: one cannot be made.
     """
     try:
         found = find(connection, table, age_of(table))
@@ -100,7 +100,7 @@ def _patiently(found: Found, begins: datetime) -> str | None:
             # So that those behind us get their turn.
             time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))  # noqa: S311
         except Refused as error:
-            raise PartitionError(f"The partition of {begins:%Y-%m} can not be made: {error}.") from error
+            raise PartitionError(f"The partition of {begins:%Y-%m} cannot be made: {error}.") from error
         except DBAPIError as error:
             raise _said(found, error) from error
     raise PartitionError(

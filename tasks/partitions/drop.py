@@ -172,7 +172,7 @@ def drop_past(
 
     Raises:
         tasks.brake.Stopped: it would take more than it may, and waits for an approval.
-        StoreError: there is no archive, or it can not be reached.
+        StoreError: there is no archive, or it cannot be reached.
         PartitionError: the role may not drop them.
     """
     done = Dropped()

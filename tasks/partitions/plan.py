@@ -32,9 +32,9 @@ class Plan:
     """What there is to say of a table.
 
     Attributes:
-        reasons: why it can not be partitioned by month, in sentences; none if it can, or is.
+        reasons: why it cannot be partitioned by month, in sentences; none if it can, or is.
         notes: what one should know besides.
-        switch: what the application's migration would run; None if it can not, or is already.
+        switch: what the application's migration would run; None if it cannot, or is already.
         partitions: those that it has; None if it is not partitioned by its age.
         coming: the beginnings of months that have no partition, and should have one.
         past: those whose time is over.
@@ -143,7 +143,7 @@ def _referred(found: Found, asked: Asked) -> Iterator[str]:
             columns, to = ", ".join(one.columns), ", ".join(one.to)
             yield (
                 f"{one.table} ({columns}) refers to its ({to}): a foreign key needs a unique key on exactly "
-                f"that, which a table that is partitioned by {found.age} can not have. It would have to "
+                f"that, which a table that is partitioned by {found.age} cannot have. It would have to "
                 f"carry {found.age} too."
             )
 

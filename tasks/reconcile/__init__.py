@@ -5,9 +5,9 @@ withdraws their addresses. All is listed and judged before anything is changed, 
 nothing is.
 """
 
+from tasks.attachments.tables import CannotAskError
 from tasks.reconcile.found import Found
 from tasks.reconcile.listing import ListingLostError, WrongPrefixError
-from tasks.reconcile.names import CanNotAskError
 from tasks.reconcile.run import JOB, reconcile
 
-__all__ = ["JOB", "CanNotAskError", "Found", "ListingLostError", "WrongPrefixError", "reconcile"]
+__all__ = ["JOB", "CannotAskError", "Found", "ListingLostError", "WrongPrefixError", "reconcile"]

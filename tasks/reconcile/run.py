@@ -9,7 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.apps import enabled
-from tasks.reconcile import gone, listing, names, orphans
+from tasks.attachments.tables import askable
+from tasks.reconcile import gone, listing, orphans
 from tasks.reconcile.found import Found, judge
 from workers import ledger
 from workers.db import transaction
@@ -45,7 +46,7 @@ def reconcile(
         watch: is told how far it is, in a few words.
 
     Raises:
-        CanNotAskError, WrongPrefixError, ListingLostError.
+        CannotAskError, WrongPrefixError, ListingLostError.
         UnknownProvider: the store is not set up.
         StoreError: a store is away; what was mended before is.
     """
@@ -89,7 +90,7 @@ class _Run:
         self.found = [Found(name) for name in stores]
         self._settings, self._stores, self._watch = settings, stores, watch
         with transaction() as connection:
-            asked = names.askable(connection, settings)
+            asked = askable(connection, settings)
         before = now - timedelta(hours=settings.reconcile_grace_hours)
         self._cut = orphans.Cut(asked, before, app)
         # What is not enabled names objects, but nobody works on it.

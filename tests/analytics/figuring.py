@@ -131,7 +131,7 @@ def computed(
 
 
 def agree(found: Mapping[Place, Any], wanted: Mapping[Place, Any]) -> None:
-    """Fail unless the figures are these: whole numbers exactly, others but for what a float can not hold."""
+    """Fail unless the figures are these: whole numbers exactly, others but for what a float cannot hold."""
     assert set(found) == set(wanted)
     for place, value in wanted.items():
         if isinstance(value, Fraction):

@@ -61,7 +61,7 @@ def test_a_bad_one_does_not_start(changes: dict[str, Any], sentence: str) -> Non
     assert sentence in str(caught.value)
 
 
-def test_a_good_one_is_taken_and_can_not_be_changed() -> None:
+def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
     rollup = Rollup(**GOOD)
     assert rollup.figures == ("sessions",)
     with pytest.raises(AttributeError):

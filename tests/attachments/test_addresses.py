@@ -125,7 +125,7 @@ def failing(desk: Desk, **columns: object) -> UUID:
 
 
 @pytest.mark.parametrize("columns", [{"storage_provider": "gcs"}, {"storage_key": "../out"}], ids=str)
-def test_one_that_can_not_be_signed_stops_nobody(
+def test_one_that_cannot_be_signed_stops_nobody(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str]
 ) -> None:
     # A run for one row: what stays at the front would be all that is ever tried.

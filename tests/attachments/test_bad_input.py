@@ -280,7 +280,7 @@ def test_metadata_that_is_no_json_or_hardly_costs_nobody_anything(platform: Plat
     assert "a" in metadata or metadata["unparsed"] == said
 
 
-# -- Letters that the database can not hold -----------------------------------------------------------------
+# -- Letters that the database cannot hold -----------------------------------------------------------------
 
 
 def test_the_database_itself_keeps_nul_out_of_names(platform: Platform) -> None:

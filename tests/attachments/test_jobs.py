@@ -468,7 +468,7 @@ def test_who_lost_the_lease_to_another_is_told(platform: Platform) -> None:
         assert job(platform, row_id) == before
 
 
-def test_a_lease_that_can_not_be_renewed_is_lost(platform: Platform) -> None:
+def test_a_lease_that_cannot_be_renewed_is_lost(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=1, lock_timeout_ms=100)
     row_id = upload(platform, "openchat")
     mine = claimed(platform, "openchat", row_id)

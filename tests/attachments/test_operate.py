@@ -74,7 +74,7 @@ def test_a_release_does_not_serve_what_is_not_there(open_desk: Desk, monkeypatch
     assert (told.code, told.out, told.err) == (
         1,
         "",
-        f"openchat {row_id} can not be released from empty: there is nothing to serve; have the object "
+        f"openchat {row_id} cannot be released from empty: there is nothing to serve; have the object "
         "stored once more, and retry.\n",
     )
     assert open_desk.platform.everything() == before
@@ -94,7 +94,7 @@ def test_a_release_does_not_serve_what_nobody_can_look_into(
     told = act(open_desk, "release", row_id)
     assert (told.code, told.err) == (
         1,
-        f"openchat {row_id} can not be released from too_large: nobody has looked into it; raise "
+        f"openchat {row_id} cannot be released from too_large: nobody has looked into it; raise "
         "ROOMKEEPER_MAX_FILE_BYTES, and retry.\n",
     )
     monkeypatch.setattr(operate, "UNRELEASABLE", {})
@@ -240,7 +240,7 @@ def test_a_reason_must_be_given(open_desk: Desk, name: str) -> None:
         ("nobody", "'nobody' is no application with attachments: openchat, pern."),
     ],
 )
-def test_what_is_not_there_can_not_be_told(open_desk: Desk, name: str, app: str, says: str) -> None:
+def test_what_is_not_there_cannot_be_told(open_desk: Desk, name: str, app: str, says: str) -> None:
     before = open_desk.platform.everything()
     told = on(open_desk.platform, "attachments", name, app, str(uuid4()), "--reason", "x")
     assert told.code == 1
@@ -248,7 +248,7 @@ def test_what_is_not_there_can_not_be_told(open_desk: Desk, name: str, app: str,
     assert open_desk.platform.everything() == before
 
 
-def test_a_deleted_row_can_not_be_told(open_desk: Desk) -> None:
+def test_a_deleted_row_cannot_be_told(open_desk: Desk) -> None:
     row_id = open_desk.upload(b"text", is_deleted=True)
     assert act(open_desk, "release", row_id).code == 1
 

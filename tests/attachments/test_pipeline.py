@@ -234,7 +234,7 @@ def test_pictures_that_are_not_drawn_any_more_do_not_stay(open_desk: Desk) -> No
     assert open_desk.pictures(row_id) == []
 
 
-def test_what_can_not_be_drawn_is_refused(open_desk: Desk) -> None:
+def test_what_cannot_be_drawn_is_refused(open_desk: Desk) -> None:
     open_desk.platform.set(max_pixels=640 * 480 - 1)
     for content, reason in ((drawing("PNG"), "too_many_pixels"), (photo(400, 300)[:2000], "undecodable")):
         row_id = open_desk.upload(content, "a", "application/octet-stream")
@@ -273,7 +273,7 @@ def test_what_is_infected_goes_to_quarantine(desk: Desk) -> None:
 
 
 @BOTH
-def test_what_can_not_be_looked_into_is_suspicious(desk: Desk) -> None:
+def test_what_cannot_be_looked_into_is_suspicious(desk: Desk) -> None:
     row_id = desk.upload(content := encrypted_zip(), "a.zip", "application/zip")
     assert desk.work(row_id) == "refused (encrypted_archive)"
     desk.assert_refused(row_id, "suspicious", "encrypted_archive")

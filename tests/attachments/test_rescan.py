@@ -346,7 +346,7 @@ def test_a_store_that_is_away_changes_nothing(open_desk: Desk, scanner: RenewedC
     assert open_desk.job(row_id).state == "waiting"
 
 
-def test_a_file_that_can_not_be_had_does_not_keep_the_others_waiting(
+def test_a_file_that_cannot_be_had_does_not_keep_the_others_waiting(
     open_desk: Desk, scanner: RenewedClamd
 ) -> None:
     lost, other = open_desk.upload(b"in a store that is gone"), open_desk.upload(b"here")

@@ -69,7 +69,7 @@ def test_what_has_nothing_personal_is_not_written_again(desk: Desk) -> None:
 
 
 @BOTH
-def test_what_can_not_be_stripped_is_served_as_it_is_and_the_story_says_so(desk: Desk) -> None:
+def test_what_cannot_be_stripped_is_served_as_it_is_and_the_story_says_so(desk: Desk) -> None:
     row_id = desk.upload(b"Milk\n")
     assert desk.work(row_id) == "accepted"
     story = desk.platform.sql("SELECT detail FROM roomkeeper.attachment_events WHERE event = 'strip'")

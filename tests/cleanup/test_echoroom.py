@@ -189,7 +189,7 @@ def test_counts_are_what_there_is(platform: Platform, wrong: int | None) -> None
     assert others(platform) == everything
 
 
-def test_what_the_trigger_can_not_count_is_recounted(platform: Platform) -> None:
+def test_what_the_trigger_cannot_count_is_recounted(platform: Platform) -> None:
     """`is_active` through NULL goes below zero; a change of room leaves both rooms wrong."""
     one, other = room(platform), room(platform)
     first = add(platform, SessionParticipant, session_id=one, user_id=person(platform))

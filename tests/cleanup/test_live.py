@@ -242,7 +242,7 @@ def test_a_room_may_be_anything_that_is_a_text(settings: Settings, listener: Lis
 
 
 def test_what_clients_would_not_know_is_not_told(settings: Settings) -> None:
-    with pytest.raises(TypeError, match="an event can not tell a date"):
+    with pytest.raises(TypeError, match="an event cannot tell a date"):
         live.tell(TYPING, [(uuid4(), date(2026, 3, 1))], settings)
 
 

@@ -241,7 +241,7 @@ def test_something_else_than_statuses(statuses: Any, said: str) -> None:
 
 
 def test_what_is_refused_the_task_would_refuse_too() -> None:
-    # But for what JSON can not say, and for ids that are written otherwise, which SQL refuses as well.
+    # But for what JSON cannot say, and for ids that are written otherwise, which SQL refuses as well.
     for field, _ in WRONG_STATUSES:
         ((name, value),) = field.items()
         if name.endswith("_id") and value in (ID.hex, f"{{{ID}}}", f"{ID}\n", b"\0" * 16):

@@ -69,7 +69,7 @@ def test_a_room_that_is_not_committed_yet_is_waited_for(platform: Platform) -> N
     room.are_right()
 
 
-def test_what_can_not_be_done_is_a_dead_letter_that_says_why(platform: Platform) -> None:
+def test_what_cannot_be_done_is_a_dead_letter_that_says_why(platform: Platform) -> None:
     platform.set(worker_processes=1)
     platform.worker("maintenance")
     reasons = {

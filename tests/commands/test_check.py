@@ -63,6 +63,13 @@ def archive(platform: Platform) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def key_indexes(platform: Platform) -> None:
+    """A policy that runs as it is deletes files; the application makes no indexes on their keys."""
+    for column in ("file_path", "thumbnail_path"):
+        platform.sql(f"CREATE INDEX by_{column} ON pern.attachments ({column})")
+
+
 def found(outcome: Outcome) -> list[tuple[str, str]]:
     """Return the faults of a check that must have found some."""
     assert outcome.code == 1
@@ -510,6 +517,32 @@ def test_the_platforms_own_rollup_is_checked(platform: Platform) -> None:
 # -- retention -------------------------------------------------------------------------------------------
 
 
+def test_keys_of_files_without_an_index_are_a_warning(platform: Platform) -> None:
+    platform.sql("DROP INDEX pern.by_file_path")
+    platform.sql("DROP INDEX pern.by_thumbnail_path")
+    platform.sql("CREATE INDEX by_file_path ON pern.attachments (file_path) WHERE file_size > 0")
+    platform.sql(
+        "CREATE INDEX by_thumbnail_path ON pern.attachments (thumbnail_path) WHERE thumbnail_path <> ''"
+    )
+    warning = (
+        "! pern.attachments.{0} has no index: it is read as a whole for each 333 files whose objects "
+        "retention deletes.\n  CREATE INDEX CONCURRENTLY ON pern.attachments ({0});\n"
+    )
+    outcome = on(platform, "check")
+    assert outcome.code == 0
+    for column in ("file_path", "thumbnail_path"):
+        assert warning.format(column) in outcome.out
+    assert on(platform, "check", "--strict").code == 1
+    with psycopg.connect(platform.environment["DATABASE_URL"], autocommit=True) as connection:
+        for statement in re.findall(r"CREATE INDEX.*;", outcome.out):
+            connection.execute(statement.encode())
+    assert "retention" in passed(on(platform, "check", "--strict"))
+    # Where nothing deletes files, nothing is asked.
+    platform.sql("DROP INDEX pern.attachments_file_path_idx")
+    platform.set(sweep_off="pern.messages_by_conversation")
+    assert "retention" in passed(on(platform, "check", "--strict"))
+
+
 def days(platform: Platform, **periods: float) -> None:
     platform.set(retention_days=",".join(f"{name}={period}" for name, period in periods.items()))
 
@@ -712,7 +745,7 @@ def test_objects_that_wait_for_long_to_be_deleted_are_told(platform: Platform) -
     assert line.endswith(" UTC: the object store does not answer.")
 
 
-def test_holds_that_can_not_be_read_are_a_fault(api: Platform) -> None:
+def test_holds_that_cannot_be_read_are_a_fault(api: Platform) -> None:
     api.sql("ALTER TABLE roomkeeper.holds ENABLE ROW LEVEL SECURITY")
     ((sentence, _),) = found(on(api, "check"))
     assert sentence.startswith("Row level security hides rows of roomkeeper.holds from the role api")
@@ -863,13 +896,13 @@ def test_a_store_that_cannot_be_written_to(platform: Platform) -> None:
     platform.set(storage_root=SEALED)
     outcome = on(platform, "check")
     ((sentence, advice),) = found(outcome)
-    assert sentence.startswith(f"The store does not work: {SEALED} can not be written to: ")
+    assert sentence.startswith(f"The store does not work: {SEALED} cannot be written to: ")
     assert advice == "Give this user the right to write there, or set ROOMKEEPER_STORAGE_ROOT."
     assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "jobs"]
 
 
 @pytest.mark.parametrize(
-    ("root", "says"), [(SEALED, "can not be written to"), (SEALED / "q", "can not be made")], ids=str
+    ("root", "says"), [(SEALED, "cannot be written to"), (SEALED / "q", "cannot be made")], ids=str
 )
 def test_a_quarantine_that_cannot_be_written_to(platform: Platform, root: Path, says: str) -> None:
     platform.set(quarantine_root=root)
@@ -900,7 +933,7 @@ def test_a_quarantine_that_cannot_be_made(platform: Platform) -> None:
         platform.set(quarantine_root=root)
         assert found(on(platform, "check")) == [
             (
-                f"The quarantine does not work: {root} can not be made: Not a directory.",
+                f"The quarantine does not work: {root} cannot be made: Not a directory.",
                 "Give this user the right to write there, or set ROOMKEEPER_QUARANTINE_ROOT.",
             )
         ]
@@ -1118,5 +1151,5 @@ def test_a_wall_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(jail, "protections", closed)
     assert [fault.sentence for fault in checks.decoder(settings)] == [
-        "Strangers' files can not be decoded: jail_closed: the helper does not start."
+        "Strangers' files cannot be decoded: jail_closed: the helper does not start."
     ]

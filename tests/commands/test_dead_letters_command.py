@@ -99,10 +99,10 @@ def test_what_cannot_be_sent_again_stays_and_holds_nobody_up(platform: Platform)
     outcome = letters(platform, "retry", "--task", "attachments.process")
     assert (outcome.code, outcome.out) == (1, "1 sent again.\n")
     (left,) = platform.dead_letters()
-    assert outcome.err.startswith(f"{left.id} can not be sent again")
+    assert outcome.err.startswith(f"{left.id} cannot be sent again")
 
 
-def test_a_task_that_is_no_more_can_not_be_sent(platform: Platform) -> None:
+def test_a_task_that_is_no_more_cannot_be_sent(platform: Platform) -> None:
     keep("no.such.task")
     outcome = letters(platform, "retry", "--task", "no.such.task")
     assert (outcome.code, outcome.out) == (1, "0 sent again.\n")

@@ -73,7 +73,7 @@ def test_holds_are_listed(platform: Platform, monkeypatch: pytest.MonkeyPatch) -
         (("lift", "7"), "There is no hold 7 in force; see: roomkeeper hold list"),
     ],
 )
-def test_what_can_not_be_done_is_a_sentence(
+def test_what_cannot_be_done_is_a_sentence(
     platform: Platform, arguments: tuple[str, ...], sentence: str
 ) -> None:
     key = str(uuid4())

@@ -134,7 +134,7 @@ def test_flower_does_not_run_without_a_password(settings: dict[str, str], senten
     # The second is nobody's on any machine.
     [("127.0.0.1", "Address already in use"), ("192.0.2.1", "Cannot assign requested address")],
 )
-def test_flower_says_where_it_can_not_be_served(address: str, why: str) -> None:
+def test_flower_says_where_it_cannot_be_served(address: str, why: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         settings = {"FLOWER_PASSWORD": "x", "FLOWER_ADDRESS": address, "FLOWER_PORT": str(port)}
@@ -144,7 +144,7 @@ def test_flower_says_where_it_can_not_be_served(address: str, why: str) -> None:
             outcome = roomkeeper("flower")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == (
-        f"Flower can not be served on {address}:{port}: {why}; set ROOMKEEPER_FLOWER_PORT.\n"
+        f"Flower cannot be served on {address}:{port}: {why}; set ROOMKEEPER_FLOWER_PORT.\n"
     )
 
 

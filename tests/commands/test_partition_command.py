@@ -1,4 +1,4 @@
-"""`roomkeeper partition`: sentences for what can not be, SQL that works, and what was made and dropped."""
+"""`roomkeeper partition`: sentences for what cannot be, SQL that works, and what was made and dropped."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def switch(platform: Platform) -> None:
         connection.execute(f"BEGIN;{at_once}".encode())
 
 
-def test_what_can_not_be_is_told_in_sentences(platform: Platform) -> None:
+def test_what_cannot_be_is_told_in_sentences(platform: Platform) -> None:
     told = on(platform, "partition", "plan", "pern.message_statuses")
     assert (told.code, told.err) == (0, "")
     never = "pern.message_statuses by month of created_at: rows never estimated (ANALYZE does), "
@@ -47,7 +47,7 @@ def test_what_can_not_be_is_told_in_sentences(platform: Platform) -> None:
         connection.exec_driver_sql("ANALYZE pern.message_statuses")
     told = on(platform, "partition", "plan", "pern.message_statuses")
     assert "pern.message_statuses by month of created_at: about 0 rows, " in told.out
-    assert "It can not be partitioned:\n  - Its unique key (message_id, user_id) does not" in told.out
+    assert "It cannot be partitioned:\n  - Its unique key (message_id, user_id) does not" in told.out
     assert "CREATE" not in told.out
     by = on(platform, "partition", "plan", "connect.interaction_logs", "--by", "ended_at")
     assert "Its primary key (id) does not contain ended_at" in by.out

@@ -203,7 +203,8 @@ def test_a_table_that_is_being_altered_is_not_waited_for(platform: Platform) -> 
     assert dry.faults == [
         (
             "The database refuses: canceling statement due to lock timeout.",
-            "Somebody is altering a table; try again.",
+            "Another transaction holds a row or a table that is needed, such as a migration or an open "
+            "session of psql: see pg_stat_activity, and try again when it has ended.",
         )
     ]
 

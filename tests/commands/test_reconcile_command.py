@@ -206,7 +206,7 @@ def test_a_wrong_setting_is_a_sentence(
     assert refused(store, *arguments).endswith(sentence)
 
 
-def test_a_table_that_can_not_be_asked_is_a_sentence(store: Platform) -> None:
+def test_a_table_that_cannot_be_asked_is_a_sentence(store: Platform) -> None:
     store.put(b"1", "uploads/1")
     store.sql("ALTER TABLE pern.attachments RENAME COLUMN file_path TO path")
     outcome = on(store, "reconcile", *APPLY)

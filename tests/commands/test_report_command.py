@@ -605,7 +605,7 @@ def test_the_file_is_written_as_a_whole_or_not_at_all(world: World, monkeypatch:
         patch.setattr(Path, "replace", full)
         outcome = world.tell(*arguments)
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == f"--html {link} can not be written: No space left on device.\n"
+    assert outcome.err == f"--html {link} cannot be written: No space left on device.\n"
     assert path.read_text() == "before"
     assert sorted(one.name for one in world.folder.iterdir()) == ["link.html", "page.html"]
 
@@ -643,7 +643,7 @@ def test_where_no_file_can_be_is_said(world: World, path: str, why: str) -> None
     path, why = path.format(folder=world.folder), why.format(folder=world.folder)
     outcome = world.tell("openchat", "--from", str(FIRST), "--to", str(FIRST), "--html", path)
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == f"--html {path} can not be written: {why}\n"
+    assert outcome.err == f"--html {path} cannot be written: {why}\n"
     assert pipe.is_fifo()
 
 
@@ -846,7 +846,7 @@ def test_jobs_are_told_by_the_ledger(world: World) -> None:
         ),
     ],
 )
-def test_what_can_not_be_shown_is_a_sentence(world: World, arguments: tuple[str, ...], sentence: str) -> None:
+def test_what_cannot_be_shown_is_a_sentence(world: World, arguments: tuple[str, ...], sentence: str) -> None:
     path = world.folder / "page.html"
     outcome = world.tell(*arguments, "--html", str(path))
     assert (outcome.code, outcome.out) == (1, "")

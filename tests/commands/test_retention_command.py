@@ -192,7 +192,7 @@ def test_all_policies_are_previewed_roughly(platform: Platform, monkeypatch: pyt
         ),
     ],
 )
-def test_what_can_not_be_done_is_a_sentence(
+def test_what_cannot_be_done_is_a_sentence(
     platform: Platform, arguments: tuple[str, ...], sentence: str
 ) -> None:
     platform.set(apps="pern")
@@ -431,7 +431,7 @@ def test_archives_that_are_not_what_was_written(platform: Platform, chain: list[
     assert outcome.out == "3 receipts, 3 archives; 2 faults.\n"
 
 
-def test_archives_that_can_not_be_reached(platform: Platform, chain: list[str]) -> None:
+def test_archives_that_cannot_be_reached(platform: Platform, chain: list[str]) -> None:
     del platform.environment["ROOMKEEPER_ARCHIVE_ROOT"]
     outcome = on(platform, "retention", "verify", "--archives")
     assert outcome.code == 1
@@ -465,7 +465,7 @@ def test_what_was_taken_is_put_back(platform: Platform) -> None:
     assert everything(platform) == before
     *told, last = outcome.out.splitlines()
     assert sorted(told) == [
-        "1 object that went with them can not come back: the rows name what is not there.",
+        "1 object that went with them cannot come back: the rows name what is not there.",
         "1 row got back the values that they had before the others went.",
         "pern.attachments: 1 row put back.",
         "pern.message_statuses: 1 row put back.",
@@ -518,7 +518,7 @@ def test_objects_that_wait_are_told_and_stay_with_restored_rows(platform: Platfo
 
     outcome = on(platform, "retention", "restore", "1", "--reason", "a mistake")
     assert "3 objects still waited to be deleted, and stay." in outcome.out.splitlines()
-    assert "can not come back" not in outcome.out
+    assert "cannot come back" not in outcome.out
     unmounted.rename(platform.store)
     assert platform.objects() == objects
     assert on(platform, "retention", "pending").out == "None.\n"
@@ -533,7 +533,7 @@ def test_what_an_older_version_deleted_is_told(platform: Platform) -> None:
     platform.sql("DELETE FROM roomkeeper.deletion_events")
     assert lines(on(platform, "retention", "receipt", "1"))["objects"] == ["1"]
     outcome = on(platform, "retention", "restore", "1", "--reason", "a mistake")
-    assert "1 object that went with them can not come back" in outcome.out
+    assert "1 object that went with them cannot come back" in outcome.out
 
 
 def test_rows_that_are_there_with_other_values_stay(platform: Platform) -> None:
@@ -553,7 +553,7 @@ def test_rows_that_are_there_with_other_values_stay(platform: Platform) -> None:
     assert found[changed]["action"] == "other"
 
 
-def test_what_can_not_be_put_back_is_a_sentence(platform: Platform, chain: list[str]) -> None:
+def test_what_cannot_be_put_back_is_a_sentence(platform: Platform, chain: list[str]) -> None:
     archives(platform)[0].unlink()
     ((number,),) = platform.sql(
         "SELECT number FROM roomkeeper.receipts WHERE content->'archives'->0->>'key' LIKE :name"

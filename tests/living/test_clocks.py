@@ -376,7 +376,7 @@ BY_SOMETHING_ELSE = {
     "audiorooms.duplicates": "the order of stays; times over a day ahead are the oldest",
     "audiorooms.backwards": "two times of one row",
     "roomkeeper.runs": "our own times, by the database's clock",
-    "roomkeeper.signs_ahead": "our own times",
+    "roomkeeper.future_timestamps": "our own times",
     "roomkeeper.echoroom_stays": "our own times",
     "roomkeeper.echoroom_speakers": "our own times",
 }
@@ -495,6 +495,56 @@ def test_whoever_goes_on_to_give_signs_is_there_however_wrong_their_clock_is(pla
         assert minute(number, now + timedelta(minutes=number) + (15 - number) * HOUR) == "online"
     assert [minute(number, None) for number in (15, 19)] == ["online", "online"]
     assert minute(20, None) == "offline"
+
+
+def notes(platform: Platform) -> list[str]:
+    """Return the policies of the future timestamps that are noted."""
+    found = platform.sql("SELECT policy FROM roomkeeper.future_timestamps ORDER BY policy")
+    return [policy for (policy,) in found]
+
+
+def test_the_note_of_a_future_timestamp_goes_with_its_row(platform: Platform) -> None:
+    now, policy = clock(platform), POLICIES["echoroom.typing"]
+    with platform.engine.begin() as connection:
+        feed = Feed(connection, now, timedelta(0))
+        for _ in range(3):
+            future = {"expires_at": now + 3 * HOUR, "username": "Ada"}
+            feed.add(echoroom.TypingIndicator, **future, **ada(feed, a_room(feed)))
+    cleanup.run(policy, platform.settings, now=now)
+    assert notes(platform) == [policy.name] * 3
+    # The application deletes one itself; another sign of the second lies further ahead.
+    platform.sql(
+        "DELETE FROM echoroom.typing_indicators WHERE id = (SELECT min(id::text)::uuid"
+        " FROM echoroom.typing_indicators)"
+    )
+    assert policy.after is not None
+    done = cleanup.run(policy, platform.settings, now=now + policy.after + INSTANT)
+    assert done is not None
+    assert done.rows == 2
+    assert notes(platform) == [policy.name]
+    purge = POLICIES["roomkeeper.future_timestamps"]
+    for later, left in ((HOUR, 1), (HOUR + 4 * policy.after, 0)):
+        cleanup.run(purge, platform.settings, now=now + later)
+        assert len(notes(platform)) == left
+
+
+def test_a_note_lasts_as_long_as_the_policy_needs_it(platform: Platform) -> None:
+    """Somebody has set a period of months, and a sweep that looks once a week."""
+    now, policy = clock(platform), POLICIES["openchat.presence"]
+    period, purge = timedelta(days=90), POLICIES["roomkeeper.future_timestamps"]
+    platform.set(
+        sweep_after=f"{policy.name}={period.total_seconds()}", sweep_every=f"{policy.name}={7 * 86400}"
+    )
+    with platform.engine.begin() as connection:
+        feed = Feed(connection, now, timedelta(0))
+        long_ago = naive(now - timedelta(days=900))
+        future = {"last_seen_at": naive(now + timedelta(days=3650)), "updated_at": long_ago}
+        user = bea(feed, is_online=True, status="online", **future)
+    for days, status in ((0, "online"), (41, "online"), (89, "online"), (96, "offline")):
+        for job in (purge, policy):
+            cleanup.run(job, platform.settings, now=now + timedelta(days=days))
+        assert platform.row(openchat.User, user).status == status
+    assert notes(platform) == []
 
 
 def test_a_time_without_an_end_is_ahead_like_any_other(platform: Platform) -> None:

@@ -181,7 +181,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_a_table_whose_keys_are_needed_can_not_be_partitioned(platform: Platform, name: str) -> None:
+def test_a_table_whose_keys_are_needed_cannot_be_partitioned(platform: Platform, name: str) -> None:
     made = plan(platform, name)
     assert made.switch is None
     for reason in REASONS[name]:

@@ -184,7 +184,7 @@ def test_a_connection_that_comes_between_look_and_lock_keeps_its_call(
 def test_a_connection_that_comes_after_the_lock_fails_or_waits_but_takes_nothing_along(
     platform: Platform,
 ) -> None:
-    """Whoever has the log's lock decides: a connection to a log that goes can not be made."""
+    """Whoever has the log's lock decides: a connection to a log that goes cannot be made."""
     days(platform)
     kept, gone = call(platform), call(platform)
     tie(platform, kept)

@@ -303,14 +303,15 @@ def test_a_file_stays_while_another_row_names_it(platform: Platform) -> None:
     assert {shared, "uploads/theirs"} <= set(found)
     # Of the same name, in another store.
     assert "uploads/elsewhere" not in found
-    assert taken_objects(platform) == [1]
+    # Noted, and those that other rows name are kept.
+    assert taken_objects(platform) == [3]
     platform.sql("UPDATE pern.messages SET created_at = created_at - interval '1 day'")
     proven(platform, GLOBAL, gone={Message: [young], Attachment: [left]}, restored=False)
     assert shared not in platform.objects()
 
 
 def taken_objects(platform: Platform) -> list[int]:
-    """Return how many objects each receipt says were deleted."""
+    """Return how many objects each receipt says are to be deleted."""
     found = platform.sql("SELECT content FROM roomkeeper.receipts WHERE kind = 'taken' ORDER BY number")
     return [row.content["objects"] for row in found]
 

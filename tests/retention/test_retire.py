@@ -90,7 +90,7 @@ STEPS = [
 #: After the commit: the objects are there; one is deleted; all are, and the pending deletions are there; all
 #: is done. Each with the number of objects that are left.
 COMMITTED = [
-    ("tasks.engines.pending_deletions.delete_objects:before:1", 4),
+    ("tasks.engines.object_deleter.delete_objects:before:1", 4),
     ("workers.storage.local.LocalStore.delete_many:before:1", 4),
     # After four archives, six pictures and an original; each object has two names.
     ("pathlib.Path.unlink:before:19", 3),
@@ -171,7 +171,7 @@ def _again(platform: Platform) -> Any:
         return None
 
 
-def test_an_archive_that_can_not_be_written_takes_nothing(platform: Platform, chat: dict[str, Any]) -> None:
+def test_an_archive_that_cannot_be_written_takes_nothing(platform: Platform, chat: dict[str, Any]) -> None:
     before = everything(platform)
     objects = platform.objects()
     # A file is where the directory of the archives should be.
@@ -340,7 +340,9 @@ def test_an_object_that_another_row_names_stays(platform: Platform, chat: dict[s
     assert shared not in rows(platform, Attachment)
     assert set(platform.objects()) == {young["file_path"]}
     (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")
-    assert receipt.content["objects"] == 3
+    assert receipt.content["objects"] == 4
+    outcomes = platform.sql("SELECT outcome, objects FROM roomkeeper.deletion_events ORDER BY outcome")
+    assert [tuple(row) for row in outcomes] == [("deleted", 3), ("kept", 1)]
 
 
 def test_a_receipt_that_was_changed_or_is_missing_is_found(platform: Platform) -> None:

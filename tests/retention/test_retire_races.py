@@ -198,7 +198,7 @@ def test_what_is_large_goes_in_small_parts(platform: Platform, monkeypatch: pyte
     room, sender = conversation(platform), person(platform)
     for _ in range(12):
         message(platform, room, OLD, sender_id=sender, content_encrypted="x" * 30_000)
-    # One that can not be parted.
+    # One that cannot be parted.
     message(platform, room, OLD, sender_id=sender, content_encrypted="x" * 300_000)
     done = retain(platform, MESSAGES)
     assert (done.rows, done.remaining) == (13, 0)

@@ -48,7 +48,7 @@ def put(platform: Platform, table: Table, types: dict[str, str], rows: Sequence[
 
 
 def texts(platform: Platform, table: Table) -> list[str]:
-    """Return the whole table as PostgreSQL writes it: what Python can not read is compared too."""
+    """Return the whole table as PostgreSQL writes it: what Python cannot read is compared too."""
     return [row[0] for row in platform.sql(f"SELECT one::text FROM {table.fullname} AS one ORDER BY id")]
 
 

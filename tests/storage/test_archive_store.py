@@ -110,9 +110,9 @@ def test_the_archive_may_lie_beside_the_store(tmp_path: Path) -> None:
     assert archive_for(settings(tmp_path, archive_root=tmp_path / "storage2")) is not None
 
 
-def test_a_directory_that_can_not_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(SettingsError, match=r"^ROOMKEEPER_ARCHIVE_ROOT: .*/archive can not be made: .+\.$"):
+    with pytest.raises(SettingsError, match=r"^ROOMKEEPER_ARCHIVE_ROOT: .*/archive cannot be made: .+\.$"):
         archive_for(settings(tmp_path, archive_root=tmp_path / "file" / "archive"))
 
 

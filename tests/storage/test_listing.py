@@ -189,7 +189,7 @@ def test_what_vanishes_meanwhile_does_not_matter(local: LocalSubject) -> None:
     assert len(list(stream)) < 200
 
 
-def test_a_directory_that_can_not_be_read_is_a_fault(
+def test_a_directory_that_cannot_be_read_is_a_fault(
     local: LocalSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str) -> Any:

@@ -234,7 +234,7 @@ def test_a_crash_between_copy_and_removal_is_ended_by_the_next_attempt(
     assert (files(store.root), files(store.quarantine_root)) == ({}, {"1": b"content"})
 
 
-def test_an_object_that_can_not_be_quarantined_stays_where_it_is(store: LocalStore, source: Path) -> None:
+def test_an_object_that_cannot_be_quarantined_stays_where_it_is(store: LocalStore, source: Path) -> None:
     source.write_bytes(bytes(100_000))
     store.put("evil", source, "text/plain")
     with full_disk(10_000), pytest.raises(StoreError):

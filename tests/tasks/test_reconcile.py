@@ -18,7 +18,7 @@ from sqlalchemy import insert
 from models.platform import AttachmentJob, PendingDeletion
 from tasks import receipts
 from tasks.attachments.objects import picture_key
-from tasks.reconcile import CanNotAskError, Found, ListingLostError, WrongPrefixError, gone, listing, orphans
+from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError, gone, listing, orphans
 from tasks.reconcile import reconcile as compare
 from tests.attachments.desk import Desk
 from tests.fault_proxy import Fault, FaultProxy
@@ -337,7 +337,7 @@ def test_pictures_of_an_application_that_is_not_in_this_database_are_nobody_s_or
 
 def _refused(side: Side) -> list[str]:
     side.put("uploads/1")
-    with pytest.raises(CanNotAskError) as caught:
+    with pytest.raises(CannotAskError) as caught:
         side.apply()
     assert side.keys() == {"uploads/1"}
     ((outcome, rows, _),) = run_rows(side.platform)
@@ -352,7 +352,7 @@ def test_a_table_of_an_enabled_application_must_be_there(local: Side) -> None:
 
 
 @pytest.mark.parametrize("apps", ["openchat", "openchat,pern"])
-def test_a_table_that_lacks_a_column_can_not_be_asked(local: Side, apps: str) -> None:
+def test_a_table_that_lacks_a_column_cannot_be_asked(local: Side, apps: str) -> None:
     local.platform.set(apps=apps)
     local.platform.sql("ALTER TABLE pern.attachments RENAME COLUMN file_path TO path")
     (sentence,) = _refused(local)
@@ -362,7 +362,7 @@ def test_a_table_that_lacks_a_column_can_not_be_asked(local: Side, apps: str) ->
 def test_a_table_in_a_schema_that_nobody_named_stops_everything(local: Side) -> None:
     local.platform.set(apps="openchat")
     local.platform.sql("ALTER SCHEMA pern RENAME TO chat")
-    with pytest.raises(CanNotAskError) as caught:
+    with pytest.raises(CannotAskError) as caught:
         local.run()
     (fault,) = caught.value.faults
     assert fault.sentence.startswith("chat.attachments looks like the table of pern")
@@ -396,13 +396,13 @@ def poor(local: Side) -> Iterator[Side]:
         "ALTER TABLE pern.attachments ENABLE ROW LEVEL SECURITY",
     ],
 )
-def test_a_table_that_hides_rows_can_not_be_asked(local: Side, poor: Side, apps: str, statement: str) -> None:
+def test_a_table_that_hides_rows_cannot_be_asked(local: Side, poor: Side, apps: str, statement: str) -> None:
     url = local.platform.environment["DATABASE_URL"].replace("roomkeeper@", f"{poor.name}@")
     local.platform.environment["DATABASE_URL"] = url
     local.platform.set(apps=apps)
     local.platform.sql(statement.format(role=poor.name))
     local.put("uploads/1")
-    with environment(local.platform.environment), pytest.raises(CanNotAskError, match="pern"):
+    with environment(local.platform.environment), pytest.raises(CannotAskError, match="pern"):
         compare(local.platform.settings, apply=True, now=datetime.now(UTC) + 2 * GRACE)
     assert local.keys() == {"uploads/1"}
 

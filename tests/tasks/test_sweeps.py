@@ -35,7 +35,7 @@ def make(**changes: Any) -> Sweep:
     return Sweep(**values)
 
 
-def test_a_good_one_is_taken_and_can_not_be_changed() -> None:
+def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
     policy = make()
     with pytest.raises(AttributeError):
         policy.name = "echoroom.other"  # type: ignore[misc]

@@ -154,7 +154,7 @@ def test_a_bottomless_letter_is_kept_without_its_payload(platform: Platform) -> 
         deep = deep.pop()
 
 
-def test_a_letter_that_can_not_be_written_leaves_a_line_without_its_content(platform: Platform) -> None:
+def test_a_letter_that_cannot_be_written_leaves_a_line_without_its_content(platform: Platform) -> None:
     with environment({"DATABASE_URL": "postgresql://roomkeeper@127.0.0.1:1/none"}), capture_logs() as logs:
         kept = dead_letters.keep(task="t", task_id="7", payload={"args": [SECRET]}, reason="r")
     assert not kept

@@ -120,7 +120,7 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
     }
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
-    assert f"Metrics can not be served on 127.0.0.1:{port}" in taken.said()
+    assert f"Metrics cannot be served on 127.0.0.1:{port}" in taken.said()
 
 
 def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State) -> None:

@@ -161,7 +161,7 @@ def test_versions_are_asked_for(address: str) -> None:
 
 
 @pytest.mark.parametrize("content", [encrypted_zip(), nested_zip()], ids=["encrypted", "nested"])
-def test_what_can_not_be_looked_into_is_suspicious(
+def test_what_cannot_be_looked_into_is_suspicious(
     address: str, file: Callable[[bytes], Path], content: bytes
 ) -> None:
     assert judge(Scanner(address, PATIENCE).scan_file(file(content))).name == "suspicious"

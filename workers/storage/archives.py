@@ -12,7 +12,7 @@ def archive_for(settings: Settings) -> ObjectStore | None:
     """Return the store of the archives, None if none is set up. No addresses are to be made of its objects.
 
     Raises:
-        SettingsError: its directory can not be made, or lies in the store, whose files are served.
+        SettingsError: its directory cannot be made, or lies in the store, whose files are served.
     """
     root = settings.archive_root
     if root is not None:
@@ -27,7 +27,7 @@ def archive_for(settings: Settings) -> ObjectStore | None:
             root.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise SettingsError(
-                f"{variable('archive_root')}: {root} can not be made: {error.strerror}."
+                f"{variable('archive_root')}: {root} cannot be made: {error.strerror}."
             ) from error
         return LocalStore(root, root / _QUARANTINE, "", lasting=True)
     if settings.archive_bucket is not None:

@@ -35,7 +35,7 @@ _INCOMING = ".incoming-"
 class LocalStore:
     """Objects are files below `root`; a key is a relative path.
 
-    Infected files go to another directory, `quarantine_root`: a web server that serves `root` can not be
+    Infected files go to another directory, `quarantine_root`: a web server that serves `root` cannot be
     talked into serving them. Which headers it serves with is its own configuration's matter. What is put is
     there after a crash of the machine if it is `lasting`: that is a wait for the disk for each object.
     """
@@ -114,7 +114,7 @@ class LocalStore:
                 _fetch(path, Path(empty.name), limit=0)
                 path.unlink()
         except StoreError as error:
-            raise StoreError(f"{self.root} can not be written to: {error}") from error
+            raise StoreError(f"{self.root} cannot be written to: {error}") from error
 
     def _path(self, key: str) -> Path:
         path = self.root / _clean(key)

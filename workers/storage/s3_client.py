@@ -33,7 +33,7 @@ _TRIES = 3
 _CONNECT_SECONDS = 5.0
 
 _SENTENCES: dict[type[BotoCoreError], str] = {
-    ConnectTimeoutError: "the object store can not be reached in time",
+    ConnectTimeoutError: "the object store cannot be reached in time",
     ReadTimeoutError: "the object store does not answer in time",
     IncompleteReadError: "the object store broke off in the middle of an object",
     ResponseStreamingError: "the object store broke off in the middle of an object",

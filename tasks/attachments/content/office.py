@@ -52,7 +52,7 @@ _LIBREOFFICE_PROGRAM = re.compile(
 
 
 class _HiddenError(Exception):
-    """A part declares entities: what it says can not be read without unfolding them."""
+    """A part declares entities: what it says cannot be read without unfolding them."""
 
 
 def media_type(archive: Archive, budget: Budget) -> str | None:

@@ -11,7 +11,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def end(source: Source, media_type: str) -> int | None:
-    """Return the offset behind the picture's last byte, None where it can not be told."""
+    """Return the offset behind the picture's last byte, None where it cannot be told."""
     match media_type:
         case "image/jpeg":
             return _jpeg(source)

@@ -1,20 +1,38 @@
-"""Signs of life that lie ahead of the clock: each counts as of when it was first seen.
+"""Signs of life with a time in the future: each counts as of when it was first seen.
 
 An API service whose clock is ahead writes times that are yet to come. A row with such a time is noted when it
 would be due without it, and is due once it has been noted with the same time for the policy's period. A later
 sign has another time, so whoever goes on to give signs is there, however wrong their clock is.
 """
 
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Executable, and_, bindparam, func, literal, or_, select
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Executable,
+    Interval,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert
 
-from models.platform import SignAhead
+from models.platform import FutureTimestamp
 from tasks.apps.columns import table_of
 from tasks.apps.sweeps import AFTER, NOW, Sweep
 
-_SIGNS = table_of(SignAhead)
+#: A note is kept for this long after the sweep could have taken its row, twice over.
+_MARGIN = timedelta(hours=1)
+
+_NOTES = table_of(FutureTimestamp)
+_SPARE = bindparam("spare", type_=Interval())
 
 
 def settled(policy: Sweep, due: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -44,23 +62,38 @@ def note(policy: Sweep) -> Executable | None:
         return None
     key = _key(policy)
     keys = bindparam("keys", type_=ARRAY(key.type))
-    times = select(literal(policy.name), key, policy.ahead, NOW).where(
+    # Without the note a row would wait for its period once more: it is kept until it surely was taken.
+    expires = NOW + AFTER + AFTER + _SPARE
+    times = select(literal(policy.name), key, policy.ahead, NOW, expires).where(
         key == func.any(keys), policy.ahead.is_not(None)
     )
-    statement = insert(_SIGNS).from_select(["policy", "key", "at", "seen_at"], times)
+    statement = insert(_NOTES).from_select(["policy", "key", "at", "seen_at", "expires_at"], times)
     new = statement.excluded
     return statement.on_conflict_do_update(
-        index_elements=[_SIGNS.c.policy, _SIGNS.c.key],
-        set_={"at": new.at, "seen_at": new.seen_at},
-        where=new.at != _SIGNS.c.at,
+        index_elements=[_NOTES.c.policy, _NOTES.c.key],
+        set_={"at": new.at, "seen_at": new.seen_at, "expires_at": new.expires_at},
+        where=new.at != _NOTES.c.at,
     )
+
+
+def spare(looked_at: timedelta) -> dict[str, timedelta]:
+    """Return the further parameter of `note`, for a policy that looks at each row once in that time."""
+    return {"spare": 2 * looked_at + _MARGIN}
+
+
+def forget(policy: Sweep) -> Executable | None:
+    """Return the statement that deletes the notes of given rows (`keys`); None if there are none."""
+    if policy.ahead is None:
+        return None
+    keys = bindparam("keys", type_=ARRAY(_key(policy).type))
+    return delete(_NOTES).where(_NOTES.c.policy == policy.name, _NOTES.c.key == func.any(keys))
 
 
 def _noted(policy: Sweep) -> ColumnElement[Any]:
     """Return the time that a row was noted with, long enough ago."""
     return (
-        select(_SIGNS.c.at)
-        .where(_SIGNS.c.policy == policy.name, _SIGNS.c.key == _key(policy), _SIGNS.c.seen_at < NOW - AFTER)
+        select(_NOTES.c.at)
+        .where(_NOTES.c.policy == policy.name, _NOTES.c.key == _key(policy), _NOTES.c.seen_at < NOW - AFTER)
         .correlate(policy.table)
         .scalar_subquery()
     )
