@@ -19,6 +19,7 @@ from tests.living.conftest import ReadOnly
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer, ValkeyServer
 from workers import task as tasks
+from workers.queues import QUARANTINE
 
 WORLD = Pern()
 
@@ -74,23 +75,24 @@ def test_a_task_that_is_killed_at_its_hard_limit_leaves_a_dead_letter(
     platform: Platform, short: Program
 ) -> None:
     with stuck(platform, short, Report(platform)) as task_id:
-        eventually(platform.dead_letters)
-    (letter,) = platform.dead_letters()
+        (letter,) = eventually(platform.collected)
     assert (letter.task, letter.task_id) == ("delivery.record", task_id)
     assert letter.reason.startswith("TimeLimitExceeded")
     assert letter.payload["args"][0]["app"] == "pern"
     eventually(lambda: broker_is_empty(platform))
 
 
-def test_its_message_stays_where_the_dead_letter_cannot_be_stored(
-    platform: Platform, short: Program, read_only: ReadOnly
+def test_its_message_stays_where_the_broker_does_not_take_it_into_the_quarantine(
+    platform: Platform, short: Program, valkey: ValkeyServer
 ) -> None:
     report = Report(platform)
-    with stuck(platform, short, report), read_only():
-        eventually(lambda: "dead_letter.not_stored" in short.said(), what=short.said()[-2000:])
+    with stuck(platform, short, report), Redis.from_url(valkey.url()) as client:
+        client.set(QUARANTINE, "in the way")
+        eventually(lambda: "broker.not_quarantined" in short.said(), what=short.said()[-2000:])
+        client.delete(QUARANTINE)
     eventually(report.merged)
     eventually(lambda: broker_is_empty(platform))
-    assert platform.dead_letters() == []
+    assert platform.collected() == []
 
 
 # -- A broker that takes nothing --------------------------------------------------------------------------
