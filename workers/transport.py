@@ -34,6 +34,8 @@ QUEUES = frozenset(queue for kind in KINDS.values() for queue in kind.queues)
 JSON = "application/json"
 #: What a task's body consists of, in this order.
 BODY = ("args", "kwargs", "embed")
+#: More retries nobody has. Celery raises two to their power, which takes a stranger's number all memory.
+MAX_RETRIES = 1_000_000
 
 
 if TYPE_CHECKING:
@@ -93,7 +95,8 @@ class Call(_Part):  # type: ignore[no-redef]  # Pydantic's plugin has an argumen
     task: str
     shadow: str | None = None
     timelimit: list[PositiveFloat | None] | None = Field(None, min_length=2, max_length=2)
-    retries: int | None = Field(None, ge=0)
+    # Pauses double with each.
+    retries: int | None = Field(None, ge=0, le=MAX_RETRIES)
     eta: str | None = None
     expires: str | None = None
     args: list[Any]

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from redis import Redis
+from sqlalchemy import select
 
+from models.platform import DeadLetter
 from tests.commands.cli import on
 from tests.living.brokers import alive, held, logged, own_broker
-from tests.platform import Platform, eventually
-from tests.servers import ValkeyServer
+from tests.platform import Platform, environment, eventually
+from tests.servers import PostgresServer, ValkeyServer
 from tests.workers.test_metrics import asked
+from workers import dead_letters, migrate
 from workers.app import app as celery
-from workers.quarantined import unpacked
-from workers.queues import QUARANTINE
+from workers.db import get_engine, transaction
+from workers.quarantined import packed, unpacked
+from workers.queues import QUARANTINE, REFUSED
 from workers.state_metrics import State
 
 
@@ -122,6 +127,56 @@ def test_a_broker_that_is_full_too_gets_it_later(platform: Platform, broker: Val
     worker.process.terminate()
     worker.process.wait(timeout=30)
     assert [letter.reason for letter in platform.dead_letters()] == ["id: Input should be a valid string"]
+
+
+# -- A database that refuses a dead letter ----------------------------------------------------------------
+
+
+def test_what_the_database_refuses_does_not_hold_up_what_comes_after(platform: Platform) -> None:
+    platform.sql("ALTER TABLE roomkeeper.dead_letters ADD CHECK (task <> 'refused.task')")
+    with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
+        refused = json.dumps(message(uuid4(), task="refused.task")).encode()
+        client.lpush(QUARANTINE, packed(refused, "why"), unreadable(), packed(unreadable(), "because"))
+        outcome = on(platform, "dead-letters", "collect")
+        assert outcome.code == 0
+        assert outcome.out.endswith("2 collected.\n")
+        assert client.lrange(REFUSED, 0, -1) == [packed(refused, "why")]
+        assert [letter.reason for letter in platform.dead_letters()] == [
+            "id: Input should be a valid string",
+            "because",
+        ]
+        found = asked(State(platform.settings))
+        assert found["roomkeeper_quarantine_length", ()] == 0
+        assert found["roomkeeper_quarantine_refused", ()] == 1
+
+
+def test_a_database_that_knows_few_characters_takes_every_dead_letter(
+    postgres: PostgresServer, platform: Platform
+) -> None:
+    name = f"latin1_{uuid4().hex}"
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+        try:
+            with environment({"DATABASE_URL": postgres.url(name)}):
+                migrate.upgrade(get_engine())
+                payload = {"args": ["whole 😀", "a\\b", {"ñ": 1}], "kwargs": {}}
+                assert dead_letters.keep(task="😀", task_id="1", payload=payload, reason="no 😀")
+                with transaction() as connection:
+                    (letter,) = connection.execute(select(*DeadLetter.__table__.columns)).all()
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert letter.task == "\\U0001f600"
+    assert letter.reason == "no \\U0001f600; stored as ASCII: UntranslatableCharacter"
+    # As it was sent, to be sent again.
+    assert dead_letters.sent(letter.payload) == payload
+
+
+@pytest.mark.parametrize("item", [b"\xff\xfe", b"", "ñ😀".encode(), b'{"reason": "x"}'])
+@pytest.mark.parametrize("reason", ["why", "\0", "half \ud83d"])
+def test_any_bytes_survive_the_quarantine(item: bytes, reason: str) -> None:
+    assert unpacked(packed(item, reason)) == (item, reason)
+    # Or as an earlier version has left it.
+    assert unpacked(item) == (item, None)
 
 
 GARBAGE = ["", "null", "5", "{}", "[]", '["a", "b", "c"]', "[{}, null, 5]", "[" * 5000, b"\xff\xfe"]
