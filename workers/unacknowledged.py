@@ -174,7 +174,7 @@ class QoS(_Base):  # type: ignore[misc]
         now, watched, timeout = clock.now(), time.monotonic(), self.visibility_timeout
         suspects: dict[tuple[bytes, float], float] = {}
         abandoned = []
-        for low, high in (("-inf", now - timeout / 2), (now + timeout / 2, "+inf")):
+        for low, high in (("-inf", now - timeout / 4), (now + timeout / 2, "+inf")):
             for tag, moment in client.zrange(
                 self.unacked_index_key, low, high, byscore=True, offset=0, num=SUSPECTS, withscores=True
             ):
