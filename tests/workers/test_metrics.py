@@ -370,7 +370,9 @@ def test_the_page_has_every_metric(platform: Platform, state: State, monkeypatch
         for family in state.collect()
     ]
     counts = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
-    by_workers = [_row(found._name, found._type, found._labelnames, found._documentation) for found in counts]
+    by_workers = [
+        _row(found._name, str(found._type), found._labelnames, found._documentation) for found in counts
+    ]
     text = PAGE.read_text()
     for marker, rows in (("state", by_state), ("workers", by_workers)):
         _, begin, rest = text.partition(f"<!-- {marker} -->\n")
