@@ -122,7 +122,8 @@ def test_a_task_that_wants_too_much_memory_is_a_dead_letter_and_no_more(platform
             [sys.executable, "-c", HOG], env=platform.environment, stdout=out, stderr=out
         )
     try:
-        assert platform.finished(row_id).outcome == "accepted", log.read_text()[-2000:]
+        # Nothing has waited for the worker to be ready.
+        assert platform.finished(row_id, 120).outcome == "accepted", log.read_text()[-2000:]
         assert worker.poll() is None, log.read_text()[-2000:]
     finally:
         worker.kill()
