@@ -12,6 +12,7 @@ from sqlalchemy import Row, delete, func, select
 
 from commands.policies import quiet
 from models.platform import DeadLetter
+from workers import dead_letters
 from workers.db import transaction
 from workers.settings import SettingsError
 
@@ -69,13 +70,13 @@ def retry(numbers: Ids = [], task: Task = None) -> None:  # noqa: B006 - Typer m
     celery.loader.import_default_modules()
     sent, left = 0, []
     for row in _letters(numbers, task):
-        known = celery.tasks.get(row.task)
-        if known is None or "args" not in row.payload:
+        known, payload = celery.tasks.get(row.task), dead_letters.sent(row.payload)
+        if known is None or "args" not in payload:
             left.append(row.id)
             continue
         # Sent first: in between it may be there twice, which no task minds, and never not at all.
         try:
-            known.apply_async(row.payload["args"], row.payload.get("kwargs") or {})
+            known.apply_async(payload["args"], payload.get("kwargs") or {})
         except BROKER_AWAY as error:
             raise SettingsError(
                 f"The broker is away, so {row.id} and those after it are kept; {sent} sent again."

@@ -256,9 +256,10 @@ def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path)
     }
     (tmp_path / "storage").mkdir()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
-    app.conf.update(broker_url=broker_url, broker_write_url=broker_url)
     with environment(values):
         made = Platform(create(load(values)), inherited | values, tmp_path)
+        # For what this process publishes: the configuration was read without any settings.
+        app.conf.update(broker_url=broker_url, broker_write_url=broker_url)
         try:
             yield made
         finally:

@@ -24,17 +24,24 @@ BROKER: Final = "broker"
 MOMENTS = ("eta", "expires")
 
 
+def steady() -> float:
+    """Return seconds by a clock that nobody sets, and that goes on while its host is suspended."""
+    # Linux has one. Elsewhere it stands still meanwhile, until the broker is asked again.
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
 class BrokerClock:
     """What time it is at the broker, as it said when it was asked last."""
 
     def __init__(self) -> None:
-        # Between two questions `monotonic` counts: setting this machine's clock changes nothing.
+        # Between two questions a steady clock counts: setting this machine's clock changes nothing.
         self._since: float | None = None
         self._warned = 0.0
 
     def set(self, seconds: float) -> None:
         """Note the broker's time, as Unix time, as of now. A difference is logged once."""
-        self._since = seconds - time.monotonic()
+        self._since = seconds - steady()
         ahead = self.ahead()
         if abs(ahead - self._warned) >= NOTICED_SECONDS:
             log.warning("clock.differs_from_broker", broker_ahead_seconds=round(ahead, 1))
@@ -42,7 +49,7 @@ class BrokerClock:
 
     def now(self) -> float:
         """Return the broker's time, as Unix time; this machine's own if the broker was never asked."""
-        return time.time() if self._since is None else self._since + time.monotonic()
+        return time.time() if self._since is None else self._since + steady()
 
     def ahead(self) -> float:
         """Return by how many seconds the broker's clock is ahead of this machine's."""

@@ -82,6 +82,12 @@ return noted
 #: Put something into a list. Keys: list. Arguments: LPUSH or RPUSH, item.
 PUSH = Script("redis.call(ARGV[1], KEYS[1], ARGV[2])")
 
+#: Move an item, if it is there, from the end of one list to the beginning of another. Keys: from, to.
+#: Arguments: item.
+MOVE_LAST = Script("""
+if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
+""")
+
 #: Note in the index whatever is not there: a note that is not can never be restored. Keys: index, notes.
 #: Arguments: moment.
 REINDEX = Script("""

@@ -7,9 +7,10 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 from sqlalchemy import Connection, insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from models.platform import DeadLetter
+from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
 
 log = structlog.get_logger(__name__)
@@ -18,6 +19,8 @@ log = structlog.get_logger(__name__)
 #: thousand message statuses, is not.
 MAX_PAYLOAD_CHARS = 512 * 1024
 MAX_REASON_CHARS = 1000
+#: The only name in a payload that is kept as JSON in a text, in ASCII; see `store`.
+ESCAPED = "escaped"
 
 
 def reason(error: BaseException) -> str:
@@ -32,16 +35,40 @@ def reason(error: BaseException) -> str:
 
 def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> bool:
     """Write a dead letter; return whether that worked. If not, the message must not be acknowledged."""
-    said = _said(task, task_id, reason)
     try:
-        with transaction() as connection:
-            _insert(connection, said, payload)
+        store(task=task, task_id=task_id, payload=payload, reason=reason)
     except SQLAlchemyError as error:
         # Its own words may repeat the payload.
-        log.error("dead_letter.not_stored", **said, error=type(error).__name__)
+        log.error("dead_letter.not_stored", **_said(task, task_id, reason), error=type(error).__name__)
         return False
-    log.warning("dead_letter.kept", **said)
     return True
+
+
+def store(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> None:
+    """Write a dead letter. If the database refuses its text, it is written once more in plain ASCII.
+
+    Raises:
+        SQLAlchemyError: it could not be written; if its kind is DATA, in no form.
+    """
+    said, stored = _said(task, task_id, reason), _storable(payload)
+    try:
+        with transaction() as connection:
+            _insert(connection, said, stored)
+    except DBAPIError as error:
+        if kind_of(error) is not ErrorKind.DATA:
+            raise
+        # A database that is not in UTF-8 does not take all characters, be it as an escape of JSON.
+        why = f"{said['reason'][: MAX_REASON_CHARS // 2]}; stored as ASCII: {type(error.orig).__name__}"
+        with transaction() as connection:
+            plain = {name: _ascii(text) for name, text in (said | {"reason": why}).items()}
+            _insert(connection, plain, _escaped(stored))
+    log.warning("dead_letter.kept", **said)
+
+
+def sent(payload: Any) -> Any:
+    """Return the payload of a dead letter as it was sent, if all of it was kept."""
+    escaped = payload.get(ESCAPED) if isinstance(payload, dict) else None
+    return json.loads(escaped) if isinstance(escaped, str) else payload
 
 
 def keep_within(
@@ -53,16 +80,18 @@ def keep_within(
         SQLAlchemyError: it could not be written.
     """
     said = _said(task, task_id, reason)
-    _insert(connection, said, payload)
+    _insert(connection, said, _storable(payload))
     log.warning("dead_letter.kept", **said)
 
 
 def _said(task: str, task_id: str, reason: str) -> dict[str, str]:
-    return {"task": _text(task), "task_id": _text(task_id), "reason": _text(reason)[:MAX_REASON_CHARS]}
+    # Of a message that cannot be read, task and id may be anything.
+    words = {"task": task, "task_id": task_id, "reason": reason}
+    return {name: _text(text)[:MAX_REASON_CHARS] for name, text in words.items()}
 
 
-def _insert(connection: Connection, said: dict[str, str], payload: dict[str, Any]) -> None:
-    connection.execute(insert(DeadLetter), said | {"payload": _storable(payload)})
+def _insert(connection: Connection, said: dict[str, str], payload: Any) -> None:
+    connection.execute(insert(DeadLetter), said | {"payload": payload})
 
 
 def _text(value: str) -> str:
@@ -81,3 +110,13 @@ def _storable(payload: dict[str, Any]) -> Any:
     if len(text) > MAX_PAYLOAD_CHARS:
         return {"cut": text[:MAX_PAYLOAD_CHARS]}
     return json.loads(text, parse_constant=str)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _escaped(stored: Any) -> dict[str, str]:
+    """Return a payload as JSON in a text: its escapes mean nothing to the database."""
+    text = json.dumps(stored)
+    return {"cut": text[:MAX_PAYLOAD_CHARS]} if len(text) > MAX_PAYLOAD_CHARS else {ESCAPED: text}

@@ -6,13 +6,17 @@ letters.
 
 import atexit
 import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from workers.broker_errors import BROKER_AWAY
 from workers.broker_scripts import PUSH
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 log = structlog.get_logger(__name__)
+
+#: The longest that a process waits at its end for the database to take what the broker does not.
+BURY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +38,13 @@ class Message:
         key: the broker's list that it belongs to.
         command: LPUSH or RPUSH: the end of the list, where the next is taken from.
         item: the message as it is in the list.
-        bury: makes a dead letter of it; returns whether that worked.
+        bury: makes a dead letter of it, or raises what kept it from that.
     """
 
     key: str
     command: str
     item: bytes
-    bury: Callable[[], bool]
+    bury: Callable[[], None]
 
 
 class Outstanding:
@@ -95,10 +102,44 @@ class Outstanding:
 
     def _bury(self) -> None:
         self._ending = True
-        while self.messages:
-            message = self.messages.popleft()
-            if not message.bury():
-                log.error("broker.message_lost", key=message.key)
+        try:
+            with _time_limit(BURY_SECONDS):
+                while self.messages:
+                    self._bury_one(self.messages[0])
+                    self.messages.popleft()
+        except TimeoutError:
+            for message in self.messages:
+                log.error("broker.message_lost", key=message.key, error="the database does not answer")
+            self.messages.clear()
+
+    def _bury_one(self, message: Message) -> None:
+        try:
+            message.bury()
+        except SQLAlchemyError as error:
+            # Broker and database are away, and this process ends: nobody takes it.
+            log.error("broker.message_lost", key=message.key, error=type(error).__name__)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread after so many seconds, and then each second.
+
+    Nothing else ends the wait for a database whose machine is frozen: its connection is alive.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 #: This process's.

@@ -28,8 +28,11 @@ MAINTENANCE = "maintenance"
 CLEANUP = "cleanup"
 #: Where a message goes that names no queue, as those of foreign clients may.
 UNNAMED = "celery"
-#: The list of messages that cannot be read, and could not become dead letters because the database was away.
+#: The list of messages that are to become dead letters: they cannot be read, or their task failed for good
+#: where the database must not be asked.
 QUARANTINE = "roomkeeper.quarantine"
+#: The list of those whose dead letters the database refuses.
+REFUSED = "roomkeeper.quarantine.refused"
 
 KINDS = {
     kind.name: kind

@@ -4,11 +4,18 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from celery.exceptions import Ignore, Reject, Retry, Terminated, WorkerLostError
 from celery.worker.request import Request
+from kombu.utils.json import dumps
+from redis.exceptions import RedisError
 
+from workers.broker_errors import described
+from workers.dead_letters import reason
 from workers.settings import get_settings
+
+log = structlog.get_logger(__name__)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: The fields that may be seen in Flower, events and logs, each if its value is really what its name says:
@@ -33,11 +40,11 @@ def redact(value: Any) -> str:
 
 
 #: Ends of a task that are no failures of its own: the message is retried, given back or revoked.
-NO_FAILURES = (Ignore, Reject, Retry, Terminated, WorkerLostError, MemoryError)
+NO_FAILURES = (Ignore, Reject, Retry, Terminated, WorkerLostError)
 
 
 class PlatformRequest(Request):
-    """A request that shows ids only, and whose message is acknowledged once its dead letter is stored.
+    """A request that shows ids only, and whose message is acknowledged once its failure is on record.
 
     Redacted here and not where messages are published: other clients publish too, and the events that Flower
     shows come from here. Flower's own `format_task` would cover its pages but not its API.
@@ -46,6 +53,7 @@ class PlatformRequest(Request):
     _args: tuple[Any, ...]
     _kwargs: dict[str, Any]
     _request_dict: dict[str, Any]
+    _message: Any
     task: Any
     id: str
 
@@ -57,16 +65,33 @@ class PlatformRequest(Request):
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Keep a dead letter of a task that could not see to that itself: its process was ended, mostly.
+        """Put the message of a task into the quarantine that could not keep a dead letter itself.
 
-        Celery acknowledges its message whatever has become of it. Where nothing can be stored it goes back to
-        the broker and runs again.
+        Its process was ended, mostly. Celery acknowledges its message whatever has become of it. Where the
+        broker does not take it into the quarantine, it goes back to its list and runs again.
         """
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
+        if isinstance(error, MemoryError):
+            # Celery raises it again here, and so ends the whole worker, with all that its other processes do.
+            error = exc_info.exception = RuntimeError(repr(error))
         # With `return_ok` the task has ended in the ordinary way, and has kept its dead letter.
         unkept = not return_ok and not isinstance(error, NO_FAILURES)
-        if unkept and not self.task.keep(error, self.id, self._args, self._kwargs):
+        if unkept and not self._quarantined(error):
             self.reject(requeue=True)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def _quarantined(self, error: BaseException) -> bool:
+        """Return whether the message is in the quarantine, or need not be."""
+        if not self.task.carries(self._args, self._kwargs):
+            return True
+        message = self._message
+        try:
+            message.channel.quarantine(
+                dumps(message._raw).encode(), reason(error), task=self.task.name, task_id=self.id
+            )
+        except (RedisError, OSError) as away:
+            log.warning("broker.not_quarantined", error=described(away))
+            return False
+        return True

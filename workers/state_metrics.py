@@ -25,7 +25,7 @@ from models.platform import (
 )
 from workers import health
 from workers.db import takes_writes, transaction
-from workers.queues import KINDS, QUARANTINE
+from workers.queues import KINDS, QUARANTINE, REFUSED
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
 
@@ -339,10 +339,15 @@ def _broker(settings: Settings) -> list[GaugeMetricFamily]:
                 length.add_metric([queue], int(client.llen(queue)))
         quarantine = GaugeMetricFamily(
             "roomkeeper_quarantine_length",
-            "Messages that cannot be read, and wait in the broker until the database takes them.",
+            "Messages that wait in the broker to become dead letters, which they do each minute.",
             int(client.llen(QUARANTINE)),
         )
-        found = [length, quarantine]
+        refused = GaugeMetricFamily(
+            "roomkeeper_quarantine_refused",
+            "Messages in the broker whose dead letters the database refuses: for an operator.",
+            int(client.llen(REFUSED)),
+        )
+        found = [length, quarantine, refused]
         # A hosted broker may keep its memory to itself.
         with suppress(redis.ResponseError):
             memory = client.info("memory")

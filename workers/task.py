@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import psycopg
 import structlog
 from celery import Task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 from celery.utils.time import get_exponential_backoff_interval
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,6 +28,11 @@ NOT_THERE_YET = (0.5, 2, 8)
 #: The longest that a process holds a message while the database is away. Nothing else can be done meanwhile;
 #: and workers take messages that are published for later into their memory, however many there are.
 HOLD_SECONDS = 10.0
+#: The header that says how often a message has waited for the database. Celery's `retries` counts what has a
+#: limit: an outage must not use it up.
+WAITS = "database_waits"
+#: After so many waits the pause is the longest in any case.
+MOST_DOUBLINGS = 16
 #: Before a message goes back to the broker, from where it may be taken at once: its worker would spin.
 REQUEUE_PAUSE_SECONDS = 2.0
 
@@ -63,17 +68,46 @@ class PlatformTask(_Task):
         if isinstance(exc, self.autoretry_for) and not is_transient(exc):
             raise exc
         if exc is not None and is_unavailable(exc) and not self.request.called_directly:
-            options["max_retries"] = self.request.retries + 1
-            time.sleep(min(options.pop("countdown", None) or 0, HOLD_SECONDS))
-            options["countdown"] = 0
+            raise self._waited(exc, args, kwargs)
         try:
             return super().retry(args, kwargs, exc, **options)
         except Reject as error:
             # Celery gives up a message whose successor the broker does not take.
             raise self._requeued(described(error.args[0])) from error
-        finally:
-            # Celery notes the limit of this one on the task, for the next message, too.
-            self.__dict__.pop("override_max_retries", None)
+
+    def _waited(self, exc: Exception, args: Any, kwargs: Any) -> Retry:
+        """Hold the message a while for a database that is away, publish it again, and return what says so.
+
+        Raises:
+            Reject: the broker did not take it; it keeps the one that is being worked on.
+        """
+        time.sleep(self._backoff(HOLD_SECONDS))
+        again = self._again(args, kwargs)
+        try:
+            again.apply_async()
+        except Exception as error:  # each broker has its own
+            raise self._requeued(described(error)) from error
+        # No moment: it may be taken at once.
+        return Retry(exc=exc, sig=again)
+
+    def _again(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Return the message that is being worked on as it is published once more, after one more wait."""
+        request = self.request
+        headers = {**(request.headers or {}), WAITS: self._waits() + 1}
+        options |= {"headers": headers, "retries": request.retries}
+        return self.signature_from_request(request, args, kwargs, **options)
+
+    def _waits(self) -> int:
+        """Return how often this message has waited for the database."""
+        waits = (self.request.headers or {}).get(WAITS)
+        # Of a stranger's message the header may be anything.
+        return waits if isinstance(waits, int) and waits >= 0 else 0
+
+    def _backoff(self, at_most: float) -> float:
+        # Not the number itself: a stranger's is a power of two with as many digits.
+        waits = min(self._waits(), MOST_DOUBLINGS)
+        pause = get_exponential_backoff_interval(self.retry_backoff, waits, self.retry_backoff_max, True)
+        return float(min(pause, at_most))
 
     def not_there_yet(self, error: Exception) -> NoReturn:
         """Try again in a moment, for a row that may be about to be committed; after some times, fail."""
@@ -94,11 +128,8 @@ class PlatformTask(_Task):
             self._publish_again(task_id)
 
     def keep(self, exc: BaseException, task_id: str, args: Any, kwargs: Any) -> bool:
-        """Store a dead letter if there is anything to keep; return False if it could not be stored.
-
-        A periodic job carries nothing to keep. Nor does a call without arguments, unless they were forgotten.
-        """
-        if not (args or kwargs or inspect.signature(self.run).parameters):
+        """Store a dead letter if there is anything to keep; return False if it could not be stored."""
+        if not self.carries(args, kwargs):
             return True
         return dead_letters.keep(
             task=self.name,
@@ -107,21 +138,26 @@ class PlatformTask(_Task):
             reason=dead_letters.reason(exc),
         )
 
+    def carries(self, args: Any, kwargs: Any) -> bool:
+        """Return whether a message has anything to keep.
+
+        A periodic job's has not. Nor does a call without arguments, unless they were forgotten.
+        """
+        return bool(args or kwargs or inspect.signature(self.run).parameters)
+
     def _publish_again(self, task_id: str) -> None:
         request = self.request
         if request.id != task_id:
             # The failure is not the task's own, and Celery has put the request away.
             raise self._requeued("its dead letter could not be stored")
-        pause = get_exponential_backoff_interval(
-            self.retry_backoff, request.retries, self.retry_backoff_max, full_jitter=True
-        )
-        again = self.signature_from_request(request, countdown=max(1, pause), retries=request.retries + 1)
+        pause = max(1.0, self._backoff(self.retry_backoff_max))
+        again = self._again(countdown=pause)
         try:
             # By name: the task itself would refuse arguments that it does not take.
             self.app.send_task(self.name, again.args, again.kwargs, **again.options)
         except Exception as error:  # each broker has its own
             raise self._requeued(described(error)) from error
-        log.warning("task.again_later", task=self.name, task_id=task_id, seconds=max(1, pause))
+        log.warning("task.again_later", task=self.name, task_id=task_id, seconds=pause)
 
     def _requeued(self, reason: str) -> Reject:
         """Wait a moment; return what has the worker give the message back to the broker."""

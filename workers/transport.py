@@ -23,6 +23,7 @@ from workers.broker_errors import REFUSALS, described
 from workers.broker_scripts import PUSH, REINDEX
 from workers.outstanding import Message as OutstandingMessage
 from workers.outstanding import outstanding
+from workers.quarantined import packed
 from workers.queues import KINDS, QUARANTINE
 from workers.unacknowledged import QoS
 
@@ -33,6 +34,8 @@ QUEUES = frozenset(queue for kind in KINDS.values() for queue in kind.queues)
 JSON = "application/json"
 #: What a task's body consists of, in this order.
 BODY = ("args", "kwargs", "embed")
+#: More retries nobody has. Celery raises two to their power, which takes a stranger's number all memory.
+MAX_RETRIES = 1_000_000
 
 
 if TYPE_CHECKING:
@@ -92,7 +95,8 @@ class Call(_Part):  # type: ignore[no-redef]  # Pydantic's plugin has an argumen
     task: str
     shadow: str | None = None
     timelimit: list[PositiveFloat | None] | None = Field(None, min_length=2, max_length=2)
-    retries: int | None = Field(None, ge=0)
+    # Pauses double with each.
+    retries: int | None = Field(None, ge=0, le=MAX_RETRIES)
     eta: str | None = None
     expires: str | None = None
     args: list[Any]
@@ -215,11 +219,11 @@ class Channel(_Channel):  # type: ignore[misc]
         if reason is None:
             return False
         try:
-            self.keep(item, call, reason)
+            self.quarantine(item, reason, task=_name(call.get("task")), task_id=_name(call.get("id")))
         except (RedisError, OSError) as error:
             log.warning("broker.not_quarantined", error=described(error))
             outstanding.keep(
-                OutstandingMessage(QUARANTINE, "LPUSH", item, lambda: _buried(item, call, reason))
+                OutstandingMessage(QUARANTINE, "LPUSH", packed(item, reason), lambda: self.bury(item, reason))
             )
         return True
 
@@ -256,31 +260,41 @@ class Channel(_Channel):  # type: ignore[misc]
 
     # -- keeping elsewhere ------------------------------------------------------------------------------
 
-    def keep(self, item: bytes, call: Mapping[str, Any], reason: str) -> None:
-        """Make a dead letter of a message that cannot be read, or leave it in the quarantine for later.
+    def quarantine(self, item: bytes, reason: str, **ids: str) -> None:
+        """Leave a message to the job that makes dead letters; the database may not answer, and is not asked.
+
+        Args:
+            ids: for the log: the task's name and its id.
 
         Raises:
-            RedisError: the broker does not take it into the quarantine either.
+            RedisError: the broker does not take it.
+            OSError: the broker is away.
         """
-        if not _buried(item, call, reason):
-            with self.conn_or_acquire() as client:
-                PUSH(client, [QUARANTINE], ["LPUSH", item])
+        with self.conn_or_acquire() as client:
+            PUSH(client, [QUARANTINE], ["LPUSH", packed(item, reason)])
+        log.warning("broker.message_quarantined", reason=reason[: dead_letters.MAX_REASON_CHARS], **ids)
 
-    def bury(self, item: bytes, reason: str) -> bool:
-        """Make a dead letter of any message, one that can be sent again if it can be read."""
+    def bury(self, item: bytes, reason: str | None) -> None:
+        """Make a dead letter of any message, one that can be sent again if it can be read.
+
+        Args:
+            reason: why; if None, why it cannot be read.
+
+        Raises:
+            SQLAlchemyError: it could not be written.
+        """
         call, unreadable = self.read(item)
-        return _buried(item, call, unreadable or reason, readable=unreadable is None)
-
-
-def _buried(item: bytes, call: Mapping[str, Any], reason: str, readable: bool = False) -> bool:
-    payload = (
-        {"args": call["args"], "kwargs": call["kwargs"]}
-        if readable
-        else {"message": dict(call) or item.decode(errors="replace")}
-    )
-    return dead_letters.keep(
-        task=_name(call.get("task")), task_id=_name(call.get("id")), payload=payload, reason=reason
-    )
+        payload = (
+            {"args": call["args"], "kwargs": call["kwargs"]}
+            if unreadable is None
+            else {"message": dict(call) or item.decode(errors="replace")}
+        )
+        dead_letters.store(
+            task=_name(call.get("task")),
+            task_id=_name(call.get("id")),
+            payload=payload,
+            reason=reason or unreadable or "it could not be read when it was taken",
+        )
 
 
 def _name(value: object) -> str:

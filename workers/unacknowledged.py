@@ -6,6 +6,7 @@ its list. Here a message is never lost for want of its note: it is in this proce
 nothing that is found in hash or set ends a worker.
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -15,7 +16,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from workers.broker_clock import clock
 from workers.broker_errors import BROKER_AWAY, described
-from workers.broker_scripts import NOTE, REFRESH, RESTORE
+from workers.broker_scripts import NOTE, REFRESH, REINDEX, RESTORE
 from workers.outstanding import Message, outstanding
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,10 @@ else:
 
 #: What a note consists of: the message, its exchange and its routing key.
 PARTS = (dict, str, str)
+#: The most notes that are looked at in one scan, on either side of now.
+SUSPECTS = 1000
+#: The longest that one scan puts messages back, in seconds.
+RESTORE_SECONDS = 0.2
 
 
 class QoS(_Base):  # type: ignore[misc]
@@ -36,6 +41,8 @@ class QoS(_Base):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         #: Messages that are held without a note: tag → the list that each came from.
         self._unnoted: dict[str, str] = {}
+        #: Notes that nobody has renewed for a while: tag and moment → since when, by this process's clock.
+        self._suspects: dict[tuple[bytes, float], float] = {}
 
     # -- taken ------------------------------------------------------------------------------------------
 
@@ -117,19 +124,17 @@ class QoS(_Base):  # type: ignore[misc]
         """Put back what dead workers held: each message whose note nobody has renewed for long.
 
         Without Kombu's lock, which a full broker refuses: two that find the same message put it back once.
+        What takes long goes on with the next scan: the worker's loop waits meanwhile.
         """
         del start, num
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % (interval or 1):
             return
+        deadline = time.monotonic() + RESTORE_SECONDS
         with self.channel.conn_or_acquire() as client:
-            now = clock.now()
-            tags = [
-                *client.zrange(self.unacked_index_key, "-inf", now - self.visibility_timeout, byscore=True),
-                # By no clock that is right: whoever holds a message renews its note.
-                *client.zrange(self.unacked_index_key, now + self.visibility_timeout, "+inf", byscore=True),
-            ]
-            for tag in tags:
+            # First: this process may have been suspended, and its own clock has stood still.
+            self.look_at_notes(client)
+            for tag in self._abandoned(client):
                 try:
                     self.restore_by_tag(tag, client)
                 except OutOfMemoryError as error:
@@ -140,6 +145,47 @@ class QoS(_Base):  # type: ignore[misc]
                     raise
                 except ResponseError as error:
                     log.error("broker.not_restored", error=described(error))
+                if time.monotonic() > deadline:
+                    return
+
+    def look_at_notes(self, client: Any) -> None:
+        """Ask the broker what time it is, and note in the index whatever is not there.
+
+        Raises:
+            RedisError: the broker does not answer, or cannot serve.
+        """
+        with client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hlen(self.unacked_key)
+            pipe.zcard(self.unacked_index_key)
+            (seconds, microseconds), notes, places = pipe.execute()
+        clock.set(seconds + microseconds / 1e6)
+        if notes > places:
+            REINDEX(client, [self.unacked_index_key, self.unacked_key], [clock.now()])
+
+    def _abandoned(self, client: Any) -> list[bytes]:
+        """Return the tags of notes that nobody has renewed for the visibility timeout.
+
+        Their moments alone do not tell. The broker's clock may have been set; a host that was suspended has
+        not renewed its notes yet; an earlier version notes by its own host's clock. So a note must also have
+        had the same moment for half of the timeout, while this process has watched: whoever holds a message
+        renews its note twice in that time.
+        """
+        now, watched, timeout = clock.now(), time.monotonic(), self.visibility_timeout
+        suspects: dict[tuple[bytes, float], float] = {}
+        abandoned = []
+        for low, high in (("-inf", now - timeout / 4), (now + timeout / 2, "+inf")):
+            for tag, moment in client.zrange(
+                self.unacked_index_key, low, high, byscore=True, offset=0, num=SUSPECTS, withscores=True
+            ):
+                if tag.decode(errors="replace") in self._delivered:
+                    # This worker's own, which it has not renewed in time.
+                    continue
+                since = suspects[tag, moment] = self._suspects.get((tag, moment), watched)
+                if abs(now - moment) >= timeout and watched - since >= timeout / 2:
+                    abandoned.append(tag)
+        self._suspects = suspects
+        return abandoned
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Put one message back. A note that is none becomes a dead letter."""
@@ -157,7 +203,7 @@ class QoS(_Base):  # type: ignore[misc]
                 message, exchange, routing_key = _parts(note)
                 lists = self._lists(message, exchange, routing_key)
             except ValueError as error:
-                self.channel.keep(note, {}, f"unacked: {error}")
+                self.channel.quarantine(note, f"unacked: {error}")
                 self._remove_from_indices(tag).execute()
                 return
             keys = [self.unacked_index_key, self.unacked_key, *lists]
@@ -178,12 +224,14 @@ class QoS(_Base):  # type: ignore[misc]
 
     def _keep_unnoted(self, tag: str, leftmost: bool) -> None:
         item = _redelivered(self._delivered[tag]._raw).encode()
+        # Its note may be there nevertheless: only the broker's answer was lost.
+        outstanding.done.add(tag)
         outstanding.keep(
             Message(
                 self._unnoted.pop(tag),
                 _command(leftmost),
                 item,
-                lambda: bool(self.channel.bury(item, "its worker ended while the broker was away")),
+                lambda: self.channel.bury(item, "its worker ended while the broker was away"),
             )
         )
 

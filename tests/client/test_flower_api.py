@@ -130,7 +130,7 @@ def test_what_only_a_worker_refuses_is_a_dead_letter(platform: Platform, flower:
             "task: no task is called 'attachments.proces'; did you mean 'attachments.process'?"
         ),
     }
-    eventually(lambda: len(platform.dead_letters()) == len(reasons), what="all are dead letters")
+    eventually(lambda: len(platform.collected()) == len(reasons), what="all are dead letters")
     for letter in platform.dead_letters():
         assert reasons[letter.task_id] in letter.reason
     # By `send-task` a task goes to the queue for what names none, and is done all the same.

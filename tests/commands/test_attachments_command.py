@@ -13,15 +13,11 @@ from tasks.attachments import operate
 from tests.attachments.desk import Desk
 from tests.commands.cli import on
 from tests.platform import Platform
-from workers.app import app as celery
 from workers.known_bad import EICAR
 
 
 @pytest.fixture
 def desk(platform: Platform) -> Desk:
-    """openchat, and a broker to publish to."""
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
     return Desk(platform, "openchat")
 
 

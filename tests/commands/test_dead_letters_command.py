@@ -8,14 +8,6 @@ from tests.commands.cli import Outcome, on
 from tests.platform import Platform, environment, eventually
 from tests.servers import ValkeyServer
 from workers import dead_letters
-from workers.app import app as celery
-
-
-@pytest.fixture(autouse=True)
-def _broker(platform: Platform) -> None:
-    """Let this process publish to the test's broker, whichever it was set up for."""
-    url = platform.environment["ROOMKEEPER_BROKER_URL"]
-    celery.conf.update(broker_url=url, broker_write_url=url)
 
 
 def letters(platform: Platform, *arguments: str) -> Outcome:

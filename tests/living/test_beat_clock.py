@@ -19,6 +19,7 @@ from redis import Redis
 from tests.living.brokers import alive, logged
 from tests.platform import Platform, Program, eventually
 from workers import beat as beats
+from workers import broker_clock
 from workers.app import app
 from workers.broker_clock import BrokerClock, clock
 from workers.transport import Transport
@@ -139,6 +140,7 @@ class Times:
         self.wall, self.steady = time.time(), time.monotonic()
         monkeypatch.setattr(time, "time", lambda: self.wall)
         monkeypatch.setattr(time, "monotonic", lambda: self.steady)
+        monkeypatch.setattr(broker_clock, "steady", lambda: self.steady)
 
     def passes(self, seconds: float) -> None:
         self.wall += seconds

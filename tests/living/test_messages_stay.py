@@ -1,7 +1,10 @@
 """A message stays with the broker until its work or its dead letter is stored, however its task ends."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +22,7 @@ from tests.living.conftest import ReadOnly
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer, ValkeyServer
 from workers import task as tasks
+from workers.queues import QUARANTINE
 
 WORLD = Pern()
 
@@ -74,23 +78,59 @@ def test_a_task_that_is_killed_at_its_hard_limit_leaves_a_dead_letter(
     platform: Platform, short: Program
 ) -> None:
     with stuck(platform, short, Report(platform)) as task_id:
-        eventually(platform.dead_letters)
-    (letter,) = platform.dead_letters()
+        (letter,) = eventually(platform.collected)
     assert (letter.task, letter.task_id) == ("delivery.record", task_id)
     assert letter.reason.startswith("TimeLimitExceeded")
     assert letter.payload["args"][0]["app"] == "pern"
     eventually(lambda: broker_is_empty(platform))
 
 
-def test_its_message_stays_where_the_dead_letter_cannot_be_stored(
-    platform: Platform, short: Program, read_only: ReadOnly
+def test_its_message_stays_where_the_broker_does_not_take_it_into_the_quarantine(
+    platform: Platform, short: Program, valkey: ValkeyServer
 ) -> None:
     report = Report(platform)
-    with stuck(platform, short, report), read_only():
-        eventually(lambda: "dead_letter.not_stored" in short.said(), what=short.said()[-2000:])
+    with stuck(platform, short, report), Redis.from_url(valkey.url()) as client:
+        client.set(QUARANTINE, "in the way")
+        eventually(lambda: "broker.not_quarantined" in short.said(), what=short.said()[-2000:])
+        client.delete(QUARANTINE)
     eventually(report.merged)
     eventually(lambda: broker_is_empty(platform))
-    assert platform.dead_letters() == []
+    assert platform.collected() == []
+
+
+# -- Memory -----------------------------------------------------------------------------------------------
+
+#: A worker with one more task, which wants more memory than there is.
+HOG = """
+from workers.app import app, task
+
+@task(name="hog", queue="attachments")
+def hog(request):
+    bytearray(1 << 60)
+
+app.start(["worker", "--queues=attachments", "--concurrency=1", "--loglevel=INFO"])
+"""
+
+
+def test_a_task_that_wants_too_much_memory_is_a_dead_letter_and_no_more(platform: Platform) -> None:
+    row_id = platform.openchat_attachment(b"Milk\n", "notes.txt")
+    hog = platform.send("hog", {"app": "pern"})
+    platform.enqueue("openchat", row_id)
+    log = platform.folder / "hog.log"
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", HOG], env=platform.environment, stdout=out, stderr=out
+        )
+    try:
+        # Nothing has waited for the worker to be ready.
+        assert platform.finished(row_id, 120).outcome == "accepted", log.read_text()[-2000:]
+        assert worker.poll() is None, log.read_text()[-2000:]
+    finally:
+        worker.kill()
+        worker.wait()
+    (letter,) = platform.dead_letters()
+    assert (letter.task, letter.task_id, letter.reason) == ("hog", hog, "MemoryError: ")
+    assert letter.payload == {"args": [{"app": "pern"}], "kwargs": {}}
 
 
 # -- A broker that takes nothing --------------------------------------------------------------------------
@@ -158,6 +198,47 @@ def fail(state: str, kind: type[Exception] = InternalError) -> Exception:
 def test_a_database_that_is_away_is_waited_for_without_end(task: Any, valkey: ValkeyServer) -> None:
     with pytest.raises(Retry):
         task.retry(exc=fail("25006"), countdown=0.01)
+    assert published(valkey) == 1
+
+
+def test_an_outage_does_not_use_up_the_retries_of_what_comes_after(
+    task: Any, valkey: ValkeyServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "HOLD_SECONDS", 0.01)
+    task.request.retries = 1
+
+    def headers() -> Any:
+        with Redis.from_url(valkey.url()) as client:
+            return json.loads(client.lpop("attachments"))["headers"]
+
+    for waits in range(1, 12):
+        with pytest.raises(Retry):
+            task.retry(exc=fail("57P01"), countdown=1)
+        found = headers()
+        assert (found["retries"], found[tasks.WAITS]) == (1, waits)
+        task.request.headers = {tasks.WAITS: waits}
+    # A dead letter that cannot be stored waits for the database, too.
+    postgres.stop()
+    task.on_failure(ValueError("no"), task.request.id, task.request.args, {}, None)
+    found = headers()
+    assert (found["retries"], found[tasks.WAITS]) == (1, 12)
+    # Deadlocks, and a row that is not there yet, have all their retries.
+    with pytest.raises(Retry):
+        task.retry(exc=fail("40P01"), countdown=1)
+    assert headers()["retries"] == 2
+    with pytest.raises(Retry):
+        task.not_there_yet(ValueError("no"))
+    assert headers()["retries"] == 2
+
+
+@pytest.mark.parametrize("stranger", ["x", None, -1, 10**12, [1]])
+def test_a_stranger_s_number_of_waits_does_no_harm(
+    task: Any, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch, stranger: object
+) -> None:
+    monkeypatch.setattr(tasks, "HOLD_SECONDS", 0.01)
+    task.request.headers = {tasks.WAITS: stranger}
+    with pytest.raises(Retry):
+        task.retry(exc=fail("57P01"))
     assert published(valkey) == 1
 
 

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from redis import Redis
+from sqlalchemy import select
 
+from models.platform import DeadLetter
 from tests.commands.cli import on
 from tests.living.brokers import alive, held, logged, own_broker
-from tests.platform import Platform, eventually
-from tests.servers import ValkeyServer
+from tests.platform import Platform, environment, eventually
+from tests.servers import PostgresServer, ValkeyServer
 from tests.workers.test_metrics import asked
-from workers.queues import QUARANTINE
+from workers import dead_letters, migrate
+from workers.db import get_engine, transaction
+from workers.quarantined import packed, unpacked
+from workers.queues import QUARANTINE, REFUSED
 from workers.state_metrics import State
 
 
@@ -46,6 +52,12 @@ def unreadable() -> bytes:
     return json.dumps(message(uuid4(), id=None)).encode()
 
 
+def quarantined(client: "Redis") -> list[bytes]:
+    """Return the messages in the quarantine, without their reasons."""
+    packets: list[Any] = client.lrange(QUARANTINE, 0, -1)
+    return [unpacked(packet)[0] for packet in packets]
+
+
 def test_what_was_taken_while_the_database_was_away_becomes_a_dead_letter(platform: Platform) -> None:
     url = platform.environment["ROOMKEEPER_BROKER_URL"]
     platform.set(worker_processes=1)
@@ -54,7 +66,7 @@ def test_what_was_taken_while_the_database_was_away_becomes_a_dead_letter(platfo
     platform.sql("ALTER TABLE roomkeeper.dead_letters RENAME TO away")
     with Redis.from_url(url) as client:
         client.lpush("attachments", *bad)
-        eventually(lambda: client.lrange(QUARANTINE, 0, -1) == bad[::-1], what="they are in the quarantine")
+        eventually(lambda: quarantined(client) == bad[::-1], what="they are in the quarantine")
         found = asked(State(platform.settings))
         assert found["roomkeeper_quarantine_length", ()] == 3
         # The database is still away: nothing is taken out.
@@ -100,7 +112,7 @@ def test_a_broker_that_is_full_too_gets_it_later(platform: Platform, broker: Val
         client.lpush("attachments", bad)
         logged(worker, "broker.message_kept_here")
         client.delete(QUARANTINE)
-        eventually(lambda: client.lrange(QUARANTINE, 0, -1) == [bad], what="it has been handed over")
+        eventually(lambda: quarantined(client) == [bad], what="it has been handed over")
         alive(worker)
 
         client.delete(QUARANTINE)
@@ -112,6 +124,56 @@ def test_a_broker_that_is_full_too_gets_it_later(platform: Platform, broker: Val
     worker.process.terminate()
     worker.process.wait(timeout=30)
     assert [letter.reason for letter in platform.dead_letters()] == ["id: Input should be a valid string"]
+
+
+# -- A database that refuses a dead letter ----------------------------------------------------------------
+
+
+def test_what_the_database_refuses_does_not_hold_up_what_comes_after(platform: Platform) -> None:
+    platform.sql("ALTER TABLE roomkeeper.dead_letters ADD CHECK (task <> 'refused.task')")
+    with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
+        refused = json.dumps(message(uuid4(), task="refused.task")).encode()
+        client.lpush(QUARANTINE, packed(refused, "why"), unreadable(), packed(unreadable(), "because"))
+        outcome = on(platform, "dead-letters", "collect")
+        assert outcome.code == 0
+        assert outcome.out.endswith("2 collected.\n")
+        assert client.lrange(REFUSED, 0, -1) == [packed(refused, "why")]
+        assert [letter.reason for letter in platform.dead_letters()] == [
+            "id: Input should be a valid string",
+            "because",
+        ]
+        found = asked(State(platform.settings))
+        assert found["roomkeeper_quarantine_length", ()] == 0
+        assert found["roomkeeper_quarantine_refused", ()] == 1
+
+
+def test_a_database_that_knows_few_characters_takes_every_dead_letter(
+    postgres: PostgresServer, platform: Platform
+) -> None:
+    name = f"latin1_{uuid4().hex}"
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+        try:
+            with environment({"DATABASE_URL": postgres.url(name)}):
+                migrate.upgrade(get_engine())
+                payload = {"args": ["whole 😀", "a\\b", {"ñ": 1}], "kwargs": {}}
+                assert dead_letters.keep(task="😀", task_id="1", payload=payload, reason="no 😀")
+                with transaction() as connection:
+                    (letter,) = connection.execute(select(*DeadLetter.__table__.columns)).all()
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert letter.task == "\\U0001f600"
+    assert letter.reason == "no \\U0001f600; stored as ASCII: UntranslatableCharacter"
+    # As it was sent, to be sent again.
+    assert dead_letters.sent(letter.payload) == payload
+
+
+@pytest.mark.parametrize("item", [b"\xff\xfe", b"", "ñ😀".encode(), b'{"reason": "x"}'])
+@pytest.mark.parametrize("reason", ["why", "\0", "half \ud83d"])
+def test_any_bytes_survive_the_quarantine(item: bytes, reason: str) -> None:
+    assert unpacked(packed(item, reason)) == (item, reason)
+    # Or as an earlier version has left it.
+    assert unpacked(item) == (item, None)
 
 
 GARBAGE = ["", "null", "5", "{}", "[]", '["a", "b", "c"]', "[{}, null, 5]", "[" * 5000, b"\xff\xfe"]
@@ -133,7 +195,7 @@ def test_garbage_among_the_notes_holds_nobody_up(platform: Platform, broker: Val
         for row_id in row_ids:
             assert platform.finished(row_id).outcome == "accepted"
         eventually(lambda: held(client) == (0, 0), what="nothing is left over")
-        eventually(lambda: len(platform.dead_letters()) == len(GARBAGE) + 1)
+        eventually(lambda: len(platform.collected()) == len(GARBAGE) + 1)
     reasons = sorted(letter.reason for letter in platform.dead_letters())
     assert reasons[0].startswith("body: Field required")
     assert all(reason.startswith("unacked: the note ") for reason in reasons[1:])

@@ -48,7 +48,7 @@ def events(platform: Platform) -> Iterator[list[dict[str, Any]]]:
 
 def letters(platform: Platform) -> dict[str, str]:
     """Return the reason of each dead letter by its task's id."""
-    return {letter.task_id: letter.reason for letter in platform.dead_letters()}
+    return {letter.task_id: letter.reason for letter in platform.collected()}
 
 
 def test_a_malformed_message_is_kept_with_the_reason_and_the_worker_goes_on(platform: Platform) -> None:

@@ -1,12 +1,14 @@
 """Metrics over HTTP: what the processes of a worker count together, and what the database knows."""
 
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
@@ -17,12 +19,14 @@ from tasks.apps import ROLLUPS, policies, rollups
 from tasks.attachments import operate
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
+from workers import metrics
 from workers.db import transaction
 from workers.known_bad import EICAR
 from workers.scanner import Scanner, Version
 from workers.state_metrics import State, Taken
 
 EVERY = timedelta(minutes=1)
+PAGE = Path(__file__).parent.parent.parent / "docs" / "operations.md"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -350,3 +354,29 @@ def test_the_age_of_the_signatures_is_told(state: State, monkeypatch: pytest.Mon
     assert 5 * 86400 <= age < 5 * 86400 + 60
     monkeypatch.setattr(Scanner, "versions", lambda self: Version("1", "local"))
     assert ("roomkeeper_signature_age_seconds", ()) not in asked(state)
+
+
+def _row(name: str, kind: str, labels: Iterable[str], meaning: str) -> str:
+    total = "_total" if kind == "counter" else ""
+    return f"| `{name}{total}` | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
+
+
+def test_the_page_has_every_metric(platform: Platform, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = Version("ClamAV 1.4", "27000", datetime.now(UTC))
+    monkeypatch.setattr(Scanner, "versions", lambda self: released)
+    # What a metric without samples is labelled with is known to its family only.
+    by_state = [
+        _row(family.name, family.type, getattr(family, "_labelnames", ()), family.documentation)
+        for family in state.collect()
+    ]
+    counts = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
+    by_workers = [
+        _row(found._name, str(found._type), found._labelnames, found._documentation) for found in counts
+    ]
+    text = PAGE.read_text()
+    for marker, rows in (("state", by_state), ("workers", by_workers)):
+        _, begin, rest = text.partition(f"<!-- {marker} -->\n")
+        table, end, _ = rest.partition(f"\n<!-- /{marker} -->")
+        assert begin and end, "the markers are missing"
+        expected = ["| metric | labels | meaning |", "| --- | --- | --- |", *sorted(rows)]
+        assert table.splitlines() == expected, "put this between the markers:\n" + "\n".join(expected)

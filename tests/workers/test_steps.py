@@ -73,7 +73,8 @@ def test_what_a_killed_worker_held_others_get_in_about_the_timeout(
         eventually(lambda: client.zcard("unacked_index") == client.llen("attachments") == 0)
     # What was begun is begun again; what was only held is done for the first time.
     assert attempts == [2, 1]
-    assert took < 2 * platform.settings.visibility_timeout_seconds
+    # It is looked for every two seconds, which is much of so short a timeout.
+    assert took < 3 * platform.settings.visibility_timeout_seconds
     assert other.process.poll() is None
 
 
