@@ -29,10 +29,12 @@ _SHAPE = (
       WHERE setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
 """
 )
-_TABLES = """
+#: Those that have or had rows: what was deleted leaves pages behind.
+_USED_TABLES = """
     SELECT format('%I.%I', nspname, relname) FROM pg_catalog.pg_class
       JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
      WHERE pg_class.oid >= 16384 AND relkind = 'r' AND relpersistence <> 't' AND nspname !~ '^pg_'
+       AND pg_relation_size(pg_class.oid) > 0
      ORDER BY 1
 """
 _SEQUENCES = """
@@ -60,7 +62,6 @@ class ReusedDatabase:
         self._made = 0
         self._connection: psycopg.Connection[tuple[str, ...]] | None = None
         self._shape: object = None
-        self._filled = ""
         self._known: dict[str, str] = {}
 
     @property
@@ -99,32 +100,25 @@ class ReusedDatabase:
         # No triggers: some tables refuse to be emptied.
         self._connection.execute("SET lock_timeout = '5s'; SET session_replication_role = replica")
         self._shape = self._connection.execute(_SHAPE).fetchone()
-        tables = [name for (name,) in self._connection.execute(_TABLES)]
-        self._filled = " UNION ALL ".join(
-            f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in tables
-        )
         # The template's own rows: the migration that it is at.
-        self._known = {name: self._content(name) for name in self._tables_with_rows()}
+        self._known = {name: self._content(name) for name in self._used_tables()}
 
     def _empty(self) -> bool:
         assert self._connection is not None
         self._connection.execute(_TERMINATE)
         if self._connection.execute(_SHAPE).fetchone() != self._shape:
             return False
-        filled = self._tables_with_rows()
-        if any(name not in filled or self._content(name) != content for name, content in self._known.items()):
+        if any(self._content(name) != content for name, content in self._known.items()):
             return False
-        if todo := [name for name in filled if name not in self._known]:
+        if todo := [name for name in self._used_tables() if name not in self._known]:
             self._connection.execute(f"TRUNCATE {', '.join(todo)} RESTART IDENTITY CASCADE".encode())
-            if any(name not in self._tables_with_rows() for name in self._known):
-                return False
         self._connection.execute(_SEQUENCES)
         self._connection.execute("DELETE FROM pg_catalog.pg_statistic WHERE starelid >= 16384")
         return True
 
-    def _tables_with_rows(self) -> list[str]:
+    def _used_tables(self) -> list[str]:
         assert self._connection is not None
-        return [name for (name,) in self._connection.execute(self._filled.encode())]
+        return [name for (name,) in self._connection.execute(_USED_TABLES)]
 
     def _content(self, table: str) -> str:
         assert self._connection is not None
