@@ -1,6 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-calendar check bench lock clean
+.PHONY: help install run demo test test-calendar mutants check bench lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -30,6 +30,9 @@ test: install check ## Run every check and every test, some on Debian's PostgreS
 
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
+
+mutants: install ## Put known faults into a copy of the code, one by one, and see that the tests notice each; by hand, an hour
+	@exec $(BIN)/python -m tests.mutants
 
 bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention, figures: each beside its peer or limit
 	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
