@@ -177,6 +177,22 @@ def test_each_step_of_a_status(
         assert world.rows(connection, [message]) == {(message, bob): (status, *moments)}
 
 
+@pytest.mark.parametrize(
+    ("first", "late", "read"), [("read", "delivered", 2), ("delivered", "delivered", None)]
+)
+def test_a_late_event_gives_its_earlier_time_and_takes_no_status_back(
+    engine: Engine, first: str, late: str, read: int | None
+) -> None:
+    world = Pern()
+    with engine.begin() as connection:
+        ada, bob = world.people(connection, 2)
+        (message,) = world.messages(connection, ada, 1)
+    send(engine, world, [[event(message, bob, first, 2)], [event(message, bob, late, 1)]])
+    with engine.begin() as connection:
+        read_at = None if read is None else at(read)
+        assert world.rows(connection, [message]) == {(message, bob): (first, at(1), read_at)}
+
+
 def test_a_reaction_is_kept_and_gains_its_times(engine: Engine) -> None:
     world = Pern()
     with engine.begin() as connection:

@@ -300,6 +300,19 @@ def test_rows_that_are_locked_do_not_hold_up_the_others(platform: Platform, room
     assert row.events[0]["message_id"] == str(first)
 
 
+def test_rows_of_the_inbox_that_are_locked_do_not_hold_up_the_others(platform: Platform, room: Any) -> None:
+    (_, bob), (first, second, _) = room
+    for message in (first, second):
+        put(platform, event(message, bob, "read", 2))
+    platform.set(lock_timeout_ms=200)
+    with platform.engine.begin() as holder:
+        holder.execute(text("SELECT FROM roomkeeper.status_inbox ORDER BY id LIMIT 1 FOR UPDATE")).all()
+        with_settings(platform, drains.drain)
+        assert rows(platform, first, second).keys() == {(second, bob)}
+    with_settings(platform, drains.drain)
+    assert rows(platform, first, second).keys() == {(first, bob), (second, bob)}
+
+
 def test_a_run_has_time_for_smaller_portions_after_a_statement_that_is_too_slow() -> None:
     """With the times as they are, and for three applications."""
     assert 3 * drains.STATEMENT_SECONDS < drains.RUN_SECONDS

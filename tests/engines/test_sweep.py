@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Connection, insert, make_url, select
+from sqlalchemy import Connection, Engine, event, insert, make_url, select
 
 from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
 from models.platform import JobRun, SweepPosition
@@ -360,6 +360,28 @@ def test_a_sign_of_life_that_comes_in_between_is_not_overlooked(
     monkeypatch.setattr(Batches, "_lock_parents", speak)
     done = sweep(platform, "echoroom.ghosts")
     assert (done.rows, done.remaining) == (0, 0)
+
+
+def test_a_sign_of_life_that_comes_under_the_lock_is_not_overlooked(platform: Platform) -> None:
+    """Between the lock of a row and its change its user shows a sign of life elsewhere."""
+    room = add(platform, ChatSession, category="Calm")
+    who = add(platform, User, username="Ada", last_active=None)
+    add(platform, SessionParticipant, session_id=room, user_id=who, joined_at=ago(days=1))
+    seen: list[str] = []
+
+    def speak(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE echoroom.session_participants"):
+            seen.append(statement)
+            platform.sql("UPDATE echoroom.users SET last_active = :now", now=NOW)
+
+    event.listen(Engine, "before_cursor_execute", speak)
+    try:
+        done = sweep(platform, "echoroom.ghosts")
+    finally:
+        event.remove(Engine, "before_cursor_execute", speak)
+    assert seen
+    assert done.rows == 0
+    assert [row["is_active"] for row in rows(platform, SessionParticipant).values()] == [True]
 
 
 def test_a_room_that_somebody_holds_is_left_while_others_are_free_and_waited_for_alone(
