@@ -1,10 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help install run demo test test-system test-calendar check bench apps lock clean
-=======
-.PHONY: help install run demo test test-calendar mutants check bench lock clean
->>>>>>> mut
+.PHONY: help install run demo test test-system test-calendar mutants check bench apps lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,25 +38,12 @@ test-system: install ## Run the tests of whole programs: every benchmark at a ti
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
 
-<<<<<<< HEAD
-bench: install ## Measure everything beside a peer or a limit, some minutes each; ends with a table of the aims
-	@sh scripts/install-peers.sh
-	@exec $(BIN)/python -m benchmarks
-=======
 mutants: install ## Put known faults into a copy of the code, one by one, and see that the tests notice each; by hand, an hour
 	@exec $(BIN)/python -m tests.mutants
 
-bench: install ## Measure pictures, scanning, the pipeline, statuses, sweeps, retention, figures: each beside its peer or limit
-	@# One line each, some minutes in all. vipsthumbnail and clamdscan must be installed.
-	@$(BIN)/python -m benchmarks.pictures
-	@$(BIN)/python -m benchmarks.scanning
-	@$(BIN)/python -m benchmarks.pipeline
-	@$(BIN)/python -m benchmarks.delivery
-	@$(BIN)/python -m benchmarks.sweep
-	@$(BIN)/python -m benchmarks.retention
-	@$(BIN)/python -m benchmarks.reconcile
-	@$(BIN)/python -m benchmarks.rollup
->>>>>>> mut
+bench: install ## Measure everything beside a peer or a limit, some minutes each; ends with a table of the aims
+	@sh scripts/install-peers.sh
+	@exec $(BIN)/python -m benchmarks
 
 check: .venv/.installed ## Lint, types, imports
 	@$(BIN)/ruff check .
