@@ -428,7 +428,7 @@ def _bench() -> Iterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=True))
+        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=not harness.TINY))
         valkey = ValkeyServer(Valkey(folder / "valkey", free_port()))
         for server in (postgres, valkey):
             stack.callback(server.stop)

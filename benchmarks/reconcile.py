@@ -157,7 +157,7 @@ def _apart(values: dict[str, str], store: str, count: int) -> Cost:
 
 @contextmanager
 def _servers(folder: Path) -> Iterator[tuple[PostgresServer, SeaweedFSServer]]:
-    postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=True))
+    postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=not harness.TINY))
     seaweedfs = SeaweedFSServer(SeaweedFS(folder / "seaweedfs", free_ports(PORTS), secret_key=SECRET))
     with ExitStack() as stack:
         for server in (postgres, seaweedfs):

@@ -108,7 +108,7 @@ def _database() -> Iterator[tuple["psycopg.Connection[tuple[object, ...]]", dict
     folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=True))
+        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=not harness.TINY))
         stack.callback(postgres.stop)
         postgres.start()
         values = {

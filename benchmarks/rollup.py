@@ -233,7 +233,7 @@ def _database() -> Iterator[tuple[Database, dict[str, str]]]:
     folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=True))
+        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=not harness.TINY))
         stack.callback(postgres.stop)
         postgres.start()
         values = {"DATABASE_URL": postgres.url(), "ROOMKEEPER_LOCK_TIMEOUT_MS": "60000"}
