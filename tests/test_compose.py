@@ -567,6 +567,7 @@ def run_without_development(
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [("--help", "flower"), ("apps", "openchat.attachment"), ("settings", "DATABASE_URL")],

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+import pytest
 from redis import Redis
 
 from models import openchat, pern
@@ -13,6 +14,8 @@ from stack.samples import SAMPLES, Sample, photo
 from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers.known_bad import EICAR
+
+pytestmark = pytest.mark.system
 
 TEXT = b"Milk, bread\n"
 

@@ -22,6 +22,8 @@ from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer, SeaweedFSServer
 from workers.known_bad import EICAR
 
+pytestmark = pytest.mark.system
+
 PHOTO = photo(400, 300)
 TEXT = b"Milk, bread\n"
 

@@ -17,6 +17,8 @@ from tests.client.snippets import FLOWER, rows, snippets
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
 
+pytestmark = pytest.mark.system
+
 PASSWORD = "correct horse"
 PROCESS = "/api/task/async-apply/attachments.process"
 

@@ -10,7 +10,7 @@ from tests.client.studio import CODE, Studio, relaying, studio
 from tests.platform import Platform, eventually
 
 #: Days are counted back from today.
-pytestmark = pytest.mark.usefixtures("same_day")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("same_day")]
 
 
 def in_sql(room: Studio) -> None:

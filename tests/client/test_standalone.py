@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 import roomkeeper
 from tests.platform import Platform
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 #: What the workers need and a service may not have, or have in another version.

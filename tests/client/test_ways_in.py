@@ -15,7 +15,7 @@ from tests.delivery.people import Pern
 from tests.platform import Platform, eventually
 
 #: Days are counted back from today.
-pytestmark = pytest.mark.usefixtures("same_day")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("same_day")]
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from workers.broker_clock import clock
 from workers.outstanding import outstanding
 from workers.transport import Transport
 
+pytestmark = pytest.mark.system
+
 TIMEOUT = 1.0
 HOUR = 3600.0
 

@@ -24,6 +24,8 @@ from workers.app import app
 from workers.broker_clock import BrokerClock, clock
 from workers.transport import Transport
 
+pytestmark = pytest.mark.system
+
 PREFIX = "roomkeeper:beat:"
 SCHEDULE = f"{PREFIX}:schedule"
 RECOVER = "attachments.recover"

@@ -22,6 +22,8 @@ from workers import broker_scripts
 from workers.broker_errors import BROKER_AWAY, described
 from workers.transport import Transport
 
+pytestmark = pytest.mark.system
+
 WORLD = Pern()
 #: How many messages each task tells the status of: some ten kilobytes.
 EVENTS = 100

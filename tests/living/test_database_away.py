@@ -29,6 +29,8 @@ from workers.bootstrap import bootstrap
 from workers.db import create
 from workers.settings import load
 
+pytestmark = pytest.mark.system
+
 WORLD = Pern()
 MESSAGES = 10
 

@@ -24,6 +24,8 @@ from workers import outstanding
 from workers.db import transaction
 from workers.queues import QUARANTINE
 
+pytestmark = pytest.mark.system
+
 
 @contextmanager
 def frozen(postgres: PostgresServer) -> Iterator[None]:

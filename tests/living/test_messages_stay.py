@@ -24,6 +24,8 @@ from tests.servers import PostgresServer, ValkeyServer
 from workers import task as tasks
 from workers.queues import QUARANTINE
 
+pytestmark = pytest.mark.system
+
 WORLD = Pern()
 
 

@@ -25,6 +25,8 @@ from workers.quarantined import packed, unpacked
 from workers.queues import QUARANTINE, REFUSED
 from workers.state_metrics import State
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def broker(platform: Platform, tmp_path: Path) -> Iterator[ValkeyServer]:

@@ -24,6 +24,8 @@ from tests.platform import Platform, eventually
 from tests.servers import PostgresServer
 from tests.stack.test_group import Launcher, awaited_end, processes_of
 
+pytestmark = pytest.mark.system
+
 #: Shorter than any of the programs below takes.
 STILL_SECONDS = 2.5
 

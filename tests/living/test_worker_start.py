@@ -19,6 +19,8 @@ from workers.bootstrap import bootstrap
 from workers.db import create
 from workers.settings import load
 
+pytestmark = pytest.mark.system
+
 KINDS = ("attachments", "delivery", "maintenance")
 
 

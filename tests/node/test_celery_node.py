@@ -18,6 +18,8 @@ from tests.node.programs import HERE, Node, Outcome
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
 
+pytestmark = pytest.mark.system
+
 (SHOWN,) = snippets("Celery clients in other languages", "js")
 PLAIN = (HERE / "plain.mjs").read_text()
 NAMES = "const { attachmentId, messageId, userId } = given;\n"

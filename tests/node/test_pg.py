@@ -12,6 +12,8 @@ from tests.delivery.people import Pern
 from tests.node.programs import HERE, Node
 from tests.platform import Platform
 
+pytestmark = pytest.mark.system
+
 TRANSACTION = (HERE / "transaction.mjs").read_text()
 ENQUEUE = "SELECT roomkeeper.enqueue('attachments.process', $1)"
 RECORD = "SELECT roomkeeper.record_status('pern', $1)"

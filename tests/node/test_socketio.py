@@ -16,6 +16,8 @@ from tests.node.programs import HERE, Node, Running
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
 
+pytestmark = pytest.mark.system
+
 PAGE = (HERE.parents[1] / "docs" / "live.md").read_text()
 (SHOWN,) = re.findall(r"^```js\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 PEOPLE = (HERE / "people.mjs").read_text()

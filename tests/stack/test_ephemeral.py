@@ -22,6 +22,8 @@ from tests.cleanup.sweeping import rows
 from tests.platform import Platform, environment
 from workers.settings import load
 
+pytestmark = pytest.mark.system
+
 #: The ledger has rows enough of its own.
 NAMES = [name for name in POLICIES if name != "roomkeeper.runs"]
 RETAINED = [name for name, policy in POLICIES.items() if isinstance(policy, Retention)]

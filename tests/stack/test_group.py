@@ -19,6 +19,8 @@ import pytest
 from stack.processes import POLL_SECONDS
 from workers.settings import load
 
+pytestmark = pytest.mark.system
+
 STARTER = Path(__file__).with_name("starter.py")
 ROOT = STARTER.parents[2]
 

@@ -116,6 +116,7 @@ def test_an_idle_run_leaves_no_trace(platform: Platform, service: Service) -> No
     assert runs(platform) == [("done", 1)]
 
 
+@pytest.mark.system
 def test_ten_thousand_rows_keep_their_order(platform: Platform, service: Service) -> None:
     payload = json.dumps({"app": "openchat", "id": str(uuid4())})
     found = service.execute(
@@ -323,6 +324,7 @@ def test_a_relay_that_is_killed_before_it_marks_publishes_again_under_the_same_i
     assert platform.dead_letters() == []
 
 
+@pytest.mark.system
 def test_from_a_transaction_to_a_verdict(platform: Platform, service: Service) -> None:
     platform.set(outbox_every_seconds=0.2, attachment_grace_seconds=3600)
     platform.worker("delivery")

@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from redbeat.decoder import RedBeatJSONEncoder
 from redis import Redis
 
 from tests.platform import Platform, Program, eventually
 from tests.servers import ValkeyServer
+
+pytestmark = pytest.mark.system
 
 
 def waiting(valkey: ValkeyServer) -> int:

@@ -16,6 +16,8 @@ from workers.app import app, task
 from workers.queues import KINDS, QUARANTINE
 from workers.task import PlatformTask
 
+pytestmark = pytest.mark.system
+
 #: What somebody wrote: it may stand in the dead letters and nowhere else.
 SECRET = "meet-me-at-midnight"
 

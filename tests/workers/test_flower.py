@@ -12,6 +12,8 @@ from stack.ports import free_port
 from tests.platform import Platform, environment, eventually
 from workers.settings import SettingsError
 
+pytestmark = pytest.mark.system
+
 SECRET = "meet-me-at-midnight"
 PASSWORD = "correct horse"
 
