@@ -25,15 +25,14 @@ run: install ## Start everything, feed sample files in, stay until Ctrl-C
 demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
 
-test: install check ## Run every check and every test but test-system's, some on Debian's PostgreSQL 15, which is installed where missing
+test: install ## Run lint, types, and every test but test-system's; installs Debian's PostgreSQL 15 where it is missing
 	@sh scripts/install-postgresql-15.sh
-	@# Three at once: much of the time is waiting for servers. A file stays together, for what it shares; and those with
-	@# few tests, which are the long ones, are not left for the end.
-	@exec $(BIN)/pytest -m "not system" -n 3 --dist loadfile --no-loadscope-reorder
+	@exec sh scripts/test.sh
 
-test-system: install ## Run the tests of whole programs: every benchmark at a tiny size
+test-system: install ## Run the tests of whole programs: outages, the stack, clients, packages, benchmarks at a tiny size
+	@sh scripts/install-postgresql-15.sh
 	@sh scripts/install-peers.sh
-	@exec $(BIN)/pytest -m system -n 2 --dist worksteal --timeout 300
+	@exec $(BIN)/pytest -m system -n 2 --dist loadfile --no-loadscope-reorder --timeout 300
 
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
