@@ -1,6 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-system test-calendar mutants check bench apps lock clean
+.PHONY: help install run demo test test-fast test-system test-deep test-calendar mutants check bench apps lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,6 +33,12 @@ test-system: install ## Run the tests of whole programs: outages, the stack, cli
 	@sh scripts/install-postgresql-15.sh
 	@sh scripts/install-peers.sh
 	@exec $(BIN)/pytest -m system -n 2 --dist loadfile --no-loadscope-reorder --timeout 300
+
+test-fast: .venv/.installed ## Run the tests nearest to what was changed since the last commit, for less than a minute
+	@exec $(BIN)/python -m tests.fast
+
+test-deep: install ## Run property tests with many new examples, and the fuzzers: by hand, for hours; goes on where it was broken off
+	@exec $(BIN)/python -m tests.deep
 
 test-calendar: install ## Run the tests that read the clock on odd days and around midnight; an hour, and a C compiler
 	@exec $(BIN)/python -m tests.clocks
