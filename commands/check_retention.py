@@ -20,7 +20,7 @@ from tasks.attachments.tables import CannotAskError, askable
 from tasks.engines.closed import counting
 from tasks.engines.families import files_of
 from tasks.engines.index_check import unindexed
-from tasks.engines.object_deleter import BATCH
+from tasks.engines.pending_deletions import BATCH
 from workers.db import create
 from workers.inspection import Fault
 from workers.settings import Settings, variable

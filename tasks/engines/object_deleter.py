@@ -30,15 +30,13 @@ from tasks.attachments.objects import picture_key
 from tasks.attachments.tables import CannotAskError
 from tasks.engines.batch import PARENT_PATIENCE_MS, Contested, Refused, begin, words
 from tasks.engines.key_references import named
-from tasks.engines.pending_deletions import LOOK_SECONDS, PENDING, STORE_SECONDS, objects_of
+from tasks.engines.pending_deletions import BATCH, LOOK_SECONDS, PENDING, STORE_SECONDS, objects_of
 from tasks.engines.statements import any_of
 from workers.db import transaction
 from workers.settings import Settings, variable
 from workers.storage import ObjectMissing, ObjectStore, StoreError, store_for
 from workers.storage.base import ObjectsKept
 
-#: So many attachments at once: with their pictures, what S3 deletes in one request.
-BATCH = 333
 #: The pause after the first failed attempt; it doubles with each, up to the longest.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 600.0
 _ERROR_CHARS = 200

@@ -41,6 +41,8 @@ from workers.storage import ObjectMissing, UnknownProvider, keys, store_for
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: So many attachments at once: with their pictures, what S3 deletes in one request.
+BATCH = 333
 #: How long whoever deletes objects may hold their pending deletions: to look whether rows name them, and to
 #: wait for the store.
 LOOK_SECONDS, STORE_SECONDS = 300, 300
