@@ -4,6 +4,7 @@ import io
 import struct
 import zipfile
 import zlib
+from functools import cache
 
 from PIL import Image, PngImagePlugin
 
@@ -474,8 +475,9 @@ def encrypted_archives() -> dict[str, bytes]:
     }
 
 
+@cache
 def traps() -> dict[str, tuple[bytes, str]]:
-    """Return archives that lie or overwhelm, and the trait of each."""
+    """Return archives that lie or overwhelm, and the trait of each. Made once, for packing takes seconds."""
     return {
         "liar": (liar(), "zip_bomb"),
         "overlapping": (overlapping(), "zip_bomb"),
