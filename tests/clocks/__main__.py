@@ -12,12 +12,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
-#: In UTC. Each file is begun anew at its moment, so that what comes seconds later comes while its tests run.
+#: In UTC.
 MOMENTS = (
     # The ends of months: one month ahead, or back, has fewer days.
     "2027-01-30 12:00:00",
@@ -78,21 +79,29 @@ def main() -> int:
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="or folder; by default all that read the clock"
     )
+    parser.add_argument("--jobs", type=int, default=3, metavar="N", help="so many test processes at a time")
     given, options = _split(sys.argv[1:])
     arguments = parser.parse_args(given)
-    chosen = arguments.files or FILES
+    chosen = [one for name in arguments.files or FILES for one in files(name)]
     failed = []
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(arguments.jobs) as pool:
         library = Path(directory) / "clock.so"
         build(library)
-        for moment in arguments.at or MOMENTS:
-            for file in (one for name in chosen for one in files(name)):
-                sys.stdout.write(f"== {moment} {file}\n")
+        for text in arguments.at or MOMENTS:
+            moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+            if moment.second:
+                # What comes seconds later is to come while each file's tests run.
+                rounds = [pool.submit(run, library, moment, [file, *options]) for file in chosen]
+            else:
+                together = ["-n", str(arguments.jobs), "--dist", "loadfile"]
+                rounds = [pool.submit(run, library, moment, [*chosen, *together, *options])]
+            for each in rounds:
+                arguments_of, code, output = each.result()
+                sys.stdout.write(f"== {text} {' '.join(arguments_of)}\n{output}")
                 sys.stdout.flush()
-                code = run(library, datetime.fromisoformat(moment).replace(tzinfo=UTC), [file, *options])
                 # 5: nothing of it is left to run.
                 if code not in (0, 5):
-                    failed.append(f"{moment} {file}")
+                    failed.append(f"{text} {' '.join(arguments_of)}")
     for one in failed:
         sys.stdout.write(f"failed: {one}\n")
     return 1 if failed else 0
@@ -118,12 +127,19 @@ def files(name: str) -> list[str]:
     return sorted(map(str, path.rglob("test_*.py"))) if path.is_dir() else [name]
 
 
-def run(library: Path, moment: datetime, arguments: list[str]) -> int:
-    """Run pytest with the clock at `moment`; return its exit code."""
+def run(library: Path, moment: datetime, arguments: list[str]) -> tuple[list[str], int, str]:
+    """Run pytest with the clock at `moment`; return its arguments, its exit code and what it printed."""
     offset = round((moment - datetime.now(UTC)).total_seconds())
     clock = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.clocks.without_go", *arguments]
-    return subprocess.run(command, env=os.environ | clock).returncode
+    options = ["-q", "--durations=0", "--durations-min=60", "-p", "tests.clocks.without_go"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *arguments],
+        env=os.environ | clock,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return arguments, done.returncode, done.stdout
 
 
 if __name__ == "__main__":
