@@ -1,8 +1,5 @@
 """Objects of deleted rows when something dies, is away, or comes in between: no row ever lacks its object."""
 
-import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +21,7 @@ from tests.living.deleting import _period as _period
 from tests.living.deleting import provider as provider
 from tests.living.deleting import proxy as proxy
 from tests.platform import Platform, eventually
+from tests.retention.dying import kill_at
 from tests.retention.retaining import everything, retain
 from workers import migrate
 from workers.storage.local import LocalStore
@@ -34,14 +32,7 @@ def test_a_run_that_is_killed_while_it_deletes_objects(platform: Platform, provi
     deleted(platform, provider, 3)
     store = "local.LocalStore" if provider == "local" else "s3.S3Store"
     step = f"workers.storage.{store}.delete_many:after:1"
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.retention.dying", POLICY, step],
-        env=platform.environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    kill_at(step, POLICY, platform.environment)
     complete(platform, provider)
     assert set(rows(platform, Attachment)) == {stays}
     (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")

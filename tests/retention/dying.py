@@ -1,12 +1,15 @@
-"""Runs a retention policy and is killed at one of its steps: `python -m tests.retention.dying POLICY STEP`.
+"""Runs a retention policy in a process that is killed at one of its steps.
 
 A step is where a function is entered, or left, for the nth time: `tasks.receipts.append:after:1`.
+`python -m tests.retention.dying POLICY STEP` does the same from a shell.
 """
 
 import importlib
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from tests.cleanup.sweeping import NOW
@@ -37,10 +40,41 @@ def _die_at(step: str) -> None:
     setattr(owner, name, deadly)
 
 
-if __name__ == "__main__":
-    _die_at(sys.argv[2])
+def kill_at(step: str, name: str, environment: Mapping[str, str]) -> None:
+    """Run the policy in a child of this process, which has all imported, and see that it is killed there."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        # Nothing may return from here into pytest, whatever happens.
+        try:
+            _forget_parent(environment)
+            _die_at(step)
+            _run(name)
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def _forget_parent(environment: Mapping[str, str]) -> None:
+    from workers import db, settings
+
+    os.environ.clear()
+    os.environ.update(environment)
+    settings.get_settings.cache_clear()
+    db.forget_engine(close=False)
+
+
+def _run(name: str) -> None:
     from tasks import retention
     from workers.settings import get_settings
 
-    retention.run(policy(sys.argv[1]), get_settings(), now=NOW, by_hand=True)
+    retention.run(policy(name), get_settings(), now=NOW, by_hand=True)
+
+
+if __name__ == "__main__":
+    _die_at(sys.argv[2])
+    _run(sys.argv[1])
     sys.exit("It was not killed.")

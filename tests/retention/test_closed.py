@@ -1,15 +1,11 @@
 """No row leaves before the buckets that need it are closed; what has left freezes them."""
 
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -35,6 +31,7 @@ from tasks.engines.rollup import FrozenError, Run
 from tasks.restore import restore
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive, rolled_up, rows, sweep
 from tests.platform import Platform, eventually
+from tests.retention.dying import kill_at
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, policy, retain
 from workers.db import transaction
@@ -456,10 +453,7 @@ def test_figures_outlive_their_rows(platform: Platform, listened: list[UUID]) ->
 )
 def test_a_run_that_is_killed_freezes_nothing(platform: Platform, listened: list[UUID], step: str) -> None:
     stays, before = rows(platform, RoomParticipant), figures(platform)
-    command = [sys.executable, "-m", "tests.retention.dying", STAYS, step]
-    root = Path(__file__).parents[2]
-    killed = subprocess.run(command, env=platform.environment, cwd=root, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    kill_at(step, STAYS, platform.environment)
     assert rows(platform, RoomParticipant) == stays
     assert frozen_to(platform, ROOM_ANALYTICS) is None
     assert recompute(platform, listened, ago(days=50), NOW) == 0

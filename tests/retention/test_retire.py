@@ -1,6 +1,5 @@
 """The engine of retention: nothing is half gone, whatever dies, and nothing goes that should not."""
 
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from tasks.brake import Stopped
 from tasks.engines import archive
 from tests.cleanup.sweeping import NOW, rows
 from tests.platform import Platform, eventually
+from tests.retention.dying import kill_at
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, everything, retain
 from workers.settings import SettingsError
@@ -101,10 +101,7 @@ COMMITTED = [
 
 def killed_at(platform: Platform, step: str) -> None:
     """Run the policy in a process that is killed at a step."""
-    command = [sys.executable, "-m", "tests.retention.dying", MESSAGES, step]
-    root = Path(__file__).parents[2]
-    killed = subprocess.run(command, env=platform.environment, cwd=root, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    kill_at(step, MESSAGES, platform.environment)
 
 
 def gone_without_a_trace(platform: Platform, chat: dict[str, Any]) -> None:
