@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -27,14 +27,14 @@ def events(platform: Platform) -> Iterator[list[dict[str, Any]]]:
     with Celery("ear", broker=platform.environment["ROOMKEEPER_BROKER_URL"], set_as_current=False) as client:
 
         def hear() -> None:
-            while not over.is_set():
-                try:
-                    with client.connection_for_read() as connection:
-                        receiver = client.events.Receiver(connection, handlers={"*": heard.append})
-                        listening.set()
-                        receiver.capture(limit=None, timeout=0.5, wakeup=False)
-                except TimeoutError:
-                    continue
+            with client.connection_for_read() as connection:
+                receiver = client.events.Receiver(connection, handlers={"*": heard.append})
+                # One subscription for all of the time: what is sent in between two would be missed.
+                with receiver.consumer_context(wakeup=False) as (subscribed, _channel, _consumers):
+                    listening.set()
+                    while not over.is_set():
+                        with suppress(TimeoutError):
+                            subscribed.drain_events(timeout=0.5)
 
         thread = threading.Thread(target=hear, daemon=True)
         thread.start()
