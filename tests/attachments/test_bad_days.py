@@ -29,6 +29,8 @@ from workers.storage.local import LocalStore
 from workers.storage.s3 import S3Store
 from workers.workdir import workdir
 
+pytestmark = pytest.mark.system
+
 PNG = drawing("PNG")
 _numbers = count(1)
 

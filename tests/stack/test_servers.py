@@ -35,6 +35,8 @@ from stack.valkey import Valkey
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
 from workers.known_bad import EICAR
 
+pytestmark = pytest.mark.system
+
 
 def scan(server: ClamdServer, content: bytes) -> str:
     """Return clamd's answer to `content`, sent down its stream."""

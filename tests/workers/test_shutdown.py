@@ -3,10 +3,13 @@
 import signal
 from uuid import uuid4
 
+import pytest
 from redis import Redis
 
 from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer
+
+pytestmark = pytest.mark.system
 
 
 def busy_worker(platform: Platform) -> Program:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
+import pytest
 from kombu import Connection, Queue
 from redis import Redis
 
@@ -13,6 +14,8 @@ from tests.servers import ClamdServer, ValkeyServer
 from workers.app import app
 from workers.steps import VisibilityRefresh
 from workers.transport import Transport
+
+pytestmark = pytest.mark.system
 
 
 def begun(platform: Platform, row_id: UUID) -> None:
