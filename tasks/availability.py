@@ -9,6 +9,7 @@ in step, an application comes back without an operator, and a program with other
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from itertools import chain
 from time import monotonic
 
@@ -87,8 +88,14 @@ def _needs(jobs: Iterable[Job], settings: Settings) -> list[Need]:
         for job in jobs
         # The right to delete is asked for where something is to be deleted.
         if not isinstance(job, Sweep | Rollup) or job.name in running
-        for need in job.needs()
+        for need in _needs_of(job)
     ]
+
+
+@cache
+def _needs_of(job: Job) -> list[Need]:
+    # A walk through all of its statements, and always the same.
+    return job.needs()
 
 
 def _of(found: Mapping[str, list[Fault]], schemas: Iterable[str]) -> list[Fault]:

@@ -15,11 +15,14 @@ _SHAPE = (
         f"(SELECT (count(*), max(xmin::text::bigint))::text FROM pg_catalog.{catalog})"
         for catalog in (
             *("pg_attribute", "pg_attrdef", "pg_constraint", "pg_default_acl", "pg_event_trigger"),
-            *("pg_extension", "pg_index", "pg_inherits", "pg_namespace", "pg_policy", "pg_proc"),
+            *("pg_extension", "pg_index", "pg_inherits", "pg_policy", "pg_proc"),
             *("pg_publication", "pg_rewrite", "pg_trigger", "pg_type"),
         )
     )
-    + """,
+    # The first temporary table of a session makes a schema, which stays.
+    + r""",
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_catalog.pg_namespace
+      WHERE nspname !~ '^pg_(toast_)?temp_'),
     (SELECT md5(string_agg(concat_ws(' ', oid, relname, relkind, relnamespace, relowner, relacl, reloptions,
             relrowsecurity, relforcerowsecurity, relreplident, relpersistence), ',' ORDER BY oid))
        FROM pg_catalog.pg_class WHERE oid >= 16384),

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from functools import cache
 
 #: The test file that every scanner knows. Assembled when used, so that a scanner that reads this file or
 #: its compiled form has nothing to find.
@@ -19,6 +20,7 @@ def zipped(content: bytes, name: str = "content") -> bytes:
     return out.getvalue()
 
 
+@cache
 def nested_zip() -> bytes:
     """Return an archive in an archive in an archive, deeper than any limit of clamd."""
     content = b"nothing"
