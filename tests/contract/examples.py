@@ -1,0 +1,17 @@
+"""All examples: a sixth application's file is one more line here."""
+
+from tests.contract import audiorooms, connect, echoroom, openchat, pern, platform
+from tests.contract.example import Example
+
+EXAMPLES = {
+    example.policy: example
+    for page in (audiorooms, connect, echoroom, openchat, pern, platform)
+    for example in page.EXAMPLES
+}
+
+
+def example_of(name: str) -> Example:
+    """Return a policy's example; fail if it has none."""
+    app = name.partition(".")[0].replace("roomkeeper", "platform")
+    assert name in EXAMPLES, f"{name} has no Example: write one in tests/contract/{app}.py"
+    return EXAMPLES[name]
