@@ -3,11 +3,16 @@
 from tests.contract import audiorooms, connect, echoroom, openchat, pern, platform
 from tests.contract.example import Example
 
-EXAMPLES = {
-    example.policy: example
-    for page in (audiorooms, connect, echoroom, openchat, pern, platform)
-    for example in page.EXAMPLES
-}
+_PAGES: tuple[tuple[Example, ...], ...] = (
+    audiorooms.EXAMPLES,
+    connect.EXAMPLES,
+    echoroom.EXAMPLES,
+    openchat.EXAMPLES,
+    pern.EXAMPLES,
+    platform.EXAMPLES,
+)
+
+EXAMPLES: dict[str, Example] = {example.policy: example for page in _PAGES for example in page}
 
 
 def example_of(name: str) -> Example:

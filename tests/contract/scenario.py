@@ -177,8 +177,8 @@ def _cases(policy: Sweep, example: Example) -> Iterator[tuple[bool, Case, dateti
     # At least one row that is due, and no more than that.
     yield True, Case(), None
     for due, cases in ((True, example.due), (False, example.stays)):
-        for given in cases:
-            yield due, case(given), None
+        for other in cases:
+            yield due, case(other), None
 
 
 @dataclass(slots=True)

@@ -183,13 +183,14 @@ def test_a_wrong_retention_policy_is_noticed(platform: Platform, notes: Any) -> 
     note = notes.Note
     tags, answers, _ = retention(notes).refers
     owners = {note: {"user": (note.author_id,)}, notes.Tag: {}, notes.Link: {}}
-    for values in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"guard": None},
         {"guard": note.pinned.is_(False)},
         {"owners": {note: {}, notes.Tag: {}}},
         {"cutoff": NOW - AFTER + timedelta(microseconds=1)},
         {"refers": (tags, answers, Goes(notes.Link.note_id, "CASCADE: wrong"))},
-    ):
+    )
+    for values in wrong:
         with pytest.raises(AssertionError, match=r"notes\.notes: its preview counts"):
             retention_keeps_contract(
                 platform, retention(notes, **{"owners": owners} | values), of_the_retention(notes)
