@@ -159,7 +159,13 @@ EXAMPLES = (
             RoomParticipant.room_id,
             RoomParticipant.user_id,
         ),
-        due=({RoomParticipant.role: None}, {RoomParticipant.room_id: _room(active=None)}),
+        due=(
+            {RoomParticipant.role: None},
+            {RoomParticipant.room_id: _room(active=None)},
+            # What a wrong clock says is passed over: the room's end is that of the stay.
+            {RoomParticipant.left_at: NOW + timedelta(days=365)},
+            {RoomParticipant.joined_at: NOW + timedelta(days=365)},
+        ),
         stays=(
             {RoomParticipant.room_id: _room(active=True)},
             {RoomParticipant.left_at: None, RoomParticipant.room_id: None},

@@ -68,11 +68,15 @@ EXAMPLES = (
             # A call that is over, or of which nobody knows when it began, holds nobody.
             _in_call(InteractionLog.user1_id, ended_at=NOW),
             _in_call(InteractionLog.user2_id, started_at=None),
+            # Who is not in a call by their session is not held by one.
+            Case(beside=_in_call(InteractionLog.user1_id).beside),
         ),
         stays=(
             {UserSession.status: "offline"},
             _in_call(InteractionLog.user1_id),
             _in_call(InteractionLog.user2_id),
+            # Until `connect.calls` has closed it.
+            _in_call(InteractionLog.user1_id, started_at=ago(days=400)),
         ),
         becomes={UserSession.status: "offline", UserSession.updated_at: STAMP},
     ),

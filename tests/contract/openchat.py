@@ -14,7 +14,7 @@ from models.openchat import (
     Verification,
 )
 from tests.cleanup.sweeping import NOW
-from tests.contract.example import AT, Case, Example, Of, Row, changes, goes, refers
+from tests.contract.example import AT, NEW, Case, Example, Of, Row, changes, goes, refers
 from tests.contract.scenario import LONG_AGO
 
 
@@ -104,6 +104,21 @@ EXAMPLES = (
             {User.status: "busy", User.is_online: None},
             {User.status: "offline"},
             Case(values={User.status: "invisible"}, becomes={User.status: "invisible"}),
+            # What others write is no sign of theirs, nor is what is written where they never were.
+            Case(
+                beside=(
+                    Row(model=ConversationParticipant, by=ConversationParticipant.user_id),
+                    Row(
+                        model=Message,
+                        values={
+                            Message.conversation_id: Of(ConversationParticipant.conversation_id),
+                            Message.sender_id: NEW,
+                            Message.created_at: NOW,
+                        },
+                    ),
+                )
+            ),
+            Case(beside=(Row(model=Message, by=Message.sender_id, values={Message.created_at: NOW}),)),
         ),
         stays=(
             {User.status: "offline", User.is_online: False},

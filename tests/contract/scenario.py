@@ -188,12 +188,21 @@ class _Maker:
     connection: Connection
     scenario: Scenario
 
-    def make(self, one: Case, at: datetime | None, *, due: bool, what: str | None = None) -> Made:
+    def make(
+        self,
+        one: Case,
+        at: datetime | None,
+        *,
+        due: bool,
+        what: str | None = None,
+        alone: bool = False,
+    ) -> Made:
+        """Make a row of the policy's table, with what is related to it unless it is to be alone."""
         example, own = self.scenario.example, self.scenario.policy.model
         made = Made(what or _words(one, at), due, one.becomes)
         row = self._row(made, table_of(own), {**example.row, **one.values}, at)
         (made.key,) = key_in(table_of(own), row)
-        for also in (*example.related, *one.beside):
+        for also in (*(() if alone else example.related), *one.beside):
             values = dict(also.values) | ({} if also.by is None else {also.by: made.key})
             made.beside.append((also, self._row(made, table_of(also.model), values, at)))
         self.scenario.made.append(made)
@@ -204,7 +213,10 @@ class _Maker:
         held, app = self.scenario.example.held, self.scenario.policy.name.partition(".")[0]
         for entity, columns in held.items():
             for column in columns:
-                made = self.make(Case(), None, due=False, what=f"on hold: {entity} of {column}")
+                # By itself, if it is the row's own: what goes with it may be the same person's.
+                alone = column_of(column).table is self.scenario.policy.table
+                what = f"on hold: {entity} of {column}"
+                made = self.make(Case(), None, due=False, what=what, alone=alone)
                 self._hold(app, entity, self._value(made, column))
                 self.scenario.on_hold += 1
         entity, column = next((entity, columns[0]) for entity, columns in held.items())
