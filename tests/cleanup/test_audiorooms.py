@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from models.audiorooms import AudioRoom, AuditLog, RoomParticipant
-from models.supabase import User
 from tasks.apps import APPS, POLICIES
 from tasks.apps.columns import table_of
 from tests.cleanup import audiorooms_model as model
 from tests.cleanup.audiorooms_model import World
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, others, rows, sweep
+from tests.cleanup.sweeping import INSTANT, NOW, add, ago, others, rows, sweep
 from tests.examples import examples
 from tests.platform import Platform
 
@@ -60,59 +59,6 @@ def swept(
 
 def left(at: datetime | None, seconds: int | None) -> dict[str, Any]:
     return {"left_at": at, "connection_duration": seconds}
-
-
-@both
-def test_suspended_rooms_are_closed(platform: Platform, by_hand: bool) -> None:
-    until = NOW - INSTANT
-    over = room(platform, suspended_until=until)
-    empty = room(platform, suspended_until=ago(days=1))
-    stays_open = [
-        room(platform, suspended_until=NOW),
-        room(platform, suspended_until=NOW + INSTANT),
-        room(platform, suspended_until=None),
-        room(platform, suspended_until=ago(days=1), active=False),
-        room(platform, suspended_until=ago(days=1), active=None),
-    ]
-    for place in stays_open:
-        stay(platform, place)
-    expected = rows(platform, RoomParticipant)
-    leaves = {
-        stay(platform, over, joined_at=until - timedelta(seconds=90)): left(until, 90),
-        stay(platform, over, joined_at=until - timedelta(seconds=90) + INSTANT): left(until, 89),
-        stay(platform, over, joined_at=until, role="broadcaster"): left(until, 0),
-        # After the suspension was over, by a clock that is wrong, or not at all.
-        stay(platform, over, joined_at=NOW): left(NOW, 0),
-        stay(platform, over, joined_at=NOW + timedelta(days=365)): left(NOW + timedelta(days=365), 0),
-        stay(platform, over, joined_at=None): left(until, None),
-        stay(platform, over, left_at=ago(days=1), connection_duration=7): left(ago(days=1), 7),
-        stay(platform, empty, left_at=ago(days=1)): left(ago(days=1), None),
-    }
-    before = rows(platform, RoomParticipant)
-    expected = {key: {**row, **leaves.get(key, {})} for key, row in before.items()}
-    rooms = rows(platform, AudioRoom)
-    assert sweep(platform, "audiorooms.suspended", by_hand=by_hand).rows == 2
-    assert rows(platform, RoomParticipant) == expected
-    after = rows(platform, AudioRoom)
-    for closed in (over, empty):
-        # By the trigger, with the true clock.
-        moved = after[closed]["updated_at"]
-        assert moved > rooms[closed]["updated_at"]
-        rooms = changed(rooms, closed, active=False, updated_at=moved)
-    assert after == rooms
-    everything = others(platform)
-    assert sweep(platform, "audiorooms.suspended", by_hand=by_hand).rows == 0
-    assert others(platform) == everything
-
-
-@both
-def test_nothing_but_the_room_and_its_people_changes(platform: Platform, by_hand: bool) -> None:
-    add(platform, User)
-    stay(platform, room(platform, suspended_until=ago(hours=1)))
-    before = others(platform)
-    assert sweep(platform, "audiorooms.suspended", by_hand=by_hand).rows == 1
-    after = others(platform)
-    assert {**before, ROOMS: [], STAYS: []} == {**after, ROOMS: [], STAYS: []}
 
 
 @both
@@ -277,25 +223,6 @@ def test_of_several_open_stays_of_a_client_the_newest_is_kept(platform: Platform
     before = rows(platform, RoomParticipant)
     expected = {key: {**row, **leaves.get(key, {})} for key, row in before.items()}
     swept(platform, "audiorooms.duplicates", expected, by_hand)
-
-
-@both
-def test_nobody_leaves_before_they_joined(platform: Platform, by_hand: bool) -> None:
-    place = room(platform)
-    turned = [
-        stay(platform, place, joined_at=NOW, left_at=NOW - INSTANT),
-        stay(platform, None, joined_at=NOW, left_at=ago(days=9), connection_duration=7),
-        stay(platform, room(platform, active=False), joined_at=NOW + timedelta(days=9), left_at=NOW),
-    ]
-    stay(platform, place, joined_at=NOW, left_at=NOW, connection_duration=7)
-    stay(platform, place, joined_at=NOW, left_at=NOW + INSTANT)
-    stay(platform, place, joined_at=NOW, left_at=None)
-    stay(platform, place, joined_at=None, left_at=NOW)
-    stay(platform, place, joined_at=None, left_at=None)
-    expected = before = rows(platform, RoomParticipant)
-    for key in turned:
-        expected = changed(expected, key, **left(before[key]["joined_at"], 0))
-    swept(platform, "audiorooms.backwards", expected, by_hand)
 
 
 # -- random histories -----------------------------------------------------------------------------------

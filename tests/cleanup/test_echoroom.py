@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, update
 
 from models.echoroom import ChatMessage, ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, others, rows, sweep
+from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows, sweep
 from tests.platform import Platform
 
 
@@ -21,172 +21,12 @@ def person(platform: Platform, **values: Any) -> UUID:
     return add(platform, User, username="Ada", **{"last_active": None} | values)
 
 
-def test_typing_stops(platform: Platform) -> None:
-    place = room(platform)
-
-    def typing(**values: Any) -> UUID:
-        return add(
-            platform,
-            TypingIndicator,
-            session_id=place,
-            user_id=person(platform),
-            username="Ada",
-            **values,
-        )
-
-    gone = [
-        typing(expires_at=NOW - INSTANT),
-        typing(expires_at=None, started_at=ago(seconds=10, than=INSTANT)),
-        typing(expires_at=None, started_at=None),
-    ]
-    stays = [
-        typing(expires_at=NOW),
-        typing(expires_at=NOW + INSTANT, started_at=None),
-        typing(expires_at=None, started_at=ago(seconds=10)),
-    ]
-    before = rows(platform, TypingIndicator)
-    assert sweep(platform, "echoroom.typing", by_hand=False).rows == len(gone)
-    assert rows(platform, TypingIndicator) == {key: before[key] for key in stays}
-    after = others(platform)
-    assert sweep(platform, "echoroom.typing").rows == 0
-    assert others(platform) == after
-
-
-@pytest.mark.parametrize("sign", ["last_active", "message", "voice", "typing", "joined_at"])
-def test_who_gave_a_sign_of_life_stays(platform: Platform, sign: str) -> None:
-    place = room(platform)
-    elsewhere = room(platform)
-
-    def participant(at: Any) -> UUID:
-        user = person(platform, last_active=at if sign == "last_active" else ago(days=1))
-        both = {"session_id": place, "user_id": user}
-        if sign == "message":
-            add(platform, ChatMessage, sender_name="Ada", content="hi", created_at=at, **both)
-        if sign == "voice":
-            add(platform, VoiceStatus, last_updated=at, **both)
-        if sign == "typing":
-            add(platform, TypingIndicator, username="Ada", started_at=at, **both)
-        # What somebody does elsewhere says nothing of here.
-        there = {"session_id": elsewhere, "user_id": user}
-        add(platform, ChatMessage, sender_name="Ada", content="hi", created_at=NOW, **there)
-        joined = at if sign == "joined_at" else ago(days=1)
-        return add(platform, SessionParticipant, joined_at=joined, is_speaking=True, is_muted=True, **both)
-
-    stays = participant(ago(minutes=30))
-    leaves = participant(ago(minutes=30, than=INSTANT))
-    unknown = participant(None)
-    before = rows(platform, SessionParticipant)
-    assert rows(platform, ChatSession)[place]["current_participants"] == 3
-    assert sweep(platform, "echoroom.ghosts", by_hand=False).rows == 2
-    left = {"is_active": False, "left_at": NOW, "is_speaking": False, "is_muted": False}
-    expected = changed(changed(before, leaves, **left), unknown, **left)
-    assert rows(platform, SessionParticipant) == expected
-    assert rows(platform, ChatSession)[place]["current_participants"] == 1
-    assert {row["user_id"] for row in rows(platform, VoiceStatus).values()} <= {before[stays]["user_id"]}
-    after = others(platform)
-    assert sweep(platform, "echoroom.ghosts").rows == 0
-    assert others(platform) == after
-
-
 def test_the_period_is_a_setting(platform: Platform) -> None:
     place, user = room(platform), person(platform)
     add(platform, SessionParticipant, session_id=place, user_id=user, joined_at=ago(minutes=10))
     assert sweep(platform, "echoroom.ghosts").rows == 0
     platform.set(sweep_after=f"echoroom.ghosts={timedelta(minutes=9).total_seconds()}")
     assert sweep(platform, "echoroom.ghosts").rows == 1
-
-
-def test_voice_status_of_people_who_are_not_there_goes(platform: Platform) -> None:
-    place = room(platform)
-
-    def voice(active: Any, at: Any) -> UUID:
-        both = {"session_id": place, "user_id": person(platform)}
-        if active is not ...:
-            add(platform, SessionParticipant, is_active=active, **both)
-        return add(platform, VoiceStatus, last_updated=at, is_speaking=True, **both)
-
-    late, early = ago(minutes=1, than=INSTANT), ago(minutes=1)
-    gone = [voice(state, at) for state in (False, None, ...) for at in (late, None)]
-    gone.append(add(platform, VoiceStatus, session_id=None, user_id=person(platform), last_updated=late))
-    stays = [voice(True, late), voice(True, None), voice(False, early), voice(..., early)]
-    before = rows(platform, VoiceStatus)
-    untouched = others(platform)
-    assert sweep(platform, "echoroom.voice", by_hand=False).rows == len(gone)
-    assert rows(platform, VoiceStatus) == {key: before[key] for key in stays}
-    after = others(platform)
-    assert {name: found for name, found in after.items() if name != "echoroom.voice_status"} == {
-        name: found for name, found in untouched.items() if name != "echoroom.voice_status"
-    }
-    assert sweep(platform, "echoroom.voice").rows == 0
-    assert others(platform) == after
-
-
-def test_nobody_speaks_for_ever(platform: Platform) -> None:
-    place = room(platform)
-
-    def speaker(active: bool | None, at: Any, *, speaking: bool | None = True) -> UUID:
-        both = {"session_id": place, "user_id": person(platform)}
-        add(platform, VoiceStatus, last_updated=at, is_speaking=speaking, is_muted=None, **both)
-        return add(
-            platform,
-            SessionParticipant,
-            joined_at=ago(days=1),
-            is_active=active,
-            is_speaking=speaking,
-            **both,
-        )
-
-    late, early = ago(minutes=10, than=INSTANT), ago(minutes=10)
-    silenced = [speaker(True, late), speaker(True, None), speaker(False, NOW), speaker(None, NOW)]
-    speaker(True, early)
-    for speaking in (False, None):
-        speaker(True, late, speaking=speaking)
-    before = rows(platform, SessionParticipant)
-    voices = rows(platform, VoiceStatus)
-    assert sweep(platform, "echoroom.speaking", by_hand=False).rows == len(silenced)
-    expected = before
-    for one in silenced:
-        expected = changed(expected, one, is_speaking=False)
-    assert rows(platform, SessionParticipant) == expected
-    # The other table has a policy of its own, which goes by its own time.
-    assert rows(platform, VoiceStatus) == voices
-    assert sweep(platform, "echoroom.voice_speaking", by_hand=False).rows == 2
-    expected = voices
-    for key, row in voices.items():
-        if row["is_speaking"] and (row["last_updated"] is None or row["last_updated"] < early):
-            expected = changed(expected, key, is_speaking=False)
-    assert rows(platform, VoiceStatus) == expected
-    after = others(platform)
-    assert sweep(platform, "echoroom.speaking").rows == sweep(platform, "echoroom.voice_speaking").rows == 0
-    assert others(platform) == after
-
-
-@pytest.mark.parametrize("wrong", [-1, 0, 1, 3, 99, None])
-def test_counts_are_what_there_is(platform: Platform, wrong: int | None) -> None:
-    right = room(platform)
-    place = room(platform, max_participants=1)
-    empty = room(platform, is_active=False)
-    for active in (True, True, False, None):
-        add(platform, SessionParticipant, session_id=place, user_id=person(platform), is_active=active)
-    add(platform, SessionParticipant, session_id=right, user_id=person(platform))
-    with platform.engine.begin() as connection:
-        for one in (place, empty):
-            connection.execute(
-                update(ChatSession).where(ChatSession.id == one).values(current_participants=wrong)
-            )
-    before = rows(platform, ChatSession)
-    changes = sum((wrong != count) for count in (2, 0))
-    assert sweep(platform, "echoroom.counts", by_hand=False).rows == changes
-    after = rows(platform, ChatSession)
-    assert {key: row["current_participants"] for key, row in after.items()} == {right: 1, place: 2, empty: 0}
-    assert after[right] == before[right]
-    for key in (place, empty):
-        # The application's trigger dates a change, and there is nothing but that.
-        dated = {"updated_at": after[key]["updated_at"], "current_participants": {place: 2, empty: 0}[key]}
-        assert after[key] == {**before[key], **dated}
-    everything = others(platform)
-    assert sweep(platform, "echoroom.counts").rows == 0
-    assert others(platform) == everything
 
 
 def test_what_the_trigger_cannot_count_is_recounted(platform: Platform) -> None:

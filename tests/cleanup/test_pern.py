@@ -47,51 +47,11 @@ def message(platform: Platform, room: UUID, sender: UUID, at: datetime, **values
     return add(platform, Message, **said | stamps | values)
 
 
-@both
-def test_sessions_that_are_over_go(platform: Platform, by_hand: bool) -> None:
-    user = person(platform)
-    stays = [
-        session(platform, user, expires_at=NOW),
-        session(platform, user, expires_at=NOW + INSTANT),
-        session(platform, user, revoked_at=ago(days=7)),
-        session(platform, user, revoked_at=NOW),
-        # Revoked in the future, as far as its clock goes.
-        session(platform, user, revoked_at=NOW + timedelta(days=1)),
-        session(platform, user, revoked_at=None),
-    ]
-    session(platform, user, expires_at=NOW - INSTANT)
-    session(platform, user, expires_at=NOW - INSTANT, revoked_at=NOW)
-    session(platform, user, revoked_at=ago(days=7, than=INSTANT))
-    before = rows(platform, AuthSession)
-    swept(platform, "pern.sessions", {key: before[key] for key in stays}, by_hand)
-
-
 def test_how_long_revoked_sessions_stay_is_a_setting(platform: Platform) -> None:
     session(platform, person(platform), revoked_at=ago(days=2))
     assert sweep(platform, "pern.sessions").rows == 0
     platform.set(sweep_after=f"pern.sessions={timedelta(days=1).total_seconds()}")
     assert sweep(platform, "pern.sessions").rows == 1
-
-
-@both
-def test_expired_keys_are_deactivated(platform: Platform, by_hand: bool) -> None:
-    user = person(platform)
-    ends = [
-        public_key(platform, user, expires_at=NOW - INSTANT),
-        public_key(platform, user, expires_at=NOW - INSTANT, key_type="signing"),
-        # On either side of what the index is asked for.
-        public_key(platform, user, expires_at=ago(days=1)),
-        public_key(platform, user, expires_at=ago(days=1, than=INSTANT)),
-        public_key(platform, user, expires_at=ago(days=1000)),
-    ]
-    public_key(platform, user, expires_at=NOW)
-    public_key(platform, user, expires_at=NOW + INSTANT)
-    public_key(platform, user, expires_at=None)
-    public_key(platform, user, expires_at=NOW - INSTANT, is_active=False)
-    expected = rows(platform, UserPublicKey)
-    for key in ends:
-        expected = changed(expected, key, is_active=False, updated_at=NOW)
-    swept(platform, "pern.keys", expected, by_hand)
 
 
 def test_keys_that_have_just_expired_are_found_by_index(platform: Platform) -> None:
@@ -100,44 +60,6 @@ def test_keys_that_have_just_expired_are_found_by_index(platform: Platform) -> N
         public_key(platform, user, expires_at=expires_at)
     public_key(platform, user, expires_at=NOW - INSTANT, is_active=False)
     assert Batches(POLICIES["pern.keys"], NOW, None).by_index(10).rows == 2
-
-
-@both
-@pytest.mark.parametrize("sign", ["last_seen_at", "updated_at", "session", "message", "deleted message"])
-def test_who_gave_a_sign_of_life_stays_online(platform: Platform, sign: str, by_hand: bool) -> None:
-    somebody = person(platform)
-
-    def online(at: datetime | None, status: str = "online", **values: Any) -> UUID:
-        if at is not None and sign in {"last_seen_at", "updated_at"}:
-            values[sign] = at
-        user = person(platform, status=status, **{"last_seen_at": LONG_AGO} | values)
-        room = conversation(platform, somebody, user)
-        # What others do says nothing of this one.
-        message(platform, room, somebody, NOW)
-        session(platform, user)
-        message(platform, room, user, LONG_AGO)
-        if at is not None and sign == "session":
-            session(platform, user, updated_at=at)
-        if at is not None and sign.endswith("message"):
-            message(platform, room, user, at, is_deleted=sign.startswith("deleted"))
-        return user
-
-    session(platform, somebody, updated_at=NOW)
-    for at in (ago(minutes=5), NOW, NOW + INSTANT):
-        online(at)
-        online(at, "away")
-    online(None, "offline")
-    online(None, status=None)  # type: ignore[arg-type]
-    go = [
-        online(ago(minutes=5, than=INSTANT)),
-        online(ago(minutes=5, than=INSTANT), "away"),
-        online(None),
-        online(None, last_seen_at=None),
-    ]
-    expected = rows(platform, User)
-    for user in go:
-        expected = changed(expected, user, status="offline", updated_at=NOW)
-    swept(platform, "pern.presence", expected, by_hand)
 
 
 @both

@@ -59,6 +59,7 @@ FILES = (
     "tests/commands/test_report_command.py",
     "tests/commands/test_retention_command.py",
     "tests/commands/test_rollup_command.py",
+    "tests/contract",
     "tests/delivery/test_record.py",
     "tests/engines/test_sweep.py",
     "tests/models/test_routines.py",

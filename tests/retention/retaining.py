@@ -1,14 +1,12 @@
 """Runs of retention policies at an exact moment, and all that they must leave alone."""
 
-from collections.abc import Iterable, Mapping
 from typing import Any
-from uuid import UUID
 
 from tasks import retention
 from tasks.apps import POLICIES
 from tasks.apps.retentions import Retention
 from tasks.engines.sweep import Progress
-from tests.cleanup.sweeping import NOW, figures_closed, rows
+from tests.cleanup.sweeping import NOW, figures_closed
 from tests.platform import Platform
 
 #: Tables of ours in which a run leaves something.
@@ -51,28 +49,3 @@ def retain(platform: Platform, name: str, *, by_hand: bool = True, **given: Any)
 def everything(platform: Platform) -> dict[str, list[tuple[Any, ...]]]:
     """Return every row of every table but those in which a run leaves something."""
     return {name: found for name, found in platform.everything().items() if name not in OURS}
-
-
-def retained(
-    platform: Platform, name: str, *, gone: Mapping[Any, Iterable[UUID]], by_hand: bool = True
-) -> Progress:
-    """Run a policy: exactly these rows of these tables go, and nothing else changes; nor does a second run.
-
-    Args:
-        gone: by model, the ids of the rows that go.
-    """
-    before = everything(platform)
-    tables = {model: rows(platform, model) for model in gone}
-    done = retain(platform, name, by_hand=by_hand)
-    for model, ids in gone.items():
-        left = {key: row for key, row in tables[model].items() if key not in set(ids)}
-        assert rows(platform, model) == left, model
-    touched = {model.__table__.fullname for model in gone}
-    after = everything(platform)
-    assert {table: found for table, found in after.items() if table not in touched} == {
-        table: found for table, found in before.items() if table not in touched
-    }
-    again = retain(platform, name, by_hand=by_hand)
-    assert again.rows == 0
-    assert everything(platform) == after
-    return done

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert
 
-from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
+from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
 from models.supabase import User
 from tasks import holds
 from tasks.apps import enabled, policies
@@ -17,7 +17,7 @@ from tasks.engines.retire import Retiring
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rolled_up, rows
 from tests.engines.test_sweep import held
 from tests.platform import Platform
-from tests.retention.proving import add_hold, proven
+from tests.retention.proving import proven
 from tests.retention.retaining import days, retain
 from workers.settings import SettingsError, load
 
@@ -27,8 +27,6 @@ MONTH = timedelta(days=30)
 #: The last moment that is past a month.
 DUE = NOW - MONTH - INSTANT
 _codes = count()
-
-both = pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
 
 
 def room(platform: Platform, **values: Any) -> UUID:
@@ -51,77 +49,13 @@ def figures(platform: Platform, place: UUID | None, *whens: datetime, **values: 
     ]
 
 
-def entry(platform: Platform, at: datetime | None, **values: Any) -> UUID:
-    return add(platform, AuditLog, **{"event_type": "room_created", "created_at": at, **values})
-
-
 def without_room(keys: list[UUID]) -> dict[UUID, dict[str, None]]:
     return {key: {"room_id": None} for key in keys}
-
-
-@both
-def test_the_audit_log_ages_out(platform: Platform, by_hand: bool) -> None:
-    days(platform, **{AUDIT: 30})
-    place, somebody = room(platform), add(platform, User)
-    gone = {
-        entry(platform, DUE),
-        entry(platform, ago(days=4000), room_id=place, user_id=somebody, ip_address="10.0.0.1/8"),
-        entry(platform, DUE, event_type="login_failure", details={"email": "ada@x.org"}),
-        entry(platform, DUE, details=None),
-    }
-    entry(platform, NOW - MONTH)
-    entry(platform, NOW, room_id=place)
-    entry(platform, None, room_id=place)
-    proven(platform, AUDIT, gone={AuditLog: gone}, by_hand=by_hand)
 
 
 def test_the_audit_log_never_goes_without_an_archive() -> None:
     with pytest.raises(SettingsError, match="may do without an archive"):
         enabled(load({"DATABASE_URL": "postgresql://", "ROOMKEEPER_ARCHIVE_OFF": AUDIT}))
-
-
-def test_entries_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
-    days(platform, **{AUDIT: 30})
-    place, somebody = room(platform), add(platform, User)
-    theirs, of_room = entry(platform, DUE, user_id=somebody), entry(platform, DUE, room_id=place)
-    other = entry(platform, DUE)
-    placed = [
-        holds.place("audiorooms", entity, key, reason="a case", actor="ada")
-        for entity, key in (("user", somebody), ("room", place))
-    ]
-    add_hold(platform, "audiorooms", "room", somebody)
-    add_hold(platform, "audiorooms", "user", place)
-    add_hold(platform, "echoroom", "room", place)
-    proven(platform, AUDIT, gone={AuditLog: [other]}, restored=False)
-    for hold, freed in zip(placed, (theirs, of_room), strict=True):
-        holds.lift(hold, actor="ada")
-        proven(platform, AUDIT, gone={AuditLog: [freed]}, restored=False)
-
-
-@both
-def test_stays_go_when_they_are_over_and_in_the_figures(platform: Platform, by_hand: bool) -> None:
-    days(platform, **{STAYS: 30})
-    place = room(platform)
-    gone = {
-        stay(platform, place),
-        # Nobody has said what they are: a listener.
-        stay(platform, place, role=None),
-        stay(platform, place, user_id=add(platform, User), nickname="Ada", client_id="x"),
-        # They ended before they began; the later of both counts.
-        stay(platform, place, joined_at=DUE, left_at=DUE - timedelta(hours=1)),
-        # The beginning is not known: the day of the end counts.
-        stay(platform, place, joined_at=None),
-        # The end is not known, or of a wrong clock: it was the room's.
-        stay(platform, place, left_at=None),
-        stay(platform, place, left_at=NOW + timedelta(days=365)),
-        stay(platform, place, joined_at=NOW + timedelta(days=365)),
-        stay(platform, room(platform, active=None), role="broadcaster"),
-    }
-    stay(platform, place, left_at=NOW - MONTH)
-    stay(platform, place, joined_at=NOW - MONTH, left_at=DUE - timedelta(hours=1))
-    stay(platform, place, joined_at=None, left_at=NOW - MONTH)
-    stay(platform, place, left_at=NOW + timedelta(hours=1))
-    proven(platform, STAYS, gone={RoomParticipant: gone}, by_hand=by_hand)
 
 
 def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None:
@@ -139,21 +73,6 @@ def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None
         later = room(platform, **values)
         stay(platform, later, left_at=None)
     proven(platform, STAYS, gone={RoomParticipant: gone})
-
-
-@both
-def test_whoever_was_in_a_room_that_is_active_stays(platform: Platform, by_hand: bool) -> None:
-    days(platform, **{STAYS: 30})
-    open_room, closed, unknown = (room(platform, active=value) for value in (True, False, None))
-    stay(platform, open_room)
-    stay(platform, open_room, role="broadcaster")
-    stay(platform, open_room, left_at=None)
-    gone = {stay(platform, closed), stay(platform, unknown)}
-    # In no room: nobody's figures.
-    gone |= {stay(platform, None), stay(platform, None, role=None)}
-    stay(platform, None, left_at=None)
-    stay(platform, None, left_at=NOW - MONTH)
-    proven(platform, STAYS, gone={RoomParticipant: gone}, by_hand=by_hand)
 
 
 MIDNIGHT = datetime(2026, 1, 10, tzinfo=UTC)
@@ -219,55 +138,6 @@ def test_no_clock_is_so_wrong_that_others_stay(platform: Platform, column: str, 
     assert left == set()
 
 
-def test_stays_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
-    days(platform, **{STAYS: 30})
-    place, held_place, somebody = room(platform), room(platform), add(platform, User)
-    theirs, there = stay(platform, place, user_id=somebody), stay(platform, held_place)
-    other = stay(platform, place)
-    placed = [
-        holds.place("audiorooms", entity, key, reason="a case", actor="ada")
-        for entity, key in (("user", somebody), ("room", held_place))
-    ]
-    proven(platform, STAYS, gone={RoomParticipant: [other]}, restored=False)
-    for hold, freed in zip(placed, (theirs, there), strict=True):
-        holds.lift(hold, actor="ada")
-        proven(platform, STAYS, gone={RoomParticipant: [freed]}, restored=False)
-
-
-@both
-def test_closed_rooms_go_and_leave_their_figures(platform: Platform, by_hand: bool) -> None:
-    days(platform, **{ROOMS: 30})
-    old = room(platform, created_by=add(platform, User), metadata={"title": "é"})
-    gone = {
-        old,
-        room(platform, active=None, suspended_until=NOW),
-        # It was never changed: it is as it was made.
-        room(platform, updated_at=None, created_at=DUE),
-    }
-    young = [
-        room(platform, updated_at=NOW - MONTH),
-        room(platform, updated_at=NOW),
-        room(platform, active=True),
-        room(platform, active=True, updated_at=None),
-        room(platform, updated_at=None, created_at=NOW - MONTH),
-        room(platform, updated_at=None, created_at=None),
-    ]
-    kept = figures(platform, old, DUE, ago(days=60), peak_listeners=7, total_packets_sent=2**40)
-    named = [entry(platform, at, room_id=old) for at in (DUE, NOW, None)]
-    for place in young:
-        figures(platform, place, DUE)
-        entry(platform, DUE, room_id=place)
-    # Of no room: not changed, and not put back as the old one's.
-    figures(platform, None, ago(days=60))
-    proven(
-        platform,
-        ROOMS,
-        gone={AudioRoom: gone},
-        changed={RoomAnalytics: without_room(kept), AuditLog: without_room(named)},
-        by_hand=by_hand,
-    )
-
-
 def test_a_room_stays_until_its_stays_have_gone(platform: Platform) -> None:
     days(platform, **{ROOMS: 30, STAYS: 30})
     empty, place = room(platform), room(platform)
@@ -285,20 +155,6 @@ def test_a_room_stays_until_its_stays_have_gone(platform: Platform) -> None:
         gone={AudioRoom: [place]},
         changed={RoomAnalytics: without_room(kept)},
     )
-
-
-def test_rooms_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
-    days(platform, **{ROOMS: 30})
-    somebody = add(platform, User)
-    theirs, held_place, other = room(platform, created_by=somebody), room(platform), room(platform)
-    placed = [
-        holds.place("audiorooms", entity, key, reason="a case", actor="ada")
-        for entity, key in (("user", somebody), ("room", held_place))
-    ]
-    proven(platform, ROOMS, gone={AudioRoom: [other]}, restored=False)
-    for hold, freed in zip(placed, (theirs, held_place), strict=True):
-        holds.lift(hold, actor="ada")
-        proven(platform, ROOMS, gone={AudioRoom: [freed]}, restored=False)
 
 
 def test_figures_that_are_being_written_are_not_taken_along(platform: Platform) -> None:

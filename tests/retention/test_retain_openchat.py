@@ -27,11 +27,10 @@ from tasks.delivery import audit as audits
 from tasks.delivery.events import Event
 from tasks.delivery.merge import merge
 from tasks.engines.retire import PACE
-from tasks.restore import restore
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive, rows
 from tests.delivery.world import OpenchatWorld, moment
 from tests.platform import Platform
-from tests.retention.proving import add_hold, proven, receipts
+from tests.retention.proving import add_hold, proven
 from tests.retention.retaining import days, retain
 
 GRACE = timedelta(days=30)
@@ -40,16 +39,6 @@ OVER, NOT_YET = naive(NOW - GRACE - INSTANT), naive(NOW - GRACE)
 #: Whatever is young enough for any policy.
 LATELY = naive(NOW - timedelta(hours=1))
 DELETED: dict[str, Any] = {"is_deleted": True, "deleted_at": OVER}
-
-#: How a row says that it was deleted softly, and whether it is due.
-MARKS: list[tuple[dict[str, Any], bool]] = [
-    ({"is_deleted": True, "deleted_at": OVER, "updated_at": LATELY}, True),
-    ({"is_deleted": True, "deleted_at": NOT_YET, "updated_at": OVER}, False),
-    ({"is_deleted": True, "deleted_at": None, "updated_at": OVER}, True),
-    ({"is_deleted": True, "deleted_at": None, "updated_at": NOT_YET}, False),
-    ({"is_deleted": False, "deleted_at": OVER, "updated_at": OVER}, False),
-    ({"is_deleted": None, "deleted_at": OVER, "updated_at": OVER}, False),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -97,31 +86,7 @@ def relationship(platform: Platform, one: UUID, other: UUID) -> UUID:
     return add(platform, UserRelationship, from_user_id=one, to_user_id=other, type="friend")
 
 
-def keys(platform: Platform) -> set[str]:
-    """Return the keys that files name."""
-    return {row["storage_key"] for row in rows(platform, Attachment).values()}
-
-
 # -- attachments ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
-def test_attachments_go_a_while_after_they_were_deleted(platform: Platform, by_hand: bool) -> None:
-    said = message(platform, conversation(platform))
-    made = [(file(platform, said, **marks), due) for marks, due in MARKS]
-    file(platform, said)
-    done = proven(
-        platform,
-        "openchat.deleted_attachments",
-        gone={Attachment: [key for key, due in made if due]},
-        by_hand=by_hand,
-        restored=False,
-    )
-    assert done.rows == 2
-    assert set(platform.objects()) == keys(platform)
-    for number in receipts(platform):
-        restore(number, platform.settings, operator="ada", reason="a test")
-    assert len(rows(platform, Attachment)) == len(MARKS) + 1
 
 
 def test_an_object_that_another_row_names_stays(platform: Platform) -> None:
@@ -133,40 +98,7 @@ def test_an_object_that_another_row_names_stays(platform: Platform) -> None:
     assert set(platform.objects()) == {key}
 
 
-@pytest.mark.parametrize("whose", ["uploader", "conversation"])
-def test_an_attachment_on_hold_stays(platform: Platform, whose: str) -> None:
-    room, uploader = conversation(platform), person(platform)
-    held = file(platform, message(platform, room), uploaded_by=uploader, **DELETED)
-    gone = file(platform, message(platform, conversation(platform)), **DELETED)
-    if whose == "uploader":
-        add_hold(platform, "openchat", "user", uploader)
-    else:
-        add_hold(platform, "openchat", "conversation", room)
-    # Of another application, or of somebody else.
-    add_hold(platform, "pern", "user", rows(platform, Attachment)[gone]["uploaded_by"])
-    add_hold(platform, "openchat", "user", person(platform))
-    proven(platform, "openchat.deleted_attachments", gone={Attachment: [gone]})
-    assert set(rows(platform, Attachment)) == {held, gone}
-
-
 # -- messages ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
-def test_messages_go_a_while_after_they_were_deleted_with_their_files(
-    platform: Platform, by_hand: bool
-) -> None:
-    room = conversation(platform)
-    made = [(message(platform, room, **marks), due) for marks, due in MARKS]
-    message(platform, room)
-    files = {key: [file(platform, key), file(platform, key, is_deleted=True)] for key, _ in made}
-    due = [key for key, due in made if due]
-    gone = {Message: due, Attachment: [one for key in due for one in files[key]]}
-    proven(platform, "openchat.deleted_messages", gone=gone, by_hand=by_hand, restored=False)
-    assert set(platform.objects()) == keys(platform)
-    for number in receipts(platform):
-        restore(number, platform.settings, operator="ada", reason="a test")
-    assert len(rows(platform, Attachment)) == 2 * len(MARKS)
 
 
 def test_replies_and_threads_are_not_left_dangling(platform: Platform) -> None:
@@ -303,110 +235,7 @@ def test_counters_are_right_afterwards(
     assert (last.outcome, last.rows) == ("done", 0)
 
 
-@pytest.mark.parametrize("whose", ["sender", "conversation", "uploader"])
-@pytest.mark.parametrize("name", ["openchat.deleted_messages", "openchat.conversation_messages"])
-def test_a_message_on_hold_or_with_a_file_on_hold_stays(platform: Platform, name: str, whose: str) -> None:
-    gone_room = {"is_deleted": True, "updated_at": OVER}
-    marks = gone_room if name == "openchat.conversation_messages" else {}
-    deleted: dict[str, Any] = {} if marks else DELETED
-    room, sender, uploader = conversation(platform, **marks), person(platform), person(platform)
-    held = message(platform, room, sender_id=sender, **deleted)
-    if whose == "uploader":
-        file(platform, held, uploaded_by=uploader)
-    gone = message(platform, conversation(platform, **marks), **deleted)
-    kind = "conversation" if whose == "conversation" else "user"
-    add_hold(
-        platform, "openchat", kind, {"sender": sender, "conversation": room, "uploader": uploader}[whose]
-    )
-    proven(platform, name, gone={Message: [gone]}, restored=False)
-    assert held in rows(platform, Message)
-    platform.sql("UPDATE roomkeeper.holds SET lifted_at = now(), lifted_by = 'ada'")
-    assert retain(platform, name).rows == 1
-    assert rows(platform, Message) == rows(platform, Attachment) == {}
-    assert platform.objects() == {}
-
-
-@pytest.mark.parametrize("what", ["reply", "thread", "pointer"])
-def test_a_message_stays_whose_end_would_change_a_row_on_hold(platform: Platform, what: str) -> None:
-    room, somebody = conversation(platform), person(platform)
-    kept, gone = message(platform, room, **DELETED), message(platform, room, **DELETED)
-    if what == "pointer":
-        member(platform, room, user_id=somebody, last_read_message_id=kept)
-    else:
-        column = "parent_message_id" if what == "reply" else "thread_root_id"
-        message(platform, room, OVER, sender_id=somebody, **{column: kept})
-    add_hold(platform, "openchat", "user", somebody)
-    proven(platform, "openchat.deleted_messages", gone={Message: [gone]})
-
-
 # -- conversations ----------------------------------------------------------------------------------------
-
-ROOMS: list[tuple[dict[str, Any], bool]] = [
-    ({"is_deleted": True, "updated_at": OVER}, True),
-    ({"is_deleted": True, "updated_at": NOT_YET}, False),
-    ({"is_deleted": False, "updated_at": OVER}, False),
-    ({"is_deleted": None, "updated_at": OVER}, False),
-]
-
-
-@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
-def test_messages_go_with_their_conversation(platform: Platform, by_hand: bool) -> None:
-    gone: dict[Any, list[UUID]] = {Message: [], Attachment: []}
-    moved, replies = {}, {}
-    for marks, due in ROOMS:
-        room = conversation(platform, **marks)
-        first = message(platform, room, updated_at=LATELY)
-        second = message(platform, room, LATELY, parent_message_id=first, is_deleted=True)
-        reader = member(platform, room, last_read_message_id=second, last_read_at=LATELY)
-        files = [file(platform, first), file(platform, second)]
-        if due:
-            gone[Message] += [first, second]
-            gone[Attachment] += files
-            moved[reader] = {"last_read_message_id": None}
-            replies[message(platform, conversation(platform), thread_root_id=first)] = {
-                "thread_root_id": None
-            }
-    proven(
-        platform,
-        "openchat.conversation_messages",
-        gone=gone,
-        changed={ConversationParticipant: moved, Message: replies},
-        by_hand=by_hand,
-        restored=False,
-    )
-    assert set(platform.objects()) == keys(platform)
-
-
-@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
-def test_conversations_go_with_their_members_when_their_messages_have_gone(
-    platform: Platform, by_hand: bool
-) -> None:
-    gone: dict[Any, list[UUID]] = {Conversation: [], ConversationParticipant: []}
-    for marks, due in ROOMS:
-        room = conversation(platform, **marks)
-        people = [member(platform, room), member(platform, room, status="left")]
-        if due:
-            gone[Conversation].append(room)
-            gone[ConversationParticipant] += people
-    # Any message keeps it.
-    for deleted in (True, False):
-        room = conversation(platform, is_deleted=True, updated_at=OVER)
-        member(platform, room)
-        message(platform, room, is_deleted=deleted, deleted_at=OVER)
-    proven(platform, "openchat.deleted_conversations", gone=gone, by_hand=by_hand)
-
-
-@pytest.mark.parametrize("whose", ["creator", "member", "conversation"])
-def test_a_conversation_on_hold_or_of_somebody_on_hold_stays(platform: Platform, whose: str) -> None:
-    gone = conversation(platform, is_deleted=True, updated_at=OVER)
-    creator, reader = person(platform), person(platform)
-    held = conversation(platform, is_deleted=True, updated_at=OVER, created_by=creator)
-    if whose == "member":
-        member(platform, held)
-        member(platform, held, user_id=reader)
-    kind = "conversation" if whose == "conversation" else "user"
-    add_hold(platform, "openchat", kind, {"creator": creator, "conversation": held, "member": reader}[whose])
-    proven(platform, "openchat.deleted_conversations", gone={Conversation: [gone]})
 
 
 def test_a_whole_conversation_goes_in_the_end(platform: Platform) -> None:
@@ -457,30 +286,6 @@ def signed_in(platform: Platform, who: UUID) -> dict[Any, list[UUID]]:
         Session: [add(platform, Session, user_id=who, token=str(uuid4()), expires_at=LATELY)],
         Account: [add(platform, Account, user_id=who, account_id="ada", provider_id="mail", password="x")],
     }
-
-
-@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
-def test_who_was_deleted_becomes_nobody(platform: Platform, by_hand: bool) -> None:
-    friend, changed = person(platform), {}
-    gone: dict[Any, list[UUID]] = {User: [], Session: [], Account: [], UserRelationship: []}
-    for marks, due in MARKS:
-        who = person(platform, **PERSONAL, **marks)
-        room = conversation(platform, created_by=who)
-        message(platform, room, sender_id=who)
-        member(platform, room, user_id=who)
-        tokens = signed_in(platform, who)
-        between = [relationship(platform, who, friend), relationship(platform, friend, who)]
-        if due:
-            changed[who] = nobody(who, marks["deleted_at"] or marks["updated_at"])
-            gone[UserRelationship] += between
-            for model, some in tokens.items():
-                gone[model] += some
-    signed_in(platform, friend)
-    done = forgotten(platform, gone, changed, by_hand=by_hand)
-    assert done.rows == 2
-    assert list((platform.folder / "archive").rglob("*.parquet")) == []
-    addresses = {row["email"] for row in rows(platform, User).values()}
-    assert len(addresses) == len(rows(platform, User))
 
 
 def forgotten(
@@ -541,67 +346,6 @@ def test_who_is_on_hold_or_has_to_do_with_somebody_on_hold_keeps_their_name(
         relationship(platform, friend, held)
     add_hold(platform, "openchat", "user", held if whose == "own" else friend)
     forgotten(platform, {}, {gone: nobody(gone, OVER)})
-
-
-def anonymised(platform: Platform, **values: Any) -> UUID:
-    key = uuid4()
-    return person(platform, id=key, **{**nobody(key, OVER), "is_deleted": True, **values})
-
-
-@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "as beat does"])
-def test_nobody_goes_when_nothing_refers_to_them(platform: Platform, by_hand: bool) -> None:
-    made = [(anonymised(platform, **marks), due) for marks, due in MARKS]
-    gone: dict[Any, list[UUID]] = {User: [key for key, due in made if due]}
-    # Who still has a name.
-    other = person(platform, **DELETED)
-    one, *_ = gone[User]
-    gone[UserRelationship] = [relationship(platform, one, other), relationship(platform, other, one)]
-    relationship(platform, other, made[1][0])
-    proven(platform, "openchat.deleted_users", gone=gone, by_hand=by_hand)
-
-
-REFERENCES = [
-    (Conversation, "created_by"),
-    (Message, "sender_id"),
-    (Message, "edited_by"),
-    (Message, "pinned_by"),
-    (Message, "moderated_by"),
-    (Message, "deleted_by"),
-    (Attachment, "uploaded_by"),
-    (ConversationParticipant, "invited_by"),
-    (ConversationParticipant, "user_id"),
-    (Session, "user_id"),
-    (Account, "user_id"),
-]
-
-
-@pytest.mark.parametrize(("model", "column"), REFERENCES, ids=lambda one: getattr(one, "__name__", one))
-def test_whoever_is_referred_to_stays(platform: Platform, model: Any, column: str) -> None:
-    kept, gone = anonymised(platform), anonymised(platform)
-    room = conversation(platform)
-    if model is Conversation:
-        conversation(platform, created_by=kept)
-    elif model is Message:
-        message(platform, room, OVER, **{column: kept})
-    elif model is Attachment:
-        file(platform, message(platform, room), uploaded_by=kept)
-    elif model is ConversationParticipant:
-        member(platform, room, **{column: kept})
-    else:
-        values: dict[str, Any] = {"token": "t", "expires_at": LATELY}
-        if model is Account:
-            values = {"account_id": "ada", "provider_id": "mail"}
-        add(platform, model, user_id=kept, **values)
-    proven(platform, "openchat.deleted_users", gone={User: [gone]})
-
-
-@pytest.mark.parametrize("whose", ["own", "friend"])
-def test_nobody_on_hold_stays(platform: Platform, whose: str) -> None:
-    held, friend, gone = anonymised(platform), person(platform), anonymised(platform)
-    if whose == "friend":
-        relationship(platform, friend, held)
-    add_hold(platform, "openchat", "user", held if whose == "own" else friend)
-    proven(platform, "openchat.deleted_users", gone={User: [gone]})
 
 
 def test_everything_that_was_deleted_goes_in_the_end(platform: Platform) -> None:

@@ -2,14 +2,14 @@
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from sqlalchemy import insert, select
 
 from models.pern import Attachment, AuditLog, Conversation, Message, MessageStatus
 from models.platform import AttachmentJob
-from tasks import holds, retention
+from tasks import retention
 from tasks.apps import enabled, policies
 from tasks.apps.columns import table_of
 from tasks.apps.pern import MALFORMED_LIMIT
@@ -23,7 +23,7 @@ from tasks.restore import restore
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
-from tests.retention.proving import add_hold, proven
+from tests.retention.proving import proven
 from tests.retention.retaining import days, everything, policy, retain
 from workers.settings import SettingsError, load
 
@@ -209,17 +209,6 @@ def react(platform: Platform, of: UUID) -> UUID:
     return add(platform, MessageStatus, message_id=of, user_id=who, status="reacted", reaction="❤️", **stamps)
 
 
-def test_deleted_and_edited_messages_have_the_same_time(platform: Platform) -> None:
-    days(platform, **{GLOBAL: 30})
-    room = conversation(platform)
-    gone = {
-        message(platform, room, OLD, is_deleted=True),
-        message(platform, room, OLD, is_edited=True, message_type="system"),
-    }
-    message(platform, room, MONTH, is_deleted=True)
-    proven(platform, GLOBAL, gone={Message: gone})
-
-
 @pytest.mark.parametrize("at_once", [1, 2, 100])
 def test_a_thread_comes_back_as_it_was_however_it_was_taken(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, at_once: int
@@ -235,44 +224,6 @@ def test_a_thread_comes_back_as_it_was_however_it_was_taken(
     young = message(platform, room, MONTH, reply_to_id=old[2])
     message(platform, room, MONTH, reply_to_id=young)
     proven(platform, GLOBAL, gone={Message: old}, changed={Message: {young: {"reply_to_id": None}}})
-
-
-def test_messages_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
-    days(platform, **{GLOBAL: 30})
-    writer, reader, room, held_room = (
-        person(platform),
-        person(platform),
-        conversation(platform),
-        conversation(platform),
-    )
-    kept = {
-        "writer": message(platform, room, OLD, sender_id=writer),
-        "reader": message(platform, room, OLD),
-        "room": message(platform, held_room, OLD),
-    }
-    read = status(platform, kept["reader"], user_id=reader)
-    file = attachment(platform, kept["room"])
-    gone = message(platform, room, OLD)
-    placed = {
-        name: holds.place("pern", entity, key, reason="a case", actor="ada")
-        for name, entity, key in (
-            ("writer", "user", writer),
-            ("reader", "user", reader),
-            ("room", "conversation", held_room),
-        )
-    }
-    add_hold(platform, "pern", "user", room)
-    add_hold(platform, "openchat", "conversation", room)
-    proven(platform, GLOBAL, gone={Message: [gone]}, restored=False)
-    assert len(platform.objects()) == 1
-    with_it: dict[str, dict[Any, list[UUID]]] = {
-        "reader": {MessageStatus: [read]},
-        "room": {Attachment: [file]},
-    }
-    for name, number in placed.items():
-        holds.lift(number, actor="ada")
-        proven(platform, GLOBAL, gone={Message: [kept[name]], **with_it.get(name, {})}, restored=False)
-    assert platform.objects() == {}
 
 
 def test_a_file_stays_while_another_row_names_it(platform: Platform) -> None:
@@ -404,54 +355,12 @@ def log(platform: Platform, severity: str, age: timedelta, **values: Any) -> UUI
     return add(platform, AuditLog, severity=severity, created_at=NOW - age, **{**given, **values})
 
 
-@both
-def test_audit_logs_have_a_period_for_each_severity(platform: Platform, by_hand: bool) -> None:
-    periods = {severity: 10 * (1 + number) for number, severity in enumerate(SEVERITIES)}
-    days(platform, **{f"pern.audit_{severity}": period for severity, period in periods.items()})
-    due = {}
-    for severity, period in periods.items():
-        limit = timedelta(days=period)
-        due[severity] = {
-            log(platform, severity, limit + INSTANT, user_id=person(platform), old_values={"a": [None, "é"]}),
-            log(platform, severity, timedelta(days=4000), ip_address="::1", new_values=[]),
-        }
-        log(platform, severity, limit)
-        log(platform, severity, timedelta(0))
-    for severity in SEVERITIES:
-        proven(
-            platform,
-            f"pern.audit_{severity}",
-            gone={AuditLog: due[severity]},
-            by_hand=by_hand,
-            restored=severity == "security",
-        )
-
-
 def test_audit_logs_of_a_severity_without_a_period_stay(platform: Platform) -> None:
     days(platform, **{"pern.audit_info": 10})
     running = {name for name in policies(platform.settings) if name.startswith("pern.audit_")}
     assert running == {"pern.audit_info"}
     old = [log(platform, severity, timedelta(days=4000)) for severity in SEVERITIES]
     proven(platform, "pern.audit_info", gone={AuditLog: old[:1]})
-
-
-def test_audit_logs_of_whom_and_what_is_on_hold_stay(platform: Platform) -> None:
-    days(platform, **{"pern.audit_info": 10})
-    somebody, room, age = person(platform), conversation(platform), timedelta(days=11)
-    theirs = [
-        log(platform, "info", age, user_id=somebody),
-        log(platform, "info", age, resource_id=somebody),
-    ]
-    of_room = [log(platform, "info", age, resource_id=room, user_id=person(platform))]
-    gone = log(platform, "info", age, user_id=person(platform), resource_id=uuid4())
-    placed = [
-        holds.place("pern", entity, key, reason="a case", actor="ada")
-        for entity, key in (("user", somebody), ("conversation", room))
-    ]
-    proven(platform, "pern.audit_info", gone={AuditLog: [gone]}, restored=False)
-    for number, freed in zip(placed, (theirs, of_room), strict=True):
-        holds.lift(number, actor="ada")
-        proven(platform, "pern.audit_info", gone={AuditLog: freed}, restored=False)
 
 
 def test_an_audit_log_is_never_edited_and_never_goes_without_an_archive() -> None:
