@@ -22,6 +22,9 @@ from workers.inspection import Need
 class Job(Protocol):
     """What a page says of one job: the tables that it is fed from, and what it needs of them."""
 
+    def __hash__(self) -> int:
+        """It is a key: each is one record, made at import."""
+
     @property
     def task(self) -> str:
         """The task's name."""

@@ -102,6 +102,15 @@ def test_a_mute_that_is_over_does_not_end_the_next_one(platform: Platform) -> No
     assert rows(platform, ConversationParticipant)[key]["is_muted"] is True
 
 
+def test_an_attachment_that_expires_keeps_its_object(platform: Platform) -> None:
+    """Until retention deletes the row: an operator may take the mark back."""
+    key = platform.openchat_attachment(b"bytes", expires_at=JUST_OVER)
+    objects = platform.objects()
+    assert sweep(platform, "openchat.attachments").rows == 1
+    assert rows(platform, Attachment)[key]["is_deleted"] is True
+    assert platform.objects() == objects != {}
+
+
 #: On either side of UTC, and one that changes its clocks.
 zones = pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/Los_Angeles"])
 
