@@ -462,7 +462,7 @@ def is_there(process: int) -> bool:
 
 
 def test_killed_again_and_again_it_ends_in_the_same_figures(platform: Platform) -> None:
-    fill(platform, 60)
+    fill(platform, 40)
     marks: list[datetime] = []
     chance = Random(11)
 
@@ -473,7 +473,7 @@ def test_killed_again_and_again_it_ends_in_the_same_figures(platform: Platform) 
 
     with runs(platform) as begin:
         for _ in range(4):
-            goal = timedelta(days=chance.randrange(3, 12))
+            goal = timedelta(days=chance.randrange(2, 8))
             start = marks[-1] if marks else None
             process = begin()
             eventually(
@@ -492,7 +492,7 @@ def test_killed_again_and_again_it_ends_in_the_same_figures(platform: Platform) 
     assert done is not None
     with platform.engine.begin() as connection:
         moment = connection.execute(text("SELECT now()")).scalar_one()
-        days = buckets(moment - timedelta(days=61), moment, ROOMS.grain, "UTC")
+        days = buckets(moment - timedelta(days=41), moment, ROOMS.grain, "UTC")
         assert figures(connection) == expected(connection, days, moment)
         assert connection.execute(select(RollupLive)).all() == []
 
