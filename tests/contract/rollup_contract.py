@@ -1,13 +1,14 @@
 """What holds for every rollup, whatever it counts: one history of rows, and the runs that count it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from unittest.mock import patch
 
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import Connection, event, func, insert, select
 
+from models.analytics import RollupState
 from tasks.apps.columns import names_of, table_of
 from tasks.apps.rollups import HOUR, Rollup
 from tasks.engines import rollup as engine
@@ -59,7 +60,12 @@ class _Contract:
     """The runs of one rollup over one history, and what is to be seen after each.
 
     The steps follow each other: each begins with what the one before has left.
+
+    Attributes:
+        database: as it was at the beginning of the step.
     """
+
+    database: Database
 
     def __init__(self, example: Example) -> None:
         self.rows, self.recomputed = SourceRows(example), example.recomputed
@@ -74,6 +80,7 @@ class _Contract:
         _, bucket, _ = self.rows.buckets
         with _rounds(self.rollup, self.rows.length):
             closing = bucket.end + self.rollup.settle
+            self.begin()
             self.open(bucket.start + self.rollup.settle / 2)
             self.killed(closing)
             self.closed(closing)
@@ -82,23 +89,29 @@ class _Contract:
             self.in_utc(closing + self.rows.length)
             self.frozen(closing + 2 * self.rows.length)
 
+    def begin(self) -> None:
+        """Say that all buckets before the history are closed: or a first run closes those without rows."""
+        start = self.rows.buckets[0].start
+        values = {"zone": self.zone, "watermark": start, "covered_from": start}
+        with get_engine().begin() as connection:
+            connection.execute(insert(RollupState).values(name=self.rollup.name, **values))
+
     # -- rule by rule -----------------------------------------------------------------------------------
 
     def open(self, now: datetime) -> None:
         self.rows.write(now)
-        before = _database()
         self.run(now)
-        others = sorted(_changed(before, _database()) - self.own_tables())
-        self.rule(not others, f"a run leaves other tables alone; it wrote to {', '.join(others)}")
         self.counts(self.rows.counts(self.rows.buckets), f"{self.by_moment}, while the bucket is open")
 
     def killed(self, now: datetime) -> None:
         self.rows.write(now)
-        before, state = _database(), self.state()
+        self.database, watermark = _database(), self.state().watermark
         with _killed_at_its_first_write(self.rollup):
             self.run(now)
-        self.same(before, "a run that is killed leaves everything as it was")
-        self.rule(self.state().watermark == state.watermark, "a run that is killed moves no watermark")
+        changed = _changed(self.database, _database()) - {STATE}
+        self.others_are_left_alone(changed)
+        self.rule(not changed, f"a run that is killed leaves everything as it was; {changed} changed")
+        self.rule(self.state().watermark == watermark, "a run that is killed moves no watermark")
 
     def closed(self, now: datetime) -> None:
         self.run(now)
@@ -111,15 +124,11 @@ class _Contract:
             f"{self.by_moment}, when the bucket is closed; NULL in a column that does not matter leaves "
             "no row out, and NULL for its moment does",
         )
-        after = _database()
-        rows = self.run(now).rows
-        with get_engine().begin() as connection:
-            for bucket in self.rows.buckets:
-                rows += sum(
-                    connection.execute(statements(self.rollup).replace, parameters(bucket, now)).one()
-                )
-        self.rule(not rows, f"a second run writes nothing; it wrote {rows} rows")
-        self.same(after, "a second run writes nothing")
+        before, self.database = self.database, _database()
+        self.others_are_left_alone(_changed(before, self.database))
+        self.run(now)
+        self.computed_anew(now)
+        self.same("a second run writes nothing")
 
     def late(self, now: datetime) -> None:
         *closed, last = self.rows.buckets
@@ -136,18 +145,17 @@ class _Contract:
         self.counts(wanted, rule)
 
     def again(self, now: datetime) -> None:
-        before, state = _database(), self.state()
+        state, (_, bucket, _) = self.state(), self.rows.buckets
         with get_engine().begin() as connection:
-            for bucket in self.rows.buckets:
-                if not frozen(self.rollup, state, bucket):
-                    found = differences(connection, self.rollup, bucket, now)
+            for one in self.rows.buckets:
+                if not frozen(self.rollup, state, one):
+                    found = differences(connection, self.rollup, one, now)
                     self.rule(not found, f"an audit finds no difference; it found {found}")
-        done = Run(self.rollup, now, self.zone).backfill_all(self.rows.buckets)
-        kept = 0 if self.recomputed else len(self.rows.buckets)
-        self.rule(
-            (done.rows, done.frozen) == (0, kept), f"runs end in what one backfill computes, not {done}"
-        )
-        self.same(before, "runs end in what one backfill computes")
+        done = Run(self.rollup, now, self.zone).backfill_all([bucket])
+        sound = (done.rows, done.frozen) == (0, 0 if self.recomputed else 1)
+        self.rule(sound, f"runs end in what one backfill computes, not {done}")
+        if self.recomputed:
+            self.computed_anew(now)
 
     def in_utc(self, now: datetime) -> None:
         buckets, found = three_buckets(self.rollup, "UTC"), Counts()
@@ -155,19 +163,15 @@ class _Contract:
             for bucket in buckets:
                 for row in connection.execute(self.rollup.select, parameters(bucket, now)).mappings():
                     found.update({(bucket.label, name): int(row[name]) for name in self.columns})
-        self.equal(
-            found, self.rows.counts(buckets), "a row counts in the bucket of its moment, by days of UTC"
-        )
+        self.equal(found, self.rows.counts(buckets), "a row counts in the bucket of its moment, in UTC")
 
     def frozen(self, now: datetime) -> None:
         self.rows.take()
-        target = self.rollup.table.fullname
-        before = _database()[target]
+        target = [self.rollup.table.fullname]
+        before = _database(target)
         done = self.run(now)
-        self.rule(
-            _database()[target] == before,
-            "a closed bucket keeps its statistics when retention takes its rows",
-        )
+        kept = _database(target) == before
+        self.rule(kept, "a closed bucket keeps its statistics when retention takes its rows")
         assert done.frozen or not self.recomputed, "no frozen bucket was looked at"
 
     # -- what is there ----------------------------------------------------------------------------------
@@ -207,17 +211,30 @@ class _Contract:
         ]
         self.rule(not wrong, f"{rule}; {', '.join(wrong)}")
 
-    def same(self, before: Database, rule: str) -> None:
-        changed = sorted(_changed(before, _database()) - {STATE})
+    def computed_anew(self, now: datetime) -> None:
+        """Compute all buckets as a backfill does, and see that nothing is written."""
+        replace_bucket, rows = statements(self.rollup).replace, 0
+        with get_engine().begin() as connection:
+            for bucket in self.rows.buckets:
+                rows += sum(connection.execute(replace_bucket, parameters(bucket, now)).one())
+        self.rule(not rows, f"a second run writes nothing; it wrote {rows} rows")
+
+    def others_are_left_alone(self, changed: set[str]) -> None:
+        others = sorted(changed - self.own_tables())
+        self.rule(not others, f"a run leaves other tables alone; it wrote to {', '.join(others)}")
+
+    def same(self, rule: str) -> None:
+        changed = sorted(_changed(self.database, _database()) - {STATE})
         self.rule(not changed, f"{rule}; {', '.join(changed)} changed")
 
     def rule(self, holds: bool, sentence: str) -> None:
         assert holds, f"{self.rollup.name}: {sentence}."
 
 
-def _database() -> Database:
+def _database(tables: Sequence[str] = ()) -> Database:
+    """Return the rows of these tables, or of all."""
     with get_engine().begin() as connection:
-        names = connection.exec_driver_sql(_TABLES_WITH_ROWS).scalars().all()
+        names = tables or connection.exec_driver_sql(_TABLES_WITH_ROWS).scalars().all()
         found: Database = {name.replace('"', ""): set() for name in names}
         every = [f"SELECT '{name}', t.xmin::text, t::text FROM {name} AS t" for name in names]
         for name, written, row in connection.exec_driver_sql(" UNION ALL ".join(every)):
