@@ -100,21 +100,22 @@ def test_active_are_those_who_wrote(platform: Platform) -> None:
     assert [figures[NEXT, name] for name in ("messages", "active_users", "conversations")] == [1, 0, 1]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 20, 21, 22, 41])
-def test_delivery_takes_as_long_as_it_took(platform: Platform, count: int) -> None:
-    rows, chance = Rows(), random.Random(count)
-    where = conversation(rows)
-    took = [timedelta(microseconds=chance.randrange(60_000_000)) for _ in range(count)]
-    for length in took:
-        message(rows, where, NOON, delivered=NOON + length)
-    message(rows, where, NOON)
-    rows.write(platform)
-    figures = found(platform)
-    agree(figures, flat(oracle.daily(rows, "UTC")))
-    ordered = sorted(length.total_seconds() for length in took)
-    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-    assert figures[DAY, "delivery_median_seconds"] == pytest.approx(middle)
-    assert (figures[DAY, "messages"], figures[DAY, "delivered"]) == (count + 1, count)
+def test_delivery_takes_as_long_as_it_took(platform: Platform) -> None:
+    for count in (1, 2, 3, 20, 21, 22, 41):
+        with rolled_back(platform) as connection:
+            rows, chance = Rows(), random.Random(count)
+            where = conversation(rows)
+            took = [timedelta(microseconds=chance.randrange(60_000_000)) for _ in range(count)]
+            for length in took:
+                message(rows, where, NOON, delivered=NOON + length)
+            message(rows, where, NOON)
+            rows.write(connection)
+            figures = found(connection)
+            agree(figures, flat(oracle.daily(rows, "UTC")))
+            ordered = sorted(length.total_seconds() for length in took)
+            middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+            assert figures[DAY, "delivery_median_seconds"] == pytest.approx(middle)
+            assert (figures[DAY, "messages"], figures[DAY, "delivered"]) == (count + 1, count)
 
 
 def test_nothing_is_delivered_before_it_was_sent_or_at_no_moment(platform: Platform) -> None:
