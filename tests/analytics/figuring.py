@@ -1,7 +1,8 @@
 """Rows for rollups, and the figures that come of them."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
@@ -10,9 +11,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Table, delete, insert, select
+from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy.schema import sort_tables
 
-from models.base import Base
 from tasks.apps.columns import Model, table_of
 from tasks.apps.rollups import Grain, Rollup
 from tasks.engines.calendar import Bucket, buckets
@@ -34,6 +35,8 @@ LEAPS = {
 #: Key columns of a row of figures, then the name of a figure.
 Place = tuple[Any, ...]
 Row = dict[str, Any]
+#: A transaction that is open, or a platform, of whose database each step is committed.
+Database = Platform | Connection
 
 
 # -- rows -----------------------------------------------------------------------------------------------
@@ -61,43 +64,50 @@ class Rows:
         """Return the rows of a table."""
         return self.tables.get(table_of(model), [])
 
-    def write(self, platform: Platform) -> None:
+    def write(self, database: Database) -> None:
         """Write all into tables that are empty."""
-        with platform.engine.begin() as connection:
-            for table in Base.metadata.sorted_tables:
+        with _begun(database) as connection:
+            for table in sort_tables(self.tables):
                 # Those with the same columns together: what is not given is the table's to say.
                 alike: dict[frozenset[str], list[Row]] = {}
-                for row in self.tables.get(table, []):
+                for row in self.tables[table]:
                     alike.setdefault(frozenset(row), []).append(row)
                 for rows in alike.values():
                     connection.execute(insert(table), rows)
 
 
-def empty(platform: Platform, tables: Iterable[Table]) -> None:
-    """Take all rows out of these tables, and of those of figures."""
-    wanted = set(tables)
-    with platform.engine.begin() as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            if table in wanted or "computed_at" in table.c:
-                connection.execute(delete(table))
+@contextmanager
+def rolled_back(platform: Platform) -> Iterator[Connection]:
+    """Open a transaction of which nothing stays."""
+    with platform.engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def _begun(database: Database) -> Iterator[Connection]:
+    if isinstance(database, Connection):
+        yield database
+    else:
+        with database.engine.begin() as connection:
+            yield connection
 
 
 # -- figures --------------------------------------------------------------------------------------------
 
 
-def compute(platform: Platform, rollup: Rollup, found: Iterable[Bucket], now: datetime = NOW) -> int:
+def compute(database: Database, rollup: Rollup, found: Iterable[Bucket], now: datetime = NOW) -> int:
     """Compute these buckets as the engine does; return how many rows of figures that changed."""
-    changed = 0
-    with platform.engine.begin() as connection:
+    changed, replace = 0, statements(rollup).replace
+    with _begun(database) as connection:
         for bucket in found:
-            changed += sum(connection.execute(statements(rollup).replace, parameters(bucket, now)).one())
+            changed += sum(connection.execute(replace, parameters(bucket, now)).one())
     return changed
 
 
-def figures(platform: Platform, rollup: Rollup) -> dict[Place, Any]:
+def figures(database: Database, rollup: Rollup) -> dict[Place, Any]:
     """Return the whole target: by the values of its key columns and the name of the figure."""
     keys = [column.property.columns[0].name for column in (rollup.bucket, *rollup.key)]
-    with platform.engine.begin() as connection:
+    with _begun(database) as connection:
         found = connection.execute(select(rollup.table)).mappings().all()
     return flat(
         {tuple(row[key] for key in keys): {name: row[name] for name in rollup.figures} for row in found}
@@ -120,13 +130,14 @@ def days(first: date, last: date, zone: str = "UTC") -> list[Bucket]:
 
 
 def computed(
-    platform: Platform, rollup: Rollup, first: date, last: date, zone: str = "UTC", now: datetime = NOW
+    database: Database, rollup: Rollup, first: date, last: date, zone: str = "UTC", now: datetime = NOW
 ) -> dict[Place, Any]:
     """Compute these days, twice: return all figures, which the second time leaves as they are."""
     wanted = days(first, last, zone)
-    compute(platform, rollup, wanted, now)
-    found = figures(platform, rollup)
-    assert compute(platform, rollup, wanted, now) == 0
+    with _begun(database) as connection:
+        compute(connection, rollup, wanted, now)
+        found = figures(connection, rollup)
+        assert compute(connection, rollup, wanted, now) == 0
     return found
 
 

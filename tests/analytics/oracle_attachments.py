@@ -44,7 +44,7 @@ def job(rows: Rows, taken_up: datetime, finished: datetime | None = None, **valu
 def history(chance: random.Random, zone: str) -> Rows:
     """Make up some days around a leap of the zone's clocks."""
     rows, day = Rows(), LEAPS[zone]
-    for _ in range(chance.randint(0, 20)):
+    for _ in range(chance.randint(0, 40)):
         taken_up = near(chance, day, zone)
         soon = taken_up + timedelta(microseconds=chance.choice([0, 1, 900_000, 61_234_567]))
         finished = chance.choice([None, soon, soon, near(chance, day, zone)])

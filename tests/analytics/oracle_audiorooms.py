@@ -45,19 +45,20 @@ def expected(connection: Connection, days: Iterable[Bucket], now: datetime) -> F
     rooms = {row["id"]: row for row in table(connection, AudioRoom)}
     stays = table(connection, RoomParticipant)
     log = table(connection, AuditLog)
+    there = [
+        (room, person(stay), stay["joined_at"], ended(stay, rooms[room], stays, log, now))
+        for stay in stays
+        for room in [stay["room_id"]]
+        if room is not None and stay["role"] != "broadcaster"
+        if stay["joined_at"] is not None and stay["joined_at"] >= FIRST
+    ]
     found: Figures = {}
     for day in days:
-        present: dict[UUID, dict[str, list[tuple[datetime, datetime]]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
-        for stay in stays:
-            room, joined = stay["room_id"], stay["joined_at"]
-            if room is None or joined is None or joined < FIRST or stay["role"] == "broadcaster":
-                continue
-            over = ended(stay, rooms[room], stays, log, now)
-            began = max(joined, day.start)
+        present: dict[UUID, People] = defaultdict(lambda: defaultdict(list))
+        for room, who, joined, over in there:
             if joined < day.end and (over > day.start or joined >= day.start):
-                present[room][person(stay)].append((began, max(began, min(over, day.end))))
+                began = max(joined, day.start)
+                present[room][who].append((began, max(began, min(over, day.end))))
         for room, people in present.items():
             found[room, day.label] = (peak(people), minutes(people), len(people))
     return found

@@ -95,7 +95,7 @@ def history(chance: random.Random, zone: str) -> Rows:
         return None if chance.random() < 0.1 else near(chance, day, zone)
 
     people = [person(rows) for _ in range(chance.randint(2, 5))]
-    for _ in range(chance.randint(0, 14)):
+    for _ in range(chance.randint(0, 28)):
         began = moment()
         ended = moment()
         if began is not None and ended is not None and chance.random() < 0.7:
@@ -113,10 +113,10 @@ def history(chance: random.Random, zone: str) -> Rows:
         if chance.random() < 0.3:
             tie(rows, log, chance.choice([True, False, None]))
     of = tie(rows, call(rows, None))
-    for _ in range(chance.randint(0, 8)):
+    for _ in range(chance.randint(0, 16)):
         request(rows, of, moment(), chance.choice(STATUSES))
     where = room(rows, of)
-    for _ in range(chance.randint(0, 8)):
+    for _ in range(chance.randint(0, 16)):
         message(
             rows,
             where,

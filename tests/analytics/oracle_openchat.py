@@ -62,7 +62,7 @@ def history(chance: random.Random, zone: str) -> Rows:
     rows, day = Rows(), LEAPS[zone]
     people = [person(rows) for _ in range(chance.randint(1, 4))]
     places = [conversation(rows) for _ in range(chance.randint(1, 4))]
-    for _ in range(chance.randint(0, 18)):
+    for _ in range(chance.randint(0, 36)):
         sent = near(chance, day, zone)
         delivered = None if chance.random() < 0.3 else near(chance, day, zone)
         if delivered is not None and chance.random() < 0.7:

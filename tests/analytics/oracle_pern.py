@@ -95,7 +95,7 @@ def history(chance: random.Random, zone: str) -> Rows:
 
     people = [person(rows) for _ in range(chance.randint(1, 4))]
     places = [conversation(rows) for _ in range(chance.randint(1, 3))]
-    for _ in range(chance.randint(0, 12)):
+    for _ in range(chance.randint(0, 24)):
         sent = chance.choice([LONG_AGO, moment(), moment(), moment()])
         of = message(
             rows,
@@ -108,10 +108,10 @@ def history(chance: random.Random, zone: str) -> Rows:
         for user in chance.sample(people, chance.randint(0, len(people))):
             word = chance.choice(["sent", "failed", "delivered", "read", "reacted"])
             status(rows, of, user, delivered=later(sent), read=later(sent), status=word)
-    for _ in range(chance.randint(0, 6)):
+    for _ in range(chance.randint(0, 12)):
         revoked = chance.choice([None, moment()])
         session(rows, moment(), chance.choice(people), revoked_at=revoked)
-    for _ in range(chance.randint(0, 10)):
+    for _ in range(chance.randint(0, 20)):
         entry(rows, moment(), chance.choice(SEVERITIES), chance.choice([None, *people]))
     return rows
 
