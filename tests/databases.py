@@ -44,6 +44,12 @@ _SEQUENCES = """
     SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
       FROM pg_catalog.pg_sequences WHERE last_value IS NOT NULL
 """
+#: As if nothing had ever been analysed.
+_FORGET_STATISTICS = """
+    DELETE FROM pg_catalog.pg_statistic WHERE starelid >= 16384;
+    UPDATE pg_catalog.pg_class SET reltuples = -1, relpages = 0
+     WHERE oid >= 16384 AND relkind IN ('r', 'p') AND reltuples <> -1
+"""
 #: Programs that were killed end by themselves; what they were about to do must not come after the emptying.
 _TERMINATE = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity
@@ -116,7 +122,7 @@ class ReusedDatabase:
         if todo := [name for name in self._used_tables() if name not in self._known]:
             self._connection.execute(f"TRUNCATE {', '.join(todo)} RESTART IDENTITY CASCADE".encode())
         self._connection.execute(_SEQUENCES)
-        self._connection.execute("DELETE FROM pg_catalog.pg_statistic WHERE starelid >= 16384")
+        self._connection.execute(_FORGET_STATISTICS)
         return True
 
     def _used_tables(self) -> list[str]:
