@@ -141,6 +141,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
         _in_memory(tmp_path_factory, "postgres") as directory,
         _running(lambda: PostgresServer(Postgres(directory, free_port(), durable=False))) as server,
     ):
+        # A database serves many tests: none finds statistics that it has not asked for.
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET autovacuum = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield server
 
 
