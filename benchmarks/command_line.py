@@ -8,27 +8,15 @@ on an empty database of this machine.
 """
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
-from stack import signatures
-from stack.clamd import Clamd
-from stack.ports import free_port
-from stack.postgres import Postgres
-from stack.programs import set_up
-from stack.valkey import Valkey
-from tests.servers import ClamdServer, PostgresServer, ValkeyServer
-from workers.settings import Settings, load
+from benchmarks._servers import running
 
 ROUNDS = sized(7, 1)
 LIGHT = ("--help", "settings", "apps")
@@ -73,37 +61,11 @@ def _measure(command: tuple[str, ...], environment: dict[str, str]) -> Cost:
     return Cost(cpu, memory / 1024)
 
 
-@contextmanager
-def _environment() -> Iterator[dict[str, str]]:
-    folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=False))
-        valkey = ValkeyServer(Valkey(folder / "valkey", free_port()))
-        own = signatures.choose(folder / "signatures", own_only=True)
-        limit = Settings.model_fields["max_file_bytes"].default
-        clamd = ClamdServer(Clamd(folder / "clamd", own, limit))
-        for server in (postgres, valkey, clamd):
-            stack.callback(server.stop)
-            server.start()
-        values = {
-            "DATABASE_URL": postgres.url(),
-            "ROOMKEEPER_BROKER_URL": valkey.url(),
-            "ROOMKEEPER_CLAMD": clamd.address,
-            "ROOMKEEPER_STORAGE_ROOT": str(folder / "storage"),
-            "ROOMKEEPER_QUARANTINE_ROOT": str(folder / "quarantine"),
-        }
-        (folder / "storage").mkdir()
-        set_up(load(values))
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
-        yield inherited | values
-
-
 def measure() -> Result:
     """Measure each command in turn."""
     commands = _commands()
     found: dict[str, list[Cost]] = {name: [] for name in commands}
-    with _environment() as environment:
+    with running() as (_folder, environment):
         for _ in range(ROUNDS):
             for name, command in commands.items():
                 found[name].append(_measure(command, environment))

@@ -15,31 +15,21 @@ mixed    500 files (150 photos of 12 megapixels, drawings, animations, texts, ar
 import io
 import os
 import random
-import shutil
-import tempfile
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
-from stack import signatures
-from stack.clamd import Clamd
-from stack.ports import free_port
-from stack.postgres import Postgres
+from benchmarks._servers import running
 from stack.samples import animation, drawing, photo
-from stack.valkey import Valkey
-from tasks.apps import APPS
 from tests.platform import Platform, Program
-from tests.servers import ClamdServer, PostgresServer, ValkeyServer
-from workers import migrate
-from workers.bootstrap import bootstrap
 from workers.db import create
-from workers.settings import Settings, load
+from workers.settings import load
 
 #: So many go before: imports, connections, the confined process, the scanner's probes.
 WARM = sized(20, 2)
@@ -53,33 +43,12 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @contextmanager
 def _platform() -> Iterator[Platform]:
-    folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=False))
-        valkey = ValkeyServer(Valkey(folder / "valkey", free_port()))
-        limit = Settings.model_fields["max_file_bytes"].default
-        own = signatures.choose(folder / "signatures", own_only=True)
-        clamd = ClamdServer(Clamd(folder / "clamd", own, limit))
-        for server in (postgres, valkey, clamd):
-            stack.callback(server.stop)
-            server.start()
-        values = {
-            "DATABASE_URL": postgres.url(),
-            "ROOMKEEPER_BROKER_URL": valkey.url(),
-            "ROOMKEEPER_CLAMD": clamd.address,
-            "ROOMKEEPER_STORAGE_ROOT": str(folder / "storage"),
-            "ROOMKEEPER_QUARANTINE_ROOT": str(folder / "quarantine"),
-            "ROOMKEEPER_WORKER_PROCESSES": "2",
-        }
-        (folder / "storage").mkdir()
-        engine = create(load(values))
-        bootstrap(engine, [app.models for app in APPS.values()])
-        migrate.upgrade(engine)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
-        platform = Platform(engine, inherited | values, folder)
-        stack.callback(platform.close)
-        yield platform
+    with running(ROOMKEEPER_WORKER_PROCESSES="2") as (folder, environment):
+        platform = Platform(create(load(environment)), environment, folder)
+        try:
+            yield platform
+        finally:
+            platform.close()
 
 
 def _cpu(program: Program) -> tuple[float, float]:
