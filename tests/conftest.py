@@ -257,6 +257,8 @@ def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path)
         "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "0",
         "ROOMKEEPER_VISIBILITY_TIMEOUT_SECONDS": "5",
         "ROOMKEEPER_SHUTDOWN_SECONDS": "5",
+        # The scanner is asked about a file of this size each time it is new: a small one takes no time.
+        "ROOMKEEPER_MAX_FILE_BYTES": str(8 * 1024**2),
     }
     (tmp_path / "storage").mkdir()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}

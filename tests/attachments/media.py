@@ -2,7 +2,9 @@
 
 import array
 import io
+import itertools
 import math
+import operator
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,15 +145,12 @@ def audio(
 
 
 def _sing(container: Any, track: Any, loudness: list[float], rate: int) -> None:
+    # It repeats itself, so it is computed once.
+    wave = [32767 * math.sin(at * 1000 * math.tau / rate) for at in range(rate // math.gcd(rate, 1000))]
+    waves = itertools.cycle(wave)
     for begin in range(0, len(loudness), 4800):
         part = loudness[begin : begin + 4800]
-        samples = array.array(
-            "h",
-            (
-                int(32767 * level * math.sin((begin + at) * 1000 * math.tau / rate))
-                for at, level in enumerate(part)
-            ),
-        )
+        samples = array.array("h", map(int, map(operator.mul, part, waves)))
         heard = av.AudioFrame("s16", "mono", len(part))
         heard.planes[0].update(samples.tobytes())
         heard.sample_rate, heard.pts, heard.time_base = rate, begin, Fraction(1, rate)
