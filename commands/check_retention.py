@@ -21,7 +21,7 @@ from tasks.engines.closed import counting
 from tasks.engines.families import files_of
 from tasks.engines.index_check import unindexed
 from tasks.engines.pending_deletions import BATCH
-from workers.db import create
+from workers.db import engine_for
 from workers.inspection import Fault
 from workers.settings import Settings, variable
 from workers.storage import BucketMissing, StoreError
@@ -205,16 +205,13 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
     if "pern" not in settings.apps:
         return
     key = pern.Conversation.id
-    engine = create(settings)
     try:
-        with engine.begin() as connection:
+        with engine_for(settings) as engine, engine.begin() as connection:
             connection.exec_driver_sql("SELECT set_config('statement_timeout', %s, true)", (str(_COUNT_MS),))
             wrong = connection.scalars(select(key).where(MALFORMED_LIMIT).limit(_COUNTED + 1)).all()
     except DBAPIError:
         # Too many to be looked through in a moment; or the database is not as it should be, which is told.
         return
-    finally:
-        engine.dispose()
     if wrong:
         number = f"{_COUNTED:,}+" if len(wrong) > _COUNTED else f"{len(wrong):,}"
         conversations = "conversation has" if len(wrong) == 1 else "conversations have"
@@ -228,10 +225,9 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
 
 def _pending_deletions(settings: Settings) -> Iterator[Fault]:
     """Find objects that should have been deleted long ago, with their rows."""
-    engine = create(settings)
     old = PendingDeletion.created_at < func.now() - LONG_PENDING
     try:
-        with engine.begin() as connection:
+        with engine_for(settings) as engine, engine.begin() as connection:
             found = connection.execute(
                 select(
                     PendingDeletion.store,
@@ -246,8 +242,6 @@ def _pending_deletions(settings: Settings) -> Iterator[Fault]:
     except DBAPIError:
         # The database is not as it should be, which is told.
         return
-    finally:
-        engine.dispose()
     for row in found:
         files = "1 file" if row.files == 1 else f"{row.files:,} files"
         yield Fault(
@@ -263,9 +257,8 @@ def _keys_without_index(running: dict[str, Retention], settings: Settings) -> It
     """Find columns that are searched for the keys of objects before these are deleted."""
     if not any(files_of(policy) for policy in running.values()):
         return
-    engine = create(settings)
     try:
-        with engine.begin() as connection:
+        with engine_for(settings) as engine, engine.begin() as connection:
             tables = askable(connection, settings).values()
             columns = [
                 column.property.columns[0]
@@ -277,8 +270,6 @@ def _keys_without_index(running: dict[str, Retention], settings: Settings) -> It
     except (DBAPIError, CannotAskError):
         # The database is not as it should be, which is reported; or its objects wait, which is too.
         return
-    finally:
-        engine.dispose()
     for name, advice in found:
         yield Fault(
             f"{name} has no index: it is read as a whole for each {BATCH} files whose objects retention "

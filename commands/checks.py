@@ -30,7 +30,7 @@ from tasks.engines import index_check
 from workers import health, jail, scanner_probes
 from workers import revision as revisions
 from workers.database_errors import is_transient
-from workers.db import create
+from workers.db import engine_for
 from workers.inspection import Fault, Need, inspect
 from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings, variable
@@ -58,9 +58,8 @@ def print_faults(faults: Iterable[Fault], console: Console) -> None:
 
 def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault]:
     """Check that the database has our schema, and what is `wanted` of it; as a rule, what all jobs need."""
-    engine = create(settings)
     try:
-        with engine.begin() as connection:
+        with engine_for(settings) as engine, engine.begin() as connection:
             # Who only looks at what is due may do so on a replica.
             if wanted is not None:
                 return revision(connection) or inspect(connection, wanted, settings.schemas)
@@ -71,8 +70,6 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
             return [*found.all(), *index_check.warnings(without)]
     except DBAPIError as error:
         return [refusal(error)]
-    finally:
-        engine.dispose()
 
 
 def without_index(
@@ -271,18 +268,13 @@ def _unwritable(name: str, why: str, field: str) -> Fault:
 
 def providers(settings: Settings) -> list[Fault]:
     """Check that the stores that rows name are set up; what a table lacks, or the database, others tell."""
-    engine = create(settings)
     faults: list[Fault] = []
-    try:
+    with suppress(DBAPIError), engine_for(settings) as engine:
         for name, page in enabled(settings).items():
             if page.attachments is not None:
                 # Each by itself: what one application lacks is no other's fault.
                 with suppress(ProgrammingError), engine.begin() as connection:
                     faults += _providers(connection, name, page.attachments, settings)
-    except DBAPIError:
-        return faults
-    finally:
-        engine.dispose()
     return faults
 
 
@@ -322,26 +314,19 @@ def jobs(settings: Settings) -> tuple[list[Fault], str]:
     Raises:
         DBAPIError: the ledger cannot be read, of which `database` tells.
     """
-    engine = create(settings)
-    try:
-        with engine.begin() as connection:
-            ledger = health.ask(connection, periods(settings))
-            late = lateness.faults(lateness.read(connection, rollups(settings).values()).values())
-    finally:
-        engine.dispose()
+    with engine_for(settings) as engine, engine.begin() as connection:
+        ledger = health.ask(connection, periods(settings))
+        late = lateness.faults(lateness.read(connection, rollups(settings).values()).values())
     return [*health.faults(ledger), *late], " (nothing has run yet)" if ledger.empty else ""
 
 
 def zones(settings: Settings) -> list[Fault]:
     """Return which rollups have counted days of another zone; of a database that is away others tell."""
-    engine = create(settings)
     try:
-        with engine.begin() as connection:
+        with engine_for(settings) as engine, engine.begin() as connection:
             found = lateness.read(connection, rollups(settings).values())
     except DBAPIError:
         return []
-    finally:
-        engine.dispose()
     return [
         Fault(
             f"{name} has counted days of {one.state.zone}, and days of {wanted} are set.",

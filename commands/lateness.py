@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from tasks.apps import rollups
 from tasks.apps.rollups import Grain, Rollup
 from tasks.engines.calendar import Bucket, bucket_at, preceding
-from tasks.engines.rollup import State, lag, state_of
+from tasks.engines.rollup import State, lag, states_of
 from workers.inspection import Fault
 from workers.settings import Settings
 
@@ -64,7 +64,9 @@ def _at(rollup: Rollup, state: State) -> Bucket:
 def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, Standing]:
     """Return how far rollups have come, by name."""
     now = connection.execute(select(func.clock_timestamp())).scalar_one()
-    return {rollup.name: Standing(rollup, now, state_of(connection, rollup)) for rollup in wanted}
+    by_name = {rollup.name: rollup for rollup in wanted}
+    states = states_of(connection, by_name)
+    return {name: Standing(rollup, now, states.get(name)) for name, rollup in by_name.items()}
 
 
 def told(connection: Connection, settings: Settings) -> "list[Lag]":

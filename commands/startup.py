@@ -22,7 +22,7 @@ from commands import checks
 from tasks import availability
 from workers import telemetry
 from workers.database_errors import is_transient
-from workers.db import create
+from workers.db import engine_for
 from workers.inspection import Fault
 from workers.settings import Settings
 
@@ -78,14 +78,11 @@ def wait_for_database(settings: Settings) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
 
     def missing() -> Fault | None:
-        engine = create(settings)
         try:
-            with engine.begin() as connection:
+            with engine_for(settings) as engine, engine.begin() as connection:
                 return next(iter(checks.writable(connection)), None)
         except DBAPIError as error:
             return checks.refusal(error) if is_transient(error) else None
-        finally:
-            engine.dispose()
 
     def report(waits_for: Fault, pause: float) -> None:
         console.print(
@@ -109,9 +106,8 @@ def _wait(missing: Callable[[], Fault | None], report: Callable[[Fault, float], 
 
 def look(settings: Settings) -> tuple[Fault | None, availability.Faults]:
     """Return why a worker has to wait, if it has; and otherwise what the database lacks."""
-    engine = create(settings)
     try:
-        with engine.begin() as connection:
+        with engine_for(settings) as engine, engine.begin() as connection:
             return _asked(connection, settings)
     except DBAPIError as error:
         fault = checks.refusal(error)
@@ -120,8 +116,6 @@ def look(settings: Settings) -> tuple[Fault | None, availability.Faults]:
             if is_transient(error)
             else (None, availability.Faults([fault], {}))
         )
-    finally:
-        engine.dispose()
 
 
 def _asked(connection: Connection, settings: Settings) -> tuple[Fault | None, availability.Faults]:

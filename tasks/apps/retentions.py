@@ -19,14 +19,17 @@ on legal hold, or has something on hold among what would go with it, stays.
     )
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    ForeignKey,
     Table,
     Uuid,
     and_,
@@ -304,34 +307,49 @@ def _in_force(app: str) -> Any:
     return and_(Hold.app == app, Hold.lifted_at.is_(None))
 
 
+# Each made once, however many policies and columns use it: building them is a good part of the start.
+@cache
 def _any_hold(app: str) -> ColumnElement[bool]:
     return exists().where(_in_force(app)).correlate(None)
 
 
+@cache
+def _held_ids(app: str, entity: str) -> ColumnElement[Any]:
+    """Return the entities that are on hold: the list is made once for a statement, and is mostly empty."""
+    ids = select(Hold.entity_id).where(_in_force(app), Hold.entity == entity).correlate(None)
+    return func.any(func.array(ids.scalar_subquery(), type_=ARRAY(Uuid())))
+
+
 def _on_hold(app: str, entity: str, whose: Any) -> ColumnElement[bool]:
-    """Return whether an entity is on hold: the list is made once for a statement, and is mostly empty."""
-    held = func.array(
-        select(Hold.entity_id).where(_in_force(app), Hold.entity == entity).correlate(None).scalar_subquery(),
-        type_=ARRAY(Uuid()),
-    )
-    return func.coalesce(_element(whose) == func.any(held), False)
+    """Return whether an entity is on hold."""
+    return func.coalesce(_element(whose) == _held_ids(app, entity), False)
 
 
 def _unnamed(table: Table, refers: tuple[Any, ...]) -> Iterator[str]:
     """Yield what is wrong with what is said of a table's references."""
-    named = [one.by.property.columns[0] for one in refers]
+    # Not a list: there `in` and `count` would compare columns with `==`, which makes SQL of each comparison.
+    named = Counter(one.by.property.columns[0] for one in refers)
     unguarded = {one.by.property.columns[0] for one in refers if one.to is not None}
-    for other in Base.metadata.tables.values():
-        for key in other.foreign_keys:
-            if key.column.table is table and key.parent not in named:
-                what = key.ondelete or "NO ACTION"
-                column = f"{other.fullname}.{key.parent.name}"
-                yield f"say what becomes of {column} ({what}), which refers to {table.fullname}."
-    for column in named:
-        if named.count(column) > 1:
+    for key in _references(tuple(Base.metadata.tables.values())).get(table, ()):
+        if key.parent not in named:
+            what = key.ondelete or "NO ACTION"
+            column = f"{key.parent.table.fullname}.{key.parent.name}"
+            yield f"say what becomes of {column} ({what}), which refers to {table.fullname}."
+    for column, times in named.items():
+        if times > 1:
             yield f"{column} is named twice."
         if bool(column.foreign_keys) == (column in unguarded):
             yield f"say to what {column} refers if, and only if, no foreign key does."
+
+
+@lru_cache(maxsize=1)
+def _references(tables: tuple[Table, ...]) -> dict[Table, list[ForeignKey]]:
+    """Return the foreign keys of these tables, by the table that they refer to."""
+    found: dict[Table, list[ForeignKey]] = defaultdict(list)
+    for table in tables:
+        for key in table.foreign_keys:
+            found[key.column.table].append(key)
+    return dict(found)
 
 
 def _need(found: dict[Table, Need], table: Table, columns: frozenset[str], rights: set[str]) -> None:

@@ -150,8 +150,8 @@ def _is_compared(condition: Any, table: Table) -> bool:
 
 
 def _is_column(expression: Any, table: Table) -> bool:
-    # By its name: where it stands in a condition of a mapped class it is a copy.
-    return isinstance(expression, Column) and table.c.contains_column(expression)
+    # By its table: where it stands in a condition of a mapped class it is a copy.
+    return isinstance(expression, Column) and expression.table is table
 
 
 def _depends_on_row(expression: ColumnElement[object], table: Table) -> bool:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from tasks.apps.sweeps import Sweep
 from tasks.engines.closed import Closed, NotClosedError, freeze, merged
 from tasks.engines.future_timestamps import spare
-from tasks.engines.statements import Statements, on_pages, statements
+from tasks.engines.statements import Statements, due, on_pages, statements
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
 
@@ -185,7 +185,7 @@ class Batches:
     def due(self, at_most: int) -> int:
         """Count due rows, up to a number. May read the whole table; raises DBAPIError, as any query does."""
         with transaction() as connection:
-            return int(connection.execute(self._statements.due, self._values(at_most=at_most)).scalar_one())
+            return int(connection.execute(due(self.policy), self._values(at_most=at_most)).scalar_one())
 
     def due_by_index(self, at_most: int) -> int:
         """Count the due rows that an index finds, up to a number."""

@@ -534,6 +534,13 @@ def state_of(
     return None if row is None else State(*row)
 
 
+def states_of(connection: Connection, names: Iterable[str]) -> dict[str, State]:
+    """Return how far the rollups of these names have come, without those that have never run."""
+    wanted = RollupState.name.in_(list(names))
+    found = connection.execute(_STATE.add_columns(RollupState.name).where(wanted))
+    return {name: State(*state) for *state, name in found}
+
+
 def _quoted(table: Table, real: Mapping[Any, Any], connection: Connection) -> str:
     quote = connection.dialect.identifier_preparer.quote
     return f"{quote(real.get(table.schema, table.schema))}.{quote(table.name)}"

@@ -75,7 +75,6 @@ class Statements:
         change: changes given rows, which are locked, if they are due still: their keys, and what is told.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
         still_due: counts those of given rows that are due.
-        due: counts due rows, up to a number.
         due_on_pages: counts those on some pages, of a policy that looks at each row alone without those with
             a time ahead.
         due_by_index: counts those that an index finds, up to a number; otherwise as `due_on_pages`.
@@ -98,7 +97,6 @@ class Statements:
     change: Executable
     along: tuple[Executable, ...]
     still_due: Select[Any]
-    due: Select[Any]
     due_on_pages: Select[Any]
     due_by_index: Select[Any] | None
     freezing: tuple[str, ...]
@@ -175,11 +173,17 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         .returning(key.label("swept"), *tells),
         along=tuple(_along(policy, one) for one in policy.along),
         still_due=_count(select(key).where(key == any_of(key, "keys"), due)),
-        due=_count(select(key).where(due).limit(_AT_MOST)),
         due_on_pages=_count(select(key).where(on_these_pages, alone)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
         freezing=tuple(name for name, _ in moments),
     )
+
+
+@cache
+def due(policy: Sweep) -> Select[Any]:
+    """Return the statement that counts due rows, up to a number: all that a list of policies needs."""
+    which = future_timestamps.settled(policy, closed.due(policy))
+    return _count(select(key_of(policy.table)).where(which).limit(_AT_MOST))
 
 
 def on_pages(first: int, last: int) -> dict[str, str]:
