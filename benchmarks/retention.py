@@ -82,10 +82,10 @@ def retain(values: dict[str, str], rows: int) -> tuple[float, float]:
 
 
 def _retain(values: dict[str, str], rows: int) -> tuple[float, float]:
-    from tasks import retention
     from tasks.apps import POLICIES
-    from tasks.apps.retentions import Retention
     from tasks.eligible_rows import clock
+    from tasks.policies.retention import Retention
+    from tasks.retention import task as retention
 
     # A line for each receipt.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -34,10 +34,10 @@ from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
 from stack.postgres import Postgres
-from tasks import analytics
+from tasks.analytics import task as analytics
+from tasks.analytics.calendar import Bucket, buckets
+from tasks.analytics.engine import Run
 from tasks.apps import APPS, ROLLUPS
-from tasks.engines.calendar import Bucket, buckets
-from tasks.engines.rollup import Run
 from tests.platform import environment, eventually
 from tests.servers import PostgresServer
 from workers import migrate

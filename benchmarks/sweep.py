@@ -34,9 +34,9 @@ from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
 from stack.postgres import Postgres
-from tasks import cleanup
 from tasks.apps import APPS, POLICIES
-from tasks.apps.retentions import Retention
+from tasks.policies.retention import Retention
+from tasks.sweeps import task as cleanup
 from tests.platform import environment, eventually
 from tests.servers import PostgresServer
 from workers import migrate

@@ -11,16 +11,16 @@ from commands.checks import can_be_made, works
 from commands.policies import how_to_set, spell, told_time
 from models import pern
 from models.platform import PendingDeletion
+from tasks.analytics.rollup_guard import counting
 from tasks.apps import APPS, POLICIES, after, policies, rollups
-from tasks.apps.columns import table_of
 from tasks.apps.pern import MALFORMED_LIMIT
-from tasks.apps.retentions import Retention
-from tasks.apps.rollups import Rollup
 from tasks.attachments.tables import CannotAskError, askable
-from tasks.engines.closed import counting
-from tasks.engines.families import files_of
-from tasks.engines.index_check import unindexed
-from tasks.engines.pending_deletions import BATCH
+from tasks.policies.columns import table_of
+from tasks.policies.retention import Retention
+from tasks.policies.rollup import Rollup
+from tasks.retention.cascade import files_of
+from tasks.retention.pending_deletions import BATCH
+from tasks.sweeps.index_check import unindexed
 from workers.db import engine_for
 from workers.inspection import Fault
 from workers.settings import Settings, variable

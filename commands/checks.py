@@ -23,10 +23,10 @@ from commands import lateness
 from models.platform import SCHEMA
 from tasks import availability
 from tasks.apps import enabled, every, policies, rollups, zone
-from tasks.apps.rollups import Rollup
-from tasks.apps.spec import AttachmentTable
-from tasks.apps.sweeps import Sweep
-from tasks.engines import index_check
+from tasks.policies.app import AttachmentTable
+from tasks.policies.rollup import Rollup
+from tasks.policies.sweep import Sweep
+from tasks.sweeps import index_check
 from workers import health, jail, scanner_probes
 from workers import revision as revisions
 from workers.database_errors import is_transient

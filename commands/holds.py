@@ -12,7 +12,7 @@ from rich.console import Console
 from commands import arguments, checks
 from commands.policies import ready, told_time
 from tasks.apps import APPS
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from workers.db import transaction
 from workers.inspection import Need
 from workers.settings import Settings, SettingsError, get_settings, variable
@@ -39,7 +39,7 @@ def add(
     if not why:
         raise SettingsError("--reason must say why, in a few words.")
     _look(application, entity, settings)
-    from tasks import holds, object_deletions
+    from tasks.retention import holds, object_deletions
 
     try:
         with _patiently():
@@ -68,7 +68,7 @@ def list_(
 ) -> None:
     """List the holds in force."""
     ready(get_settings())
-    from tasks import holds
+    from tasks.retention import holds
 
     with transaction() as connection:
         found = holds.every(connection, lifted=every)
@@ -93,7 +93,7 @@ def lift(
 ) -> None:
     """Lift a hold: what it has kept is due by its age again."""
     ready(get_settings())
-    from tasks import holds
+    from tasks.retention import holds
 
     try:
         holds.lift(number, actor=arguments.words(actor).strip() or arguments.myself())

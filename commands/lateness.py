@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, select
 
+from tasks.analytics.calendar import Bucket, bucket_at, preceding
+from tasks.analytics.engine import State, lag, states_of
 from tasks.apps import rollups
-from tasks.apps.rollups import Grain, Rollup
-from tasks.engines.calendar import Bucket, bucket_at, preceding
-from tasks.engines.rollup import State, lag, states_of
+from tasks.policies.rollup import Grain, Rollup
 from workers.inspection import Fault
 from workers.settings import Settings
 

@@ -14,8 +14,8 @@ from workers.settings import Settings, SettingsError, get_settings
 from workers.storage import StoreError
 
 if TYPE_CHECKING:
-    from tasks.partitions import Dropped, Plan
-    from tasks.partitions.catalog import Found
+    from tasks.retention.partitions import Dropped, Plan
+    from tasks.retention.partitions.catalog import Found
 
 app = typer.Typer(help="Tables that are partitioned by month.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="APP.TABLE", help="As pern.audit_logs.")]
@@ -34,8 +34,8 @@ def plan(
     ] = None,
 ) -> None:
     """Explain whether a table can be partitioned by month, and how; or how its partitions stand."""
-    from tasks import partitions
     from tasks.eligible_rows import clock
+    from tasks.retention import partitions
 
     settings = get_settings()
     found = _find(settings, table, by)
@@ -108,9 +108,9 @@ def run(
     actor: arguments.Actor = "",
 ) -> None:
     """Make the partitions of this month and three ahead, and drop those past retention, archived before."""
-    from tasks import partitions
-    from tasks.brake import Stopped
     from tasks.eligible_rows import clock
+    from tasks.retention import partitions
+    from tasks.retention.safety_limit import Stopped
 
     settings = get_settings()
     found = _find(settings, table, None)
@@ -163,7 +163,7 @@ def _tell_dropped(done: "Dropped", console: Console, *, dry_run: bool) -> None:
 
 
 def _find(settings: Settings, name: str, by: str | None) -> "Found":
-    from tasks import partitions
+    from tasks.retention import partitions
 
     if faults := checks.database(settings, []):
         checks.print_faults(faults, Console(stderr=True))

@@ -20,9 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from commands import checks, lateness
 from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
 from tasks.apps.platform import OWN, OWN_ROLLUPS
-from tasks.apps.rollups import Rollup
-from tasks.apps.sweeps import Sweep
 from tasks.eligible_rows import clock, eligible
+from tasks.policies.rollup import Rollup
+from tasks.policies.sweep import Sweep
 from workers import health
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import get_engine, transaction

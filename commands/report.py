@@ -17,8 +17,8 @@ from commands.policies import likely
 from commands.reporting import figures, pages, terminal, wording
 from commands.reporting.records import Page
 from tasks.apps import APPS, every, policies, rollups
-from tasks.apps.rollups import Rollup
-from tasks.apps.sweeps import Sweep
+from tasks.policies.rollup import Rollup
+from tasks.policies.sweep import Sweep
 from workers.db import transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 

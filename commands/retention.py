@@ -31,15 +31,15 @@ from commands.policies import (
 )
 from models.platform import Approval, Receipt
 from tasks.apps import POLICIES, after
-from tasks.apps.retentions import Changes, Goes, Retention
-from tasks.apps.sweeps import Delete
+from tasks.policies.retention import Changes, Goes, Retention
+from tasks.policies.sweep import Delete
 from workers.db import transaction
 from workers.settings import LEAST_DAYS, MAX_DAYS, Settings, SettingsError, get_settings, variable
 from workers.storage import ObjectMissing, StoreError
 
 if TYPE_CHECKING:
-    from tasks.object_deletions import Outcome, Waiting
-    from tasks.preview import Preview, Referring
+    from tasks.retention.object_deletions import Outcome, Waiting
+    from tasks.retention.preview import Preview, Referring
 
 app = typer.Typer(
     help="What retention would take, what it took, and how that comes back.", no_args_is_help=True
@@ -85,7 +85,7 @@ def preview(
 def _tell_all(settings: Settings) -> None:
     ready(settings)
     # Not before: importing tasks makes the Celery application, which not all commands here need.
-    from tasks.brake import Stopped, allowance
+    from tasks.retention.safety_limit import Stopped, allowance
 
     table = Table(expand=True)
     table.add_column("policy", no_wrap=True)
@@ -117,7 +117,7 @@ def _tell_all(settings: Settings) -> None:
 def _previewed(
     policy: Retention, settings: Settings, moment: datetime | None, days: float | None = None
 ) -> "Preview":
-    from tasks import preview
+    from tasks.retention import preview
 
     if days is not None:
         if after(policy, settings) is None and not policy.off_until_set:
@@ -322,7 +322,7 @@ def list_receipts(
 def show_receipt(number: Number) -> None:
     """Tell all that a receipt says."""
     ready(get_settings())
-    from tasks import object_deletions, receipts
+    from tasks.retention import object_deletions, receipts
 
     with transaction() as connection:
         row = receipts.one(connection, number)
@@ -375,7 +375,7 @@ def _waits(waiting: "Waiting") -> str:
 def list_pending() -> None:
     """List objects of deleted rows that are still to be deleted, the oldest first, and why they wait."""
     ready(get_settings())
-    from tasks import object_deletions
+    from tasks.retention import object_deletions
 
     with transaction() as connection:
         found = object_deletions.every(connection)
@@ -418,8 +418,8 @@ def verify(
     """Check that no receipt was changed or is missing; exit code 1, with a sentence for each that was."""
     settings = get_settings()
     ready(settings)
-    from tasks import receipts
-    from tasks.preview import reading
+    from tasks.retention import receipts
+    from tasks.retention.preview import reading
 
     with reading() as connection:
         found = receipts.verify(connection, expected=expect.strip().lower() if expect else None)
@@ -443,8 +443,8 @@ def verify(
 
 def _check_archives(settings: Settings) -> tuple[int, list[str]]:
     """Read every archive that receipts name; return how many there are, and what is wrong."""
-    from tasks import receipts
-    from tasks.engines.archive import Archived, ArchiveError, check
+    from tasks.retention import receipts
+    from tasks.retention.archive import Archived, ArchiveError, check
     from workers.storage.archives import archive_for
 
     store = archive_for(settings)
@@ -497,9 +497,9 @@ def restore(
     settings = get_settings()
     why, who = _said(reason), arguments.words(actor).strip() or arguments.myself()
     ready(settings)
-    from tasks import receipts
-    from tasks.restore import RestoreError
-    from tasks.restore import restore as put_back
+    from tasks.retention import receipts
+    from tasks.retention.restore import RestoreError
+    from tasks.retention.restore import restore as put_back
 
     with transaction() as connection:
         receipt = receipts.one(connection, number)

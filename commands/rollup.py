@@ -18,11 +18,11 @@ from sqlalchemy import Connection, Row
 from commands import lateness, progress
 from commands.lateness import numbered, span, spelled
 from commands.policies import OURS, counted, likely, named, ready, told_time
+from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
+from tasks.analytics.engine import OtherZoneError, Run, State, differences, frozen, state_of
+from tasks.analytics.engine import Progress as Computed
 from tasks.apps import APPS, ROLLUPS, rollups, zone
-from tasks.apps.rollups import Rollup
-from tasks.engines.calendar import Bucket, bucket_at, buckets, day_of
-from tasks.engines.rollup import OtherZoneError, Run, State, differences, frozen, state_of
-from tasks.engines.rollup import Progress as Computed
+from tasks.policies.rollup import Rollup
 from workers.db import get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings
 

@@ -13,21 +13,21 @@ from sqlalchemy.exc import OperationalError
 from commands import arguments, lateness, progress
 from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
 from tasks import eligible_rows
+from tasks.analytics.calendar import Bucket, bucket_at, buckets
+from tasks.analytics.engine import MovedError, due_by
+from tasks.analytics.engine import Progress as Computed
 from tasks.apps import POLICIES, ROLLUPS, zone
-from tasks.apps.retentions import Retention
-from tasks.apps.rollups import Rollup
-from tasks.apps.sweeps import Delete, Sweep
-from tasks.brake import Stopped
-from tasks.engines.calendar import Bucket, bucket_at, buckets
-from tasks.engines.reach import UnknownReferenceError
-from tasks.engines.rollup import MovedError, due_by
-from tasks.engines.rollup import Progress as Computed
+from tasks.policies.retention import Retention
+from tasks.policies.rollup import Rollup
+from tasks.policies.sweep import Delete, Sweep
+from tasks.retention.foreign_keys import UnknownReferenceError
+from tasks.retention.safety_limit import Stopped
 from workers.db import transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
 
 if TYPE_CHECKING:
-    from tasks.engines.sweep import Progress as Done
+    from tasks.sweeps.engine import Progress as Done
 
 SAMPLED = 5
 #: More rows than there are.
@@ -128,7 +128,7 @@ def _tell_what_is_to_be_closed(
 
 
 def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> None:
-    from tasks import analytics
+    from tasks.analytics import task as analytics
 
     began = monotonic()
     total = None if due is None else len(due)
@@ -188,7 +188,8 @@ def _run(
     policy: Sweep, settings: Settings, moment: datetime | None, watch: Callable[["Done"], None]
 ) -> "Done | None":
     """Run it; what keeps retention from running is a sentence."""
-    from tasks import cleanup, retention
+    from tasks.retention import task as retention
+    from tasks.sweeps import task as cleanup
 
     if not isinstance(policy, Retention):
         return cleanup.run(policy, settings, now=moment, by_hand=True, watch=watch)

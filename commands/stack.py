@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stack.errors import StackError
 from tasks.apps import APPS, POLICIES, ROLLUPS
-from tasks.apps.retentions import Retention
+from tasks.policies.retention import Retention
 
 if TYPE_CHECKING:
     from pathlib import Path

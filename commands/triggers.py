@@ -13,7 +13,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from models.platform import SCHEMA
 from tasks.apps import APPS
-from tasks.apps.columns import names_of, table_of
+from tasks.policies.columns import names_of, table_of
 from workers.bootstrap import BootstrapError
 from workers.db import transaction
 from workers.settings import SettingsError, get_settings, variable

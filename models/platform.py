@@ -357,7 +357,7 @@ class Receipt(PlatformBase):
     """What one transaction of retention took, or put back, and why. A trigger keeps it from changing.
 
     `hash` is the SHA-256 of all else in the row, `previous` among it: the hash of the receipt before. `run`
-    is the same for all of one run. `content` says the rest, see `tasks/receipts.py`.
+    is the same for all of one run. `content` says the rest, see `tasks/retention/receipts.py`.
     """
 
     __tablename__ = "receipts"

@@ -36,11 +36,11 @@ from stack.feeding import (
     pair,
     utc,
 )
-from tasks import receipts
 from tasks.apps import after, policies
-from tasks.apps.retentions import Retention
-from tasks.apps.sweeps import Delete, Sweep
-from tasks.receipts import Verified
+from tasks.policies.retention import Retention
+from tasks.policies.sweep import Delete, Sweep
+from tasks.retention import receipts
+from tasks.retention.receipts import Verified
 from workers.settings import Settings
 
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, func, insert, select
 
 from models import audiorooms, connect, echoroom, openchat, pern
 from models.analytics import RollupState
-from tasks.apps.columns import Model, table_of
-from tasks.engines.statements import key_of
+from tasks.policies.columns import Model, table_of
+from tasks.sweeps.statements import key_of
 
 #: How long after it was fed a row becomes due.
 SOON = timedelta(seconds=1)

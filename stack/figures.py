@@ -13,9 +13,9 @@ from models.analytics import RollupState
 from models.platform import JobRun
 from stack.feeding import DAYS, Batch, clock
 from stack.history import HISTORIES, LIVE, Thing, Told, cast, past
+from tasks.analytics.calendar import bucket_at
 from tasks.apps import after, policies, rollups, zone
-from tasks.apps.rollups import Rollup
-from tasks.engines.calendar import bucket_at
+from tasks.policies.rollup import Rollup
 from workers.db import create
 from workers.settings import Settings
 

@@ -40,7 +40,7 @@ from stack.feeding import (
     dan,
     utc,
 )
-from tasks.apps.columns import Column
+from tasks.policies.columns import Column
 
 #: How many things go on right now.
 LIVE = 3

@@ -22,9 +22,9 @@ from sqlalchemy.exc import DBAPIError
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import enabled, policies, rollups
-from tasks.apps.rollups import Rollup
-from tasks.apps.spec import App, Job
-from tasks.apps.sweeps import Sweep
+from tasks.policies.app import App, Job
+from tasks.policies.rollup import Rollup
+from tasks.policies.sweep import Sweep
 from workers import ledger
 from workers.db import transaction
 from workers.inspection import Fault, Need, inspect_schemas

@@ -5,11 +5,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from tasks.analytics import rollup_guard
 from tasks.apps import after
-from tasks.apps.sweeps import Sweep
-from tasks.engines import closed, future_timestamps
-from tasks.engines.batch import Batches
-from tasks.engines.statements import key_of
+from tasks.policies.sweep import Sweep
+from tasks.sweeps import future_timestamps
+from tasks.sweeps.batch import Batches
+from tasks.sweeps.statements import key_of
 from workers.db import transaction
 from workers.settings import Settings
 
@@ -17,10 +18,10 @@ from workers.settings import Settings
 def eligible(policy: Sweep, settings: Settings, at_most: int, now: datetime | None = None) -> int:
     """Count the rows that are due now, up to a number. May read the whole table."""
     moment = now or clock()
-    rolled_up = closed.Closed()
-    if closed.counting(policy):
+    rolled_up = rollup_guard.Closed()
+    if rollup_guard.counting(policy):
         with transaction() as connection:
-            rolled_up = closed.ask(connection, [policy], settings, moment)
+            rolled_up = rollup_guard.ask(connection, [policy], settings, moment)
     return Batches(policy, moment, after(policy, settings), closed=rolled_up).due(at_most)
 
 
@@ -28,9 +29,9 @@ def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | Non
     """Return the keys of some rows that are due. May read the whole table."""
     moment = now or clock()
     with transaction() as connection:
-        rolled_up = closed.ask(connection, [policy], settings, moment)
+        rolled_up = rollup_guard.ask(connection, [policy], settings, moment)
         values = {"now": moment, "after": after(policy, settings), **rolled_up.values}
-        due = future_timestamps.settled(policy, closed.due(policy))
+        due = future_timestamps.settled(policy, rollup_guard.due(policy))
         found = select(key_of(policy.table)).where(due).limit(at_most)
         return list(connection.execute(found, values).scalars())
 

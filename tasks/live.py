@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from sqlalchemy.orm import InstrumentedAttribute
 
-from tasks.apps.sweeps import Event, Sweep
+from tasks.policies.sweep import Event, Sweep
 from workers.settings import Settings
 
 #: The namespace that people are in, and where the adapter listens for it if its `key` is not another.

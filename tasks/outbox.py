@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import ARRAY, BigInteger, Connection, Row, bindparam, delete, func, select, update
 
 from models.platform import OutboxMessage
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from workers import dead_letters, ledger
 from workers.app import app as celery
 from workers.app import task

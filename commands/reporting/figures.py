@@ -15,8 +15,8 @@ from commands import arguments
 from commands.reporting.jobs import Job, read_jobs
 from commands.reporting.records import By, Chart, Colour, Hours, Over, Page, Ranking, Series, Shape
 from models.analytics import RollupState
-from tasks.apps.columns import Column, parts_of
-from tasks.engines.calendar import day_of
+from tasks.analytics.calendar import day_of
+from tasks.policies.columns import Column, parts_of
 from workers.inspection import Need
 
 LONGEST_NAME = 40

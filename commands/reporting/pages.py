@@ -31,7 +31,7 @@ from models.analytics import (
 )
 from models.audiorooms import AudioRoom, RoomAnalytics
 from models.echoroom import ChatSession
-from tasks.apps.columns import Column
+from tasks.policies.columns import Column
 
 _MEDIAN, _P95 = "median", "95th percentile"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func
 
-from tasks.apps.columns import Column, Model
+from tasks.policies.columns import Column, Model
 
 
 class Shape(StrEnum):

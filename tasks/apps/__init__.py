@@ -10,10 +10,10 @@ from tasks.apps.echoroom import ECHOROOM
 from tasks.apps.openchat import OPENCHAT
 from tasks.apps.pern import PERN
 from tasks.apps.platform import OWN, OWN_ROLLUPS
-from tasks.apps.retentions import Retention
-from tasks.apps.rollups import DAY, Rollup
-from tasks.apps.spec import App
-from tasks.apps.sweeps import Sweep
+from tasks.policies.app import App
+from tasks.policies.retention import Retention
+from tasks.policies.rollup import DAY, Rollup
+from tasks.policies.sweep import Sweep
 from workers.settings import Settings, SettingsError, variable
 
 APPS: dict[str, App] = {app.name: app for app in (ECHOROOM, OPENCHAT, CONNECT, PERN, AUDIOROOMS)}

@@ -9,9 +9,9 @@ from models import audiorooms
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
 from tasks.apps.audiorooms_rollups import ROOM_ANALYTICS
 from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, told
-from tasks.apps.retentions import Changes, Owners, Retention, Stays
-from tasks.apps.spec import App
-from tasks.apps.sweeps import NOW, Along, Event, Sweep, Update, ahead, recent
+from tasks.policies.app import App
+from tasks.policies.retention import Changes, Owners, Retention, Stays
+from tasks.policies.sweep import NOW, Along, Event, Sweep, Update, ahead, recent
 
 _OPEN = RoomParticipant.left_at.is_(None)
 _JOINED = RoomParticipant.joined_at

@@ -33,8 +33,8 @@ from sqlalchemy.dialects.postgresql import insert
 from models.analytics import AudioroomsLongStay
 from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
 from tasks.apps.audiorooms_stays import DEAD_AFTER, SKEW, last_sign
-from tasks.apps.rollups import CLOCKS_SET, DAY, FROM, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
-from tasks.apps.sweeps import NOW
+from tasks.policies.rollup import CLOCKS_SET, DAY, FROM, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
+from tasks.policies.sweep import NOW
 
 _ROOM, _JOINED, _LEFT = RoomParticipant.room_id, RoomParticipant.joined_at, RoomParticipant.left_at
 _LISTENS = and_(RoomParticipant.role.is_distinct_from("broadcaster"), _ROOM.is_not(None))

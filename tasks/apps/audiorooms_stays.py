@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.orm import aliased
 
 from models.audiorooms import AudioRoom, AuditLog, RoomParticipant
-from tasks.apps.sweeps import NOW
+from tasks.policies.sweep import NOW
 
 #: A time that is further ahead of the database's clock tells nothing. Clients send their own, and one that is
 #: some hours wrong has joined all the same.

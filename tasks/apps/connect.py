@@ -32,12 +32,12 @@ from models.connect import (
     UserSession,
     VideoRequest,
 )
-from tasks.apps.columns import Column
-from tasks.apps.retentions import Goes, Owners, Retention, Stays
-from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
-from tasks.apps.spec import App
-from tasks.apps.statuses import ReadMarks
-from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update, ahead, recent
+from tasks.policies.app import App
+from tasks.policies.columns import Column
+from tasks.policies.retention import Goes, Owners, Retention, Stays
+from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.status import ReadMarks
+from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
 
 def _in_open_call(side: Column) -> ColumnElement[bool]:

@@ -17,9 +17,9 @@ from models.echoroom import (
     VoiceStatus,
 )
 from tasks.apps.echoroom_rollups import ROLLUPS
-from tasks.apps.retentions import Changes, Goes, Owners, Retention
-from tasks.apps.spec import App
-from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, Sweep, Update, ahead, recent
+from tasks.policies.app import App
+from tasks.policies.retention import Changes, Goes, Owners, Retention
+from tasks.policies.sweep import AFTER, NOW, Along, Delete, Event, Sweep, Update, ahead, recent
 
 #: Where a participant gives signs of life in their room, and when.
 _SIGNS: tuple[tuple[Any, Any], ...] = (

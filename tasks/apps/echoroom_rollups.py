@@ -41,9 +41,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.analytics import EchoroomDaily, EchoroomHourly, EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatMessage, ChatSession, MessageReaction, SessionParticipant, VoiceStatus
-from tasks.apps.columns import Column, Model, table_of
-from tasks.apps.rollups import CLOCKS_SET, DAY, FROM, HOUR, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
-from tasks.apps.sweeps import NOW
+from tasks.policies.columns import Column, Model, table_of
+from tasks.policies.rollup import CLOCKS_SET, DAY, FROM, HOUR, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
+from tasks.policies.sweep import NOW
 
 _HOURLY, _DAILY = "echoroom.hourly", "echoroom.daily"
 

@@ -19,12 +19,12 @@ from models.openchat import (
     UserRelationship,
     Verification,
 )
-from tasks.apps.columns import Column
 from tasks.apps.openchat_rollups import OPENCHAT_ROLLUPS
-from tasks.apps.retentions import GOING, Changes, Goes, Owners, Retention, Stays
-from tasks.apps.spec import App, AttachmentTable, Mirror
-from tasks.apps.statuses import ReadPointers
-from tasks.apps.sweeps import AFTER, NOW_UTC, Delete, Sweep, Update, ahead, recent
+from tasks.policies.app import App, AttachmentTable, Mirror
+from tasks.policies.columns import Column
+from tasks.policies.retention import GOING, Changes, Goes, Owners, Retention, Stays
+from tasks.policies.status import ReadPointers
+from tasks.policies.sweep import AFTER, NOW_UTC, Delete, Sweep, Update, ahead, recent
 
 #: What `user.status` says of somebody who is there, and is seen to be.
 _SEEN_THERE = ["online", "away", "busy"]

@@ -4,7 +4,7 @@ from sqlalchemy import Boolean, Double, and_, case, cast, extract, func, literal
 
 from models.analytics import OpenchatDaily, OpenchatMessagesDaily
 from models.openchat import Conversation, Message
-from tasks.apps.rollups import DAY, FROM_UTC, TO_UTC, Feed, Rollup, bucket_of
+from tasks.policies.rollup import DAY, FROM_UTC, TO_UTC, Feed, Rollup, bucket_of
 
 _FEEDS = (Feed(Message, (Message.created_at,)),)
 

@@ -37,12 +37,12 @@ from models.pern import (
     User,
     UserPublicKey,
 )
-from tasks.apps.columns import Column
-from tasks.apps.retentions import Changes, Goes, Ignored, Owners, Retention
-from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
-from tasks.apps.spec import App, AttachmentTable, Mirror
-from tasks.apps.statuses import StatusRows
-from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update, ahead, recent
+from tasks.policies.app import App, AttachmentTable, Mirror
+from tasks.policies.columns import Column
+from tasks.policies.retention import Changes, Goes, Ignored, Owners, Retention
+from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.status import StatusRows
+from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
 _SINCE = NOW - AFTER
 

@@ -10,9 +10,9 @@ from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, fu
 from models.analytics import AttachmentsDaily, EchoroomSpeaker, EchoroomStay
 from models.platform import AttachmentEvent, DeadLetter, FutureTimestamp, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
-from tasks.apps.retentions import Owners, Retention, Stays
-from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
-from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep
+from tasks.policies.retention import Owners, Retention, Stays
+from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.sweep import AFTER, NOW, Delete, Sweep
 
 #: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
 #: stay, and with the job the latest of its story.

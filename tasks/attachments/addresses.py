@@ -10,11 +10,11 @@ import structlog
 from sqlalchemy import Float, Row, Select, bindparam, func, select, update
 
 from models.platform import AttachmentJob
-from tasks.apps.columns import table_of
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import mirror, objects
 from tasks.attachments.objects import Addresses
 from tasks.availability import available
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import table_of
 from workers import ledger
 from workers.app import task
 from workers.db import transaction

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Interval, bindparam, func, insert
 
 from models.platform import AttachmentEvent
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 
 #: The table, not the class: that costs twice as much, and does nothing more here.
 _INSERT = insert(table_of(AttachmentEvent))

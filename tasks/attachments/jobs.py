@@ -32,9 +32,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
-from tasks.apps.columns import table_of
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import history, mirror
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import table_of
 from workers.settings import Settings
 
 

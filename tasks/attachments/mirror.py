@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Update, bindparam, func, select, update
 
-from tasks.apps.columns import Column, table_of
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments.objects import Addresses
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import Column, table_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from sqlalchemy.dialects.postgresql import insert
 from models.platform import AttachmentEvent as Event
 from models.platform import AttachmentJob as Job
 from tasks.apps import APPS, enabled
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import history, jobs
 from tasks.attachments.jobs import UnknownAttachmentError
 from tasks.availability import available
+from tasks.policies.app import AttachmentTable
 from workers.db import transaction
 from workers.settings import get_settings, variable
 

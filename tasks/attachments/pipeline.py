@@ -12,7 +12,6 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
 from tasks.attachments.conclude import clear_away, conclude
 from tasks.attachments.errors import FailedError, NotYetError
@@ -20,6 +19,7 @@ from tasks.attachments.examine import Desk, examine
 from tasks.attachments.history import Story
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import delete_pictures
+from tasks.policies.app import AttachmentTable
 from workers import metrics
 from workers.database_errors import is_transient
 from workers.db import transaction

@@ -12,11 +12,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
 from models.platform import Position
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
 from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
 from tasks.availability import available
+from tasks.policies.app import AttachmentTable
 from workers import ledger
 from workers.app import task
 from workers.queues import MAINTENANCE

@@ -4,8 +4,8 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, 
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from models.platform import ScanVerdict
-from tasks.apps.columns import table_of
 from tasks.attachments.scan import Verdict, judge
+from tasks.policies.columns import table_of
 from workers.scanner import Answer, Version
 
 

@@ -12,10 +12,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from models.platform import Position
-from tasks.apps.statuses import ReadPointers
 from tasks.availability import available
 from tasks.delivery import counts
 from tasks.delivery.pointers import lock_conversations
+from tasks.policies.status import ReadPointers
 from workers import ledger, metrics
 from workers.app import task
 from workers.database_errors import ErrorKind, kind_of

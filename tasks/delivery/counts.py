@@ -24,8 +24,8 @@ from sqlalchemy import (
     update,
 )
 
-from tasks.apps.statuses import ReadPointers
 from tasks.delivery.positions import Named, points_at, standing_at
+from tasks.policies.status import ReadPointers
 
 _ONE = bindparam("conversation", type_=Uuid())
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from tasks.apps.statuses import ReadMarks, StatusRows
+from tasks.policies.status import ReadMarks, StatusRows
 
 
 class _Literal(TypeDecorator[Iterable[Any]]):

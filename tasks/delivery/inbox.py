@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, Connection, bindparam, delete, func, insert, select
 
 from models.platform import StatusInbox
-from tasks.apps.columns import table_of
 from tasks.delivery.events import MAX_EVENTS
+from tasks.policies.columns import table_of
 from workers import dead_letters
 from workers.settings import Settings
 

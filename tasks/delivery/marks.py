@@ -6,10 +6,10 @@ from functools import cache
 from sqlalchemy import Connection, DateTime, Select, Uuid, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
-from tasks.apps.columns import table_of
-from tasks.apps.statuses import ReadMarks
 from tasks.delivery.events import Event, Pair, fold
 from tasks.delivery.given import given, looked_up, not_before
+from tasks.policies.columns import table_of
+from tasks.policies.status import ReadMarks
 
 
 def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> set[Pair]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from tasks.apps.statuses import ReadMarks, ReadPointers, StatusRows
 from tasks.delivery import marks, pointers, rows
 from tasks.delivery.events import Event, Pair
+from tasks.policies.status import ReadMarks, ReadPointers, StatusRows
 
 Statuses = StatusRows | ReadMarks | ReadPointers
 

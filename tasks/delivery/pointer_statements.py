@@ -23,9 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from tasks.apps.statuses import ReadPointers
 from tasks.delivery.given import given, not_before, unpacked
 from tasks.delivery.positions import Named, lowest, places, spans
+from tasks.policies.status import ReadPointers
 
 
 @cache

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from tasks.apps.statuses import ReadPointers
 from tasks.delivery import pointer_statements as statements
 from tasks.delivery.events import Event, Pair, fold
+from tasks.policies.status import ReadPointers
 
 _ORDER = ("sent", "failed", "delivered", "read")
 _LOCK = text(

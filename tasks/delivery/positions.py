@@ -27,9 +27,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 
-from tasks.apps.columns import Column, table_of
-from tasks.apps.statuses import ReadPointers
 from tasks.delivery.given import given
+from tasks.policies.columns import Column, table_of
+from tasks.policies.status import ReadPointers
 
 #: Before every message: where a pointer stands that was never set.
 _START: ColumnElement[Any] = literal_column("timestamp '-infinity'", DateTime())

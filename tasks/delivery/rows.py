@@ -6,10 +6,10 @@ from functools import cache
 from sqlalchemy import Connection, DateTime, Select, Text, Uuid, case, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from tasks.apps.columns import table_of
-from tasks.apps.statuses import StatusRows
 from tasks.delivery.events import Event, Pair, fold
 from tasks.delivery.given import given, looked_up, not_before
+from tasks.policies.columns import table_of
+from tasks.policies.status import StatusRows
 
 
 def merge(connection: Connection, table: StatusRows, events: Sequence[Event]) -> set[Pair]:

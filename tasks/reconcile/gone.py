@@ -17,10 +17,10 @@ from sqlalchemy import ColumnElement, Select, false, func, or_, select
 
 from models.platform import AttachmentJob as Job
 from models.platform import ListedObject
-from tasks.apps.columns import table_of
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import history, jobs
 from tasks.attachments.objects import quarantine_name
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import table_of
 from tasks.reconcile.found import SAMPLES, Found, most
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.names import normal

@@ -24,10 +24,10 @@ from sqlalchemy import (
 )
 
 from models.platform import PendingDeletion
-from tasks.apps.columns import table_of
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments.draw import NAMES
 from tasks.attachments.objects import picture_key
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import table_of
 from workers.storage.keys import DERIVED
 
 

@@ -10,12 +10,12 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, select, true
 
 from models.platform import ListedObject
-from tasks import receipts
-from tasks.apps.columns import table_of
-from tasks.apps.spec import AttachmentTable
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import table_of
 from tasks.reconcile.found import SAMPLES, Found, most
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.names import below, foreign, named, normal, still_named
+from tasks.retention import receipts
 from workers.db import transaction
 from workers.storage import ObjectStore
 from workers.storage.base import ObjectsKept

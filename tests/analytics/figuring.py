@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.schema import sort_tables
 
-from tasks.apps.columns import Model, table_of
-from tasks.apps.rollups import Grain, Rollup
-from tasks.engines.calendar import Bucket, buckets
-from tasks.engines.rollup import parameters
-from tasks.engines.rollup_statements import statements
+from tasks.analytics.calendar import Bucket, buckets
+from tasks.analytics.engine import parameters
+from tasks.analytics.statements import statements
+from tasks.policies.columns import Model, table_of
+from tasks.policies.rollup import Grain, Rollup
 from tests.platform import Platform
 
 #: The moment that rollups go by in tests.

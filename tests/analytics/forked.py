@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from tasks import analytics
+from tasks.analytics import task as analytics
 from tasks.apps import ROLLUPS
 from workers.settings import get_settings
 

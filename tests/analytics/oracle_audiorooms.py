@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
-from tasks.apps.columns import table_of
-from tasks.engines.calendar import Bucket
+from tasks.analytics.calendar import Bucket
+from tasks.policies.columns import table_of
 
 SKEW = timedelta(days=1)
 DEAD = timedelta(hours=12)

@@ -11,11 +11,11 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from models.analytics import EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatMessage, ChatSession, MessageReaction, SessionParticipant, User, VoiceStatus
-from tasks.apps.columns import Model, table_of
-from tasks.apps.rollups import Rollup
-from tasks.engines.calendar import Bucket, bucket_at
-from tasks.engines.calendar import buckets as calendar
-from tasks.engines.rollup_statements import statements
+from tasks.analytics.calendar import Bucket, bucket_at
+from tasks.analytics.calendar import buckets as calendar
+from tasks.analytics.statements import statements
+from tasks.policies.columns import Model, table_of
+from tasks.policies.rollup import Rollup
 
 Person = tuple[UUID, UUID]
 Figures = dict[str, int]

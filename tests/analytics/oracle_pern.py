@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from models.pern import AuditLog, AuthSession, Conversation, Message, MessageStatus, User
-from tasks.apps.columns import Model
+from tasks.policies.columns import Model
 from tests.analytics.figuring import (
     LEAPS,
     MEDIAN,

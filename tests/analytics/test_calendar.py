@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.apps.rollups import DAY, HOUR, Grain
-from tasks.engines.calendar import Bucket, bucket_at, buckets, day_of, following, preceding
+from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of, following, preceding
+from tasks.policies.rollup import DAY, HOUR, Grain
 from tests.examples import examples
 
 INSTANT = timedelta(microseconds=1)

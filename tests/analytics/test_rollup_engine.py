@@ -22,11 +22,11 @@ from models.analytics import PernSecurityDaily, RollupLive, RollupState
 from models.audiorooms import AudioRoom, RoomParticipant
 from models.pern import AuditLog
 from models.platform import JobRun
-from tasks import analytics
+from tasks.analytics import task as analytics
+from tasks.analytics.calendar import buckets, day_of
+from tasks.analytics.engine import FrozenError, Progress, Run, State, lag, state_of
 from tasks.apps import ROLLUPS
-from tasks.apps.columns import table_of
-from tasks.engines.calendar import buckets, day_of
-from tasks.engines.rollup import FrozenError, Progress, Run, State, lag, state_of
+from tasks.policies.columns import table_of
 from tests.analytics.oracle_audiorooms import expected, figures
 from tests.platform import Platform, environment, eventually
 from workers.db import get_engine

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-import tasks.analytics  # noqa: F401 - its tasks are made when it is imported
+import tasks.analytics.task  # noqa: F401 - its tasks are made when it is imported
 from beat_schedule import timetable
 from models.analytics import PernSecurityDaily, PernSessionsDaily
 from models.pern import AuthSession
 from tasks.apps import APPS, POLICIES, ROLLUPS, enabled, rollups
-from tasks.apps.columns import table_of
-from tasks.apps.rollups import DAY, HOUR, Feed, Keyed, Rollup, bucket_of
-from tasks.apps.sweeps import PolicyError
+from tasks.policies.columns import table_of
+from tasks.policies.rollup import DAY, HOUR, Feed, Keyed, Rollup, bucket_of
+from tasks.policies.sweep import PolicyError
 from workers.app import app
 from workers.settings import SettingsError, load
 

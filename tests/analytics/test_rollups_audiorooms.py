@@ -17,11 +17,11 @@ from sqlalchemy import Engine, delete, event, insert, text, update
 from models.analytics import AudioroomsLongStay, RollupLive, RollupState
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
 from models.supabase import User
-from tasks import analytics
+from tasks.analytics import task as analytics
+from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
+from tasks.analytics.engine import Progress, Run
 from tasks.apps import ROLLUPS
-from tasks.apps.columns import table_of
-from tasks.engines.calendar import Bucket, bucket_at, buckets, day_of
-from tasks.engines.rollup import Progress, Run
+from tasks.policies.columns import table_of
 from tests.analytics.oracle_audiorooms import Figures, expected, figures
 from tests.examples import examples
 from tests.platform import Platform, eventually

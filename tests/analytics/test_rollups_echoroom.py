@@ -12,11 +12,11 @@ from sqlalchemy import Engine, insert, text
 
 from models.analytics import EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatSession, User
-from tasks.apps.columns import table_of
+from tasks.analytics.calendar import bucket_at
+from tasks.analytics.engine import Run
 from tasks.apps.echoroom_rollups import ROLLUPS
-from tasks.apps.rollups import Rollup
-from tasks.engines.calendar import bucket_at
-from tasks.engines.rollup import Run
+from tasks.policies.columns import table_of
+from tasks.policies.rollup import Rollup
 from tests.analytics.oracle_echoroom import (
     DAY,
     HOUR,

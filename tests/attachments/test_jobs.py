@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Row, text
 
 from models import openchat, pern
 from tasks.apps import APPS
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
 from tasks.attachments.lease import Lease
 from tasks.attachments.mirror import Seen
+from tasks.policies.app import AttachmentTable
 from tests.platform import Platform, environment, eventually
 from workers.db import create
 

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, text
 
 from models import openchat, pern
 from tasks.apps import APPS
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import mirror
 from tasks.attachments.mirror import Seen, merged
+from tasks.policies.app import AttachmentTable
 from tests.examples import examples
 from tests.platform import Platform, eventually
 

@@ -16,11 +16,11 @@ from sqlalchemy import text
 
 from models import openchat
 from tasks.apps import APPS
-from tasks.apps.spec import AttachmentTable
 from tasks.attachments import jobs
 from tasks.attachments import recover as module
 from tasks.attachments.process import process
 from tasks.attachments.recover import JOB, recover
+from tasks.policies.app import AttachmentTable
 from tests.platform import Platform, ago, environment
 from tests.servers import ValkeyServer
 from workers import ledger

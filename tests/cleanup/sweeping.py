@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from models.analytics import RollupState
-from tasks import cleanup
 from tasks.apps import POLICIES, ROLLUPS
-from tasks.apps.columns import table_of
-from tasks.engines.sweep import Progress
+from tasks.policies.columns import table_of
+from tasks.sweeps import task as cleanup
+from tasks.sweeps.engine import Progress
 from tests.platform import Platform
 
 #: The moment that sweeps go by in tests.

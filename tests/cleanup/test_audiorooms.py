@@ -13,7 +13,7 @@ from sqlalchemy import insert
 
 from models.audiorooms import AudioRoom, AuditLog, RoomParticipant
 from tasks.apps import APPS, POLICIES
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from tests.cleanup import audiorooms_model as model
 from tests.cleanup.audiorooms_model import World
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, others, rows, sweep

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from models.echoroom import ChatSession, TypingIndicator, User
 from tasks import live
 from tasks.apps import POLICIES
-from tasks.apps.sweeps import Event, Sweep
+from tasks.policies.sweep import Event, Sweep
 from tests.cleanup.sweeping import NOW, add, ago, rows, sweep
 from tests.platform import Platform
 from tests.servers import ValkeyServer

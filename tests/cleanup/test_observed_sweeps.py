@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from models.analytics import EchoroomSpeaker, EchoroomStay
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from tests.cleanup.sweeping import INSTANT, NOW, figures_closed, sweep
 from tests.platform import Platform
 

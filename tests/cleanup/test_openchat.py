@@ -19,7 +19,7 @@ from models.openchat import (
     Verification,
 )
 from tasks.apps import APPS, POLICIES
-from tasks.apps.sweeps import NOW_UTC
+from tasks.policies.sweep import NOW_UTC
 from tests.cleanup.sweeping import (
     INSTANT,
     NOW,

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from models.connect import User, UserSession
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from tests.cleanup.sweeping import INSTANT, rows, sweep
 from tests.platform import Platform
 

@@ -8,7 +8,7 @@ import pytest
 
 from models.pern import AuthSession, Conversation, ConversationParticipant, Message, User, UserPublicKey
 from tasks.apps import POLICIES
-from tasks.engines.batch import Batches
+from tasks.sweeps.batch import Batches
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, changed, rows, sweep, swept
 from tests.platform import Platform
 

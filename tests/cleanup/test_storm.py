@@ -11,10 +11,11 @@ import pytest
 from psycopg.errors import DeadlockDetected
 
 from models.echoroom import ChatSession, SessionParticipant, User
-from tasks import cleanup, eligible_rows
+from tasks import eligible_rows
 from tasks.apps import APPS, POLICIES
-from tasks.engines.batch import Batches
-from tasks.engines.sweep import Run
+from tasks.sweeps import task as cleanup
+from tasks.sweeps.batch import Batches
+from tasks.sweeps.engine import Run
 from tests.cleanup.sweeping import add, rows
 from tests.platform import Platform
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from roomkeeper import InvalidPayload, Status, payloads
+from tasks.analytics.payload import CODE, RecomputeRoom
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery import events as theirs
 from tasks.delivery.events import RecordStatus
-from tasks.rooms import CODE, RecomputeRoom
 from tests.platform import Platform
 
 ID = UUID("0b0f7a1e-2f0c-4c6e-9f0a-8d9a1b2c3d4e")
@@ -46,7 +46,7 @@ def test_it_allows_what_the_tasks_allow() -> None:
 
 
 def test_it_names_the_tasks_and_their_own_queues(platform: Platform) -> None:
-    from tasks.analytics import recompute_room
+    from tasks.analytics.task import recompute_room
     from tasks.attachments.process import process
     from tasks.delivery.record import record
 

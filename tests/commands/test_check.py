@@ -21,12 +21,13 @@ from stack.ports import free_port
 from stack.processes import Run, run
 from stack.signatures import Signatures
 from stack.valkey import Valkey
-from tasks import cleanup, retention
+from tasks.analytics.engine import state_of
 from tasks.apps import APPS, POLICIES, ROLLUPS
-from tasks.apps.retentions import Retention
-from tasks.apps.rollups import Rollup
-from tasks.brake import Stopped
-from tasks.engines.rollup import state_of
+from tasks.policies.retention import Retention
+from tasks.policies.rollup import Rollup
+from tasks.retention import task as retention
+from tasks.retention.safety_limit import Stopped
+from tasks.sweeps import task as cleanup
 from tests.cleanup.sweeping import add, figures_closed
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform

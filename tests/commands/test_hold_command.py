@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from commands import holds as command
 from models.pern import Message
-from tasks.engines.retire import HOLDS_LOCK
+from tasks.retention.batch import HOLDS_LOCK
 from tests.cleanup.sweeping import rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform, eventually

@@ -13,12 +13,13 @@ from sqlalchemy import select, text
 from commands import policies as command
 from models.echoroom import ChatSession, TypingIndicator, User
 from models.pern import AuditLog
-from tasks import analytics, cleanup
+from tasks.analytics import task as analytics
+from tasks.analytics.engine import Progress
 from tasks.apps import APPS, POLICIES, ROLLUPS
-from tasks.apps.columns import table_of
 from tasks.apps.platform import OWN
-from tasks.apps.sweeps import Sweep
-from tasks.engines.rollup import Progress
+from tasks.policies.columns import table_of
+from tasks.policies.sweep import Sweep
+from tasks.sweeps import task as cleanup
 from tests.cleanup.sweeping import add, rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform

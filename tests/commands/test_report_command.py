@@ -39,7 +39,7 @@ from models.platform import JobRun
 from stack.ports import free_port
 from stack.programs import roomkeeper as command
 from tasks.apps import APPS, ROLLUPS
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from tests.commands.cli import Outcome, roomkeeper
 from tests.platform import environment
 from workers.db import create

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from models.pern import AuditLog, Message
-from tasks import holds, retention
+from tasks.retention import holds
+from tasks.retention import task as retention
 from tests.cleanup.sweeping import NOW, rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform

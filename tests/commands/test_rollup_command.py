@@ -19,12 +19,12 @@ from models.base import Base
 from models.echoroom import ChatMessage, ChatSession, User
 from models.pern import AuditLog
 from models.platform import SCHEMA
-from tasks import analytics
+from tasks.analytics import engine
+from tasks.analytics import task as analytics
+from tasks.analytics.calendar import day_of
+from tasks.analytics.engine import OtherZoneError, Progress, Run, State, state_of
 from tasks.apps import ROLLUPS
-from tasks.apps.columns import table_of
-from tasks.engines import rollup as engine
-from tasks.engines.calendar import day_of
-from tasks.engines.rollup import OtherZoneError, Progress, Run, State, state_of
+from tasks.policies.columns import table_of
 from tests.cleanup.sweeping import add
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform, environment, eventually

@@ -12,16 +12,18 @@ from typing import Any
 from sqlalchemy import select
 
 from models.platform import Receipt
-from tasks import cleanup, receipts, retention
 from tasks.apps import after
-from tasks.apps.columns import model_of, parts_of
-from tasks.apps.retentions import Changes, Goes, Retention, Stays
-from tasks.apps.sweeps import AFTER, NOW, Sweep
 from tasks.eligible_rows import eligible, samples
-from tasks.engines.statements import key_of
-from tasks.engines.sweep import Progress
-from tasks.preview import preview
-from tasks.restore import restore
+from tasks.policies.columns import model_of, parts_of
+from tasks.policies.retention import Changes, Goes, Retention, Stays
+from tasks.policies.sweep import AFTER, NOW, Sweep
+from tasks.retention import receipts
+from tasks.retention import task as retention
+from tasks.retention.preview import preview
+from tasks.retention.restore import restore
+from tasks.sweeps import task as cleanup
+from tasks.sweeps.engine import Progress
+from tasks.sweeps.statements import key_of
 from tests.cleanup.sweeping import NOW as MOMENT
 from tests.cleanup.sweeping import figures_closed
 from tests.contract.example import Example, case

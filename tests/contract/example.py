@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from tasks.apps.columns import Column, Model, model_of
+from tasks.policies.columns import Column, Model, model_of
 
 #: Values of columns: plain ones, one of the marks below, or a `Row` whose key is the value.
 Values = Mapping[Column, Any]

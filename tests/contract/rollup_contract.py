@@ -8,11 +8,11 @@ from unittest.mock import patch
 from sqlalchemy import Connection, event, func, insert, select
 
 from models.analytics import RollupState
-from tasks.apps.columns import names_of, table_of
-from tasks.apps.rollups import HOUR, Rollup
-from tasks.engines import rollup as engine
-from tasks.engines.rollup import Progress, Run, State, differences, frozen, parameters, state_of
-from tasks.engines.rollup_statements import statements
+from tasks.analytics import engine
+from tasks.analytics.engine import Progress, Run, State, differences, frozen, parameters, state_of
+from tasks.analytics.statements import statements
+from tasks.policies.columns import names_of, table_of
+from tasks.policies.rollup import HOUR, Rollup
 from tests.contract.rollup_example import Example
 from tests.contract.rollup_rows import Counts, SourceRows, three_buckets
 from workers.db import get_engine

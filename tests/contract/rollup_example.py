@@ -6,8 +6,8 @@ from datetime import datetime
 from importlib import import_module
 from uuid import UUID
 
-from tasks.apps.columns import Column, Model, model_of
-from tasks.apps.rollups import Rollup
+from tasks.policies.columns import Column, Model, model_of
+from tasks.policies.rollup import Rollup
 from tests.analytics.figuring import Rows
 
 

@@ -11,10 +11,10 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, insert, update
 from sqlalchemy.schema import sort_tables
 
-from tasks.apps.columns import names_of, table_of
-from tasks.apps.rollups import DAY, Rollup
-from tasks.engines.calendar import Bucket
-from tasks.engines.closed import Closed, freeze
+from tasks.analytics.calendar import Bucket
+from tasks.analytics.rollup_guard import Closed, freeze
+from tasks.policies.columns import names_of, table_of
+from tasks.policies.rollup import DAY, Rollup
 from tests.analytics.figuring import INSTANT, Rows, midnight
 from tests.contract.rollup_example import Example, Source
 from workers.db import get_engine

@@ -14,9 +14,9 @@ from sqlalchemy.dialects.postgresql import INET, JSONB
 
 from models.base import Base
 from models.platform import Hold
-from tasks.apps.columns import Column, table_of
-from tasks.apps.retentions import Retention
-from tasks.apps.sweeps import Sweep
+from tasks.policies.columns import Column, table_of
+from tasks.policies.retention import Retention
+from tasks.policies.sweep import Sweep
 from tests.cleanup.sweeping import INSTANT, NOW, ago
 from tests.contract.example import AT, NEW, STAMP, Case, Example, Of, Row, Values, case
 from tests.platform import Platform

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.apps import POLICIES
-from tasks.apps.retentions import Retention
+from tasks.policies.retention import Retention
 from tests.contract.contract import check_complete, retention_keeps_contract
 from tests.contract.examples import example_of
 from tests.platform import Platform

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 from models.analytics import RollupState
 from tasks.apps import ROLLUPS
-from tasks.apps.rollups import Rollup
+from tasks.policies.rollup import Rollup
 from tests.contract.rollup_contract import check
 from tests.contract.rollup_example import example_of
 from tests.contract.rollups import sixth

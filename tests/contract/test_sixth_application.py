@@ -12,8 +12,8 @@ from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.base import Aware, AwareNow, Base, DefaultFalse, GeneratedId, TextStr
-from tasks.apps.retentions import Changes, Goes, Retention, Stays
-from tasks.apps.sweeps import AFTER, NOW, Delete, Sweep, Update
+from tasks.policies.retention import Changes, Goes, Retention, Stays
+from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update
 from tests.contract.contract import check_complete, retention_keeps_contract, sweep_keeps_contract
 from tests.contract.example import NEW, Example, changes, goes, refers
 from tests.contract.examples import example_of

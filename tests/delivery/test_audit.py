@@ -9,13 +9,13 @@ from sqlalchemy import select, text, update
 
 from models import openchat
 from tasks.apps import APPS
-from tasks.apps.columns import table_of
-from tasks.apps.statuses import ReadPointers
 
 # Modules, not tasks: pytest looks at what it finds here before there are settings.
 from tasks.delivery import audit as audits
 from tasks.delivery.events import Event
 from tasks.delivery.merge import merge
+from tasks.policies.columns import table_of
+from tasks.policies.status import ReadPointers
 from tests.delivery.world import OpenchatWorld, moment, naive
 from tests.platform import Platform, environment
 

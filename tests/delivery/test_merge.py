@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models import connect, pern
 from tasks.apps import APPS
-from tasks.apps.statuses import ReadMarks, StatusRows
 from tasks.delivery.events import Event
 from tasks.delivery.merge import merge
+from tasks.policies.status import ReadMarks, StatusRows
 from tests.delivery.people import Connect, Pern, Rows, at, event
 from tests.examples import examples
 from workers import db

@@ -17,9 +17,9 @@ from sqlalchemy.exc import OperationalError
 from models.base import Base
 from models.openchat import ConversationParticipant, Message
 from tasks.apps.openchat import OPENCHAT
-from tasks.apps.statuses import ReadPointers
 from tasks.delivery.events import Event, Pair, Status
 from tasks.delivery.pointers import lock_conversations, merge
+from tasks.policies.status import ReadPointers
 from tests.delivery import openchat_model as model
 from tests.delivery.world import OpenchatWorld, moment, naive
 from tests.examples import examples

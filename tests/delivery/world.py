@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Table, insert
 
 from models import openchat
-from tasks.apps.columns import Model, table_of
+from tasks.policies.columns import Model, table_of
 
 #: The time from which tests count.
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -11,13 +11,13 @@ from sqlalchemy import Connection, Engine, event, insert, make_url, select
 
 from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
 from models.platform import JobRun, SweepPosition
-from tasks import cleanup
+from tasks.analytics import rollup_guard
 from tasks.apps import POLICIES
-from tasks.apps.retentions import Retention
-from tasks.apps.sweeps import Delete, Sweep
-from tasks.engines import batch, closed
-from tasks.engines import sweep as engine
-from tasks.engines.batch import Batches, Seen, Taken
+from tasks.policies.retention import Retention
+from tasks.policies.sweep import Delete, Sweep
+from tasks.sweeps import batch, engine
+from tasks.sweeps import task as cleanup
+from tasks.sweeps.batch import Batches, Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows, sweep
 from tests.platform import Platform, environment, eventually
 from workers import ledger
@@ -448,7 +448,7 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
                 for way in (False, True):
                     assert cleanup.run(policy, platform.settings, now=NOW, by_hand=way) is not None
                 with transaction() as connection:
-                    rolled_up = closed.ask(connection, [policy], platform.settings, NOW)
+                    rolled_up = rollup_guard.ask(connection, [policy], platform.settings, NOW)
                 run_by = Batches(policy, NOW, policy.after, closed=rolled_up)
                 if policy.found is not None:
                     run_by.by_index(5)

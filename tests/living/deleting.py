@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import insert, select
 
 from models.openchat import Attachment
-from tasks.apps.columns import table_of
-from tasks.restore import Restored, restore
+from tasks.policies.columns import table_of
+from tasks.retention.restore import Restored, restore
 from tests.cleanup.sweeping import ago, naive, rows
 from tests.fault_proxy import FaultProxy
 from tests.platform import Platform, environment
@@ -82,7 +82,7 @@ def deleted(platform: Platform, provider: str, number: int = 1) -> list[UUID]:
 
 def recover(platform: Platform, *, due: bool = True) -> None:
     """Run the recovery job, when what waits is due or now."""
-    from tasks import object_deletions
+    from tasks.retention import object_deletions
 
     if due:
         platform.sql("UPDATE roomkeeper.pending_deletions SET not_before = now()")

@@ -20,16 +20,17 @@ from commands.policies import rule
 from models import connect, echoroom, openchat
 from stack.ephemeral import FEEDS
 from stack.feeding import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
-from tasks import cleanup, eligible_rows
+from tasks import eligible_rows
 from tasks.apps import APPS, POLICIES
-from tasks.apps.retentions import Retention
-from tasks.apps.sweeps import Sweep
 from tasks.attachments.history import Story
 from tasks.delivery import drain as drains
 from tasks.delivery import record as records
 from tasks.delivery.arrival import MAX_AHEAD, arrive
 from tasks.delivery.events import Event, RecordStatus, dumped
 from tasks.delivery.merge import merge
+from tasks.policies.retention import Retention
+from tasks.policies.sweep import Sweep
+from tasks.sweeps import task as cleanup
 from tests.delivery.people import DAY, Connect, Pern
 from tests.delivery.world import OpenchatWorld
 from tests.examples import examples

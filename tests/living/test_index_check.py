@@ -18,11 +18,11 @@ from models.audiorooms import RoomParticipant
 from models.platform import DeadLetter
 from stack.ports import free_port
 from stack.postgres import Postgres, binaries
-from tasks import partitions
 from tasks.apps import APPS, POLICIES
-from tasks.apps.columns import table_of
 from tasks.availability import Faults
-from tasks.engines import index_check
+from tasks.policies.columns import table_of
+from tasks.retention import partitions
+from tasks.sweeps import index_check
 from tests.living.filling import fill, free
 from tests.servers import PostgresServer
 from workers import migrate

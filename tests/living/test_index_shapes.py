@@ -24,9 +24,9 @@ from sqlalchemy import (
     select,
 )
 
-from tasks.apps.predicates import restriction
-from tasks.apps.served import served
-from tasks.engines import index_check
+from tasks.policies.predicates import restriction
+from tasks.policies.served import served
+from tasks.sweeps import index_check
 from workers.db import create
 from workers.settings import load
 

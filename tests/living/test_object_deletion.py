@@ -12,9 +12,8 @@ from sqlalchemy import event
 
 from commands import progress
 from models.openchat import Attachment, Message
-from tasks import object_deletions, receipts
 from tasks.apps import ROLLUPS
-from tasks.engines import pending_deletions
+from tasks.retention import object_deletions, pending_deletions, receipts
 from tests.cleanup.sweeping import ago, naive, rows
 from tests.commands.cli import on
 from tests.living.deleting import POLICY, away, deleted, events, pending, put_back, recover

@@ -13,14 +13,14 @@ from structlog.testing import capture_logs
 
 from models import pern
 from models.echoroom import ChatSession, TypingIndicator, User
-
-# Modules, not tasks: pytest looks at what it finds here before there are settings.
-from tasks import cleanup
 from tasks.apps import APPS, POLICIES
 from tasks.attachments import jobs, pipeline, recover
 from tasks.attachments.lease import Lease
 from tasks.delivery import audit, drain
-from tasks.engines import sweep
+from tasks.sweeps import engine as sweep
+
+# Modules, not tasks: pytest looks at what it finds here before there are settings.
+from tasks.sweeps import task as cleanup
 from tests.attachments.desk import Desk, at_scan
 from tests.cleanup.sweeping import add
 from tests.commands.cli import on

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from models.openchat import Attachment, Message
-from tasks import receipts
 from tasks.attachments.objects import picture_key
+from tasks.retention import receipts
 from tests.cleanup.sweeping import rows
 from tests.fault_proxy import Fault, FaultProxy
 from tests.living.deleting import POLICY, away, complete, deleted, events, pending, put_back, recover
@@ -230,8 +230,8 @@ def test_an_application_that_is_not_enabled_can_name_objects(platform: Platform)
 
 
 def test_two_that_delete_at_once_share_the_work(platform: Platform) -> None:
-    from tasks.engines import object_deleter
-    from tasks.engines.object_deleter import Deletions
+    from tasks.retention import object_deleter
+    from tasks.retention.object_deleter import Deletions
 
     deleted(platform, "local", 1_100)
     with away(platform, "local"):

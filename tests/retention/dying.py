@@ -1,6 +1,6 @@
 """Runs a retention policy in a process that is killed at one of its steps.
 
-A step is where a function is entered, or left, for the nth time: `tasks.receipts.append:after:1`.
+A step is where a function is entered, or left, for the nth time: `tasks.retention.receipts.append:after:1`.
 `python -m tests.retention.dying POLICY STEP` does the same from a shell.
 """
 
@@ -68,7 +68,7 @@ def _forget_parent(environment: Mapping[str, str]) -> None:
 
 
 def _run(name: str) -> None:
-    from tasks import retention
+    from tasks.retention import task as retention
     from workers.settings import get_settings
 
     retention.run(policy(name), get_settings(), now=NOW, by_hand=True)

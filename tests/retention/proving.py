@@ -7,10 +7,10 @@ from uuid import UUID
 from sqlalchemy import insert, select
 
 from models.platform import Hold, Receipt
-from tasks.apps.columns import table_of
-from tasks.engines.statements import key_of
-from tasks.engines.sweep import Progress
-from tasks.restore import restore
+from tasks.policies.columns import table_of
+from tasks.retention.restore import restore
+from tasks.sweeps.engine import Progress
+from tasks.sweeps.statements import key_of
 from tests.platform import Platform
 from tests.retention.retaining import everything, policy, retain
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tasks import retention
 from tasks.apps import POLICIES
-from tasks.apps.retentions import Retention
-from tasks.engines.sweep import Progress
+from tasks.policies.retention import Retention
+from tasks.retention import task as retention
+from tasks.sweeps.engine import Progress
 from tests.cleanup.sweeping import NOW, figures_closed
 from tests.platform import Platform
 

@@ -37,9 +37,9 @@ from models import audiorooms, connect, echoroom, openchat, pern
 from models.base import Base
 from models.platform import AttachmentEvent, AttachmentJob, DeadLetter, ScanVerdict
 from tasks.apps import APPS, POLICIES
-from tasks.apps.columns import model_of, table_of
-from tasks.apps.retentions import Changes, Goes, Reference, Retention, Stays, referred
-from tasks.apps.sweeps import Delete, Update
+from tasks.policies.columns import model_of, table_of
+from tasks.policies.retention import Changes, Goes, Reference, Retention, Stays, referred
+from tasks.policies.sweep import Delete, Update
 from tests.cleanup.sweeping import NOW, ago, naive
 from tests.platform import Platform
 from tests.retention.proving import add_hold

@@ -18,17 +18,17 @@ from models.openchat import Message as OpenchatMessage
 from models.pern import AuditLog, AuthSession, Message, MessageStatus
 from models.platform import AttachmentJob
 from tasks import eligible_rows
-from tasks import preview as previews
+from tasks.analytics import rollup_guard
+from tasks.analytics.engine import FrozenError, Run
 from tasks.apps import POLICIES, ROLLUPS
-from tasks.apps.columns import table_of
-from tasks.apps.retentions import Retention
-from tasks.apps.sweeps import NOW as MOMENT
-from tasks.apps.sweeps import Delete, Sweep
-from tasks.engines import closed
-from tasks.engines.batch import Batches
-from tasks.engines.retire import PACE, Retiring
-from tasks.engines.rollup import FrozenError, Run
-from tasks.restore import restore
+from tasks.policies.columns import table_of
+from tasks.policies.retention import Retention
+from tasks.policies.sweep import NOW as MOMENT
+from tasks.policies.sweep import Delete, Sweep
+from tasks.retention import preview as previews
+from tasks.retention.batch import PACE, Retiring
+from tasks.retention.restore import restore
+from tasks.sweeps.batch import Batches
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive, rolled_up, rows, sweep
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
@@ -336,7 +336,7 @@ def test_what_cleanup_deletes_freezes_buckets_too(platform: Platform, way: str) 
     log(platform, Y2000)
     platform.sql("UPDATE pern.audit_logs SET created_at = '-infinity' WHERE created_at < '2001-01-01'")
     with transaction() as connection:
-        rolled = closed.ask(connection, [one], platform.settings, NOW)
+        rolled = rollup_guard.ask(connection, [one], platform.settings, NOW)
     batches = Batches(one, NOW, None, closed=rolled)
     if way == "by index":
         taken = batches.by_index(10)
@@ -446,9 +446,9 @@ def test_figures_outlive_their_rows(platform: Platform, listened: list[UUID]) ->
 @pytest.mark.parametrize(
     "step",
     [
-        "tasks.engines.closed.freeze:before:1",
-        "tasks.engines.closed.freeze:after:1",
-        "tasks.receipts.append:after:1",
+        "tasks.analytics.rollup_guard.freeze:before:1",
+        "tasks.analytics.rollup_guard.freeze:after:1",
+        "tasks.retention.receipts.append:after:1",
     ],
 )
 def test_a_run_that_is_killed_freezes_nothing(platform: Platform, listened: list[UUID], step: str) -> None:
@@ -464,7 +464,7 @@ def test_a_rollup_that_computes_for_long_is_not_waited_for_for_ever(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is half done then; and who has been frozen so far already waits for nobody."""
-    monkeypatch.setattr(closed, "_PATIENCE", text("SELECT set_config('lock_timeout', '50', true)"))
+    monkeypatch.setattr(rollup_guard, "_PATIENCE", text("SELECT set_config('lock_timeout', '50', true)"))
     days(platform, **{MESSAGES: 30})
     rolled_up(platform, "pern.daily", watermark=CLOSED)
     kept = message(platform, conversation(platform), NOW - CLOSED + 10 * DAY)
@@ -490,7 +490,7 @@ def test_figures_never_become_less_whoever_computes_meanwhile(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, listened: list[UUID]
 ) -> None:
     before = figures(platform)
-    monkeypatch.setattr("tasks.retention.PACE", replace(PACE, keys=1, most_keys=2))
+    monkeypatch.setattr("tasks.retention.task.PACE", replace(PACE, keys=1, most_keys=2))
     over = threading.Event()
     computed: list[int] = []
     errors: list[BaseException] = []

@@ -18,19 +18,19 @@ from sqlalchemy import insert, select, text
 from models.audiorooms import AuditLog as RoomLog
 from models.pern import AuditLog, User
 from models.platform import Approval, AttachmentEvent, Receipt, UnfinishedArchive
-from tasks import partitions, receipts
+from tasks.analytics import rollup_guard
 from tasks.apps import POLICIES
-from tasks.apps.columns import table_of
-from tasks.apps.retentions import Retention
-from tasks.brake import Stopped
-from tasks.engines import archive, closed
-from tasks.engines.archive import Archived
-from tasks.engines.families import files_of
-from tasks.engines.retire import Retiring
-from tasks.partitions import PartitionError, drop, make_coming, make_room, missing
-from tasks.partitions.catalog import Found
-from tasks.partitions.policies import running, whole
-from tasks.restore import restore
+from tasks.policies.columns import table_of
+from tasks.policies.retention import Retention
+from tasks.retention import archive, partitions, receipts
+from tasks.retention.archive import Archived
+from tasks.retention.batch import Retiring
+from tasks.retention.cascade import files_of
+from tasks.retention.partitions import PartitionError, drop, make_coming, make_room, missing
+from tasks.retention.partitions.catalog import Found
+from tasks.retention.partitions.policies import running, whole
+from tasks.retention.restore import restore
+from tasks.retention.safety_limit import Stopped
 from tests.cleanup.sweeping import INSTANT, NOW, add, rolled_up, rows
 from tests.platform import Platform
 from tests.retention.proving import add_hold
@@ -575,7 +575,7 @@ def test_a_store_that_is_down_leaves_all_as_it_was(monthly: Platform) -> None:
     assert left_over(monthly) == []
 
 
-@pytest.mark.parametrize("step", ["tasks.engines.archive.write", "tasks.receipts.append"])
+@pytest.mark.parametrize("step", ["tasks.retention.archive.write", "tasks.retention.receipts.append"])
 def test_a_run_that_is_killed_leaves_all_as_it_was(monthly: Platform, step: str) -> None:
     """After the archive was written, or when the receipt was, before the commit."""
     log(monthly, JANUARY)
@@ -768,7 +768,7 @@ def test_a_batch_takes_no_more_than_it_may(monthly: Platform) -> None:
             log(monthly, begins + timedelta(minutes=number))
     policy = running(AUDIT, monthly.settings)[0][0]
     with monthly.engine.begin() as connection:
-        rolled_up = closed.ask(connection, [policy], monthly.settings, NOW)
+        rolled_up = rollup_guard.ask(connection, [policy], monthly.settings, NOW)
     batches = Retiring(
         policy,
         NOW,

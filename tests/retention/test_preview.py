@@ -1,4 +1,4 @@
-"""What `tasks.preview` counts, against what a run then takes; and that it changes nothing."""
+"""What `tasks.retention.preview` counts, against what a run then takes; and that it changes nothing."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,12 +13,14 @@ from models import openchat
 from models.pern import AuditLog
 from stack.ephemeral import Ephemera
 from stack.feeding import SOON
-from tasks import eligible_rows, holds, retention
-from tasks import preview as module
+from tasks import eligible_rows
 from tasks.apps import POLICIES
-from tasks.apps.retentions import Changes, Goes, Retention, Stays
-from tasks.apps.sweeps import Delete
-from tasks.preview import Preview, preview, reading
+from tasks.policies.retention import Changes, Goes, Retention, Stays
+from tasks.policies.sweep import Delete
+from tasks.retention import holds
+from tasks.retention import preview as module
+from tasks.retention import task as retention
+from tasks.retention.preview import Preview, preview, reading
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, figures_closed, naive
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
@@ -220,7 +222,7 @@ def test_it_says_whether_a_run_would_stop(platform: Platform, number: int, stops
 
 
 def test_what_was_put_back_stops_it(platform: Platform) -> None:
-    from tasks.restore import restore
+    from tasks.retention.restore import restore
 
     days(platform, **{"pern.audit_info": 30})
     entry(platform, 31 * DAY)

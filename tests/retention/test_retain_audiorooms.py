@@ -10,10 +10,10 @@ from sqlalchemy import insert
 
 from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
 from models.supabase import User
-from tasks import holds
 from tasks.apps import enabled, policies
-from tasks.engines.batch import Seen, Taken
-from tasks.engines.retire import Retiring
+from tasks.retention import holds
+from tasks.retention.batch import Retiring
+from tasks.sweeps.batch import Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rolled_up, rows
 from tests.engines.test_sweep import held
 from tests.platform import Platform

@@ -13,8 +13,8 @@ from models.connect import (
     User,
 )
 from tasks.apps import policies
-from tasks.engines.batch import Seen, Taken
-from tasks.engines.retire import Retiring
+from tasks.retention.batch import Retiring
+from tasks.sweeps.batch import Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, rows
 from tests.engines.test_sweep import held
 from tests.platform import Platform

@@ -13,7 +13,7 @@ from models.echoroom import (
     User,
 )
 from tasks.apps import APPS, POLICIES
-from tasks.restore import restore
+from tasks.retention.restore import restore
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
 from tests.platform import Platform
 from tests.retention.proving import proven, receipts

@@ -19,14 +19,14 @@ from models.openchat import (
     User,
     UserRelationship,
 )
-from tasks import retention
 from tasks.apps import APPS
-from tasks.apps.columns import table_of
-from tasks.apps.statuses import ReadPointers
 from tasks.delivery import audit as audits
 from tasks.delivery.events import Event
 from tasks.delivery.merge import merge
-from tasks.engines.retire import PACE
+from tasks.policies.columns import table_of
+from tasks.policies.status import ReadPointers
+from tasks.retention import task as retention
+from tasks.retention.batch import PACE
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive, rows
 from tests.delivery.world import OpenchatWorld, moment
 from tests.platform import Platform

@@ -9,17 +9,17 @@ from sqlalchemy import insert, select
 
 from models.pern import Attachment, AuditLog, Conversation, Message, MessageStatus
 from models.platform import AttachmentJob
-from tasks import retention
 from tasks.apps import enabled, policies
-from tasks.apps.columns import table_of
 from tasks.apps.pern import MALFORMED_LIMIT
-from tasks.apps.sweeps import Delete
 from tasks.attachments.objects import picture_key
-from tasks.brake import Stopped
-from tasks.engines.batch import Seen, Taken
-from tasks.engines.retire import Retiring
-from tasks.engines.sweep import Pace
-from tasks.restore import restore
+from tasks.policies.columns import table_of
+from tasks.policies.sweep import Delete
+from tasks.retention import task as retention
+from tasks.retention.batch import Retiring
+from tasks.retention.restore import restore
+from tasks.retention.safety_limit import Stopped
+from tasks.sweeps.batch import Seen, Taken
+from tasks.sweeps.engine import Pace
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status

@@ -9,7 +9,7 @@ from sqlalchemy import insert
 
 from models.platform import AttachmentEvent, DeadLetter, ScanVerdict
 from tasks.apps import APPS, policies
-from tasks.apps.columns import table_of
+from tasks.policies.columns import table_of
 from tests.cleanup.sweeping import INSTANT, NOW
 from tests.platform import Platform
 from tests.retention.proving import proven

@@ -16,10 +16,9 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import ProgrammingError
 
 from models.pern import Attachment, AuditLog, Message, MessageStatus
-from tasks import holds, object_deletions, receipts
-from tasks.apps.columns import table_of
-from tasks.brake import Stopped
-from tasks.engines import archive
+from tasks.policies.columns import table_of
+from tasks.retention import archive, holds, object_deletions, receipts
+from tasks.retention.safety_limit import Stopped
 from tests.cleanup.sweeping import NOW, rows
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
@@ -75,27 +74,27 @@ def chat(platform: Platform) -> Iterator[dict[str, Any]]:
 
 STEPS = [
     # Rows are locked, and nothing is changed.
-    "tasks.engines.pending_deletions.held_back:before:1",
+    "tasks.retention.pending_deletions.held_back:before:1",
     # Rows are deleted, and that is not committed.
-    "tasks.engines.archive.write:before:1",
+    "tasks.retention.archive.write:before:1",
     # One archive of four is written; it is noted and not read back; all are.
-    "tasks.engines.archive.write:after:1",
-    "tasks.engines.archive._fetch:before:2",
-    "tasks.engines.archive.write:after:4",
+    "tasks.retention.archive.write:after:1",
+    "tasks.retention.archive._fetch:before:2",
+    "tasks.retention.archive.write:after:4",
     # The jobs of the attachments are deleted; the receipt is there; so are pending deletions.
-    "tasks.engines.pending_deletions.prepare:after:1",
-    "tasks.receipts.append:after:1",
-    "tasks.engines.pending_deletions.note:after:1",
+    "tasks.retention.pending_deletions.prepare:after:1",
+    "tasks.retention.receipts.append:after:1",
+    "tasks.retention.pending_deletions.note:after:1",
 ]
 #: After the commit: the objects are there; one is deleted; all are, and the pending deletions are there; all
 #: is done. Each with the number of objects that are left.
 COMMITTED = [
-    ("tasks.engines.object_deleter.delete_objects:before:1", 4),
+    ("tasks.retention.object_deleter.delete_objects:before:1", 4),
     ("workers.storage.local.LocalStore.delete_many:before:1", 4),
     # After four archives, six pictures and an original; each object has two names.
     ("pathlib.Path.unlink:before:19", 3),
     ("workers.storage.local.LocalStore.delete_many:after:1", 1),
-    ("tasks.engines.retire.Retiring.take:after:1", 1),
+    ("tasks.retention.batch.Retiring.take:after:1", 1),
 ]
 
 
@@ -401,7 +400,7 @@ def test_two_policies_at_once_write_one_chain(platform: Platform) -> None:
         logs(platform, 50, severity=name.rpartition("_")[2])
     # Never killed.
     command = [sys.executable, "-m", "tests.retention.dying"]
-    step = "tasks.receipts.append:after:99"
+    step = "tasks.retention.receipts.append:after:99"
     root = Path(__file__).parents[2]
     runs = [
         subprocess.Popen([*command, name, step], env=platform.environment, cwd=root, stderr=subprocess.PIPE)

@@ -9,8 +9,8 @@ from sqlalchemy import insert, select
 
 from models.openchat import Attachment, Message
 from models.platform import AttachmentJob
-from tasks.apps.columns import table_of
 from tasks.attachments.objects import picture_key, quarantine_name
+from tasks.policies.columns import table_of
 from tests.cleanup.sweeping import ago, naive, rows
 from tests.fault_proxy import FaultProxy
 from tests.platform import Platform

@@ -12,12 +12,12 @@ from sqlalchemy.exc import OperationalError
 
 from models.openchat import Attachment as OpenchatAttachment
 from models.pern import Attachment, Message, MessageStatus
-from tasks import holds, receipts, retention
-from tasks.brake import Stopped
-from tasks.engines import archive
-from tasks.engines.reach import UnknownReferenceError
-from tasks.engines.retire import PACE
-from tasks.restore import RestoreError, restore
+from tasks.retention import archive, holds, receipts
+from tasks.retention import task as retention
+from tasks.retention.batch import PACE
+from tasks.retention.foreign_keys import UnknownReferenceError
+from tasks.retention.restore import RestoreError, restore
+from tasks.retention.safety_limit import Stopped
 from tests.cleanup.sweeping import NOW, ago, naive, rows
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
@@ -272,7 +272,7 @@ def test_an_object_that_two_spellings_name_stays(platform: Platform, spelling: s
 def test_what_went_in_two_batches_comes_back_whole_from_the_latest_on(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.retention.PACE", replace(PACE, keys=1, most_keys=1))
+    monkeypatch.setattr("tasks.retention.task.PACE", replace(PACE, keys=1, most_keys=1))
     room = conversation(platform)
     first = message(platform, room, OLD)
     message(platform, room, OLD, reply_to_id=first)

@@ -13,12 +13,11 @@ from sqlalchemy import Table, delete, select, text
 from models.audiorooms import RoomAnalytics
 from models.openchat import Conversation, Message, User
 from models.pern import AuditLog
-from tasks import receipts
-from tasks.apps.columns import table_of
-from tasks.engines import archive
-from tasks.engines.families import ALL
-from tasks.engines.statements import any_of, key_of
-from tasks.restore import Restored, restore
+from tasks.policies.columns import table_of
+from tasks.retention import archive, receipts
+from tasks.retention.cascade import ALL
+from tasks.retention.restore import Restored, restore
+from tasks.sweeps.statements import any_of, key_of
 from tests.cleanup.sweeping import add
 from tests.examples import examples
 from tests.platform import Platform

@@ -15,9 +15,12 @@ from models.echoroom import TypingIndicator
 from stack.ephemeral import FEEDS, Ephemera
 from stack.feeding import SOON
 from stack.figures import Figures
-from tasks import analytics, cleanup, eligible_rows, retention
+from tasks import eligible_rows
+from tasks.analytics import task as analytics
 from tasks.apps import APPS, POLICIES, ROLLUPS, every, policies, rollups
-from tasks.apps.retentions import Retention
+from tasks.policies.retention import Retention
+from tasks.retention import task as retention
+from tasks.sweeps import task as cleanup
 from tests.cleanup.sweeping import rows
 from tests.platform import Platform, environment
 from workers.settings import load

@@ -9,10 +9,11 @@ from models.openchat import Message
 from stack.feeding import DAYS
 from stack.figures import Figures, Seen
 from stack.history import HISTORIES, LIVE, past
-from tasks import analytics, eligible_rows
+from tasks import eligible_rows
+from tasks.analytics import task as analytics
+from tasks.analytics.calendar import bucket_at
 from tasks.apps import ROLLUPS, rollups
-from tasks.apps.columns import model_of, table_of
-from tasks.engines.calendar import bucket_at
+from tasks.policies.columns import model_of, table_of
 from tests.platform import Platform, eventually
 
 pytestmark = pytest.mark.usefixtures("same_day")

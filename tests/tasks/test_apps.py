@@ -13,9 +13,9 @@ import tasks.apps
 from models.base import Base
 from models.platform import SCHEMA
 from tasks.apps import APPS, enabled
-from tasks.apps.columns import table_of
-from tasks.apps.spec import App
-from tasks.apps.sweeps import Sweep
+from tasks.policies.app import App
+from tasks.policies.columns import table_of
+from tasks.policies.sweep import Sweep
 from workers.settings import Settings, SettingsError, load
 
 each_app = pytest.mark.parametrize("app", APPS.values(), ids=list(APPS))

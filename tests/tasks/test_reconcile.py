@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import insert
 
 from models.platform import AttachmentJob, PendingDeletion
-from tasks import receipts
 from tasks.attachments.objects import picture_key
 from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError, gone, listing, orphans
 from tasks.reconcile import reconcile as compare
+from tasks.retention import receipts
 from tests.attachments.desk import Desk
 from tests.fault_proxy import Fault, FaultProxy
 from tests.platform import Platform, environment, eventually

@@ -12,9 +12,9 @@ from models.audiorooms import RoomParticipant
 from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
 from models.openchat import Session
 from tasks.apps import APPS, POLICIES, enabled, policies
-from tasks.apps.served import served
-from tasks.apps.spec import App
-from tasks.apps.sweeps import AFTER, NOW, Along, Delete, Event, PolicyError, Sweep, Update
+from tasks.policies.app import App
+from tasks.policies.served import served
+from tasks.policies.sweep import AFTER, NOW, Along, Delete, Event, PolicyError, Sweep, Update
 from workers.settings import SettingsError, load
 
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
@@ -46,7 +46,7 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
     [
         ({"evry": 5}, "echoroom.test: 'evry' is not a field of a policy; did you mean 'every'?"),
         ({"zzz": 5}, "echoroom.test: 'zzz' is not a field of a policy: name, model, rule, why, due, then,"),
-        ({"why": ..., "every": ...}, "echoroom.test: give why, every; see tasks.apps.sweeps."),
+        ({"why": ..., "every": ...}, "echoroom.test: give why, every; see tasks.policies.sweep."),
         ({"name": "Typing"}, "Typing: call it application.what, in small letters."),
         ({"rule": "gone"}, "echoroom.test: say in a sentence what its rule is."),
         ({"why": "so there"}, "echoroom.test: say in a sentence what its why is."),

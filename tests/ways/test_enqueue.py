@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from sqlalchemy import select
 
 from models.platform import SqlTask
+from tasks.analytics.payload import RecomputeRoom
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery.events import WITH_STATUSES, Event, RecordStatus
-from tasks.rooms import RecomputeRoom
 from tests.platform import Platform
 from tests.ways.conftest import url_of
 from workers import migrate

@@ -14,9 +14,9 @@ from sqlalchemy import text
 
 from commands import lateness
 from stack.ports import free_port
-from tasks import holds, receipts
 from tasks.apps import ROLLUPS, policies, rollups
 from tasks.attachments import operate
+from tasks.retention import holds, receipts
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers import metrics

@@ -6,7 +6,7 @@ from uuid import UUID
 from models.analytics import EchoroomDaily, EchoroomHourly, EchoroomSpeaker, EchoroomStay
 from models.echoroom import ChatMessage, ChatSession, MessageReaction, User
 from tasks.apps import APPS
-from tasks.apps.rollups import Rollup
+from tasks.policies.rollup import Rollup
 from tests.analytics.figuring import Rows
 from tests.contract.rollup_example import Example, Source
 

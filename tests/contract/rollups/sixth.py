@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.base import Aware, GeneratedId, TextStr
-from tasks.apps.rollups import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
 from tests.analytics.figuring import Rows
 from tests.contract.rollup_example import Example, Source
 from workers.db import get_engine

@@ -1,0 +1,560 @@
+"""The rollup engine: puts figures in the place of those that are there, bucket by bucket.
+
+A run, in this order, each step in a transaction of its own:
+
+1. What the application will overwrite is copied (`Rollup.observe`).
+2. **Open** buckets are computed, whatever else is left to do: key by key where the rollup says what has
+   changed; else as a whole, if the counters of its tables say that anything was written.
+3. Buckets whose time to settle is over are computed as a whole and **closed**: the watermark moves on in the
+   same transaction. After a pause there are many; the run goes on for its time, and the next one takes up the
+   rest.
+4. Closed buckets are **revisited**, each about once a day for as long as the rollup says: what came late, was
+   corrected or deleted since. A bucket that comes out the same is not written.
+
+Every transaction that computes holds the rollup's row of state, so no two compute the same bucket from
+different moments; those of a backfill share it, and each holds its bucket. Buckets that begin at or before
+`frozen_to` have lost rows to retention: they are never computed again, for there is less to compute them of.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from threading import Lock
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, Executable, Row, Table, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from models.analytics import RollupLive, RollupState
+from tasks.analytics.calendar import Bucket, bucket_at, buckets
+from tasks.analytics.statements import PROBE, statements
+from tasks.policies.rollup import CLOCKS_SET, Rollup
+from workers.database_errors import is_unavailable
+from workers.db import transaction
+
+log = structlog.get_logger(__name__)
+
+#: How often closed buckets are revisited, and whole tables surveyed.
+ROUND = timedelta(days=1)
+#: After such a pause what a run has not seen is looked for in whole tables.
+PAUSE = timedelta(hours=1)
+#: A transaction that was under way at the last run has written rows since that say they are older.
+SLACK = timedelta(minutes=10)
+#: How often a bucket is computed at most, if what it is about goes meanwhile.
+TURNS = 3
+#: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
+#: not compiled, which takes longer than most of them run. Of what the steps of a select give PostgreSQL knows
+#: nothing, and sorts it all to merge a few rows, where it could look them up. A commit does not wait for the
+#: disk: what a crash of the database takes back is figures and watermark together, and is computed again.
+_SET = """
+    SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true),
+           set_config('plan_cache_mode', 'force_custom_plan', true),
+           set_config('enable_mergejoin', 'off', true), set_config('synchronous_commit', 'off', true),
+           set_config('statement_timeout', %(longest)s, true), set_config('lock_timeout', '30s', true)
+"""
+
+
+class FrozenError(Exception):
+    """A bucket has lost rows, or may have: what could be computed of it now is less than what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A rollup's row of `roomkeeper.rollups`; see there."""
+
+    zone: str
+    watermark: datetime
+    covered_from: datetime
+    frozen_to: datetime | None
+    ticked_at: datetime | None
+    probe: str | None
+    surveyed_at: datetime | None
+    revisit_at: datetime | None
+    revisited_at: datetime | None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done so far.
+
+    Attributes:
+        rows: of figures that it wrote or took away.
+        closed: buckets.
+        revisited: closed buckets that it computed again.
+        buckets: all that it computed, as a whole or in part.
+        todo: buckets that a backfill has before it; 0 for other runs.
+        frozen: buckets that it left as they are, because rows of them are gone.
+        more: whether it stopped with work left.
+    """
+
+    rows: int = 0
+    closed: int = 0
+    revisited: int = 0
+    buckets: int = 0
+    todo: int = 0
+    frozen: int = 0
+    more: bool = False
+
+
+class MovedError(Exception):
+    """Another run, of other settings maybe, has moved the watermark; the next run goes by what it finds."""
+
+
+class OtherZoneError(Exception):
+    """The rollup counts the days of another time zone than the one that is set here."""
+
+
+def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
+    """Return whether a bucket must stay as it is: its rows are gone, or go as soon as it is closed."""
+    # What was never counted is left by retention and cleanup until it is.
+    if bucket.end <= state.covered_from:
+        return False
+    gone = state.frozen_to is not None and bucket.start <= state.frozen_to
+    return gone or (rollup.revisit is None and bucket.end <= state.watermark)
+
+
+def due_by(rollup: Rollup, bucket: Bucket) -> datetime:
+    """Return from when on a bucket is to be closed."""
+    return bucket.end + rollup.settle
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a rollup.
+
+    Attributes:
+        now: the moment that it goes by.
+        zone: the time zone that is set.
+        seconds: how long it goes on; what is not closed by then is the next run's.
+        longest_ms: how long one statement may take.
+        watch: is called after each bucket.
+    """
+
+    rollup: Rollup
+    now: datetime
+    zone: str
+    seconds: float = 60
+    longest_ms: int = 120_000
+    watch: Callable[[Progress], None] = lambda _progress: None
+    progress: Progress = field(default_factory=Progress)
+    _adding: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def go(self) -> Progress:
+        """Do it; return what it did. What it raises, it raises between two whole transactions."""
+        deadline = monotonic() + self.seconds
+        with self._transaction() as connection:
+            state = self._begun(connection)
+            self._observe(connection, state)
+        state = self._open()
+        while due_by(self.rollup, bucket := self._bucket(state.watermark)) <= self.now:
+            # One at least: or one that takes longer than a run would never be closed.
+            if self.progress.closed and monotonic() > deadline:
+                self.progress.more = True
+                return self.progress
+            state = self._close(bucket)
+            if state.watermark < bucket.end:
+                raise MovedError("somebody else has moved the watermark meanwhile")
+        while monotonic() < deadline and self._revisit_due(state):
+            state = self._revisit()
+        return self.progress
+
+    # -- the state ------------------------------------------------------------------------------------------
+
+    def begin(self) -> State:
+        """Return the state; make it if this is the first run, and begin anew if another zone was set."""
+        with self._transaction() as connection:
+            return self._begun(connection)
+
+    def _begun(self, connection: Connection) -> State:
+        state = state_of(connection, self.rollup)
+        if state is None or (state.zone, state) != (self.zone, self._mended(state)):
+            state = self._locked(connection)
+            if state is None:
+                self._first(connection)
+            else:
+                if state.zone != self.zone:
+                    state = self._in_this_zone(state)
+                self._set(connection, **asdict(self._mended(state)))
+            state = self._locked(connection)
+            assert state is not None
+        return state
+
+    def _first(self, connection: Connection) -> None:
+        first = connection.execute(statements(self.rollup).earliest).scalar_one()
+        # As far back as late rows may be of; but not where the application has made the figures so far, and
+        # nobody can say of what.
+        back = self.now - (self.rollup.revisit or timedelta(0)) if self.rollup.zeros is None else self.now
+        start = self._bucket(back if first is None else min(first, back)).start
+        values = {"name": self.rollup.name, "zone": self.zone, "watermark": start, "covered_from": start}
+        connection.execute(insert(RollupState).values(**values).on_conflict_do_nothing())
+
+    def _in_this_zone(self, state: State) -> State:
+        """Return the state with which all days are computed anew, but for those whose rows are gone."""
+        start = self._bucket(state.covered_from).start
+        kept = state.frozen_to
+        if self.rollup.revisit is None:
+            closed = state.watermark - timedelta(microseconds=1)
+            kept = closed if kept is None else max(kept, closed)
+        return replace(
+            state,
+            zone=self.zone,
+            watermark=start,
+            covered_from=start,
+            frozen_to=kept,
+            ticked_at=None,
+            probe=None,
+            revisit_at=None,
+        )
+
+    def _mended(self, state: State) -> State:
+        """Return a state that holds: at the edge of a bucket, and not ahead of the moment.
+
+        The rules of a zone may change after the fact, and a clock may have been ahead for a while.
+        """
+        edge = self._bucket(min(state.watermark, self.now)).start
+
+        def past(moment: datetime | None) -> datetime | None:
+            return None if moment is None else min(moment, self.now)
+
+        return replace(
+            state,
+            watermark=edge,
+            covered_from=min(state.covered_from, edge),
+            ticked_at=past(state.ticked_at),
+            surveyed_at=past(state.surveyed_at),
+            revisited_at=past(state.revisited_at),
+        )
+
+    def _locked(self, connection: Connection) -> State | None:
+        return state_of(connection, self.rollup, lock=True)
+
+    def _set(self, connection: Connection, **values: Any) -> None:
+        connection.execute(update(RollupState).where(RollupState.name == self.rollup.name).values(**values))
+
+    # -- the steps ------------------------------------------------------------------------------------------
+
+    def _observe(self, connection: Connection, state: State) -> None:
+        since = state.ticked_at or CLOCKS_SET
+        values = {"now": self.now, "since": since}
+        for statement in self.rollup.observe:
+            connection.execute(statement, values)
+        paused = self.now - since > PAUSE
+        long_ago = state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
+        if self.rollup.survey and (paused or long_ago):
+            try:
+                with connection.begin_nested():
+                    for statement in self.rollup.survey:
+                        connection.execute(statement, values)
+            except DBAPIError as error:
+                if is_unavailable(error):
+                    raise
+                # A table too large for the time there is: figures are made all the same, and it is tried
+                # again in a day.
+                log.warning("rollup.not_surveyed", rollup=self.rollup.name, error=type(error.orig).__name__)
+            self._set(connection, surveyed_at=self.now)
+
+    def _close(self, bucket: Bucket) -> State:
+        """Compute a bucket as a whole, and move the watermark to its end."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            # Somebody else may have closed it meanwhile: then there is nothing to do.
+            if state.watermark == bucket.start:
+                if state.frozen_to is None or bucket.start > state.frozen_to:
+                    self._replace(connection, bucket)
+                self._set(connection, watermark=bucket.end)
+                state = replace(state, watermark=bucket.end)
+                self.progress.closed += 1
+        self.watch(self.progress)
+        return state
+
+    def _open(self) -> State:
+        """Bring the open buckets up to the moment: those that are not to be closed yet."""
+        first = self._bucket(self.now - self.rollup.settle).start
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            start = max(first, state.watermark)
+            if self.rollup.keyed is not None:
+                self._open_keys(connection, state, start)
+            else:
+                probe = self._probe(connection)
+                # Counters that nobody keeps say nothing.
+                if probe is None or probe != state.probe:
+                    self._whole(connection, state, start)
+                self._set(connection, ticked_at=self.now, probe=probe)
+        self.watch(self.progress)
+        return state
+
+    def _whole(self, connection: Connection, state: State, start: datetime) -> None:
+        for bucket in self._buckets(start, self.now):
+            if not frozen(self.rollup, state, bucket):
+                self._replace(connection, bucket)
+
+    def _open_keys(self, connection: Connection, state: State, start: datetime) -> None:
+        keyed = self.rollup.keyed
+        assert keyed is not None
+        its = RollupLive.rollup == self.rollup.name
+        live = {row[0]: row[1] for row in connection.execute(keyed.live, {"now": self.now})}
+        before = {row.key: row.since for row in connection.execute(select(RollupLive).where(its))}
+        if state.ticked_at is None or self.now - state.ticked_at > ROUND:
+            self._whole(connection, state, start)
+        else:
+            since = state.ticked_at - SLACK
+            values = {"now": self.now, "since": since}
+            todo = {key: max(at, start) for key, at in live.items()}
+            for key, at in connection.execute(keyed.changed, values):
+                todo[key] = min(at, todo.get(key, at))
+            # What has ended since may have ended long ago: only now is it said.
+            for key, at in before.items():
+                if key not in live or live[key] > at:
+                    todo[key] = min(at, todo.get(key, at))
+            self._replace_keys(connection, state, todo)
+        if live != before:
+            over = [key for key in before if key not in live]
+            connection.execute(delete(RollupLive).where(its, RollupLive.key.in_(over)))
+            new = [
+                {"rollup": self.rollup.name, "key": key, "since": at}
+                for key, at in live.items()
+                if before.get(key) != at
+            ]
+            if new:
+                put = insert(RollupLive)
+                same = [RollupLive.rollup, RollupLive.key]
+                connection.execute(
+                    put.on_conflict_do_update(index_elements=same, set_={"since": put.excluded.since}), new
+                )
+        self._set(connection, ticked_at=self.now)
+
+    def _window(self, state: State) -> list[Bucket]:
+        """Return the closed buckets that are looked at again."""
+        if self.rollup.revisit is None:
+            return []
+        return self._buckets(max(state.covered_from, self.now - self.rollup.revisit), state.watermark)
+
+    def _revisit_due(self, state: State) -> bool:
+        window = self._window(state)
+        pace = ROUND / max(1, len(window))
+        return bool(window) and (state.revisited_at is None or self.now - state.revisited_at >= pace)
+
+    def _revisit(self) -> State:
+        """Compute the next closed bucket again; they take turns, so that each is looked at once a ROUND."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            if not self._revisit_due(state):
+                return state
+            window = self._window(state)
+            later = [one for one in window if state.revisit_at is not None and one.end > state.revisit_at]
+            bucket = later[0] if later else window[0]
+            if frozen(self.rollup, state, bucket):
+                self.progress.frozen += 1
+            else:
+                self._replace(connection, bucket)
+                self.progress.revisited += 1
+            # Of a long pause it is enough to make up for one round.
+            pace = ROUND / len(window)
+            last = state.revisited_at or self.now - pace
+            state = replace(state, revisit_at=bucket.end, revisited_at=max(last + pace, self.now - ROUND))
+            self._set(connection, revisit_at=state.revisit_at, revisited_at=state.revisited_at)
+        self.watch(self.progress)
+        return state
+
+    # -- buckets --------------------------------------------------------------------------------------------
+
+    def compute_keys(self, todo: Mapping[UUID, datetime]) -> None:
+        """Compute the buckets of some keys at once, from a moment each until now."""
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            self._replace_keys(connection, state, todo)
+
+    def backfill(self, bucket: Bucket) -> None:
+        """Compute one bucket anew, as a whole.
+
+        Raises:
+            FrozenError: rows of it are gone; nothing was changed.
+            OtherZoneError: the rollup counts the days of another zone; nothing was changed.
+        """
+        if not self._compute(bucket):
+            raise FrozenError(bucket.label)
+        self._cover([bucket])
+
+    def backfill_all(self, wanted: Iterable[Bucket], jobs: int = 1) -> Progress:
+        """Compute buckets anew, the newest first; return what was done. What is frozen stays as it is.
+
+        They go in rounds: between two of them whoever waits for the rollup's state has his turn. Whatever
+        breaks it off, Ctrl-C too, the buckets that have begun are ended.
+
+        Args:
+            jobs: how many at once, each on a connection of its own; a process has four.
+
+        Raises:
+            OtherZoneError: the rollup counts the days of another zone.
+        """
+        todo = sorted(wanted, reverse=True)
+        self.progress.todo = len(todo)
+        with ThreadPoolExecutor(jobs) as threads:
+            for first in range(0, len(todo), jobs):
+                going = {threads.submit(self._compute, one): one for one in todo[first : first + jobs]}
+                try:
+                    for ended in as_completed(going):
+                        ended.result()
+                        self.watch(self.progress)
+                finally:
+                    wait(going)
+                    self._cover([one for job, one in going.items() if not job.exception() and job.result()])
+        return self.progress
+
+    def _compute(self, bucket: Bucket) -> bool:
+        """Compute one bucket, while others may be; return whether it is not frozen."""
+        with self._transaction() as connection:
+            # Shared: whoever moves the watermark, or freezes buckets, waits, and other buckets do not.
+            state = state_of(connection, self.rollup, share=True)
+            assert state is not None
+            if state.zone != self.zone:
+                raise OtherZoneError(state.zone)
+            if frozen(self.rollup, state, bucket):
+                with self._adding:
+                    self.progress.frozen += 1
+                return False
+            # One bucket by one alone: of two moments the later one must be written last.
+            connection.execute(_ALONE, {"key": f"roomkeeper:{self.rollup.name}:{bucket.label}"})
+            self._replace(connection, bucket)
+        return True
+
+    def _cover(self, computed: Iterable[Bucket]) -> None:
+        """Note that what reaches up to what is covered is covered, too."""
+        # Even if there is nothing to note: for this one queues up behind those who wait, which a lock that is
+        # shared does not.
+        with self._transaction() as connection:
+            state = self._locked(connection)
+            assert state is not None
+            start = state.covered_from
+            for bucket in sorted(computed, reverse=True):
+                if bucket.end == start:
+                    start = bucket.start
+            if start != state.covered_from:
+                self._set(connection, covered_from=start)
+
+    def _replace_keys(self, connection: Connection, state: State, todo: Mapping[UUID, datetime]) -> None:
+        oldest = max(state.covered_from, self.now - (self.rollup.revisit or timedelta(0)))
+        most = self.rollup.keyed.most if self.rollup.keyed is not None else 0
+        of: dict[Bucket, list[UUID]] = defaultdict(list)
+        for key, since in todo.items():
+            for bucket in self._buckets(max(since, oldest), self.now):
+                of[bucket].append(key)
+        for bucket in sorted(of):
+            if not frozen(self.rollup, state, bucket):
+                # Of many keys it takes longer to look each up than to read the bucket.
+                keys = sorted(of[bucket]) if len(of[bucket]) <= most else None
+                self._replace(connection, bucket, keys)
+
+    def _replace(self, connection: Connection, bucket: Bucket, keys: Sequence[UUID] | None = None) -> None:
+        made = statements(self.rollup)
+        values = parameters(bucket, self.now)
+        statement: Executable = made.replace
+        if keys is not None:
+            assert made.replace_keys is not None
+            statement, values = made.replace_keys, {**values, "keys": list(keys)}
+        for turn in range(1, TURNS + 1):
+            try:
+                with connection.begin_nested():
+                    written, gone = connection.execute(statement, values).one()
+                break
+            except IntegrityError:
+                # A room that was there when it was computed is not any more.
+                if turn == TURNS:
+                    raise
+        with self._adding:
+            self.progress.rows += written + gone
+            self.progress.buckets += 1
+
+    def _bucket(self, moment: datetime) -> Bucket:
+        return bucket_at(moment, self.rollup.grain, self.zone)
+
+    def _buckets(self, start: datetime, end: datetime) -> list[Bucket]:
+        return buckets(start, end, self.rollup.grain, self.zone)
+
+    def _probe(self, connection: Connection) -> str | None:
+        real = connection.get_execution_options().get("schema_translate_map") or {}
+        named = [_quoted(feed.table, real, connection) for feed in self.rollup.feeds]
+        said: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
+        return said if said is not None and said.endswith("/on") else None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with transaction() as connection:
+            connection.exec_driver_sql(_SET, {"longest": str(self.longest_ms)})
+            yield connection
+
+
+def parameters(bucket: Bucket, now: datetime) -> dict[str, Any]:
+    """Return the parameters of a select for one bucket."""
+    return {"bucket_from": bucket.start, "bucket_to": bucket.end, "bucket": bucket.label, "now": now}
+
+
+_STATE = select(
+    RollupState.zone,
+    RollupState.watermark,
+    RollupState.covered_from,
+    RollupState.frozen_to,
+    RollupState.ticked_at,
+    RollupState.probe,
+    RollupState.surveyed_at,
+    RollupState.revisit_at,
+    RollupState.revisited_at,
+)
+
+
+#: One bucket is computed by one transaction at a time.
+_ALONE = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)))
+
+
+def state_of(
+    connection: Connection, rollup: Rollup, *, lock: bool = False, share: bool = False
+) -> State | None:
+    """Return how far a rollup has come; None if it has never run.
+
+    Args:
+        lock: nobody else computes anything of it, or changes this, until the transaction's end.
+        share: nobody changes this until then; others may compute buckets, each its own.
+    """
+    asked = _STATE.where(RollupState.name == rollup.name)
+    if lock or share:
+        asked = asked.with_for_update(read=share)
+    row = connection.execute(asked).one_or_none()
+    return None if row is None else State(*row)
+
+
+def states_of(connection: Connection, names: Iterable[str]) -> dict[str, State]:
+    """Return how far the rollups of these names have come, without those that have never run."""
+    wanted = RollupState.name.in_(list(names))
+    found = connection.execute(_STATE.add_columns(RollupState.name).where(wanted))
+    return {name: State(*state) for *state, name in found}
+
+
+def _quoted(table: Table, real: Mapping[Any, Any], connection: Connection) -> str:
+    quote = connection.dialect.identifier_preparer.quote
+    return f"{quote(real.get(table.schema, table.schema))}.{quote(table.name)}"
+
+
+def lag(rollup: Rollup, state: State, now: datetime) -> timedelta:
+    """Return for how long the next bucket should have been closed; nothing if it is not yet to be."""
+    if state.watermark > now:
+        return timedelta(0)
+    bucket = bucket_at(state.watermark, rollup.grain, state.zone)
+    return max(timedelta(0), now - due_by(rollup, bucket))
+
+
+def differences(connection: Connection, rollup: Rollup, bucket: Bucket, now: datetime) -> Sequence[Row[Any]]:
+    """Return what computing a bucket again would change, row by row; see `Statements.differs`."""
+    connection.exec_driver_sql(_SET, {"longest": "120000"})
+    return connection.execute(statements(rollup).differs, parameters(bucket, now)).all()

@@ -1,1 +1,0 @@
-"""Machinery that many jobs share."""

@@ -1,0 +1,1 @@
+"""The record types that an application's definition is made of: sweeps, retention, rollups, statuses."""

@@ -1,0 +1,428 @@
+"""One batch of retention: a transaction in which rows and all that goes with them are archived and deleted.
+
+1. In one transaction: due rows are locked and judged once more; what refers to them is changed or deleted;
+   they are deleted; what was deleted is written to the archive and read back; the figures that count it are
+   frozen (`tasks/analytics/rollup_guard.py`); the receipt is written, and the objects that belonged to the
+   rows are noted as pending deletions (`tasks/retention/pending_deletions.py`). Then it commits.
+2. After the commit the objects are deleted, and the pending deletions removed.
+
+A crash before the commit leaves the rows and their objects as they were. The archive that it leaves was noted
+(`roomkeeper.unfinished_archives`), and goes with the policy's next run. What a crash after the commit leaves
+of the objects is deleted by a recovery job (`tasks/retention/object_deletions.py`). No legal hold is placed
+while such a transaction is at work: it waits.
+
+Such a transaction takes longer than one of a sweep. It holds rows that have had their time.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import sqlalchemy
+import structlog
+from celery.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Integer,
+    Table,
+    delete,
+    select,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from models.platform import AttachmentJob, UnfinishedArchive
+from tasks.analytics import rollup_guard
+from tasks.policies.columns import table_of
+from tasks.policies.retention import Changes, Goes, Retention
+from tasks.retention import archive, object_deleter, pending_deletions, receipts
+from tasks.retention.archive import Archived, ArchiveError
+from tasks.retention.cascade import ALL, NOW_SUFFIX, Files, changing, family, files_of, going
+from tasks.retention.object_deleter import Deletions
+from tasks.sweeps.batch import (
+    CHANGE_MS,
+    PARENT_PATIENCE_MS,
+    Batches,
+    Contested,
+    Refused,
+    Seen,
+    Taken,
+    begin,
+    words,
+)
+from tasks.sweeps.engine import Pace
+from workers.db import transaction
+from workers.settings import Settings
+from workers.storage import ObjectStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Larger batches than a sweep's: each is an archive, which costs some hundredths of a second by itself.
+PACE = Pace(
+    seconds=0.5,
+    rows=2_000,
+    most_rows=100_000,
+    keys=500,
+    most_keys=5_000,
+    pages=250,
+    most_pages=5_000,
+    look=20_000,
+)
+#: How long a hold that is being placed is waited for.
+HOLD_PATIENCE_MS = 5_000
+#: How long a transaction may wait for the archive: it holds rows that stay, too, if they referred to others.
+STORE_SECONDS = 60
+#: No deletion of objects is begun so long after a commit: the recovery job goes on.
+OBJECT_SECONDS = 60
+#: Held by every batch, shared; whoever places a hold has it alone.
+HOLDS_LOCK = "roomkeeper:holds"
+_LOCK = sqlalchemy.text(
+    f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{HOLDS_LOCK}', 0)),"
+    # What a receipt says has happened: a crash must not take it back.
+    " set_config('synchronous_commit', 'on', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{STORE_SECONDS}s', true)"
+)
+_PATIENCE = sqlalchemy.text("SELECT set_config('lock_timeout', :patience, true)")
+
+log = structlog.get_logger(__name__)
+
+
+class Enough(Exception):
+    """A run has taken as many rows as it may."""
+
+
+@dataclass(slots=True)
+class _Gone:
+    """What one batch has taken so far.
+
+    Attributes:
+        most_bytes: of one table's rows at once; None where the batch cannot be smaller.
+        until: until when the policy's own rows count in figures, if the policy says that.
+        rows: of each table, what was deleted, in the order of the deletions.
+        updated: the keys of the policy's own rows, where these stay.
+        changed: of each table, rows that stay: their key, and each changed column before and after.
+        receipt: the number of the receipt.
+        pending: the pending deletions of objects that belonged to the rows.
+    """
+
+    most_bytes: int | None = None
+    updated: list[str] = field(default_factory=list)
+    until: list[str | None] = field(default_factory=list)
+    rows: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
+    changed: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
+    receipt: int | None = None
+    pending: list[dict[str, Any]] = field(default_factory=list)
+
+    def keys(self, table: Table) -> list[str]:
+        """Return the first and the last key of a table's rows."""
+        from pyarrow import compute
+
+        if self.updated:
+            return [self.updated[0], self.updated[-1]]
+        (key,) = table.primary_key.columns
+        found = [rows[key.name] for of, rows in self.rows if of is table]
+        if not found:
+            return []
+        # Numbers are not in the order of their texts; ids are.
+        ordered = found[0].cast("int64") if isinstance(key.type, Integer) else found[0]
+        return [str(end) for end in compute.min_max(ordered).as_py().values()]
+
+    def of(self, table: Table) -> "list[pa.Table]":
+        """Return what was deleted from a table."""
+        return [rows for of, rows in self.rows if of is table]
+
+    def ids(self, table: Table) -> list[UUID]:
+        """Return the ids of a table's rows that were deleted."""
+        return [UUID(key) for rows in self.of(table) for key in rows["id"].to_pylist()]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows of each table have gone."""
+        counts: dict[str, int] = defaultdict(int)
+        for table, rows in self.rows:
+            counts[table.fullname] += rows.num_rows
+        return dict(counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Retiring(Batches):
+    """The batches of one run of a retention policy. Each may also raise StoreError, for the archive: then
+    it has done nothing. A store of objects that is away fails no batch.
+
+    Attributes:
+        settings: where objects and archives are.
+        run: the run's id, for receipts.
+        archives: where rows are archived; None if they are not.
+        operator: who runs it by hand.
+        approval: the approval that it goes by.
+        allowed: how many rows it may take; `counted` are those of each batch so far.
+        deletions: what became of the objects so far.
+    """
+
+    settings: Settings
+    run: UUID
+    archives: ObjectStore | None
+    operator: str | None = None
+    approval: int | None = None
+    allowed: int
+    counted: list[int] = field(default_factory=list)
+    deletions: Deletions = field(default_factory=Deletions)
+    _numbers: "count[int]" = field(default_factory=lambda: count(1))
+
+    @property
+    def retention(self) -> Retention:
+        """The policy."""
+        assert isinstance(self.policy, Retention)
+        return self.policy
+
+    @property
+    def alone(self) -> bool:
+        """Whether rows are taken by themselves: not if they have objects."""
+        return self.policy.alone and files_of(self.retention) is None
+
+    def by_index(self, at_most: int) -> Taken:
+        return Batches.by_index(self, min(at_most, self._left()))
+
+    def on_pages(self, first: int, last: int) -> Taken:
+        left = self._left()
+        due = self.due_on_pages(first, last)
+        if due > left:
+            raise Enough
+        return Batches.on_pages(self, first, last) if due else Taken()
+
+    def take(self, seen: Seen) -> Taken:
+        """Take those of the rows that are due still, and that nobody holds, with all that goes with them."""
+        keys = sorted(row[0] for row in seen[: self._left()])
+        files = files_of(self.retention)
+        taken, gone = Taken(), _Gone()
+        own = family(self.retention)
+        with self._begin(PARENT_PATIENCE_MS) as connection:
+            held = list(connection.execute(self._statements.rows, self._values(keys=keys)).scalars())
+            # By a statement that begins when they are held: it sees what refers to them by now.
+            found = connection.execute(own.due, self._values(keys=held)).all() if held else []
+            if found and files is not None:
+                found, taken = self._without_busy(connection, files, found)
+            due = [row[0] for row in found]
+            if due:
+                gone.most_bytes = archive.MOST_BYTES if len(due) > 1 else None
+                gone.until = [row[1] for row in found]
+                self._refers(connection, gone, self.retention.refers, self.policy.table, due)
+                taken.rows = self._own(connection, gone, due)
+                self._finish(connection, gone, taken.rows, files)
+            elif keys:
+                taken.remaining = self._still_due(connection, keys)
+        self._clear_again(due)
+        began = perf_counter()
+        self._delete_objects(gone, taken)
+        # Or a slow store, or a look at keys without an index, would make batches ever smaller.
+        taken.seconds_after = perf_counter() - began
+        return taken
+
+    # -- the parts of a batch -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _begin(self, patience_ms: int) -> Iterator[Connection]:
+        with begin(HOLD_PATIENCE_MS, CHANGE_MS) as connection:
+            connection.execute(_LOCK)
+            connection.execute(_PATIENCE, {"patience": str(patience_ms)})
+            yield connection
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has taken all that it may."""
+        return sum(self.counted) >= self.allowed
+
+    def _clear_again(self, keys: Sequence[Any]) -> None:
+        """Clear references that no foreign key guards, and that were made while the rows were going."""
+        for one in self.retention.refers:
+            if keys and isinstance(one, Changes) and one.to is not None and one.values is None:
+                made = changing(one, of_itself=False)
+                try:
+                    with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
+                        connection.execute(made.change, self._values(keys=keys, going=keys))
+                except (Contested, Refused, DBAPIError) as error:
+                    # The rows have gone, which is to be counted whatever is in the way here.
+                    said = words(error) if isinstance(error, DBAPIError) else str(error)
+                    table = made.table.fullname
+                    log.warning("retention.references_left", policy=self.policy.name, table=table, error=said)
+
+    def _without_busy(
+        self, connection: Connection, files: Files, found: Sequence[Any]
+    ) -> tuple[list[Any], Taken]:
+        """Return those of the due rows whose objects may be deleted now, and how many others there are."""
+        stay, why = pending_deletions.held_back(connection, files, [row[0] for row in found], self.settings)
+        left = [row for row in found if row[0] not in stay]
+        return left, Taken(remaining=len(found) - len(left), error=why)
+
+    def _delete_objects(self, gone: "_Gone", taken: Taken) -> None:
+        """Delete the objects of rows whose deletion is committed. What fails is left to the recovery job."""
+        if not gone.pending:
+            return
+        # Its rows have gone, which is to be counted whatever fails here. A run whose time is over ends then.
+        with suppress(SoftTimeLimitExceeded):
+            object_deleter.delete_objects(
+                self.settings,
+                self.deletions,
+                receipt=gone.receipt,
+                deadline=monotonic() + OBJECT_SECONDS,
+            )
+        if self.deletions.error is not None:
+            taken.error = taken.error or f"objects of deleted rows wait: {self.deletions.error}"
+
+    def _left(self) -> int:
+        if self.spent:
+            raise Enough
+        return self.allowed - sum(self.counted)
+
+    def _still_due(self, connection: Connection, keys: Sequence[Any]) -> int:
+        number: int = connection.execute(self._statements.still_due, self._values(keys=keys)).scalar_one()
+        return number
+
+    def _changed(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Taken:
+        """Take the rows of a policy whose rows go by themselves; by index, or by pages."""
+        assert isinstance(statement, sqlalchemy.Delete)
+        gone = _Gone()
+        most = None if values.get("at_most") == 1 else archive.MOST_BYTES
+        rows = archive.copy_out(connection, statement.returning(ALL), values, most)
+        if rows.num_rows:
+            gone.rows.append((self.policy.table, rows))
+            self._finish(connection, gone, rows.num_rows, None)
+        return Taken(rows=rows.num_rows)
+
+    def _refers(
+        self, connection: Connection, gone: "_Gone", refers: Sequence[Any], table: Table, keys: Sequence[Any]
+    ) -> None:
+        """See to all that refers to the rows of `table` with these keys."""
+        for one in refers:
+            if isinstance(one, Changes):
+                self._change(connection, gone, one, table, keys)
+            elif isinstance(one, Goes):
+                made = going(one)
+                theirs = list(connection.execute(made.keys, {"keys": keys}).scalars())
+                if theirs:
+                    self._refers(connection, gone, one.refers, made.table, theirs)
+                    rows = archive.copy_out(connection, made.delete, {"keys": theirs}, gone.most_bytes)
+                    if rows.num_rows != len(theirs):
+                        raise Refused(f"rows of {made.table.fullname} do not go: a trigger, or a row policy")
+                    gone.rows.append((made.table, rows))
+
+    def _change(
+        self, connection: Connection, gone: "_Gone", one: Changes, table: Table, keys: Sequence[Any]
+    ) -> None:
+        import pyarrow as pa
+
+        made = changing(one, of_itself=table is one.by.property.columns[0].table)
+        values = self._values(keys=keys, going=keys)
+        before = {row[0]: row[1:] for row in connection.execute(made.before, values)}
+        if not before:
+            return
+        after = {row[0]: row[1:] for row in connection.execute(made.change, values)}
+        names = ["id", *made.columns, *(f"{name}{NOW_SUFFIX}" for name in made.columns)]
+        rows = [(key, *before[key], *after[key]) for key in after if key in before]
+        columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
+        gone.changed.append((made.table, pa.table(columns, names=names)))
+
+    def _own(self, connection: Connection, gone: "_Gone", keys: Sequence[Any]) -> int:
+        """Delete, or change, the policy's own rows; return how many."""
+        own = family(self.retention)
+        if own.update is not None:
+            updated = connection.execute(own.update, self._values(keys=keys)).scalars().all()
+            gone.updated = [str(key) for key in sorted(updated)]
+            return len(updated)
+        assert own.delete is not None
+        rows = archive.copy_out(connection, own.delete, self._values(keys=keys), gone.most_bytes)
+        if rows.num_rows != len(keys):
+            raise Refused(f"rows of {self.policy.table.fullname} do not go: a trigger, or a row policy")
+        gone.rows.append((self.policy.table, rows))
+        return int(rows.num_rows)
+
+    def _finish(self, connection: Connection, gone: "_Gone", rows: int, files: "Files | None") -> None:
+        """Archive what was deleted, write the receipt, and note the objects that are to be deleted."""
+        archived = self._archive(gone) if self.archives is not None else []
+        # At the end, for it waits for rollups.
+        self._freeze(connection, gone, files)
+        if files is not None:
+            # What would refuse the rows at the commit refuses them here: nothing is counted that did not go.
+            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            deleted = gone.of(files.table)
+            gone.pending = pending_deletions.prepare(connection, files, deleted)
+        policy = self.retention
+        content = {
+            "app": policy.app,
+            "table": policy.table.fullname,
+            "rule": policy.rule,
+            "cutoff": None if self.after is None else (self.now - self.after).isoformat(),
+            "now": self.now.isoformat(),
+            "period_seconds": None if self.after is None else self.after.total_seconds(),
+            "keys": gone.keys(policy.table),
+            "tables": gone.counts(),
+            "objects": pending_deletions.number_of(gone.pending),
+            "archives": [one.said() for one in archived],
+            "operator": self.operator,
+        }
+        if archived:
+            keys = [one.key for one in archived]
+            noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
+            if noted.rowcount != len(keys):
+                # Its connection to the ledger was lost, not this one.
+                raise ArchiveError("another run has taken this one for dead, and removed its archives")
+        gone.receipt = receipts.append(
+            connection,
+            kind="taken",
+            policy=policy.name,
+            run=self.run,
+            rows=rows,
+            content=content,
+            approval=self.approval,
+        )
+        pending_deletions.note(
+            connection, gone.pending, app=policy.app, policy=policy.name, receipt=gone.receipt
+        )
+        self.counted.append(rows)
+
+    def _freeze(self, connection: Connection, gone: "_Gone", files: "Files | None") -> None:
+        """Freeze the buckets of what was deleted, and of the jobs that will be."""
+        latest = [
+            rollup_guard.latest_of(table, rows, self.closed, self.retention, gone.until)
+            for table, rows in gone.rows
+        ]
+        if files is not None and (ids := gone.ids(files.table)):
+            its = pending_deletions.jobs_of(files.app, ids)
+            latest.append(rollup_guard.latest_in(connection, table_of(AttachmentJob), self.closed, its))
+        rollup_guard.freeze(connection, self.closed, *latest)
+
+    def _archive(self, gone: "_Gone") -> list[Archived]:
+        assert self.archives is not None
+        number = next(self._numbers)
+        about = {"policy": self.policy.name, "run": str(self.run), "now": self.now.isoformat()}
+        archived = []
+        every = [*((*one, False) for one in gone.rows), *((*one, True) for one in gone.changed)]
+        for part, (table, rows, changed) in enumerate(every):
+            name = f"{self.run}-{number:05}-{part}-{table.name}{'-changed' if changed else ''}.parquet"
+            key = f"{self.policy.name}/{self.now:%Y/%m/%d}/{name}"
+            with transaction() as connection:
+                connection.execute(insert(UnfinishedArchive).values(key=key, policy=self.policy.name))
+            archived.append(archive.write(self.archives, key, table.fullname, rows, about, changed=changed))
+        return archived
+
+
+def remove_unfinished(job: str, archives: ObjectStore | None) -> None:
+    """Remove the archives that a crash has left of a policy, or of a table's partitions.
+
+    They are locked meanwhile: a run that was taken for dead, and is not, cannot commit a receipt that names
+    them.
+    """
+    if archives is None:
+        return
+    with transaction() as connection:
+        its = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
+        left = list(connection.execute(its.with_for_update(skip_locked=True)).scalars())
+        if left:
+            archives.delete_many(left)
+            connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))

@@ -1,0 +1,169 @@
+"""The statements of retention on a policy's rows and on what refers to them, made once for each policy."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
+
+from models.platform import AttachmentJob as Job
+from tasks.analytics import rollup_guard
+from tasks.apps import APPS
+from tasks.policies.app import AttachmentTable
+from tasks.policies.columns import table_of
+from tasks.policies.retention import Changes, Goes, Retention, referred
+from tasks.policies.sweep import Delete
+from tasks.sweeps.statements import any_of as _any
+from tasks.sweeps.statements import key_of
+
+#: All columns that the table has, whatever the models know of it.
+ALL: Any = literal_column("*")
+#: What a changed column is called after the change, in the archive.
+NOW_SUFFIX = ":now"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """Statements on a policy's own rows, by their keys: which are due, and what happens to them.
+
+    `due` returns their keys, and, as texts, until when they count in figures, if the policy says that.
+    """
+
+    due: Select[Any]
+    delete: Any
+    update: Any
+
+
+@cache
+def family(policy: Retention) -> Family:
+    """Return the statements on the policy's own rows."""
+    key = key_of(policy.table)
+    these = key == _any(key, "keys")
+    then = policy.then
+    values = (
+        {}
+        if isinstance(then, Delete)
+        else {to.property.columns[0]: value for to, value in then.values.items()}
+    )
+    return Family(
+        due=select(key, cast(policy.until, Text)).where(these, rollup_guard.due(policy)),
+        delete=delete(policy.table).where(these).returning(ALL) if not values else None,
+        update=update(policy.table).where(these).values(values).returning(key) if values else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Going:
+    """Statements on rows that go with others: which they are, by the others' keys, and their end."""
+
+    table: Table
+    keys: Select[Any]
+    delete: Any
+
+
+@cache
+def going(one: Goes) -> Going:
+    """Return the statements on what goes with a row."""
+    by = one.by.property.columns[0]
+    key = key_of(by.table)
+    return Going(
+        table=by.table,
+        keys=select(key).where(by == _any(referred(one), "keys")).order_by(key).with_for_update(nowait=True),
+        delete=delete(by.table).where(key == _any(key, "keys")).returning(ALL),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changing:
+    """Statements on rows that stay when what they refer to goes: what they say before, and the change.
+
+    Both return the key and the columns as texts.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+    before: Any
+    change: Any
+
+
+@cache
+def changing(one: Changes, *, of_itself: bool) -> Changing:
+    """Return the statements on what stays when a row goes."""
+    by = one.by.property.columns[0]
+    key = key_of(by.table)
+    columns = [column.property.columns[0] for column in one.changes()]
+    these: list[Any] = [by == _any(referred(one), "keys")]
+    if of_itself:
+        # Those that go themselves need no change.
+        these.append(key != func.all(bindparam("keys", type_=ARRAY(key.type))))
+    said = [cast(column, Text) for column in (key, *columns)]
+    before: Any = select(*said).where(*these)
+    values = {column.property.columns[0]: value for column, value in one.changes().items()}
+    return Changing(
+        table=by.table,
+        columns=tuple(column.name for column in columns),
+        # In order, so that two of us do not wait for each other.
+        before=before.order_by(key).with_for_update(key_share=True, nowait=True),
+        change=update(by.table).where(*these).values(values).returning(*said),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Files:
+    """The attachments that go with the rows of given keys, or are these rows.
+
+    Attributes:
+        attachments: their table.
+        stores: which stores their objects are in, with the keys of the policy's rows, as `root`.
+        busy: the keys of the policy's rows of whose attachments a worker processes one.
+    """
+
+    app: str
+    attachments: AttachmentTable
+    stores: Select[Any]
+    busy: Select[Any]
+
+    @property
+    def table(self) -> Table:
+        """The table of the attachments."""
+        return table_of(self.attachments.model)
+
+
+@cache
+def files_of(policy: Retention) -> Files | None:
+    """Return the statements on the attachments that go; None if none do."""
+    page = APPS.get(policy.app)
+    if page is None or page.attachments is None or not isinstance(policy.then, Delete):
+        return None
+    attachments: AttachmentTable = page.attachments
+    root = key_of(policy.table)
+    path = policy.path_to(table_of(attachments.model))
+    if path is None:
+        return None
+    joined = [one.by == referred(one) for one in path]
+    joined.append(root == _any(root, "keys"))
+    its_job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
+    return Files(
+        app=policy.app,
+        attachments=attachments,
+        stores=select(attachments.store_name().label("store"), root.label("root")).where(*joined).distinct(),
+        busy=select(root).where(*joined, its_job, leased()),
+    )
+
+
+def leased() -> ColumnElement[bool]:
+    """Return the condition on the jobs of attachments that a live worker processes."""
+    return (Job.state == "running") & (Job.lease_until > func.clock_timestamp())
