@@ -113,7 +113,7 @@ def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Faul
 
 def _window(rollup: Rollup) -> timedelta:
     """Return how old a row may be when its figures are computed the last time, in whole days."""
-    return -(-(rollup.settle + (rollup.revisit or timedelta(0))) // _DAY) * _DAY
+    return -(-(rollup.grace + (rollup.recompute_for or timedelta(0))) // _DAY) * _DAY
 
 
 def _follows(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:

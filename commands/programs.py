@@ -122,7 +122,7 @@ def _served(connection: Connection, settings: Settings) -> dict[str, bool]:
     return {
         name: name not in without
         for name, policy in policies(settings).items()
-        if policy.found is not None and name.partition(".")[0] not in off
+        if policy.index_condition is not None and name.partition(".")[0] not in off
     }
 
 

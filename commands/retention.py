@@ -145,7 +145,7 @@ def _tell(found: "Preview") -> None:
     console.print(
         policy.rule if found.period is None else policy.rule.replace("{after}", spell(found.period))
     )
-    what = "go" if isinstance(policy.then, Delete) else "be changed"
+    what = "go" if isinstance(policy.action, Delete) else "be changed"
     cutoff = f", what is older than {told_time(found.cutoff)}" if found.cutoff else ""
     _line(console, "moment", f"{told_time(found.now)} UTC{cutoff}")
     size = f", {decimal(found.size)} without indexes" if found.rows else ""

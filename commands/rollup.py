@@ -95,7 +95,7 @@ def _cells(standing: lateness.Standing, settings: Settings) -> tuple[str, ...]:
 
 
 def _next_revisit(rollup: Rollup, state: State) -> str:
-    if rollup.revisit is None:
+    if rollup.recompute_for is None:
         return "never"
     if state.revisit_at is None:
         return "–"
@@ -368,8 +368,8 @@ def _conclude(rollup: Rollup, now: datetime, found: _Found, console: Console) ->
         "there → computed."
     )
     console.print(f"Mend it: roomkeeper rollup backfill {rollup.name} --from {days[0]} --to {days[1]}")
-    if rollup.revisit is not None and last.end > now - rollup.revisit:
+    if rollup.recompute_for is not None and last.end > now - rollup.recompute_for:
         console.print(
-            f"What came in late is put right within a day by itself, for {rollup.revisit.days} days."
+            f"What came in late is put right within a day by itself, for {rollup.recompute_for.days} days."
         )
     raise typer.Exit(1)

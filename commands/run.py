@@ -253,4 +253,4 @@ def _so_far(done: "Done") -> str:
 
 
 def _what(policy: Sweep) -> str:
-    return "deleted" if isinstance(policy.then, Delete) else "changed"
+    return "deleted" if isinstance(policy.action, Delete) else "changed"

@@ -57,7 +57,7 @@ class Case:
     @property
     def rows(self) -> int:
         """How many of the stale rows are the policy's own; others go, or change, along with them."""
-        deletes = isinstance(self.policy.then, Delete)
+        deletes = isinstance(self.policy.action, Delete)
         own = [one for one in self.fed.stale if one.place.model is self.policy.model]
         return sum((one.becomes is None) == deletes for one in own)
 

@@ -2,7 +2,7 @@
 
 A run, in this order, each step in a transaction of its own:
 
-1. What the application will overwrite is copied (`Rollup.observe`).
+1. What the application will overwrite is copied (`Rollup.snapshot`).
 2. **Open** buckets are computed, whatever else is left to do: key by key where the rollup says what has
    changed; else as a whole, if the counters of its tables say that anything was written.
 3. Buckets whose time to settle is over are computed as a whole and **closed**: the watermark moves on in the
@@ -117,12 +117,12 @@ def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
     if bucket.end <= state.covered_from:
         return False
     gone = state.frozen_to is not None and bucket.start <= state.frozen_to
-    return gone or (rollup.revisit is None and bucket.end <= state.watermark)
+    return gone or (rollup.recompute_for is None and bucket.end <= state.watermark)
 
 
 def due_by(rollup: Rollup, bucket: Bucket) -> datetime:
     """Return from when on a bucket is to be closed."""
-    return bucket.end + rollup.settle
+    return bucket.end + rollup.grace
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ class Run:
         first = connection.execute(statements(self.rollup).earliest).scalar_one()
         # As far back as late rows may be of; but not where the application has made the figures so far, and
         # nobody can say of what.
-        back = self.now - (self.rollup.revisit or timedelta(0)) if self.rollup.zeros is None else self.now
+        back = self.now - (self.rollup.recompute_for or timedelta(0)) if self.rollup.empty_values is None else self.now
         start = self._bucket(back if first is None else min(first, back)).start
         values = {"name": self.rollup.name, "zone": self.zone, "watermark": start, "covered_from": start}
         connection.execute(insert(RollupState).values(**values).on_conflict_do_nothing())
@@ -199,7 +199,7 @@ class Run:
         """Return the state with which all days are computed anew, but for those whose rows are gone."""
         start = self._bucket(state.covered_from).start
         kept = state.frozen_to
-        if self.rollup.revisit is None:
+        if self.rollup.recompute_for is None:
             closed = state.watermark - timedelta(microseconds=1)
             kept = closed if kept is None else max(kept, closed)
         return replace(
@@ -243,14 +243,14 @@ class Run:
     def _observe(self, connection: Connection, state: State) -> None:
         since = state.ticked_at or CLOCKS_SET
         values = {"now": self.now, "since": since}
-        for statement in self.rollup.observe:
+        for statement in self.rollup.snapshot:
             connection.execute(statement, values)
         paused = self.now - since > PAUSE
         long_ago = state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
-        if self.rollup.survey and (paused or long_ago):
+        if self.rollup.daily_snapshot and (paused or long_ago):
             try:
                 with connection.begin_nested():
-                    for statement in self.rollup.survey:
+                    for statement in self.rollup.daily_snapshot:
                         connection.execute(statement, values)
             except DBAPIError as error:
                 if is_unavailable(error):
@@ -277,7 +277,7 @@ class Run:
 
     def _open(self) -> State:
         """Bring the open buckets up to the moment: those that are not to be closed yet."""
-        first = self._bucket(self.now - self.rollup.settle).start
+        first = self._bucket(self.now - self.rollup.grace).start
         with self._transaction() as connection:
             state = self._locked(connection)
             assert state is not None
@@ -335,9 +335,9 @@ class Run:
 
     def _window(self, state: State) -> list[Bucket]:
         """Return the closed buckets that are looked at again."""
-        if self.rollup.revisit is None:
+        if self.rollup.recompute_for is None:
             return []
-        return self._buckets(max(state.covered_from, self.now - self.rollup.revisit), state.watermark)
+        return self._buckets(max(state.covered_from, self.now - self.rollup.recompute_for), state.watermark)
 
     def _revisit_due(self, state: State) -> bool:
         window = self._window(state)
@@ -445,7 +445,7 @@ class Run:
                 self._set(connection, covered_from=start)
 
     def _replace_keys(self, connection: Connection, state: State, todo: Mapping[UUID, datetime]) -> None:
-        oldest = max(state.covered_from, self.now - (self.rollup.revisit or timedelta(0)))
+        oldest = max(state.covered_from, self.now - (self.rollup.recompute_for or timedelta(0)))
         most = self.rollup.keyed.most if self.rollup.keyed is not None else 0
         of: dict[Bucket, list[UUID]] = defaultdict(list)
         for key, since in todo.items():
@@ -485,7 +485,7 @@ class Run:
 
     def _probe(self, connection: Connection) -> str | None:
         real = connection.get_execution_options().get("schema_translate_map") or {}
-        named = [_quoted(feed.table, real, connection) for feed in self.rollup.feeds]
+        named = [_quoted(feed.table, real, connection) for feed in self.rollup.source_tables]
         said: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
         return said if said is not None and said.endswith("/on") else None
 

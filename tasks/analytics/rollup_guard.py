@@ -224,7 +224,7 @@ def freeze(connection: Connection, closed: Closed, *taken: Latest) -> None:
 @cache
 def _feeds(table: Table) -> tuple[tuple[Rollup, tuple[Any, ...]], ...]:
     """Return the rollups that count a table's rows, with their moments."""
-    return tuple((one, feed.at) for one in ROLLUPS.values() for feed in one.feeds if feed.table is table)
+    return tuple((one, feed.at) for one in ROLLUPS.values() for feed in one.source_tables if feed.table is table)
 
 
 @cache
@@ -241,7 +241,7 @@ def _counted(policy: Sweep) -> tuple[_Counted, ...]:
 
 def _taken(policy: Sweep) -> Iterator[tuple[Table, tuple[ColumnElement[bool], ...] | None]]:
     """Yield the tables whose rows a policy takes, and how these belong to its own."""
-    if isinstance(policy.then, Delete):
+    if isinstance(policy.action, Delete):
         yield policy.table, None
     if not isinstance(policy, Retention):
         return

@@ -81,10 +81,10 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
     same = exists().where(*(fresh.c[key] == target.c[key] for key in keys or [bucket]))
     vanished = [*_in_bucket(rollup, only), ~same]
     gone: CTE
-    if rollup.zeros is None:
+    if rollup.empty_values is None:
         gone = delete(target).where(*vanished).returning(literal(1).label("one")).cte("gone")
     else:
-        zeros = {column.property.columns[0].name: value for column, value in rollup.zeros.items()}
+        zeros = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}
         other = or_(*(target.c[name].is_distinct_from(value) for name, value in zeros.items()))
         put_out = update(target).where(*vanished, other).values(zeros)
         gone = put_out.returning(literal(1).label("one")).cte("gone")
@@ -123,15 +123,15 @@ def _differs(rollup: Rollup) -> Select[Any]:
     differ = []
     for name in rollup.figures:
         was: ColumnElement[Any] = there.c[name]
-        if rollup.zeros is not None:
+        if rollup.empty_values is not None:
             # A row of zeros says as much as none.
-            zero = {column.property.columns[0].name: value for column, value in rollup.zeros.items()}[name]
+            zero = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}[name]
             differ.append(func.coalesce(was, zero).is_distinct_from(func.coalesce(fresh.c[name], zero)))
         else:
             differ.append(was.is_distinct_from(fresh.c[name]))
         figures += [was.label(f"{name}_there"), fresh.c[name].label(f"{name}_computed")]
     known = (there.c[bucket].is_not(None), fresh.c[bucket].is_not(None))
-    if rollup.zeros is None:
+    if rollup.empty_values is None:
         differ.append(known[0].is_distinct_from(known[1]))
     return (
         select(
@@ -148,7 +148,7 @@ def _differs(rollup: Rollup) -> Select[Any]:
 
 def _earliest(rollup: Rollup) -> Select[Any]:
     found = []
-    for feed in rollup.feeds:
+    for feed in rollup.source_tables:
         column = feed.at[0]
         aware = getattr(column.type, "timezone", True)
         # Or a clock that was never set would have us compute decades of nothing.

@@ -66,13 +66,13 @@ AUDIOROOMS = App(
             why="A suspended room that nobody resumed in time is over (audiorooms.md, Restore Rooms on "
             "Startup and Mark Room as Inactive).",
             due=and_(AudioRoom.active.is_(True), AudioRoom.suspended_until < NOW),
-            then=Update({AudioRoom.active: False}),
+            action=Update({AudioRoom.active: False}),
             every=timedelta(minutes=1),
-            along=(
+            related=(
                 Along(
                     model=RoomParticipant,
                     of=and_(RoomParticipant.room_id == AudioRoom.id, _OPEN),
-                    then=Update({RoomParticipant.left_at: func.greatest(_JOINED, AudioRoom.suspended_until)}),
+                    action=Update({RoomParticipant.left_at: func.greatest(_JOINED, AudioRoom.suspended_until)}),
                 ),
             ),
             event=Event(
@@ -91,7 +91,7 @@ AUDIOROOMS = App(
                 _OPEN,
                 ~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
             ),
-            then=Update({RoomParticipant.left_at: func.coalesce(func.greatest(_JOINED, END), NOW)}),
+            action=Update({RoomParticipant.left_at: func.coalesce(func.greatest(_JOINED, END), NOW)}),
             every=timedelta(minutes=1),
             event=Event(
                 name="user-left",
@@ -118,7 +118,7 @@ AUDIOROOMS = App(
                 ~_in_the_room(OTHER, recent(OTHER_LEFT)),
                 ~_in_the_room(AuditLog, recent(AuditLog.created_at)),
             ),
-            then=Update(
+            action=Update(
                 {
                     RoomParticipant.left_at: func.greatest(
                         _JOINED, func.least(NOW, LAST, of_room(AudioRoom.suspended_until))
@@ -143,7 +143,7 @@ AUDIOROOMS = App(
             "closes the one before.",
             due=and_(_OPEN, exists().where(OTHER.left_at.is_(None), _NEWER)),
             # The next one, open or not: so it does not matter in which order they are closed.
-            then=Update({RoomParticipant.left_at: func.greatest(_JOINED, func.least(NOW, _JOINED_AGAIN))}),
+            action=Update({RoomParticipant.left_at: func.greatest(_JOINED, func.least(NOW, _JOINED_AGAIN))}),
             every=timedelta(minutes=1),
         ),
         Sweep(
@@ -153,10 +153,10 @@ AUDIOROOMS = App(
             why="Two clocks that differ (audiorooms.md, Track Participant Leaves): such a stay would count "
             "backwards.",
             due=RoomParticipant.left_at < _JOINED,
-            then=Update({RoomParticipant.left_at: _JOINED, RoomParticipant.connection_duration: 0}),
+            action=Update({RoomParticipant.left_at: _JOINED, RoomParticipant.connection_duration: 0}),
             every=timedelta(hours=1),
             # An index cannot compare two columns.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
     ),
     retention=(
@@ -177,12 +177,12 @@ AUDIOROOMS = App(
             why="Who was where and when is not kept for ever; the figures that are made of it are "
             "(audiorooms.md, Update Room Analytics).",
             age=_ENDED,
-            guard=~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
+            where=~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
             # A stay without an end lasted as long as its room.
             until=_ENDED,
             owners=_OWNERS,
             # No index has their ends.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="audiorooms.rooms",
@@ -193,7 +193,7 @@ AUDIOROOMS = App(
             "restored.",
             # A trigger keeps `updated_at`: without one it is as it was made.
             age=func.coalesce(AudioRoom.updated_at, AudioRoom.created_at),
-            guard=AudioRoom.active.is_not(True),
+            where=AudioRoom.active.is_not(True),
             refers=(
                 Stays(
                     RoomParticipant.room_id,
@@ -208,7 +208,7 @@ AUDIOROOMS = App(
             owners=_OWNERS,
             follows=("audiorooms.participants",),
             # The index begins with what is true of nearly all.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
     ),
     rollups=(ROOM_ANALYTICS,),

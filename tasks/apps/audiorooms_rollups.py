@@ -234,7 +234,7 @@ ROOM_ANALYTICS = Rollup(
     bucket=RoomAnalytics.date,
     key=(RoomAnalytics.room_id,),
     select=_of(),
-    feeds=(Feed(RoomParticipant, (RoomParticipant.joined_at, RoomParticipant.left_at)),),
+    source_tables=(Feed(RoomParticipant, (RoomParticipant.joined_at, RoomParticipant.left_at)),),
     every=timedelta(minutes=5),
     keyed=Keyed(
         key=RoomAnalytics.room_id,
@@ -252,17 +252,17 @@ ROOM_ANALYTICS = Rollup(
         )
         .group_by(_ROOM),
     ),
-    observe=(
+    snapshot=(
         _LIST.from_select(
             ["id"], _STAY.where(_LEFT.is_(None), _JOINED < NOW - LISTED_AFTER)
         ).on_conflict_do_nothing(),
     ),
-    survey=(
+    daily_snapshot=(
         _LIST.from_select(["id"], _STAY.where(_LEFT > _JOINED + LISTED_AFTER)).on_conflict_do_nothing(),
         delete(AudioroomsLongStay).where(~exists().where(RoomParticipant.id == AudioroomsLongStay.id)),
     ),
     # The application's own columns are in the same rows.
-    zeros={
+    empty_values={
         RoomAnalytics.peak_listeners: 0,
         RoomAnalytics.total_listen_minutes: 0,
         RoomAnalytics.total_listeners: 0,

@@ -195,13 +195,13 @@ CONNECT = App(
                 UserSession.expires_at < NOW,
                 and_(UserSession.expires_at.is_(None), recent(_UPDATED).is_not(True)),
             ),
-            then=Delete(),
+            action=Delete(),
             every=timedelta(minutes=5),
             after=timedelta(days=30),
             ahead=case((UserSession.expires_at.is_(None), ahead(_UPDATED))),
             # Those without an expiry may be all: an index of them says nothing of their age.
-            quick=UserSession.expires_at < NOW,
-            walk=timedelta(hours=2),
+            indexed=UserSession.expires_at < NOW,
+            full_pass_every=timedelta(hours=2),
         ),
         Sweep(
             name="connect.presence",
@@ -216,7 +216,7 @@ CONNECT = App(
                 ~_IN_A_CALL,
             ),
             # `updated_at` is set by the application's trigger.
-            then=Update({UserSession.status: "offline"}),
+            action=Update({UserSession.status: "offline"}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
             ahead=ahead(_UPDATED),
@@ -234,7 +234,7 @@ CONNECT = App(
                 ),
             ),
             # `responded_at` stays empty: nobody did.
-            then=Update({VideoRequest.status: "expired"}),
+            action=Update({VideoRequest.status: "expired"}),
             every=timedelta(minutes=1),
             after=timedelta(hours=24),
             ahead=case((VideoRequest.expires_at.is_(None), ahead(VideoRequest.requested_at))),
@@ -251,7 +251,7 @@ CONNECT = App(
                 InteractionLog.ended_at.is_(None),
                 or_(InteractionLog.started_at < NOW - AFTER, InteractionLog.started_at > NOW),
             ),
-            then=Update(
+            action=Update(
                 {
                     InteractionLog.ended_at: InteractionLog.started_at + AFTER,
                     InteractionLog.duration_seconds: cast(extract("epoch", AFTER), Integer),
@@ -262,14 +262,14 @@ CONNECT = App(
             after=timedelta(hours=4),
             ahead=ahead(InteractionLog.started_at),
             # The index has all calls of all times: an hour's are read, the walk finds older ones.
-            quick=or_(
+            indexed=or_(
                 and_(
                     InteractionLog.started_at >= NOW - AFTER - timedelta(hours=1),
                     InteractionLog.started_at < NOW - AFTER,
                 ),
                 InteractionLog.started_at > NOW,
             ),
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Sweep(
             name="connect.chat_rooms",
@@ -283,10 +283,10 @@ CONNECT = App(
                 .scalar_subquery()
                 .is_not(True),
             ),
-            then=Update({ChatRoom.is_active: False}),
+            action=Update({ChatRoom.is_active: False}),
             every=timedelta(minutes=5),
             # The index has nearly all of them: most rooms are active.
-            walk=timedelta(hours=3),
+            full_pass_every=timedelta(hours=3),
         ),
     ),
     retention=(
@@ -301,7 +301,7 @@ CONNECT = App(
             age=InteractionLog.started_at,
             # NULL is none of these, for the documented function too: a call of which nobody knows what came
             # may be one that mattered.
-            guard=InteractionLog.outcome.in_(["no_action", "both_left", "timeout"]),
+            where=InteractionLog.outcome.in_(["no_action", "both_left", "timeout"]),
             refers=(
                 Stays(
                     Connection.interaction_log_id,
@@ -312,11 +312,11 @@ CONNECT = App(
             after=timedelta(days=365),
             # The index has all that stay for their connection's sake, of all times: a day's are read, the
             # walk finds older ones.
-            quick=and_(
+            indexed=and_(
                 InteractionLog.started_at >= NOW - AFTER - timedelta(days=1),
                 InteractionLog.started_at < NOW - AFTER,
             ),
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="connect.messages",
@@ -341,7 +341,7 @@ CONNECT = App(
             bucket=ConnectCallsDaily.day,
             key=(ConnectCallsDaily.interaction_type,),
             select=_calls_daily,
-            feeds=(
+            source_tables=(
                 Feed(InteractionLog, (InteractionLog.started_at,)),
                 # It counts with its log, which stays for as long as the connection refers to it.
                 Feed(Connection, (Connection.created_at,)),
@@ -357,7 +357,7 @@ CONNECT = App(
             grain=DAY,
             bucket=ConnectDaily.day,
             select=_daily,
-            feeds=(
+            source_tables=(
                 Feed(InteractionLog, (InteractionLog.started_at,)),
                 Feed(VideoRequest, (VideoRequest.requested_at,)),
                 Feed(Message, (Message.created_at,)),

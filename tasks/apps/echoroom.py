@@ -157,7 +157,7 @@ ECHOROOM = App(
                     recent(TypingIndicator.started_at).is_not(True),
                 ),
             ),
-            then=Delete(),
+            action=Delete(),
             every=timedelta(seconds=5),
             # The default of the table.
             after=timedelta(seconds=10),
@@ -178,7 +178,7 @@ ECHOROOM = App(
             why="People who went without a word (echoroom.md, Cleanup Functions). A message, speaking, "
             "typing and joining are signs of life too: the application hardly ever writes last_active.",
             due=and_(SessionParticipant.is_active.is_(True), ~_alive()),
-            then=Update(
+            action=Update(
                 {
                     SessionParticipant.is_active: False,
                     SessionParticipant.left_at: NOW,
@@ -190,15 +190,15 @@ ECHOROOM = App(
             after=timedelta(minutes=30),
             ahead=_ahead(),
             # The trigger counts them out of their room.
-            parent=SessionParticipant.session_id,
-            along=(
+            lock_first=SessionParticipant.session_id,
+            related=(
                 Along(
                     model=VoiceStatus,
                     of=and_(
                         VoiceStatus.session_id == SessionParticipant.session_id,
                         VoiceStatus.user_id == SessionParticipant.user_id,
                     ),
-                    then=Delete(),
+                    action=Delete(),
                 ),
             ),
             event=Event(
@@ -214,12 +214,12 @@ ECHOROOM = App(
             why="The documented function leaves it behind (echoroom.md, Cleanup Functions). A young one may "
             "be of somebody who is just joining.",
             due=and_(recent(VoiceStatus.last_updated).is_not(True), ~_THERE),
-            then=Delete(),
+            action=Delete(),
             every=timedelta(minutes=1),
             after=timedelta(minutes=1),
             ahead=ahead(VoiceStatus.last_updated),
             # The only indexes are by room and by person.
-            walk=timedelta(minutes=10),
+            full_pass_every=timedelta(minutes=10),
         ),
         Sweep(
             name="echoroom.speaking",
@@ -230,12 +230,12 @@ ECHOROOM = App(
                 SessionParticipant.is_speaking.is_(True),
                 or_(SessionParticipant.is_active.is_not(True), ~_alive()),
             ),
-            then=Update({SessionParticipant.is_speaking: False}),
+            action=Update({SessionParticipant.is_speaking: False}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
             ahead=case((SessionParticipant.is_active.is_(True), _ahead())),
-            quick=and_(SessionParticipant.is_active.is_(True), SessionParticipant.is_speaking.is_(True)),
-            walk=timedelta(minutes=10),
+            indexed=and_(SessionParticipant.is_active.is_(True), SessionParticipant.is_speaking.is_(True)),
+            full_pass_every=timedelta(minutes=10),
             event=Event(
                 name="voice-status",
                 room=SessionParticipant.session_id,
@@ -253,11 +253,11 @@ ECHOROOM = App(
             why="A crash leaves is_speaking on (echoroom.md, voice_status).",
             due=and_(VoiceStatus.is_speaking.is_(True), recent(VoiceStatus.last_updated).is_not(True)),
             # `last_updated` stays: it is a sign of life of the person, not of ours.
-            then=Update({VoiceStatus.is_speaking: False}),
+            action=Update({VoiceStatus.is_speaking: False}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=10),
             ahead=ahead(VoiceStatus.last_updated),
-            walk=timedelta(minutes=10),
+            full_pass_every=timedelta(minutes=10),
             event=Event(
                 name="voice-status",
                 room=VoiceStatus.session_id,
@@ -275,10 +275,10 @@ ECHOROOM = App(
             why="The trigger only adds and subtracts (echoroom.md, Participant Count Management): it goes "
             "below zero, above the maximum, and wrong where a row changes its room.",
             due=_DRIFTED,
-            then=Update({ChatSession.current_participants: _COUNT}),
+            action=Update({ChatSession.current_participants: _COUNT}),
             every=timedelta(minutes=1),
             # Any room may have drifted, whatever an index knows of it.
-            walk=timedelta(minutes=10),
+            full_pass_every=timedelta(minutes=10),
             event=Event(
                 name="participant-count",
                 room=ChatSession.id,
@@ -300,7 +300,7 @@ ECHOROOM = App(
             ),
             owners=_OWNERS,
             # Their indexes begin with the room.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="echoroom.anonymous_users",
@@ -314,7 +314,7 @@ ECHOROOM = App(
             age=func.greatest(
                 User.last_active, User.created_at, User.updated_at, type_=DateTime(timezone=True)
             ),
-            guard=and_(User.is_anonymous.is_(True), ~_person_alive()),
+            where=and_(User.is_anonymous.is_(True), ~_person_alive()),
             refers=(
                 Goes(SessionParticipant.user_id, "CASCADE: who was in a room, and is in none now"),
                 Goes(MessageReaction.user_id, "CASCADE: a reaction is somebody's"),
@@ -327,9 +327,9 @@ ECHOROOM = App(
                 ),
             ),
             owners=_OWNERS,
-            quick=User.last_active < NOW - AFTER,
+            indexed=User.last_active < NOW - AFTER,
             # NULL last_active, too.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
     ),
     rollups=ROLLUPS,

@@ -356,7 +356,7 @@ def _rollup(model: Model, bucket: Column, key: Column, **given: Any) -> Rollup:
         bucket=bucket,
         key=(key,),
         select=_figures(model, bucket, keyed=False),
-        feeds=_FEEDS,
+        source_tables=_FEEDS,
         keyed=Keyed(
             key=key,
             select=_figures(model, bucket, keyed=True),
@@ -365,8 +365,8 @@ def _rollup(model: Model, bucket: Column, key: Column, **given: Any) -> Rollup:
             # Of 2,283 rooms of 5,000 by key: a third of the time of all.
             most=5_000,
         ),
-        observe=OBSERVE,
-        revisit=REVISIT,
+        snapshot=OBSERVE,
+        recompute_for=REVISIT,
         **given,
     )
 
@@ -384,7 +384,7 @@ ROLLUPS = (
         grain=HOUR,
         # What is seen of stays and speakers is seen at a run.
         every=timedelta(minutes=1),
-        settle=timedelta(minutes=10),
+        grace=timedelta(minutes=10),
     ),
     _rollup(
         EchoroomDaily,
@@ -396,6 +396,6 @@ ROLLUPS = (
         "Tables).",
         grain=DAY,
         every=timedelta(minutes=15),
-        settle=timedelta(minutes=10),
+        grace=timedelta(minutes=10),
     ),
 )

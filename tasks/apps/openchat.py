@@ -245,10 +245,10 @@ OPENCHAT = App(
             rule="sessions past expires_at are deleted",
             why="Nobody signs in with them any more (openchat.md, Authentication & User Management).",
             due=Session.expires_at < NOW_UTC,
-            then=Delete(),
+            action=Delete(),
             every=timedelta(minutes=5),
             # No index knows when one expires.
-            walk=timedelta(hours=2),
+            full_pass_every=timedelta(hours=2),
         ),
         Sweep(
             name="openchat.verifications",
@@ -256,9 +256,9 @@ OPENCHAT = App(
             rule="verifications past expires_at are deleted",
             why="An old code verifies nothing (openchat.md, Authentication & User Management).",
             due=Verification.expires_at < NOW_UTC,
-            then=Delete(),
+            action=Delete(),
             every=timedelta(minutes=5),
-            walk=timedelta(hours=2),
+            full_pass_every=timedelta(hours=2),
         ),
         Sweep(
             name="openchat.presence",
@@ -268,7 +268,7 @@ OPENCHAT = App(
             "signs of life too: the application need not write last_seen_at.",
             due=and_(or_(User.is_online.is_(True), User.status.in_(_SEEN_THERE)), ~_alive()),
             # `last_seen_at` stays: they were not seen now.
-            then=Update(
+            action=Update(
                 {
                     User.is_online: False,
                     User.status: case((User.status == "invisible", "invisible"), else_="offline"),
@@ -278,9 +278,9 @@ OPENCHAT = App(
             every=timedelta(minutes=1),
             after=timedelta(minutes=5),
             ahead=_ahead(),
-            quick=User.status.in_([*_SEEN_THERE, "invisible"]),
+            indexed=User.status.in_([*_SEEN_THERE, "invisible"]),
             # Online with a status that says otherwise: 'offline' is its default.
-            walk=timedelta(minutes=30),
+            full_pass_every=timedelta(minutes=30),
         ),
         Sweep(
             name="openchat.mutes",
@@ -289,9 +289,9 @@ OPENCHAT = App(
             why="Nothing else ends a mute (openchat.md, Conversation Participants Table). A muted_until left "
             "behind would end a later mute too, one that is meant to last.",
             due=ConversationParticipant.muted_until < NOW_UTC,
-            then=Update({ConversationParticipant.is_muted: False, ConversationParticipant.muted_until: None}),
+            action=Update({ConversationParticipant.is_muted: False, ConversationParticipant.muted_until: None}),
             every=timedelta(minutes=1),
-            walk=timedelta(minutes=30),
+            full_pass_every=timedelta(minutes=30),
         ),
         Sweep(
             name="openchat.attachments",
@@ -300,7 +300,7 @@ OPENCHAT = App(
             why="Access control and expiration (openchat.md, File Attachments Table). Their objects follow "
             "by retention.",
             due=and_(Attachment.expires_at < NOW_UTC, Attachment.is_deleted.is_not(True)),
-            then=Update(
+            action=Update(
                 {
                     Attachment.is_deleted: True,
                     Attachment.deleted_at: NOW_UTC,
@@ -308,7 +308,7 @@ OPENCHAT = App(
                 }
             ),
             every=timedelta(minutes=5),
-            walk=timedelta(hours=2),
+            full_pass_every=timedelta(hours=2),
         ),
     ),
     retention=(
@@ -319,10 +319,10 @@ OPENCHAT = App(
             why="Soft deletion keeps the object for as long as the row is there (openchat.md, File "
             "Attachments Table); where deleted_at is NULL, updated_at tells.",
             age=_deleted_at(Attachment),
-            guard=Attachment.is_deleted.is_(True),
+            where=Attachment.is_deleted.is_(True),
             owners=_OWNERS,
             # No index knows what is deleted.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="openchat.deleted_messages",
@@ -332,7 +332,7 @@ OPENCHAT = App(
             why="Nobody sees them any more (openchat.md, Enhanced Messages Table); where deleted_at is NULL, "
             "updated_at tells.",
             age=_deleted_at(Message),
-            guard=Message.is_deleted.is_(True),
+            where=Message.is_deleted.is_(True),
             refers=_WITH_A_MESSAGE,
             owners=_OWNERS,
         ),
@@ -349,7 +349,7 @@ OPENCHAT = App(
             .correlate(Message)
             .scalar_subquery(),
             # With the age once more: by it an index finds what is due, and nothing else is looked at.
-            guard=Message.conversation_id.in_(
+            where=Message.conversation_id.in_(
                 select(Conversation.id).where(_GONE_CONVERSATION, Conversation.updated_at < NOW_UTC - AFTER)
             ),
             refers=_WITH_A_MESSAGE,
@@ -363,7 +363,7 @@ OPENCHAT = App(
             why="Nobody sees them any more (openchat.md, Conversations Table); they have no deleted_at, so "
             "updated_at tells.",
             age=Conversation.updated_at,
-            guard=_GONE_CONVERSATION,
+            where=_GONE_CONVERSATION,
             refers=(
                 Stays(
                     Message.conversation_id,
@@ -376,7 +376,7 @@ OPENCHAT = App(
             ),
             owners=_OWNERS,
             follows=("openchat.conversation_messages",),
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="openchat.anonymised_users",
@@ -387,12 +387,12 @@ OPENCHAT = App(
             "where deleted_at is NULL, updated_at tells.",
             age=_deleted_at(User),
             # Once: one who is nobody already stays as they are.
-            guard=and_(
+            where=and_(
                 User.is_deleted.is_(True),
                 or_(*(column.is_distinct_from(value) for column, value in _NOBODY.items())),
             ),
             # Their age stays what it is when `updated_at` is set.
-            then=Update({**_NOBODY, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
+            action=Update({**_NOBODY, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
             refers=(
                 Goes(Session.user_id, "NO ACTION: a token of somebody who is gone"),
                 Goes(Account.user_id, "NO ACTION: a password, or tokens, of somebody who is gone"),
@@ -402,7 +402,7 @@ OPENCHAT = App(
             owners=_OWNERS,
             # An archive would keep what is to be forgotten.
             archive=False,
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="openchat.deleted_users",
@@ -412,7 +412,7 @@ OPENCHAT = App(
             why="A row that is nobody's, and that nobody names, is of no use (openchat.md, Users Table). "
             "Anonymised first, they leave nothing personal in the archive.",
             age=_deleted_at(User),
-            guard=and_(User.is_deleted.is_(True), User.email == _ADDRESS),
+            where=and_(User.is_deleted.is_(True), User.email == _ADDRESS),
             refers=(
                 Stays(Conversation.created_by, "NO ACTION: blocks the deletion"),
                 Stays(Message.sender_id, "NO ACTION: blocks the deletion"),
@@ -439,7 +439,7 @@ OPENCHAT = App(
                 "openchat.deleted_messages",
                 "openchat.deleted_conversations",
             ),
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
     ),
     rollups=OPENCHAT_ROLLUPS,

@@ -51,7 +51,7 @@ OPENCHAT_ROLLUPS = (
         )
         .select_from(_sent)
         .group_by(_said.content_type),
-        feeds=_FEEDS,
+        source_tables=_FEEDS,
     ),
     Rollup(
         name="openchat.daily",
@@ -72,6 +72,6 @@ OPENCHAT_ROLLUPS = (
         )
         .select_from(_sent)
         .having(func.count() > 0),
-        feeds=_FEEDS,
+        source_tables=_FEEDS,
     ),
 )

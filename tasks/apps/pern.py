@@ -91,7 +91,7 @@ def _audit(severity: str, longest: bool = False) -> Retention:
         why="A trail for incidents that nobody edits (pern.md, Compliance: Audit Logs)"
         + ("; security is kept longest." if longest else "."),
         age=AuditLog.created_at,
-        guard=AuditLog.severity == severity,
+        where=AuditLog.severity == severity,
         owners=_OWNERS,
         must_archive=True,
     )
@@ -208,7 +208,7 @@ PERN = App(
             why="A refresh token that is of no use should not lie about (pern.md, Access Control: Session "
             "Management); one that was revoked may be asked about for a while.",
             due=or_(AuthSession.expires_at < NOW, AuthSession.revoked_at < _SINCE),
-            then=Delete(),
+            action=Delete(),
             every=timedelta(minutes=5),
             after=timedelta(days=7),
         ),
@@ -219,11 +219,11 @@ PERN = App(
             why="Nobody may encrypt for an expired key, and old messages still need it (pern.md, Core "
             "Entities: key rotation).",
             due=and_(UserPublicKey.is_active.is_(True), UserPublicKey.expires_at < NOW),
-            then=Update({UserPublicKey.is_active: False, UserPublicKey.updated_at: NOW}),
+            action=Update({UserPublicKey.is_active: False, UserPublicKey.updated_at: NOW}),
             every=timedelta(minutes=5),
             # The index by expires_at has all keys that were ever deactivated, too.
-            quick=UserPublicKey.expires_at >= NOW - timedelta(days=1),
-            walk=timedelta(hours=2),
+            indexed=UserPublicKey.expires_at >= NOW - timedelta(days=1),
+            full_pass_every=timedelta(hours=2),
         ),
         Sweep(
             name="pern.presence",
@@ -238,7 +238,7 @@ PERN = App(
                 ~exists().where(AuthSession.user_id == User.id, recent(AuthSession.updated_at)),
                 ~exists().where(_WRITTEN, recent(Message.created_at)),
             ),
-            then=Update({User.status: "offline", User.updated_at: NOW}),
+            action=Update({User.status: "offline", User.updated_at: NOW}),
             every=timedelta(minutes=1),
             after=timedelta(minutes=5),
             ahead=func.greatest(
@@ -271,7 +271,7 @@ PERN = App(
                 Conversation, MALFORMED_LIMIT, "message_retention_days is no whole number of days"
             ),
             # Their indexes begin with the conversation.
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         Retention(
             name="pern.messages",
@@ -281,10 +281,10 @@ PERN = App(
             why="Messages do not stay for ever (pern.md, Compliance: Data Retention); a conversation's own "
             "limit stands above the general one.",
             age=Message.created_at,
-            guard=_OWN_LIMIT.is_(None),
+            where=_OWN_LIMIT.is_(None),
             refers=_WITH_A_MESSAGE,
             owners=_OWNERS,
-            walk=timedelta(days=1),
+            full_pass_every=timedelta(days=1),
         ),
         *(_audit(severity) for severity in ("info", "warning", "error", "critical")),
         _audit("security", longest=True),
@@ -301,7 +301,7 @@ PERN = App(
             grain=DAY,
             bucket=PernDaily.day,
             select=_daily,
-            feeds=(
+            source_tables=(
                 Feed(Message, (Message.created_at,)),
                 Feed(MessageStatus, (MessageStatus.delivered_at, MessageStatus.read_at)),
             ),
@@ -321,9 +321,9 @@ PERN = App(
             # No index has this column; those that expired are deleted, so the table stays small.
             .where(_that_day(AuthSession.created_at))
             .having(func.count() > 0),
-            feeds=(Feed(AuthSession, (AuthSession.created_at,)),),
+            source_tables=(Feed(AuthSession, (AuthSession.created_at,)),),
             # `pern.sessions` takes them soon.
-            revisit=None,
+            recompute_for=None,
         ),
         Rollup(
             name="pern.security_daily",
@@ -341,7 +341,7 @@ PERN = App(
             )
             .where(_that_day(AuditLog.created_at))
             .group_by(AuditLog.severity),
-            feeds=(Feed(AuditLog, (AuditLog.created_at,)),),
+            source_tables=(Feed(AuditLog, (AuditLog.created_at,)),),
         ),
     ),
     entities={"user": User, "conversation": Conversation},

@@ -36,7 +36,7 @@ OWN = (
         rule="runs in the ledger older than {after} are deleted",
         why="Some policies run every few seconds; what is older is seen in metrics.",
         due=JobRun.started_at < NOW - AFTER,
-        then=Delete(),
+        action=Delete(),
         every=timedelta(hours=1),
         after=timedelta(days=7),
     ),
@@ -47,7 +47,7 @@ OWN = (
         why="A note goes with its row when that is swept. These are left of rows that the application has "
         "deleted, or that have given another sign.",
         due=FutureTimestamp.expires_at < NOW,
-        then=Delete(),
+        action=Delete(),
         every=timedelta(minutes=10),
     ),
     Sweep(
@@ -56,7 +56,7 @@ OWN = (
         rule="observed stays of `echoroom` that ended more than {after} ago are deleted",
         why=_OBSERVED,
         due=EchoroomStay.left_at < NOW - AFTER,
-        then=Delete(),
+        action=Delete(),
         every=timedelta(hours=1),
         after=timedelta(days=40),
     ),
@@ -66,7 +66,7 @@ OWN = (
         rule="who was seen speaking in `echoroom` more than {after} ago is forgotten",
         why=_OBSERVED,
         due=EchoroomSpeaker.hour < NOW - AFTER,
-        then=Delete(),
+        action=Delete(),
         every=timedelta(hours=1),
         after=timedelta(days=40),
     ),
@@ -87,13 +87,13 @@ OWN = (
         "went, only for a while.",
         age=AttachmentEvent.at,
         # What belongs to no attempt has the number 0: a late detection is told by the attempt after it.
-        guard=~exists().where(
+        where=~exists().where(
             _ITS_JOB,
             or_(AttachmentEvent.actor.is_not(None), AttachmentEvent.attempt >= Job.attempt),
         ),
         owners=_OWNERS,
         # No index has their times.
-        walk=timedelta(days=1),
+        full_pass_every=timedelta(days=1),
     ),
     Retention(
         name="roomkeeper.scan_verdicts",
@@ -103,7 +103,7 @@ OWN = (
         why="They save a scan of the same bytes with the same signatures, which are newer by then. What was "
         "ever called infected or suspicious is remembered.",
         age=ScanVerdict.scanned_at,
-        guard=ScanVerdict.verdict == "clean",
+        where=ScanVerdict.verdict == "clean",
         refers=(
             Stays(
                 Job.sha256,
@@ -114,7 +114,7 @@ OWN = (
         owners=_OWNERS,
         # Nothing that a scan would not tell again.
         archive=False,
-        walk=timedelta(days=1),
+        full_pass_every=timedelta(days=1),
     ),
 )
 
@@ -142,6 +142,6 @@ OWN_ROLLUPS = (
         .where(Job.created_at >= FROM, Job.created_at < TO)
         # By the column: each parameter would be another expression to PostgreSQL.
         .group_by(Job.app, Job.verdict),
-        feeds=(Feed(Job, (Job.created_at,)),),
+        source_tables=(Feed(Job, (Job.created_at,)),),
     ),
 )

@@ -118,7 +118,7 @@ class Retention(Sweep):
         age: what a row's age is told by; a row without it is never due.
         cutoff: before which moment a row has had its time, where the rows say it themselves; NULL for never.
             Otherwise NOW - AFTER.
-        guard: which rows besides; None for all.
+        where: which rows besides; None for all.
         refers: what refers to the table's rows, key by key, with the reason.
         until: until when a row of the table counts in the figures that are made of it, where the latest
             moment of `Feed.at` does not say it.
@@ -135,14 +135,14 @@ class Retention(Sweep):
     age: Any
     owners: Owners
     cutoff: Any = None
-    guard: ColumnElement[bool] | None = None
+    where: ColumnElement[bool] | None = None
     until: Any = None
     refers: tuple[Reference, ...] = ()
     archive: bool = True
     must_archive: bool = False
     ignored: Ignored | None = None
     follows: tuple[str, ...] = ()
-    then: Delete | Update = field(default_factory=Delete)
+    action: Delete | Update = field(default_factory=Delete)
     every: timedelta = timedelta(hours=1)
     due: ColumnElement[bool] = field(init=False)
 
@@ -161,16 +161,16 @@ class Retention(Sweep):
         return self.after is None and self.uses(AFTER)
 
     @property
-    def alone(self) -> bool:
+    def row_local(self) -> bool:
         """Whether rows go by themselves, judged by nothing but themselves and holds."""
         looks = any(isinstance(part, SelectBase) for part in parts_of(self.old_enough()))
-        changes = isinstance(self.then, Update)
+        changes = isinstance(self.action, Update)
         return not (looks or self.refers or self._on_hold_by_look() or changes or self.until is not None)
 
     @property
-    def found(self) -> ColumnElement[bool] | None:
+    def index_condition(self) -> ColumnElement[bool] | None:
         """What an index finds of all that is due."""
-        return self.due if self.walk is None and self.quick is None else self.quick
+        return self.due if self.full_pass_every is None and self.indexed is None else self.indexed
 
     def family(self) -> Iterator[tuple[Goes, ...]]:
         """Yield the paths from the table to each of those whose rows go with its own, parents first."""
@@ -178,20 +178,20 @@ class Retention(Sweep):
 
     def path_to(self, table: Table) -> tuple[Goes, ...] | None:
         """Return the path from the policy's table to one whose rows go; None if those of that one stay."""
-        if table is self.table and isinstance(self.then, Delete):
+        if table is self.table and isinstance(self.action, Delete):
             return ()
         return next((path for path in self.family() if table_of(model_of(path[-1].by)) is table), None)
 
     def tables(self) -> list[Table]:
         """Return the tables whose rows may go."""
-        gone = [] if isinstance(self.then, Update) else [self.table]
+        gone = [] if isinstance(self.action, Update) else [self.table]
         return [*gone, *(table_of(model_of(path[-1].by)) for path in self.family())]
 
     def old_enough(self) -> ColumnElement[bool]:
         """Return which rows have had their time, whatever refers to them and whoever holds them."""
         aware = getattr(self.age.type, "timezone", True)
         cutoff = (NOW if aware else NOW_UTC) - AFTER if self.cutoff is None else self.cutoff
-        return and_(self.age < cutoff, *([] if self.guard is None else [self.guard]))
+        return and_(self.age < cutoff, *([] if self.where is None else [self.where]))
 
     def _due(self) -> ColumnElement[bool]:
         kept = [one for one in self.refers if isinstance(one, Stays)]
@@ -246,7 +246,7 @@ class Retention(Sweep):
 
     def levels(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
         """Yield each table whose rows go, with what is said of references to it."""
-        if isinstance(self.then, Delete):
+        if isinstance(self.action, Delete):
             yield self.table, self.refers
         for path in self.family():
             yield table_of(model_of(path[-1].by)), path[-1].refers

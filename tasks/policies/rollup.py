@@ -69,7 +69,7 @@ FROM_UTC: ColumnElement[Any] = func.timezone("UTC", FROM, type_=DateTime(timezon
 TO_UTC: ColumnElement[Any] = func.timezone("UTC", TO, type_=DateTime(timezone=False))
 #: The keys that are computed, in `Keyed.select`.
 KEYS: ColumnElement[Any] = bindparam("keys", type_=ARRAY(Uuid()))
-#: The moment of the last run, in `Keyed.changed` and `Rollup.observe`.
+#: The moment of the last run, in `Keyed.changed` and `Rollup.snapshot`.
 SINCE: ColumnElement[Any] = bindparam("since", type_=DateTime(timezone=True))
 
 
@@ -134,18 +134,18 @@ class Rollup:
         key: the target's other key columns.
         select: computes one bucket from FROM, TO and NOW: the bucket, the key columns, and the figures, by
             the names of the target's columns. What else the target has is left as it is.
-        feeds: the tables whose rows it counts.
+        source_tables: the tables whose rows it counts.
         every: how often it runs, unless set otherwise.
-        settle: how long after its end a bucket waits for late rows before it is closed.
-        revisit: for how long a closed bucket is computed again, once a day, for what came later still, was
+        grace: how long after its end a bucket waits for late rows before it is closed.
+        recompute_for: for how long a closed bucket is computed again, once a day, for what came later still, was
             corrected or deleted; None where cleanup takes the rows soon after: it is never computed again.
         zone: the time zone whose days are meant.
         late_after: when a bucket that should be closed is not, after how long that is a fault.
         keyed: how open buckets are kept up to date; None: as a whole.
-        observe: statements on NOW and SINCE that copy what the application will overwrite, or find what no
+        snapshot: statements on NOW and SINCE that copy what the application will overwrite, or find what no
             index finds; run before anything is computed.
-        survey: the same, for statements that read whole tables: once a day, and after a pause.
-        zeros: what figures become where a key has none any more, and rows are not ours to delete.
+        daily_snapshot: the same, for statements that read whole tables: once a day, and after a pause.
+        empty_values: what figures become where a key has none any more, and rows are not ours to delete.
     """
 
     name: str
@@ -155,17 +155,17 @@ class Rollup:
     grain: Grain
     bucket: Column
     select: Select[Any]
-    feeds: tuple[Feed, ...]
+    source_tables: tuple[Feed, ...]
     key: tuple[Column, ...] = ()
     every: timedelta = timedelta(minutes=15)
-    settle: timedelta = timedelta(hours=2)
-    revisit: timedelta | None = timedelta(days=35)
+    grace: timedelta = timedelta(hours=2)
+    recompute_for: timedelta | None = timedelta(days=35)
     zone: str = "UTC"
     late_after: timedelta = timedelta(hours=2)
     keyed: Keyed | None = None
-    observe: tuple[Any, ...] = ()
-    survey: tuple[Any, ...] = ()
-    zeros: Mapping[Column, Any] | None = None
+    snapshot: tuple[Any, ...] = ()
+    daily_snapshot: tuple[Any, ...] = ()
+    empty_values: Mapping[Column, Any] | None = None
     figures: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,8 +187,8 @@ class Rollup:
             yield f"{self.table.fullname} has no column {', '.join(unknown)}."
         if not self.figures:
             yield "its select gives no figures."
-        if not self.feeds:
-            yield "say in `feeds` whose rows it counts."
+        if not self.source_tables:
+            yield "say in `source_tables` whose rows it counts."
         for column in (self.bucket, *self.key):
             if table_of(model_of(column)) is not self.table:
                 yield f"{column} is not a column of {self.table.fullname}."
@@ -201,8 +201,8 @@ class Rollup:
         for name in ("every", "late_after"):
             if getattr(self, name) <= timedelta(0):
                 yield f"`{name}` must be longer than nothing."
-        if self.settle < timedelta(0):
-            yield "`settle` must not be negative."
+        if self.grace < timedelta(0):
+            yield "`grace` must not be negative."
         if self.keyed is not None:
             if [column.name for column in self.keyed.select.selected_columns] != named:
                 yield "the select of its keys must give what its select gives."
@@ -227,20 +227,20 @@ class Rollup:
     @property
     def models(self) -> tuple[Model, ...]:
         """The tables whose rows it counts."""
-        return tuple(feed.model for feed in self.feeds)
+        return tuple(feed.model for feed in self.source_tables)
 
     def _statements(self) -> tuple[Any, ...]:
         keyed = self.keyed
         return (
             self.select,
             *(() if keyed is None else (keyed.select, keyed.changed, keyed.live)),
-            *self.observe,
-            *self.survey,
+            *self.snapshot,
+            *self.daily_snapshot,
         )
 
     def needs(self) -> list[Need]:
         """Return what the rollup needs of the database."""
-        read: dict[Table, set[str]] = {feed.table: names_of(feed.at) for feed in self.feeds}
+        read: dict[Table, set[str]] = {feed.table: names_of(feed.at) for feed in self.source_tables}
         for part in parts_of(*self._statements()):
             if not isinstance(part, TableColumn):
                 continue
@@ -250,7 +250,7 @@ class Rollup:
                 read.setdefault(source, set()).add(part.name)
         written = {*self.figures, *names_of([self.bucket, *self.key])}
         rights_on: dict[Table, set[str]] = {table: {"SELECT"} for table in read}
-        for one in (*self.observe, *self.survey):
+        for one in (*self.snapshot, *self.daily_snapshot):
             if isinstance(one, Insert | Update | Delete) and isinstance(one.table, Table):
                 read.setdefault(one.table, set()).update(one.table.c.keys())
                 rights_on.setdefault(one.table, {"SELECT"}).add(type(one).__visit_name__.upper())
@@ -259,5 +259,5 @@ class Rollup:
             for table, names in read.items()
             if table is not self.table
         ]
-        rights = {"SELECT", "INSERT", "UPDATE"} | (set() if self.zeros is not None else {"DELETE"})
+        rights = {"SELECT", "INSERT", "UPDATE"} | (set() if self.empty_values is not None else {"DELETE"})
         return [*needs, Need(self.table, frozenset(written), frozenset(rights))]

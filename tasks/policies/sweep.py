@@ -8,7 +8,7 @@ A policy is a record. It is checked when it is declared: one that would be wrong
         rule="typing indicators past expires_at are deleted",
         why="Nobody types for ever (echoroom.md, Cleanup Functions).",
         due=TypingIndicator.expires_at < NOW,
-        then=Delete(),
+        action=Delete(),
         every=timedelta(seconds=5),
     )
 """
@@ -84,12 +84,12 @@ class Along:
     Attributes:
         model: the other table.
         of: which of its rows go along: a condition on both.
-        then: what happens to them.
+        action: what happens to them.
     """
 
     model: Model
     of: ColumnElement[bool]
-    then: Delete | Update
+    action: Delete | Update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,18 +123,18 @@ class Sweep:
         due: which rows, as a condition on NOW and AFTER that may look into other tables and minds NULLs. Of
             rows that are deleted those that a rollup counts go only when their buckets are closed, besides
             (`tasks/analytics/rollup_guard.py`).
-        then: what happens to them.
+        action: what happens to them.
         every: how often, unless set otherwise.
         after: the period in `due`, unless set otherwise; None where there is none.
         ahead: the latest time of a row that would be a sign of life if it did not lie ahead of NOW; NULL
             where there is none. Such a row, if due otherwise, is due once it has been seen with the same
             time for `after`: it counts as of when it was first seen (`tasks/sweeps/future_timestamps.py`).
-        quick: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
-            serves it, and `walk` finds the rest.
-        walk: in how long the whole table is looked through, some pages at each run, where no index serves
+        indexed: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
+            serves it, and `full_pass_every` finds the rest.
+        full_pass_every: in how long the whole table is looked through, some pages at each run, where no index serves
             `due`, or only one that has nearly all rows.
-        parent: a foreign key of the table to rows that a trigger will touch: they are locked first.
-        along: rows of other tables that change with it.
+        lock_first: a foreign key of the table to rows that a trigger will touch: they are locked first.
+        related: rows of other tables that change with it.
         event: what people see of it.
     """
 
@@ -143,14 +143,14 @@ class Sweep:
     rule: str
     why: str
     due: ColumnElement[bool]
-    then: Delete | Update
+    action: Delete | Update
     every: timedelta
     after: timedelta | None = None
     ahead: ColumnElement[Any] | None = None
-    quick: ColumnElement[bool] | None = None
-    walk: timedelta | None = None
-    parent: Column | None = None
-    along: tuple[Along, ...] = ()
+    indexed: ColumnElement[bool] | None = None
+    full_pass_every: timedelta | None = None
+    lock_first: Column | None = None
+    related: tuple[Along, ...] = ()
     event: Event | None = None
 
     if not TYPE_CHECKING:
@@ -197,21 +197,21 @@ class Sweep:
         ):
             yield "`ahead` is for tables whose key is a uuid."
         advice = f"the first column of one of the table's indexes ({', '.join(first_columns(self.table))})"
-        if self.quick is not None and not served(self.quick, self.table):
-            yield f"no index serves `quick`. Compare {advice} in it with NOW or with plain values."
-        if self.walk is None and not served(self.due, self.table):
+        if self.indexed is not None and not served(self.indexed, self.table):
+            yield f"no index serves `indexed`. Compare {advice} in it with NOW or with plain values."
+        if self.full_pass_every is None and not served(self.due, self.table):
             yield (
                 f"no index of {self.table.fullname} serves `due`. Compare {advice} in it with NOW or with "
-                "plain values, or say in `walk` in how long the table is to be looked through."
+                "plain values, or say in `full_pass_every` in how long the table is to be looked through."
             )
-        if self.walk is not None and self.walk < self.every:
-            yield f"`walk` must not be shorter than `every`, {self.every}, not {self.walk}."
+        if self.full_pass_every is not None and self.full_pass_every < self.every:
+            yield f"`full_pass_every` must not be shorter than `every`, {self.every}, not {self.full_pass_every}."
         for column in self._own_columns():
             if column.property.columns[0].table is not self.table:
                 yield f"{column} is not a column of {self.table.fullname}."
-        if self.parent is not None and not self.parent.property.columns[0].foreign_keys:
-            yield f"`parent` must be a foreign key, and {self.parent} is none."
-        if self.along and isinstance(self.then, Delete):
+        if self.lock_first is not None and not self.lock_first.property.columns[0].foreign_keys:
+            yield f"`lock_first` must be a foreign key, and {self.lock_first} is none."
+        if self.related and isinstance(self.action, Delete):
             yield "nothing can go along with rows that are deleted: a foreign key does that."
 
     @property
@@ -232,36 +232,36 @@ class Sweep:
     @property
     def models(self) -> tuple[Model, ...]:
         """The tables whose rows change."""
-        return (self.model, *(one.model for one in self.along))
+        return (self.model, *(one.model for one in self.related))
 
     @property
-    def found(self) -> ColumnElement[bool] | None:
-        """What an index finds of all that is due: `quick`, or `due` itself; None where none does."""
-        return self.due if self.walk is None and self.quick is None else self.quick
+    def index_condition(self) -> ColumnElement[bool] | None:
+        """What an index finds of all that is due: `indexed`, or `due` itself; None where none does."""
+        return self.due if self.full_pass_every is None and self.indexed is None else self.indexed
 
     @property
-    def alone(self) -> bool:
+    def row_local(self) -> bool:
         """Whether a row is judged and changed by itself, without a look into other rows."""
         looks = any(isinstance(part, SelectBase) for part in _parts(self))
-        return not (looks or self.along or self.parent is not None)
+        return not (looks or self.related or self.lock_first is not None)
 
     def _own_columns(self) -> list[Column]:
-        changed = list(self.then.values) if isinstance(self.then, Update) else []
+        changed = list(self.action.values) if isinstance(self.action, Update) else []
         seen = self.event.columns() if self.event is not None else []
-        return [*changed, *seen, *([] if self.parent is None else [self.parent])]
+        return [*changed, *seen, *([] if self.lock_first is None else [self.lock_first])]
 
     def _changes(self) -> list[tuple[Table, Delete | Update]]:
-        return [(self.table, self.then), *((table_of(one.model), one.then) for one in self.along)]
+        return [(self.table, self.action), *((table_of(one.model), one.action) for one in self.related)]
 
     def _expressions(self) -> Iterator[Any]:
         """Yield all that it says of rows."""
         yield self.due
-        yield from (one for one in (self.quick, self.ahead) if one is not None)
+        yield from (one for one in (self.indexed, self.ahead) if one is not None)
         for _, then in self._changes():
             for column, value in then.values.items() if isinstance(then, Update) else ():
                 yield column.__clause_element__()
                 yield value
-        for one in self.along:
+        for one in self.related:
             yield one.of
         for column in self._own_columns():
             yield column.__clause_element__()
@@ -285,8 +285,8 @@ class Sweep:
         rights = {table: {"SELECT"} for table in read}
         for table, then in self._changes():
             rights[table] |= {"UPDATE", "DELETE"} if isinstance(then, Delete) else {"UPDATE"}
-        if self.parent is not None:
-            (key,) = self.parent.property.columns[0].foreign_keys
+        if self.lock_first is not None:
+            (key,) = self.lock_first.property.columns[0].foreign_keys
             read.setdefault(key.column.table, set()).add(key.column.name)
             rights[key.column.table] = {"SELECT", "UPDATE"}
         return [Need(table, frozenset(names), frozenset(rights[table])) for table, names in read.items()]

@@ -184,7 +184,7 @@ class Retiring(Batches):
     @property
     def alone(self) -> bool:
         """Whether rows are taken by themselves: not if they have objects."""
-        return self.policy.alone and files_of(self.retention) is None
+        return self.policy.row_local and files_of(self.retention) is None
 
     def by_index(self, at_most: int) -> Taken:
         return Batches.by_index(self, min(at_most, self._left()))

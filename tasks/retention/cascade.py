@@ -52,7 +52,7 @@ def family(policy: Retention) -> Family:
     """Return the statements on the policy's own rows."""
     key = key_of(policy.table)
     these = key == _any(key, "keys")
-    then = policy.then
+    then = policy.action
     values = (
         {}
         if isinstance(then, Delete)
@@ -146,7 +146,7 @@ class Files:
 def files_of(policy: Retention) -> Files | None:
     """Return the statements on the attachments that go; None if none do."""
     page = APPS.get(policy.app)
-    if page is None or page.attachments is None or not isinstance(policy.then, Delete):
+    if page is None or page.attachments is None or not isinstance(policy.action, Delete):
         return None
     attachments: AttachmentTable = page.attachments
     root = key_of(policy.table)

@@ -181,7 +181,7 @@ def _statements(
     watch: Callable[[int, int], None],
 ) -> Iterator[tuple[Select[Any], dict[str, Any]]]:
     """Yield what is to be asked, and with what beside the moment."""
-    if policy.found is not None and policy.walk is None and policy.quick is None:
+    if policy.index_condition is not None and policy.full_pass_every is None and policy.indexed is None:
         old = select(key_of(policy.table)).where(policy.old_enough()).limit(AT_ONCE + 1)
         if (
             connection.execute(select(func.count()).select_from(old.subquery()), values).scalar_one()
@@ -336,7 +336,7 @@ def _file_bytes(policy: Retention, rows: FromClause) -> Any:
     page = APPS.get(policy.app)
     attachments = page.attachments if page is not None else None
     table = getattr(rows, "element", rows)
-    if attachments is None or table is not table_of(attachments.model) or not isinstance(policy.then, Delete):
+    if attachments is None or table is not table_of(attachments.model) or not isinstance(policy.action, Delete):
         return None
     return func.coalesce(rows.c[attachments.size.property.columns[0].name], 0)
 

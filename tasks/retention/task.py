@@ -68,7 +68,7 @@ def run(
         if entry is None:
             return None
         moment = now or entry.started_at
-        share = 1.0 if by_hand or policy.walk is None else every(policy, settings) / policy.walk
+        share = 1.0 if by_hand or policy.full_pass_every is None else every(policy, settings) / policy.full_pass_every
         archives = archives_of(policy, settings)
         remove_unfinished(policy.name, archives)
         sweep: Run | None = None

@@ -5,7 +5,7 @@ due rows are looked up first, without locks; batches of them are then locked, an
 still: that statement sees what was committed before the locks were had, so that a sign of life that came in
 between is not overlooked.
 
-Rows that a trigger will touch (`parent`) are locked before, in the order of their keys, those that are free.
+Rows that a trigger will touch (`lock_first`) are locked before, in the order of their keys, those that are free.
 If none is, the first is waited for while nothing else is held. So a sweep, others, and an API service that
 joins, leaves or changes rooms cannot wait for each other in a circle.
 """
@@ -101,7 +101,7 @@ class Batches:
     @property
     def alone(self) -> bool:
         """Whether rows are taken by themselves, without a look at others."""
-        return self.policy.alone
+        return self.policy.row_local
 
     def by_index(self, at_most: int) -> Taken:
         """Take at most so many rows of those that an index finds; for a policy that looks at each alone."""
@@ -163,7 +163,7 @@ class Batches:
         values = self._values(keys=sorted(row[0] for row in seen))
         taken = Taken()
         with self._begin(PARENT_PATIENCE_MS) as connection:
-            if self.policy.parent is not None:
+            if self.policy.lock_first is not None:
                 values["parents"] = self._lock_parents(connection, made, seen)
             held = list(connection.execute(made.rows, values).scalars())
             if held:

@@ -9,7 +9,7 @@ How it goes about it is chosen by what is there:
   together, which is several times faster than by index (`python -m benchmarks.sweep`, beside one DELETE of
   all). So it goes too where rows that cannot be changed stand in the way of others: no page is met twice.
 - **By walking**, where no index serves the policy: each run looks through its share of the table, so that the
-  whole is looked through in the time that its `walk` says, and on for as long as it finds a crowd.
+  whole is looked through in the time that its `full_pass_every` says, and on for as long as it finds a crowd.
 
 Where a run by pages stops, the next one goes on. Each batch is a transaction of its own, of rows that nobody
 else holds (`tasks/sweeps/batch.py`), and so large that it takes as long as its `Pace` says. One that takes
@@ -133,9 +133,9 @@ class Run:
     def go(self) -> Progress:
         """Do it; return what it did. What it raises, it raises between two whole batches."""
         whole = False
-        if self._policy.found is not None:
-            whole = self._by_index() or self._ahead() if self._batches.alone else self._by_looking()
-        if (whole or self._policy.walk) and not self.progress.more:
+        if self._policy.index_condition is not None:
+            whole = self._by_index() or self._ahead() if self._batches.row_local else self._by_looking()
+        if (whole or self._policy.full_pass_every) and not self.progress.more:
             found = self.progress.remaining
             self.progress.remaining = 0
             self._by_pages(1.0 if whole else self._share)
@@ -146,8 +146,8 @@ class Run:
     def foresee(self, at_most: int) -> int:
         """Count what it would take, up to a number or a little more; changes nothing."""
         batches = self._batches
-        found = batches.due_by_index(at_most) if self._policy.found is not None else 0
-        if not self._policy.walk:
+        found = batches.due_by_index(at_most) if self._policy.index_condition is not None else 0
+        if not self._policy.full_pass_every:
             return found
         pages, place = self._extent()
         seen = walked = 0
@@ -222,7 +222,7 @@ class Run:
                     place = first
                     return
                 seen += place - first
-                # A row here and there has the time that `walk` says; a crowd is no share of a run.
+                # A row here and there has the time that `full_pass_every` says; a crowd is no share of a run.
                 crowd = self.progress.rows - rows >= place - first
                 idle = 0 if crowd else idle + place - first
                 place %= pages
@@ -238,7 +238,7 @@ class Run:
         """Take what is due on these pages; says `more` where time was over before all of it was taken."""
         batches = self._batches
         try:
-            if self._batches.alone:
+            if self._batches.row_local:
                 taken = self._batch(partial(batches.on_pages, first, last), self._pages)
                 if not taken.rows:
                     self._pages.learn(0)

@@ -130,7 +130,7 @@ def unserved(connection: Connection, policies: Iterable[Sweep], schemas: Mapping
 
     What cannot be known is not judged: the indexes behind a view or a foreign table.
     """
-    asked = [policy for policy in policies if policy.found is not None]
+    asked = [policy for policy in policies if policy.index_condition is not None]
     tables = read(connection, {policy.table for policy in asked}, schemas)
     found = []
     for policy in asked:
@@ -144,7 +144,7 @@ def unserved(connection: Connection, policies: Iterable[Sweep], schemas: Mapping
 
 
 def _serves(part: Part, policy: Sweep) -> bool:
-    return served(policy.found, policy.table, part.usable)
+    return served(policy.index_condition, policy.table, part.usable)
 
 
 def warnings(found: Sequence[Unserved]) -> list[Fault]:
@@ -232,7 +232,7 @@ def _on_all_partitions(connection: Connection, policy: Sweep, real: RealTable) -
     """
     schemas = {real.schema, *(part.schema for part in real.parts)}
     taken = set(connection.scalars(_NAMES, {"schemas": [*schemas]}))
-    wanted = lacking(policy.found, policy.table, declared(policy.table), ()) or ()
+    wanted = lacking(policy.index_condition, policy.table, declared(policy.table), ()) or ()
     statements = [one for shape in wanted for one in _on_tree(shape, policy.table, real, taken)]
     more = len(real.parts) - NAMED
     return " ".join(statements) + (f" And so for {more:,} more partitions." if more > 0 else "")
@@ -267,7 +267,7 @@ def _free(wanted: str, taken: set[str]) -> str:
 def _mend(part: Part, policy: Sweep, real: RealTable) -> Iterator[str]:
     """Yield the statements after which indexes of the part serve the policy."""
     wanted = (*part.broken, *declared(policy.table))
-    for one in lacking(policy.found, policy.table, wanted, part.usable) or ():
+    for one in lacking(policy.index_condition, policy.table, wanted, part.usable) or ():
         if one in part.broken:
             index = _quoted(part.schema, str(one.name))
             yield f"REINDEX INDEX CONCURRENTLY {index}; (it is invalid; unless it is being built just now)"

@@ -71,7 +71,7 @@ class Statements:
             policy has `ahead`, with those that wait, and last whether they do.
         seen_ahead, seen_ahead_on_pages: the same of those with a time ahead; None where the policy has none.
         note: notes rows of given keys that wait; `forget` deletes the notes of given rows.
-        parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
+        parents: locks those of given keys that are free, in the order of their keys; `lock_first` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
         change: changes given rows, which are locked, if they are due still: their keys, and what is told.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
@@ -111,16 +111,16 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     due = future_timestamps.settled(policy, due_or_waits)
     # What an index finds is due as a whole, unless there is a narrower condition.
     # Without a look at what is noted.
-    alone = future_timestamps.none(policy, due_or_waits) if policy.alone else due
-    quick = [] if policy.quick is None else [policy.quick]
+    alone = future_timestamps.none(policy, due_or_waits) if policy.row_local else due
+    quick = [] if policy.indexed is None else [policy.indexed]
     found, found_or_waits = (
-        None if policy.found is None else and_(*quick, condition) for condition in (alone, due_or_waits)
+        None if policy.index_condition is None else and_(*quick, condition) for condition in (alone, due_or_waits)
     )
     key = key_of(table)
     # Retention has all that it deletes.
     moments = [] if isinstance(policy, Retention) else _moments(policy)
     tells = [*(_tells(policy) if told else []), *(moment for _, moment in moments)]
-    parent = policy.parent.property.columns[0] if policy.parent is not None else None
+    parent = policy.lock_first.property.columns[0] if policy.lock_first is not None else None
     home = next(iter(parent.foreign_keys)).column if parent is not None else None
     locked = select(key).where(key == any_of(key, "keys"), due)
     if parent is not None and home is not None:
@@ -129,10 +129,10 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     # Asked of what is found, and of nothing else.
     seen += [] if policy.ahead is None else [future_timestamps.waits(policy).label("waits")]
     # Of rows that stay, others may go on to refer to them; not if what refers to them is to go.
-    stays = isinstance(policy.then, sweep.Update) and not getattr(policy, "refers", ())
+    stays = isinstance(policy.action, sweep.Update) and not getattr(policy, "refers", ())
 
     def changed(which: ColumnElement[bool]) -> Executable:
-        change = _change(table, policy.then).where(which, alone)
+        change = _change(table, policy.action).where(which, alone)
         return change.returning(*tells) if tells else change
 
     def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
@@ -169,10 +169,10 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         if home is None
         else select(home).where(home == bindparam("key", type_=home.type)).with_for_update(key_share=True),
         rows=locked.with_for_update(skip_locked=True, key_share=stays),
-        change=_change(table, policy.then)
+        change=_change(table, policy.action)
         .where(key == any_of(key, "keys"), due)
         .returning(key.label("swept"), *tells),
-        along=tuple(_along(policy, one) for one in policy.along),
+        along=tuple(_along(policy, one) for one in policy.related),
         still_due=_count(select(key).where(key == any_of(key, "keys"), due)),
         due_on_pages=_count(select(key).where(on_these_pages, alone)),
         due_by_index=None if found is None else _count(select(key).where(found).limit(_AT_MOST)),
@@ -209,7 +209,7 @@ def _along(policy: Sweep, along: Along) -> Executable:
         .with_for_update(skip_locked=True, of=table)
         .cte("free")
     )
-    change = _change(table, along.then).where(key.in_(select(free.c[0])), along.of)
+    change = _change(table, along.action).where(key.in_(select(free.c[0])), along.of)
     return change.where(swept == any_of(swept, "keys"))
 
 
@@ -220,7 +220,7 @@ def _tells(policy: Sweep) -> list[ColumnElement[Any]]:
 
 
 def _moments(policy: Sweep) -> list[tuple[str, ColumnElement[Any]]]:
-    if not isinstance(policy.then, sweep.Delete):
+    if not isinstance(policy.action, sweep.Delete):
         return []
     return [
         (name, moment.label(f"moment_{n}"))

@@ -61,9 +61,9 @@ def run(
             after(policy, settings),
             tells,
             rolled_up,
-            looked_at=max(turn, policy.walk or turn),
+            looked_at=max(turn, policy.full_pass_every or turn),
         )
-        share = 1.0 if by_hand or policy.walk is None else turn / policy.walk
+        share = 1.0 if by_hand or policy.full_pass_every is None else turn / policy.full_pass_every
         sweep = Run(batches, longest.total_seconds(), share=share, after_batch=after_batch)
         try:
             progress = sweep.go()

@@ -107,7 +107,7 @@ class Echoroom:
         """Observe as a run of the rollup does; return how many rows of ours were written."""
         since = self.ticked_at(rollup)
         written = 0
-        for statement in rollup.observe:
+        for statement in rollup.snapshot:
             result = self.connection.execute(
                 statement, {"now": now, "since": since}, execution_options={"preserve_rowcount": True}
             )

@@ -212,7 +212,7 @@ def test_a_run_that_ended_before_it_was_noted(echoroom: Echoroom, place: Place) 
     """What it saw is there, and not that it ran."""
     echoroom.observe(HOURLY, BEGIN - DAY)
     echoroom.join(*place, BEGIN)
-    for statement in HOURLY.observe:
+    for statement in HOURLY.snapshot:
         echoroom.connection.execute(statement, {"now": NOW, "since": None})
     echoroom.vanish(*place)
     echoroom.observe(HOURLY, NOW + HOUR)

@@ -33,7 +33,7 @@ from workers.db import get_engine
 
 ROOMS = ROLLUPS["audiorooms.room_analytics"]
 #: One without keys, of one table.
-EVENTS = replace(ROLLUPS["pern.security_daily"], revisit=timedelta(days=5), settle=timedelta(hours=2))
+EVENTS = replace(ROLLUPS["pern.security_daily"], recompute_for=timedelta(days=5), grace=timedelta(hours=2))
 TODAY = date(2026, 3, 28)
 MIDNIGHT = datetime(2026, 3, 28, tzinfo=UTC)
 INSTANT = timedelta(microseconds=1)
@@ -220,7 +220,7 @@ def test_days_before_the_window_are_not_looked_at(platform: Platform) -> None:
 
 
 def test_days_whose_rows_go_soon_are_never_computed_again(platform: Platform) -> None:
-    once = replace(EVENTS, revisit=None)
+    once = replace(EVENTS, recompute_for=None)
     log(platform, at(days=-1))
     Run(once, at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
@@ -303,7 +303,7 @@ def test_today_comes_first(platform: Platform) -> None:
 
 
 def test_another_zone_does_not_compute_days_anew_whose_rows_are_gone(platform: Platform) -> None:
-    once = replace(EVENTS, revisit=None)
+    once = replace(EVENTS, recompute_for=None)
     log(platform, at(days=-2, hours=1), at(days=-1, hours=1), at(hours=1))
     Run(once, at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:

@@ -51,7 +51,7 @@ _ROOMS = ROLLUPS["audiorooms.room_analytics"]
         ({"grain": HOUR, "zone": "Europe/Berlin"}, "pern.test: hours are of UTC: give no zone."),
         ({"every": timedelta(0)}, "pern.test: `every` must be longer than nothing."),
         ({"late_after": timedelta(0)}, "pern.test: `late_after` must be longer than nothing."),
-        ({"settle": timedelta(seconds=-1)}, "pern.test: `settle` must not be negative."),
+        ({"grace": timedelta(seconds=-1)}, "pern.test: `grace` must not be negative."),
         ({"keyed": _ROOMS.keyed}, "pern.test: the select of its keys must give what its select gives."),
     ],
 )
@@ -91,7 +91,7 @@ def test_it_says_what_it_counts_and_why(rollup: Rollup) -> None:
         assert APPS[rollup.app].document in rollup.why
     assert rollup.name not in POLICIES
     needed = {need.table for need in rollup.needs()}
-    assert {rollup.table, *(feed.table for feed in rollup.feeds)} <= needed
+    assert {rollup.table, *(feed.table for feed in rollup.source_tables)} <= needed
 
 
 @each_rollup

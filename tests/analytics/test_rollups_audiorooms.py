@@ -29,7 +29,7 @@ from workers.db import get_engine
 
 ROLLUP = ROLLUPS["audiorooms.room_analytics"]
 #: The same, with fewer days to look at again.
-SHORT = replace(ROLLUP, revisit=timedelta(days=12))
+SHORT = replace(ROLLUP, recompute_for=timedelta(days=12))
 DAY0, DAY1, DAY2 = date(2026, 3, 27), date(2026, 3, 28), date(2026, 3, 29)
 MIDNIGHT = datetime(2026, 3, 28, tzinfo=UTC)
 INSTANT = timedelta(microseconds=1)

@@ -66,7 +66,7 @@ def test_a_call_that_never_ended_holds_its_people_until_it_is_closed(platform: P
 
 def test_active_rooms_are_not_all_read_at_once() -> None:
     """Nearly every room is active: by the index on it, a run would read the table."""
-    assert POLICIES["connect.chat_rooms"].found is None
+    assert POLICIES["connect.chat_rooms"].index_condition is None
 
 
 def test_the_periods_are_settings(platform: Platform) -> None:

@@ -154,13 +154,13 @@ def _test(platform: Platform, scenario: Scenario, run: Callable[[bool], Progress
 
 def _by_index(platform: Platform, scenario: Scenario) -> None:
     policy, past = scenario.policy, scenario.past
-    if policy.quick is None or past is None or not scenario.example.indexed:
+    if policy.indexed is None or past is None or not scenario.example.indexed:
         return
     key = key_of(policy.table)
     values: dict[str, Any] = {"now": MOMENT, "after": after(policy, platform.settings)}
     with platform.engine.begin() as connection:
-        found = connection.execute(select(key).where(policy.quick, key == past.key), values).first()
-    assert found is not None, f"{policy.name}: `quick` does not find the row just past its limit"
+        found = connection.execute(select(key).where(policy.indexed, key == past.key), values).first()
+    assert found is not None, f"{policy.name}: `indexed` does not find the row just past its limit"
 
 
 def _fates(scenario: Scenario, expected: Database, after_run: Database) -> None:

@@ -105,7 +105,7 @@ class Example:
         held: by kind of entity, the columns that name whom a legal hold keeps the row for.
         becomes: the values that a due row gets; of other tables, what the first row of the case gets. Where
             it names no column of the policy's table, the row is deleted.
-        indexed: whether `quick`, if there is one, finds the row just past the first limit.
+        indexed: whether `indexed`, if there is one, finds the row just past the first limit.
         period: where the policy's rows say it themselves.
         timeless: whether the moment tells wrong clocks, and nothing else.
     """

@@ -36,11 +36,11 @@ def check(example: Example) -> None:
 
 def _sources_are_the_feeds(example: Example) -> None:
     rollup = example.rollup
-    assert (rollup.revisit is not None) == example.recomputed, (
+    assert (rollup.recompute_for is not None) == example.recomputed, (
         f"{rollup.name}: closed buckets are {'' if example.recomputed else 'not '}to be computed again: "
-        "its Example and its `revisit` differ."
+        "its Example and its `recompute_for` differ."
     )
-    for feed in rollup.feeds:
+    for feed in rollup.source_tables:
         sources = [source for source in example.sources if source.of is feed.model]
         assert sources, f"{rollup.name} counts {feed.table.fullname}: add a source to its Example."
         moments = names_of(column for source in sources for column in source.at)
@@ -76,7 +76,7 @@ class _Contract:
     def check(self) -> None:
         _, bucket, _ = self.rows.buckets
         with _rounds(self.rollup, self.rows.length):
-            closing = bucket.end + self.rollup.settle
+            closing = bucket.end + self.rollup.grace
             self.begin()
             self.killed(closing)
             self.closed(closing)

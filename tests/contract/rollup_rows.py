@@ -156,7 +156,7 @@ class SourceRows:
                     row.gone = True
                 key = table.c[taken[0].source.key]
                 connection.execute(delete(table).where(key.in_([row.key for row in taken])))
-                (feed,) = (feed for feed in self.rollup.feeds if feed.table is table)
+                (feed,) = (feed for feed in self.rollup.source_tables if feed.table is table)
                 moments += [row.values.get(name) for row in taken for name in names_of(feed.at)]
             latest = max(at if at.tzinfo else at.replace(tzinfo=UTC) for at in moments if at is not None)
             freeze(connection, Closed(frozenset({self.rollup.name})), {self.rollup.name: latest})

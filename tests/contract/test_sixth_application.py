@@ -72,7 +72,7 @@ def sweep(sixth: Any, **other: Any) -> Sweep:
         "rule": "notes past shown_until are pinned no more",
         "why": "A made-up rule for tests.",
         "due": (note.shown_until < NOW) & note.pinned.is_(True),
-        "then": Update({note.pinned: False}),
+        "action": Update({note.pinned: False}),
         "every": timedelta(minutes=1),
     }
     return Sweep(**given | other)
@@ -86,7 +86,7 @@ def retention(sixth: Any, **other: Any) -> Retention:
         "rule": "notes older than {after} go with their tags",
         "why": "A made-up rule for tests.",
         "age": note.created_at,
-        "guard": note.pinned.is_not(True),
+        "where": note.pinned.is_not(True),
         "refers": (
             Goes(sixth.Tag.note_id, "CASCADE: nothing without its note"),
             Changes(note.answers, "SET NULL: an answer stays"),
@@ -166,11 +166,11 @@ def test_a_wrong_sweep_is_noticed(platform: Platform, notes: Any) -> None:
             "must stay has pinned = False.*shown_until = None",
             {
                 "due": (past | note.shown_until.is_(None)) & note.pinned.is_(True),
-                "walk": timedelta(minutes=1),
+                "full_pass_every": timedelta(minutes=1),
             },
         ),
-        ("a row that is due is gone", {"then": Delete()}),
-        ("is due has shown_until = None", {"then": Update({note.pinned: False, note.shown_until: None})}),
+        ("a row that is due is gone", {"action": Delete()}),
+        ("is due has shown_until = None", {"action": Update({note.pinned: False, note.shown_until: None})}),
         ("must stay has pinned = False.*pinned = None", {"due": past}),
     )
     for says, values in wrong_sweeps:
@@ -184,8 +184,8 @@ def test_a_wrong_retention_policy_is_noticed(platform: Platform, notes: Any) -> 
     tags, answers, _ = retention(notes).refers
     owners = {note: {"user": (note.author_id,)}, notes.Tag: {}, notes.Link: {}}
     wrong: tuple[dict[str, Any], ...] = (
-        {"guard": None},
-        {"guard": note.pinned.is_(False)},
+        {"where": None},
+        {"where": note.pinned.is_(False)},
         {"owners": {note: {}, notes.Tag: {}}},
         {"cutoff": NOW - AFTER + timedelta(microseconds=1)},
         {"refers": (tags, answers, Goes(notes.Link.note_id, "CASCADE: wrong"))},

@@ -269,8 +269,8 @@ def test_where_no_index_serves_each_run_walks_its_share(platform: Platform) -> N
         rule="what is muted is deleted",
         why="For this test (echoroom.md, voice_status).",
         due=VoiceStatus.is_muted.is_(True),
-        walk=timedelta(minutes=1),
-        then=Delete(),
+        full_pass_every=timedelta(minutes=1),
+        action=Delete(),
         every=timedelta(seconds=5),
     )
     platform.sql(
@@ -450,7 +450,7 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
                 with transaction() as connection:
                     rolled_up = rollup_guard.ask(connection, [policy], platform.settings, NOW)
                 run_by = Batches(policy, NOW, policy.after, closed=rolled_up)
-                if policy.found is not None:
+                if policy.index_condition is not None:
                     run_by.by_index(5)
                 run_by.on_pages(0, 1)
             platform.sql("DROP OWNED BY sweeper")
@@ -463,9 +463,9 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
 
 def test_a_policy_that_walks_goes_by_no_index() -> None:
     """Even if one would serve it: nearly all rows may be in it."""
-    assert POLICIES["connect.chat_rooms"].found is None
-    assert POLICIES["connect.calls"].found is POLICIES["connect.calls"].quick
-    assert POLICIES["echoroom.typing"].found is POLICIES["echoroom.typing"].due
+    assert POLICIES["connect.chat_rooms"].index_condition is None
+    assert POLICIES["connect.calls"].index_condition is POLICIES["connect.calls"].indexed
+    assert POLICIES["echoroom.typing"].index_condition is POLICIES["echoroom.typing"].due
 
 
 def test_rows_that_are_refused_do_not_stand_in_the_way_of_those_behind_them(platform: Platform) -> None:

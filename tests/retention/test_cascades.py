@@ -95,12 +95,12 @@ def key_of(one: Reference) -> Key | None:
 
 def faults(policy: Retention) -> Iterator[str]:
     """Yield what is wrong with what a policy says of the rows that it would reach."""
-    deletes = isinstance(policy.then, Delete)
+    deletes = isinstance(policy.action, Delete)
     yield from _level(policy.table.fullname, policy.refers, deletes)
     others = {
         other.table.fullname
         for other in RETENTION.values()
-        if isinstance(other.then, Delete) and other.table is not policy.table
+        if isinstance(other.action, Delete) and other.table is not policy.table
     }
     # A file goes with what it is attached to, whatever it says of itself.
     files = {table_of(app.attachments.model).fullname for app in APPS.values() if app.attachments}
@@ -398,7 +398,7 @@ def _in_gone_conversation(world: World) -> dict[str, Any]:
 
 
 def _nobody(world: World) -> dict[str, Any]:
-    then = RETENTION["openchat.anonymised_users"].then
+    then = RETENTION["openchat.anonymised_users"].action
     assert isinstance(then, Update)
     key = uuid4()
     plain = {
@@ -505,11 +505,11 @@ def _living(world: World, table: Table) -> None:
 def _due(world: World, name: str, policy: Retention) -> None:
     row = DUE[name](world)
     world.family(policy.refers, row, OLD if name in OLD_FAMILY else NOW)
-    if isinstance(policy.then, Delete):
+    if isinstance(policy.action, Delete):
         world.go(policy.model, row)
     else:
         world.changed[_row(policy.model, row)] |= {
-            column.property.columns[0].name for column in policy.then.values
+            column.property.columns[0].name for column in policy.action.values
         }
         # Or it goes, when it is nobody.
         world.add(openchat.Message, sender_id=row["id"])

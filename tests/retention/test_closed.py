@@ -326,7 +326,7 @@ def test_what_cleanup_deletes_freezes_buckets_too(platform: Platform, way: str) 
         rule="for a test alone",
         why="for a test alone",
         due=AuditLog.created_at < MOMENT,
-        then=Delete(),
+        action=Delete(),
         every=DAY,
     )
     rolled_up(platform, "pern.security_daily", watermark=CLOSED)
@@ -351,16 +351,16 @@ def test_what_cleanup_deletes_freezes_buckets_too(platform: Platform, way: str) 
 
 def test_nothing_that_figures_need_goes_where_nobody_looks() -> None:
     """Rows that go along with those of a sweep, or by a foreign key, are none that a rollup counts."""
-    fed = {feed.table for rollup in ROLLUPS.values() for feed in rollup.feeds}
+    fed = {feed.table for rollup in ROLLUPS.values() for feed in rollup.source_tables}
     for one in POLICIES.values():
         if isinstance(one, Retention):
             continue
-        along = {table_of(each.model) for each in one.along if isinstance(each.then, Delete)}
+        along = {table_of(each.model) for each in one.related if isinstance(each.action, Delete)}
         cascades = {
             other
             for other in one.table.metadata.tables.values()
             for key in other.foreign_keys
-            if key.column.table is one.table and isinstance(one.then, Delete)
+            if key.column.table is one.table and isinstance(one.action, Delete)
         }
         assert not (along | cascades) & fed, one.name
 

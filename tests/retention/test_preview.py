@@ -256,7 +256,7 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
         assert done is not None
         assert done.rows == found.rows, one.name
         (receipt,) = platform.sql("SELECT * FROM roomkeeper.receipts ORDER BY number DESC LIMIT 1")
-        deletes = isinstance(one.then, Delete)
+        deletes = isinstance(one.action, Delete)
         gone = {one.table.fullname: found.rows} if deletes else {}
         for referring in found.referring:
             if isinstance(referring.one, Goes) and referring.rows:

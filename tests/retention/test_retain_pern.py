@@ -367,6 +367,6 @@ def test_an_audit_log_is_never_edited_and_never_goes_without_an_archive() -> Non
     for severity in SEVERITIES:
         one = policy(f"pern.audit_{severity}")
         assert one.must_archive
-        assert isinstance(one.then, Delete)
+        assert isinstance(one.action, Delete)
     with pytest.raises(SettingsError, match="may do without an archive"):
         enabled(load({"DATABASE_URL": "postgresql://", "ROOMKEEPER_ARCHIVE_OFF": "pern.audit_info"}))

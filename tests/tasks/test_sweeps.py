@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {
     "rule": "what is past is deleted",
     "why": "Because it must (echoroom.md, Cleanup Functions).",
     "due": TypingIndicator.expires_at < NOW,
-    "then": Delete(),
+    "action": Delete(),
     "every": timedelta(seconds=5),
 }
 
@@ -65,18 +65,18 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
             {"due": TypingIndicator.started_at < NOW},
             "echoroom.test: no index of echoroom.typing_indicators serves `due`. Compare the first column of "
             "one of the table's indexes (expires_at, id, session_id) in it with NOW or with plain values, or "
-            "say in `walk` in how long the table is to be looked through.",
+            "say in `full_pass_every` in how long the table is to be looked through.",
         ),
         (
-            {"quick": TypingIndicator.started_at < NOW, "walk": timedelta(hours=1)},
-            "echoroom.test: no index serves `quick`. Compare the first column of one of the table's indexes",
+            {"indexed": TypingIndicator.started_at < NOW, "full_pass_every": timedelta(hours=1)},
+            "echoroom.test: no index serves `indexed`. Compare the first column of one of the table's indexes",
         ),
         (
-            {"walk": timedelta(seconds=4)},
-            "echoroom.test: `walk` must not be shorter than `every`, 0:00:05, not 0:00:04.",
+            {"full_pass_every": timedelta(seconds=4)},
+            "echoroom.test: `full_pass_every` must not be shorter than `every`, 0:00:05, not 0:00:04.",
         ),
         (
-            {"then": Update({User.username: "x"})},
+            {"action": Update({User.username: "x"})},
             "echoroom.test: User.username is not a column of echoroom.typing_indicators.",
         ),
         (
@@ -84,11 +84,11 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
             "echoroom.test: ChatSession.id is not a column of echoroom.typing_indicators.",
         ),
         (
-            {"parent": TypingIndicator.username},
-            "echoroom.test: `parent` must be a foreign key, and TypingIndicator.username is none.",
+            {"lock_first": TypingIndicator.username},
+            "echoroom.test: `lock_first` must be a foreign key, and TypingIndicator.username is none.",
         ),
         (
-            {"along": (Along(model=VoiceStatus, of=VoiceStatus.id.is_(None), then=Delete()),)},
+            {"related": (Along(model=VoiceStatus, of=VoiceStatus.id.is_(None), action=Delete()),)},
             "echoroom.test: nothing can go along with rows that are deleted: a foreign key does that.",
         ),
     ],

@@ -120,7 +120,7 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
     assert without.keys() == {
         name
         for name, policy in policies(platform.settings).items()
-        if policy.found is not None and not name.startswith("openchat.")
+        if policy.index_condition is not None and not name.startswith("openchat.")
     }
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
@@ -201,7 +201,7 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
     assert set(told("lag_limit_seconds")) == set(rollups(platform.settings))
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    settle = ROLLUPS[name].settle
+    settle = ROLLUPS[name].grace
     for watermark, lag in (
         (today, timedelta(0)),
         (today - timedelta(days=3), now - (today - timedelta(days=2) + settle)),

@@ -157,7 +157,7 @@ def _written(found: Found, asked: Asked) -> Iterator[str]:
             "column NOT NULL."
         )
     for name, policy in POLICIES.items():
-        changes = policy.then.values if isinstance(policy.then, Update) else {}
+        changes = policy.action.values if isinstance(policy.action, Update) else {}
         if policy.table is found.table and any(one.property.columns[0].name == age for one in changes):
             yield f"{name} changes {age}: each time, the row would move to another partition."
     for name in asked.restamping:

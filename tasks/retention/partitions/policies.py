@@ -60,7 +60,7 @@ def whole(policy: Retention) -> bool:
     Nor do they have objects, whose deletion would have to be noted row by row.
     """
     plain = policy.cutoff is None and policy.until is None and files_of(policy) is None
-    return isinstance(policy.then, Delete) and not policy.refers and plain
+    return isinstance(policy.action, Delete) and not policy.refers and plain
 
 
 def age_of(table: Table, by: str | None = None) -> str:

@@ -101,7 +101,7 @@ ROLLUP = Rollup(
     grain=DAY,
     bucket=VisitsDaily.day,
     select=_daily(),
-    feeds=(Feed(Visit, (Visit.came_at, Visit.left_at)),),
+    source_tables=(Feed(Visit, (Visit.came_at, Visit.left_at)),),
 )
 
 
@@ -190,7 +190,7 @@ WRONG = (
     ),
     Wrong(
         "it writes to a table of the application",
-        _with(observe=(update(Visit).values(kind="seen").where(Visit.kind == "tea"),)),
+        _with(snapshot=(update(Visit).values(kind="seen").where(Visit.kind == "tea"),)),
         "a run leaves other tables alone; it wrote to sixth.visit",
     ),
     Wrong(
@@ -198,5 +198,5 @@ WRONG = (
         _with(feeds=(Feed(Visit, (Visit.came_at,)),)),
         "rows of sixth.visit count by came_at, left_at, and its `feeds` names came_at",
     ),
-    Wrong("closed days are not computed again", _with(revisit=None), "closed buckets are to be computed"),
+    Wrong("closed days are not computed again", _with(recompute_for=None), "closed buckets are to be computed"),
 )
