@@ -110,7 +110,7 @@ def run(
     """Make the partitions of this month and three ahead, and drop those past retention, archived before."""
     from tasks.eligible_rows import clock
     from tasks.retention import partitions
-    from tasks.retention.safety_limit import Stopped
+    from tasks.retention.safety_limit import ApprovalRequired
 
     settings = get_settings()
     found = _find(settings, table, None)
@@ -138,7 +138,7 @@ def run(
             dry_run=dry_run,
             watch=lambda name, rows: progress.print(f"{name}: {rows:,} rows archived"),
         )
-    except (partitions.PartitionError, Stopped, StoreError) as error:
+    except (partitions.PartitionError, ApprovalRequired, StoreError) as error:
         raise SettingsError(str(error)) from error
     _tell_dropped(done, console, dry_run=dry_run)
     if not made and not done.fates:

@@ -31,7 +31,7 @@ from commands.policies import (
 )
 from models.platform import Approval, Receipt
 from tasks.apps import POLICIES, after
-from tasks.policies.retention import Changes, Goes, Retention
+from tasks.policies.retention import Cascade, Retention, SetValues
 from tasks.policies.sweep import Delete
 from workers.db import transaction
 from workers.settings import LEAST_DAYS, MAX_DAYS, Settings, SettingsError, get_settings, variable
@@ -85,7 +85,7 @@ def preview(
 def _tell_all(settings: Settings) -> None:
     ready(settings)
     # Not before: importing tasks makes the Celery application, which not all commands here need.
-    from tasks.retention.safety_limit import Stopped, allowance
+    from tasks.retention.safety_limit import ApprovalRequired, allowance
 
     table = Table(expand=True)
     table.add_column("policy", no_wrap=True)
@@ -103,7 +103,7 @@ def _tell_all(settings: Settings) -> None:
             try:
                 with transaction() as connection:
                     may = f"{allowance(connection, policy, settings).rows:,}"
-            except Stopped:
+            except ApprovalRequired:
                 may = "nothing: rows were put back"
             off = "; off: " + variable("sweep_off") if name in settings.sweep_off else ""
             period = after(policy, settings)
@@ -176,10 +176,10 @@ def _line(console: Console, name: str, said: str) -> None:
 
 def _referring(one: "Referring") -> tuple[str, str]:
     column = f"{one.table.fullname}.{one.one.by.property.columns[0].name}"
-    if isinstance(one.one, Goes):
+    if isinstance(one.one, Cascade):
         size = f", {decimal(one.size)}" if one.rows else ""
         return "goes along", f"{counted(one.rows)} by {column}{size}"
-    if isinstance(one.one, Changes):
+    if isinstance(one.one, SetValues):
         names = ", ".join(to.property.columns[0].name for to in one.one.changes())
         return "stays, changed", f"{counted(one.rows)} by {column}, at most: {names}"
     return "kept alive", f"{counted(one.rows)}, though old enough, by {column}"

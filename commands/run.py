@@ -21,7 +21,7 @@ from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Delete, Sweep
 from tasks.retention.foreign_keys import UnknownReferenceError
-from tasks.retention.safety_limit import Stopped
+from tasks.retention.safety_limit import ApprovalRequired
 from workers.db import transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
@@ -198,7 +198,7 @@ def _run(
             return retention.run(
                 policy, settings, now=moment, by_hand=True, operator=arguments.myself(), watch=watch
             )
-    except (Stopped, UnknownReferenceError) as reason:
+    except (ApprovalRequired, UnknownReferenceError) as reason:
         raise SettingsError(f"{reason}.") from reason
     except StoreError as error:
         raise SettingsError(f"{str(error).rstrip('.')}.") from error

@@ -190,7 +190,11 @@ class Run:
         first = connection.execute(statements(self.rollup).earliest).scalar_one()
         # As far back as late rows may be of; but not where the application has made the figures so far, and
         # nobody can say of what.
-        back = self.now - (self.rollup.recompute_for or timedelta(0)) if self.rollup.empty_values is None else self.now
+        back = (
+            self.now - (self.rollup.recompute_for or timedelta(0))
+            if self.rollup.empty_values is None
+            else self.now
+        )
         start = self._bucket(back if first is None else min(first, back)).start
         values = {"name": self.rollup.name, "zone": self.zone, "watermark": start, "covered_from": start}
         connection.execute(insert(RollupState).values(**values).on_conflict_do_nothing())

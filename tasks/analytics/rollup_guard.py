@@ -224,7 +224,9 @@ def freeze(connection: Connection, closed: Closed, *taken: Latest) -> None:
 @cache
 def _feeds(table: Table) -> tuple[tuple[Rollup, tuple[Any, ...]], ...]:
     """Return the rollups that count a table's rows, with their moments."""
-    return tuple((one, feed.at) for one in ROLLUPS.values() for feed in one.source_tables if feed.table is table)
+    return tuple(
+        (one, feed.at) for one in ROLLUPS.values() for feed in one.source_tables if feed.table is table
+    )
 
 
 @cache

@@ -125,7 +125,9 @@ def _differs(rollup: Rollup) -> Select[Any]:
         was: ColumnElement[Any] = there.c[name]
         if rollup.empty_values is not None:
             # A row of zeros says as much as none.
-            zero = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}[name]
+            zero = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}[
+                name
+            ]
             differ.append(func.coalesce(was, zero).is_distinct_from(func.coalesce(fresh.c[name], zero)))
         else:
             differ.append(was.is_distinct_from(fresh.c[name]))

@@ -10,8 +10,8 @@ from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipan
 from tasks.apps.audiorooms_rollups import ROOM_ANALYTICS
 from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, told
 from tasks.policies.app import App
-from tasks.policies.retention import Changes, Owners, Retention, Stays
-from tasks.policies.sweep import NOW, Along, Event, Sweep, Update, ahead, recent
+from tasks.policies.retention import Owners, Restrict, Retention, SetValues
+from tasks.policies.sweep import NOW, Event, Related, Sweep, Update, ahead, recent
 
 _OPEN = RoomParticipant.left_at.is_(None)
 _JOINED = RoomParticipant.joined_at
@@ -69,10 +69,12 @@ AUDIOROOMS = App(
             action=Update({AudioRoom.active: False}),
             every=timedelta(minutes=1),
             related=(
-                Along(
+                Related(
                     model=RoomParticipant,
                     of=and_(RoomParticipant.room_id == AudioRoom.id, _OPEN),
-                    action=Update({RoomParticipant.left_at: func.greatest(_JOINED, AudioRoom.suspended_until)}),
+                    action=Update(
+                        {RoomParticipant.left_at: func.greatest(_JOINED, AudioRoom.suspended_until)}
+                    ),
                 ),
             ),
             event=Event(
@@ -195,15 +197,17 @@ AUDIOROOMS = App(
             age=func.coalesce(AudioRoom.updated_at, AudioRoom.created_at),
             where=AudioRoom.active.is_not(True),
             refers=(
-                Stays(
+                Restrict(
                     RoomParticipant.room_id,
                     "CASCADE: stays go by a policy of their own, when they are in the figures",
                 ),
-                Changes(
+                SetValues(
                     RoomAnalytics.room_id,
                     "CASCADE: the figures are kept, and would go along. The archive says whose they were",
                 ),
-                Changes(AuditLog.room_id, "SET NULL: the trail has a time of its own; the archive as above"),
+                SetValues(
+                    AuditLog.room_id, "SET NULL: the trail has a time of its own; the archive as above"
+                ),
             ),
             owners=_OWNERS,
             follows=("audiorooms.participants",),

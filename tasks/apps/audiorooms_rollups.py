@@ -33,7 +33,18 @@ from sqlalchemy.dialects.postgresql import insert
 from models.analytics import AudioroomsLongStay
 from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
 from tasks.apps.audiorooms_stays import DEAD_AFTER, SKEW, last_sign
-from tasks.policies.rollup import CLOCKS_SET, DAY, FROM, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
+from tasks.policies.rollup import (
+    CLOCKS_SET,
+    DAY,
+    FROM,
+    KEYS,
+    SINCE,
+    TO,
+    Keyed,
+    Rollup,
+    SourceTable,
+    bucket_of,
+)
 from tasks.policies.sweep import NOW
 
 _ROOM, _JOINED, _LEFT = RoomParticipant.room_id, RoomParticipant.joined_at, RoomParticipant.left_at
@@ -234,7 +245,7 @@ ROOM_ANALYTICS = Rollup(
     bucket=RoomAnalytics.date,
     key=(RoomAnalytics.room_id,),
     select=_of(),
-    source_tables=(Feed(RoomParticipant, (RoomParticipant.joined_at, RoomParticipant.left_at)),),
+    source_tables=(SourceTable(RoomParticipant, (RoomParticipant.joined_at, RoomParticipant.left_at)),),
     every=timedelta(minutes=5),
     keyed=Keyed(
         key=RoomAnalytics.room_id,

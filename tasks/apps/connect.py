@@ -34,8 +34,8 @@ from models.connect import (
 )
 from tasks.policies.app import App
 from tasks.policies.columns import Column
-from tasks.policies.retention import Goes, Owners, Retention, Stays
-from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.retention import Cascade, Owners, Restrict, Retention
+from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
 from tasks.policies.status import ReadMarks
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
@@ -303,7 +303,7 @@ CONNECT = App(
             # may be one that mattered.
             where=InteractionLog.outcome.in_(["no_action", "both_left", "timeout"]),
             refers=(
-                Stays(
+                Restrict(
                     Connection.interaction_log_id,
                     "CASCADE: it would take the connection, its chat room, messages and video requests along",
                 ),
@@ -325,7 +325,9 @@ CONNECT = App(
             why="Messages do not stay for ever (connect.md, Data Retention and Privacy), and no time is "
             "documented. Their room and connection stay.",
             age=Message.created_at,
-            refers=(Goes(MessageReadStatus.message_id, "CASCADE: a mark says nothing without its message"),),
+            refers=(
+                Cascade(MessageReadStatus.message_id, "CASCADE: a mark says nothing without its message"),
+            ),
             owners=_OWNERS,
         ),
     ),
@@ -342,9 +344,9 @@ CONNECT = App(
             key=(ConnectCallsDaily.interaction_type,),
             select=_calls_daily,
             source_tables=(
-                Feed(InteractionLog, (InteractionLog.started_at,)),
+                SourceTable(InteractionLog, (InteractionLog.started_at,)),
                 # It counts with its log, which stays for as long as the connection refers to it.
-                Feed(Connection, (Connection.created_at,)),
+                SourceTable(Connection, (Connection.created_at,)),
             ),
         ),
         Rollup(
@@ -358,9 +360,9 @@ CONNECT = App(
             bucket=ConnectDaily.day,
             select=_daily,
             source_tables=(
-                Feed(InteractionLog, (InteractionLog.started_at,)),
-                Feed(VideoRequest, (VideoRequest.requested_at,)),
-                Feed(Message, (Message.created_at,)),
+                SourceTable(InteractionLog, (InteractionLog.started_at,)),
+                SourceTable(VideoRequest, (VideoRequest.requested_at,)),
+                SourceTable(Message, (Message.created_at,)),
             ),
         ),
     ),

@@ -18,8 +18,8 @@ from models.echoroom import (
 )
 from tasks.apps.echoroom_rollups import ROLLUPS
 from tasks.policies.app import App
-from tasks.policies.retention import Changes, Goes, Owners, Retention
-from tasks.policies.sweep import AFTER, NOW, Along, Delete, Event, Sweep, Update, ahead, recent
+from tasks.policies.retention import Cascade, Owners, Retention, SetValues
+from tasks.policies.sweep import AFTER, NOW, Delete, Event, Related, Sweep, Update, ahead, recent
 
 #: Where a participant gives signs of life in their room, and when.
 _SIGNS: tuple[tuple[Any, Any], ...] = (
@@ -192,7 +192,7 @@ ECHOROOM = App(
             # The trigger counts them out of their room.
             lock_first=SessionParticipant.session_id,
             related=(
-                Along(
+                Related(
                     model=VoiceStatus,
                     of=and_(
                         VoiceStatus.session_id == SessionParticipant.session_id,
@@ -295,8 +295,8 @@ ECHOROOM = App(
             "documented. One without created_at stays.",
             age=ChatMessage.created_at,
             refers=(
-                Goes(MessageReaction.message_id, "CASCADE: a reaction says nothing without its message"),
-                Changes(ChatMessage.reply_to, "SET NULL: who has replied keeps what they wrote"),
+                Cascade(MessageReaction.message_id, "CASCADE: a reaction says nothing without its message"),
+                SetValues(ChatMessage.reply_to, "SET NULL: who has replied keeps what they wrote"),
             ),
             owners=_OWNERS,
             # Their indexes begin with the room.
@@ -316,11 +316,11 @@ ECHOROOM = App(
             ),
             where=and_(User.is_anonymous.is_(True), ~_person_alive()),
             refers=(
-                Goes(SessionParticipant.user_id, "CASCADE: who was in a room, and is in none now"),
-                Goes(MessageReaction.user_id, "CASCADE: a reaction is somebody's"),
-                Goes(TypingIndicator.user_id, "CASCADE: holds their name"),
-                Goes(VoiceStatus.user_id, "CASCADE: nobody speaks"),
-                Changes(
+                Cascade(SessionParticipant.user_id, "CASCADE: who was in a room, and is in none now"),
+                Cascade(MessageReaction.user_id, "CASCADE: a reaction is somebody's"),
+                Cascade(TypingIndicator.user_id, "CASCADE: holds their name"),
+                Cascade(VoiceStatus.user_id, "CASCADE: nobody speaks"),
+                SetValues(
                     ChatMessage.user_id,
                     "SET NULL: what was said is a part of the talk; the key would leave their name there",
                     values={ChatMessage.user_id: None, ChatMessage.sender_name: "Deleted user"},

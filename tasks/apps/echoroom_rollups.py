@@ -42,7 +42,19 @@ from sqlalchemy.dialects.postgresql import insert
 from models.analytics import EchoroomDaily, EchoroomHourly, EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatMessage, ChatSession, MessageReaction, SessionParticipant, VoiceStatus
 from tasks.policies.columns import Column, Model, table_of
-from tasks.policies.rollup import CLOCKS_SET, DAY, FROM, HOUR, KEYS, SINCE, TO, Feed, Keyed, Rollup, bucket_of
+from tasks.policies.rollup import (
+    CLOCKS_SET,
+    DAY,
+    FROM,
+    HOUR,
+    KEYS,
+    SINCE,
+    TO,
+    Keyed,
+    Rollup,
+    SourceTable,
+    bucket_of,
+)
 from tasks.policies.sweep import NOW
 
 _HOURLY, _DAILY = "echoroom.hourly", "echoroom.daily"
@@ -343,10 +355,10 @@ _LIVE = (
     .group_by(_stay.c.room_id)
 )
 _FEEDS = (
-    Feed(EchoroomStay, (EchoroomStay.joined_at, EchoroomStay.left_at)),
-    Feed(EchoroomSpeaker, (EchoroomSpeaker.hour,)),
-    Feed(ChatMessage, (ChatMessage.created_at,)),
-    Feed(MessageReaction, (MessageReaction.created_at,)),
+    SourceTable(EchoroomStay, (EchoroomStay.joined_at, EchoroomStay.left_at)),
+    SourceTable(EchoroomSpeaker, (EchoroomSpeaker.hour,)),
+    SourceTable(ChatMessage, (ChatMessage.created_at,)),
+    SourceTable(MessageReaction, (MessageReaction.created_at,)),
 )
 
 

@@ -22,7 +22,7 @@ from models.openchat import (
 from tasks.apps.openchat_rollups import OPENCHAT_ROLLUPS
 from tasks.policies.app import App, AttachmentTable, Mirror
 from tasks.policies.columns import Column
-from tasks.policies.retention import GOING, Changes, Goes, Owners, Retention, Stays
+from tasks.policies.retention import GOING, Cascade, Owners, Restrict, Retention, SetValues
 from tasks.policies.status import ReadPointers
 from tasks.policies.sweep import AFTER, NOW_UTC, Delete, Sweep, Update, ahead, recent
 
@@ -122,19 +122,19 @@ def _pointer() -> ColumnElement[Any]:
 
 
 _WITH_A_MESSAGE = (
-    Goes(Attachment.message_id, "CASCADE: a file goes with its message, marked as deleted or not"),
-    Changes(
+    Cascade(Attachment.message_id, "CASCADE: a file goes with its message, marked as deleted or not"),
+    SetValues(
         Message.parent_message_id,
         "no foreign key: a reply keeps what it says, and answers nothing",
         # `reply_count` is nobody's: a reply that is deleted has left it when it was marked, if ever.
         to=Message.id,
     ),
-    Changes(
+    SetValues(
         Message.thread_root_id,
         "no foreign key: what was said in the thread stays, and is of none",
         to=Message.id,
     ),
-    Changes(
+    SetValues(
         ConversationParticipant.last_read_message_id,
         "no foreign key: who has read so far has read what was before",
         values={ConversationParticipant.last_read_message_id: _pointer()},
@@ -289,7 +289,9 @@ OPENCHAT = App(
             why="Nothing else ends a mute (openchat.md, Conversation Participants Table). A muted_until left "
             "behind would end a later mute too, one that is meant to last.",
             due=ConversationParticipant.muted_until < NOW_UTC,
-            action=Update({ConversationParticipant.is_muted: False, ConversationParticipant.muted_until: None}),
+            action=Update(
+                {ConversationParticipant.is_muted: False, ConversationParticipant.muted_until: None}
+            ),
             every=timedelta(minutes=1),
             full_pass_every=timedelta(minutes=30),
         ),
@@ -365,11 +367,11 @@ OPENCHAT = App(
             age=Conversation.updated_at,
             where=_GONE_CONVERSATION,
             refers=(
-                Stays(
+                Restrict(
                     Message.conversation_id,
                     "CASCADE: would take messages along that are on hold, and lose their objects",
                 ),
-                Goes(
+                Cascade(
                     ConversationParticipant.conversation_id,
                     "CASCADE: a membership says nothing without its conversation",
                 ),
@@ -394,10 +396,10 @@ OPENCHAT = App(
             # Their age stays what it is when `updated_at` is set.
             action=Update({**_NOBODY, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
             refers=(
-                Goes(Session.user_id, "NO ACTION: a token of somebody who is gone"),
-                Goes(Account.user_id, "NO ACTION: a password, or tokens, of somebody who is gone"),
-                Goes(UserRelationship.from_user_id, "CASCADE: with words of a person to another"),
-                Goes(UserRelationship.to_user_id, "CASCADE: with words of another to the person"),
+                Cascade(Session.user_id, "NO ACTION: a token of somebody who is gone"),
+                Cascade(Account.user_id, "NO ACTION: a password, or tokens, of somebody who is gone"),
+                Cascade(UserRelationship.from_user_id, "CASCADE: with words of a person to another"),
+                Cascade(UserRelationship.to_user_id, "CASCADE: with words of another to the person"),
             ),
             owners=_OWNERS,
             # An archive would keep what is to be forgotten.
@@ -414,23 +416,23 @@ OPENCHAT = App(
             age=_deleted_at(User),
             where=and_(User.is_deleted.is_(True), User.email == _ADDRESS),
             refers=(
-                Stays(Conversation.created_by, "NO ACTION: blocks the deletion"),
-                Stays(Message.sender_id, "NO ACTION: blocks the deletion"),
-                Stays(Message.edited_by, "NO ACTION: blocks the deletion"),
-                Stays(Message.pinned_by, "NO ACTION: blocks the deletion"),
-                Stays(Message.moderated_by, "NO ACTION: blocks the deletion"),
-                Stays(Message.deleted_by, "NO ACTION: blocks the deletion"),
-                Stays(Attachment.uploaded_by, "NO ACTION: blocks the deletion"),
-                Stays(ConversationParticipant.invited_by, "NO ACTION: blocks the deletion"),
+                Restrict(Conversation.created_by, "NO ACTION: blocks the deletion"),
+                Restrict(Message.sender_id, "NO ACTION: blocks the deletion"),
+                Restrict(Message.edited_by, "NO ACTION: blocks the deletion"),
+                Restrict(Message.pinned_by, "NO ACTION: blocks the deletion"),
+                Restrict(Message.moderated_by, "NO ACTION: blocks the deletion"),
+                Restrict(Message.deleted_by, "NO ACTION: blocks the deletion"),
+                Restrict(Attachment.uploaded_by, "NO ACTION: blocks the deletion"),
+                Restrict(ConversationParticipant.invited_by, "NO ACTION: blocks the deletion"),
                 # Gone since they were anonymised; a new one says that somebody is there.
-                Stays(Session.user_id, "NO ACTION: blocks the deletion"),
-                Stays(Account.user_id, "NO ACTION: blocks the deletion"),
-                Stays(
+                Restrict(Session.user_id, "NO ACTION: blocks the deletion"),
+                Restrict(Account.user_id, "NO ACTION: blocks the deletion"),
+                Restrict(
                     ConversationParticipant.user_id,
                     "CASCADE: would take a reader out of the counters of a conversation that goes on",
                 ),
-                Goes(UserRelationship.from_user_id, "CASCADE: a relationship needs two"),
-                Goes(UserRelationship.to_user_id, "CASCADE: a relationship needs two"),
+                Cascade(UserRelationship.from_user_id, "CASCADE: a relationship needs two"),
+                Cascade(UserRelationship.to_user_id, "CASCADE: a relationship needs two"),
             ),
             owners=_OWNERS,
             follows=(

@@ -4,9 +4,9 @@ from sqlalchemy import Boolean, Double, and_, case, cast, extract, func, literal
 
 from models.analytics import OpenchatDaily, OpenchatMessagesDaily
 from models.openchat import Conversation, Message
-from tasks.policies.rollup import DAY, FROM_UTC, TO_UTC, Feed, Rollup, bucket_of
+from tasks.policies.rollup import DAY, FROM_UTC, TO_UTC, Rollup, SourceTable, bucket_of
 
-_FEEDS = (Feed(Message, (Message.created_at,)),)
+_FEEDS = (SourceTable(Message, (Message.created_at,)),)
 
 # No index begins with the time, but one with the conversation: each is asked for what was said in it that
 # day. 20,000 conversations take 0.15 s, however much was said on other days; to read all of 2 million

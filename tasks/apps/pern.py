@@ -39,8 +39,8 @@ from models.pern import (
 )
 from tasks.policies.app import App, AttachmentTable, Mirror
 from tasks.policies.columns import Column
-from tasks.policies.retention import Changes, Goes, Ignored, Owners, Retention
-from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.retention import Cascade, Ignored, Owners, Retention, SetValues
+from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
 from tasks.policies.status import StatusRows
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
@@ -77,9 +77,9 @@ _OWNERS: Owners = {
     AuditLog: {"user": (AuditLog.user_id, AuditLog.resource_id), "conversation": (AuditLog.resource_id,)},
 }
 _WITH_A_MESSAGE = (
-    Goes(MessageStatus.message_id, "CASCADE: a status, or reaction, says nothing without its message"),
-    Goes(Attachment.message_id, "CASCADE: a file goes with its message, its object first"),
-    Changes(Message.reply_to_id, "SET NULL: who has replied keeps what they wrote"),
+    Cascade(MessageStatus.message_id, "CASCADE: a status, or reaction, says nothing without its message"),
+    Cascade(Attachment.message_id, "CASCADE: a file goes with its message, its object first"),
+    SetValues(Message.reply_to_id, "SET NULL: who has replied keeps what they wrote"),
 )
 
 
@@ -302,8 +302,8 @@ PERN = App(
             bucket=PernDaily.day,
             select=_daily,
             source_tables=(
-                Feed(Message, (Message.created_at,)),
-                Feed(MessageStatus, (MessageStatus.delivered_at, MessageStatus.read_at)),
+                SourceTable(Message, (Message.created_at,)),
+                SourceTable(MessageStatus, (MessageStatus.delivered_at, MessageStatus.read_at)),
             ),
         ),
         Rollup(
@@ -321,7 +321,7 @@ PERN = App(
             # No index has this column; those that expired are deleted, so the table stays small.
             .where(_that_day(AuthSession.created_at))
             .having(func.count() > 0),
-            source_tables=(Feed(AuthSession, (AuthSession.created_at,)),),
+            source_tables=(SourceTable(AuthSession, (AuthSession.created_at,)),),
             # `pern.sessions` takes them soon.
             recompute_for=None,
         ),
@@ -341,7 +341,7 @@ PERN = App(
             )
             .where(_that_day(AuditLog.created_at))
             .group_by(AuditLog.severity),
-            source_tables=(Feed(AuditLog, (AuditLog.created_at,)),),
+            source_tables=(SourceTable(AuditLog, (AuditLog.created_at,)),),
         ),
     ),
     entities={"user": User, "conversation": Conversation},

@@ -10,8 +10,8 @@ from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, fu
 from models.analytics import AttachmentsDaily, EchoroomSpeaker, EchoroomStay
 from models.platform import AttachmentEvent, DeadLetter, FutureTimestamp, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
-from tasks.policies.retention import Owners, Retention, Stays
-from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.retention import Owners, Restrict, Retention
+from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep
 
 #: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
@@ -105,7 +105,7 @@ OWN = (
         age=ScanVerdict.scanned_at,
         where=ScanVerdict.verdict == "clean",
         refers=(
-            Stays(
+            Restrict(
                 Job.sha256,
                 "no foreign key: an attachment has this content",
                 to=ScanVerdict.sha256,
@@ -142,6 +142,6 @@ OWN_ROLLUPS = (
         .where(Job.created_at >= FROM, Job.created_at < TO)
         # By the column: each parameter would be another expression to PostgreSQL.
         .group_by(Job.app, Job.verdict),
-        source_tables=(Feed(Job, (Job.created_at,)),),
+        source_tables=(SourceTable(Job, (Job.created_at,)),),
     ),
 )

@@ -1,14 +1,14 @@
 """Makes the outcome of one attempt true: objects first, then the rows, so that a crash can be made good."""
 
 from tasks.attachments import copies, jobs, objects, verdicts
-from tasks.attachments.examine import Desk, Findings
-from tasks.attachments.mirror import Seen
+from tasks.attachments.examine import AttemptContext, Findings
+from tasks.attachments.mirror import AppView
 from tasks.attachments.objects import Addresses, delete_pictures, picture_key, quarantine_name
 from workers.db import transaction
 from workers.storage import ObjectChanged, ObjectStore
 
 
-def conclude(desk: Desk, found: Findings) -> str:
+def conclude(desk: AttemptContext, found: Findings) -> str:
     """Store, publish, withdraw or quarantine; write the rows. Return the outcome in a word or two.
 
     Raises:
@@ -63,7 +63,7 @@ def clear_away(mine: jobs.Claim, store: ObjectStore) -> None:
             store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
 
 
-def _store(desk: Desk, found: Findings) -> Addresses:
+def _store(desk: AttemptContext, found: Findings) -> Addresses:
     """Store the pictures, publish the original; return the addresses of all."""
     mine, store = desk.mine, desk.store
     media_type = found.corrected or mine.media_type
@@ -92,11 +92,11 @@ def _store(desk: Desk, found: Findings) -> Addresses:
     return objects.addresses(store, mine.key, media_type, mine.name, keys)
 
 
-def _picture_keys(desk: Desk, found: Findings) -> dict[str, str]:
+def _picture_keys(desk: AttemptContext, found: Findings) -> dict[str, str]:
     return {name: picture_key(desk.mine.app, desk.mine.id, name) for name in found.pictures}
 
 
-def _values(desk: Desk, found: Findings, addresses: Addresses | None) -> dict[str, object]:
+def _values(desk: AttemptContext, found: Findings, addresses: Addresses | None) -> dict[str, object]:
     """Return what our own row is to say."""
     mine, fetched, version = desk.mine, found.fetched, found.version
     stored = found.stripped or fetched
@@ -123,14 +123,14 @@ def _values(desk: Desk, found: Findings, addresses: Addresses | None) -> dict[st
     }
 
 
-def _seen(desk: Desk, found: Findings, addresses: Addresses | None) -> Seen:
+def _seen(desk: AttemptContext, found: Findings, addresses: Addresses | None) -> AppView:
     """Return what the application is to see."""
     mine, fetched, version = desk.mine, found.fetched, found.version
     stored = found.stripped or fetched
     # Or it was rewritten by an attempt that died before it could tell the row.
     rewritten = found.stripped or (fetched if fetched and fetched.sha256 == mine.rewritten_sha256 else None)
     pictures = addresses.pictures if addresses else {}
-    return Seen(
+    return AppView(
         served=found.outcome == "accepted",
         scanned=version is not None,
         verdict=found.verdict,

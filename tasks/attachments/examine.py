@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from tasks.attachments import draw, identify, jobs, policy, scan, trust, verdicts
 from tasks.attachments.errors import FailedError, NotYetError
-from tasks.attachments.history import Story
+from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import quarantine_name
 from tasks.attachments.scan import Verdict
@@ -66,14 +66,14 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AttemptContext:
     """What an examination works with."""
 
     mine: jobs.Claim
     store: ObjectStore
     folder: Path
     lease: Lease
-    story: Story
+    story: EventLog
     settings: Settings
 
     @contextmanager
@@ -84,7 +84,7 @@ class Desk:
             yield detail
 
 
-def examine(desk: Desk) -> Findings:
+def examine(desk: AttemptContext) -> Findings:
     """Return what is to become of the file.
 
     Raises:
@@ -107,7 +107,7 @@ def examine(desk: Desk) -> Findings:
     return _overridden(desk, found)
 
 
-def _overridden(desk: Desk, found: Findings) -> Findings:
+def _overridden(desk: AttemptContext, found: Findings) -> Findings:
     """Do what an operator has said, in spite of what was found."""
     mine = desk.mine
     if mine.override == "quarantine":
@@ -120,7 +120,7 @@ def _overridden(desk: Desk, found: Findings) -> Findings:
     return found
 
 
-def _released(desk: Desk, found: Findings) -> bool:
+def _released(desk: AttemptContext, found: Findings) -> bool:
     """Say whether an operator wants the file served, knowing this content and this reason against it."""
     mine = desk.mine
     if mine.override != "release" or not found.reason or not (found.fetched and found.fetched.size):
@@ -130,7 +130,7 @@ def _released(desk: Desk, found: Findings) -> bool:
     return same
 
 
-def _look_into(desk: Desk, content: Path, found: Findings) -> None:
+def _look_into(desk: AttemptContext, content: Path, found: Findings) -> None:
     """Find out whether the file may be served, and what is to be shown of it."""
     mine = desk.mine
     assert found.fetched is not None
@@ -184,7 +184,7 @@ def _look_into(desk: Desk, content: Path, found: Findings) -> None:
             detail["pictures"] = sorted(found.pictures)
 
 
-def _fetch(desk: Desk, content: Path) -> tuple[Fetched, bool]:
+def _fetch(desk: AttemptContext, content: Path) -> tuple[Fetched, bool]:
     """Fetch the object. Return whether it came from quarantine, too."""
     mine, limit = desk.mine, desk.settings.max_file_bytes
     try:
@@ -207,7 +207,7 @@ def _mismatch(mine: jobs.Claim, fetched: Fetched) -> tuple[str, str] | None:
     return None
 
 
-def _identify(desk: Desk, content: Path, found: Findings) -> policy.Decision:
+def _identify(desk: AttemptContext, content: Path, found: Findings) -> policy.Decision:
     try:
         seen = identify.parse(_jailed("tasks.attachments.identify:inspect", content, desk))
     except (Jailed, ValueError) as error:
@@ -217,7 +217,7 @@ def _identify(desk: Desk, content: Path, found: Findings) -> policy.Decision:
     return decision
 
 
-def _jailed(work: str, content: Path, desk: Desk, **options: Any) -> dict[str, Any]:
+def _jailed(work: str, content: Path, desk: AttemptContext, **options: Any) -> dict[str, Any]:
     return jail.run(
         work,
         content,
@@ -228,7 +228,7 @@ def _jailed(work: str, content: Path, desk: Desk, **options: Any) -> dict[str, A
     )
 
 
-def _failed(reason: str, error: Exception, desk: Desk) -> NotYetError:
+def _failed(reason: str, error: Exception, desk: AttemptContext) -> NotYetError:
     """Return how an attempt ends whose work in the jail came to nothing."""
     if isinstance(error, Jailed) and error.reason == "jail_closed":
         # The machine's fault: no file can be looked into.
@@ -275,7 +275,7 @@ def _scanner(settings: Settings) -> Iterator[Scanner]:
         raise NotYetError("scanner_unavailable", str(error)) from error
 
 
-def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
+def _strip(desk: AttemptContext, content: Path, found: Findings) -> dict[str, Any]:
     """Take the personal metadata out of the original; return what is to be told of it."""
     assert found.media_type is not None
     try:
@@ -308,7 +308,7 @@ def _strip(desk: Desk, content: Path, found: Findings) -> dict[str, Any]:
     return {"changed": True, "bytes": found.stripped.size, "sha256": digest}
 
 
-def _draw(content: Path, kind: str, desk: Desk, found: Findings) -> None:
+def _draw(content: Path, kind: str, desk: AttemptContext, found: Findings) -> None:
     try:
         drawing = draw.draw(content, desk.folder, desk.settings, kind)
     except draw.DrawingFailedError as error:

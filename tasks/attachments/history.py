@@ -33,7 +33,7 @@ class Event:
 
 
 @dataclass(slots=True)
-class Story:
+class EventLog:
     """What one attempt has done so far. Kept in memory, and written with the attempt's end: a killed worker's
     is told by the job's phase and by whoever takes over."""
 

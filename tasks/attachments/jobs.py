@@ -173,7 +173,7 @@ def wait(
     return "waiting"
 
 
-def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "mirror.Seen") -> bool:
+def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "mirror.AppView") -> bool:
     """Write the outcome into our row and the application's.
 
     Return False when that row is gone or deleted by now: then ours goes too, as in `claim`, unless an

@@ -17,7 +17,7 @@ from tasks.policies.columns import Column, table_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class AppView:
     """The outcome as the application sees it.
 
     `scanned` is whether a scanner has looked into the file; `rewritten` the size and SHA-256 of an original
@@ -56,7 +56,7 @@ def failed(connection: Connection, table: AttachmentTable, row_id: UUID, error: 
     _write(connection, table, row_id, [(to.status, "failed"), (to.error, error), *_unserved(table)])
 
 
-def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen: Seen) -> bool:
+def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen: AppView) -> bool:
     """Write the outcome. Return whether the row is still there, and not deleted meanwhile."""
     to = table.mirror
     values: list[tuple[Column | None, Any]] = [

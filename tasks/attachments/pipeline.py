@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.attachments import jobs
 from tasks.attachments.conclude import clear_away, conclude
 from tasks.attachments.errors import FailedError, NotYetError
-from tasks.attachments.examine import Desk, examine
-from tasks.attachments.history import Story
+from tasks.attachments.examine import AttemptContext, examine
+from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import delete_pictures
 from tasks.policies.app import AttachmentTable
@@ -61,12 +61,12 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
 
 
 def _attempt(mine: jobs.Claim, settings: Settings) -> str:
-    story = Story(mine.app, mine.id, mine.attempt, mine.worker)
+    story = EventLog(mine.app, mine.id, mine.attempt, mine.worker)
     deadline = monotonic() + DATABASE_PATIENCE * settings.task_soft_limit_seconds
     try:
         store = store_for(mine.provider, settings)
         with Lease(mine, settings) as lease, workdir(settings.work_root) as folder:
-            desk = Desk(mine, store, folder, lease, story, settings)
+            desk = AttemptContext(mine, store, folder, lease, story, settings)
             found = examine(desk)
             lease.check()
             outcome = conclude(desk, found)
@@ -111,7 +111,7 @@ def _away(error: StoreError | OSError) -> NotYetError:
     return NotYetError("disk_unavailable", error.strerror or str(error))
 
 
-def _put_off(mine: jobs.Claim, why: NotYetError, story: Story, settings: Settings, deadline: float) -> str:
+def _put_off(mine: jobs.Claim, why: NotYetError, story: EventLog, settings: Settings, deadline: float) -> str:
     """Give the file back, or park it. A database that is away is waited for until the deadline."""
     failed = isinstance(why, FailedError)
     story.add("put off" if not failed else "failed", why=f"{why.reason}: {why.detail}")

@@ -12,8 +12,8 @@ on legal hold, or has something on hold among what would go with it, stays.
         why="...",
         age=Message.created_at,
         refers=(
-            Goes(MessageStatus.message_id, why="CASCADE: a status without its message says nothing"),
-            Changes(Message.reply_to_id, why="SET NULL: replies stay"),
+            Cascade(MessageStatus.message_id, why="CASCADE: a status without its message says nothing"),
+            SetValues(Message.reply_to_id, why="SET NULL: replies stay"),
         ),
         ...
     )
@@ -53,25 +53,25 @@ from workers.inspection import Need
 #: Whose a table's rows are: for each kind of entity that may be on hold, the columns or expressions that name
 #: it. A table whose rows are nobody's has none.
 Owners = Mapping[Model, Mapping[str, tuple[Any, ...]]]
-#: The keys of the rows that go, for the values of `Changes`.
+#: The keys of the rows that go, for the values of `SetValues`.
 GOING: Any = bindparam("going", type_=ARRAY(Uuid()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Goes:
+class Cascade:
     """Rows that refer to a due one by the column `by` go with it, before it; so does what refers to them.
 
-    A policy's family must stay small: what may be thousands is a policy of its own, and `Stays` here.
+    A policy's family must stay small: what may be thousands is a policy of its own, and `Restrict` here.
     """
 
     by: Column
     why: str
-    refers: "tuple[Goes | Changes, ...]" = ()
+    refers: "tuple[Cascade | SetValues, ...]" = ()
     to: Column | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stays:
+class Restrict:
     """A row that others refer to by the column `by` is not due: it goes when they have gone."""
 
     by: Column
@@ -80,7 +80,7 @@ class Stays:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Changes:
+class SetValues:
     """Rows that refer to a due one by the column `by` stay, and get these values.
 
     Attributes:
@@ -98,7 +98,7 @@ class Changes:
         return {self.by: None} if self.values is None else self.values
 
 
-Reference = Goes | Stays | Changes
+Reference = Cascade | Restrict | SetValues
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,11 +172,11 @@ class Retention(Sweep):
         """What an index finds of all that is due."""
         return self.due if self.full_pass_every is None and self.indexed is None else self.indexed
 
-    def family(self) -> Iterator[tuple[Goes, ...]]:
+    def family(self) -> Iterator[tuple[Cascade, ...]]:
         """Yield the paths from the table to each of those whose rows go with its own, parents first."""
         yield from _paths((), self.refers)
 
-    def path_to(self, table: Table) -> tuple[Goes, ...] | None:
+    def path_to(self, table: Table) -> tuple[Cascade, ...] | None:
         """Return the path from the policy's table to one whose rows go; None if those of that one stay."""
         if table is self.table and isinstance(self.action, Delete):
             return ()
@@ -194,16 +194,16 @@ class Retention(Sweep):
         return and_(self.age < cutoff, *([] if self.where is None else [self.where]))
 
     def _due(self) -> ColumnElement[bool]:
-        kept = [one for one in self.refers if isinstance(one, Stays)]
+        kept = [one for one in self.refers if isinstance(one, Restrict)]
         return and_(
             self.old_enough(),
             *(~_refers(one, self.table) for one in kept),
             ~self._held(self.owners.get(self.model, {})),
             *(~self._family_held(path) for path in self.family() if self._owned(path)),
-            *(~self._change_held(one) for one in self.refers if isinstance(one, Changes)),
+            *(~self._change_held(one) for one in self.refers if isinstance(one, SetValues)),
         )
 
-    def _owned(self, path: tuple[Goes, ...]) -> Mapping[str, tuple[Any, ...]]:
+    def _owned(self, path: tuple[Cascade, ...]) -> Mapping[str, tuple[Any, ...]]:
         return self.owners.get(model_of(path[-1].by), {})
 
     def _held(self, owned: Mapping[str, tuple[Any, ...]]) -> ColumnElement[bool]:
@@ -212,13 +212,13 @@ class Retention(Sweep):
             false(), *(_on_hold(self.app, entity, one) for entity, whose in owned.items() for one in whose)
         )
 
-    def _family_held(self, path: tuple[Goes, ...]) -> ColumnElement[bool]:
+    def _family_held(self, path: tuple[Cascade, ...]) -> ColumnElement[bool]:
         """Return whether, of what would go with a row along this path, something is on hold."""
         joined = [_same(one) for one in path]
         # Asked first, once: mostly nothing is on hold, and no row is looked at for it.
         return and_(_any_hold(self.app), exists().where(*joined, self._held(self._owned(path))))
 
-    def _change_held(self, one: Changes) -> ColumnElement[bool]:
+    def _change_held(self, one: SetValues) -> ColumnElement[bool]:
         """Return whether a row that would be changed with a row is on hold: it is to stay as it is."""
         other = aliased(model_of(one.by))
         owned = {
@@ -270,9 +270,9 @@ class Retention(Sweep):
         return list(found.values())
 
 
-def _paths(before: tuple[Goes, ...], refers: tuple[Any, ...]) -> Iterator[tuple[Goes, ...]]:
+def _paths(before: tuple[Cascade, ...], refers: tuple[Any, ...]) -> Iterator[tuple[Cascade, ...]]:
     for one in refers:
-        if isinstance(one, Goes):
+        if isinstance(one, Cascade):
             yield (*before, one)
             yield from _paths((*before, one), one.refers)
 
@@ -360,11 +360,11 @@ def _need(found: dict[Table, Need], table: Table, columns: frozenset[str], right
 def _add(found: dict[Table, Need], one: Reference) -> None:
     columns = {_element(one.by).name, referred(one).name}
     other = one.by.property.columns[0].table
-    if isinstance(one, Changes):
+    if isinstance(one, SetValues):
         columns |= {column.property.columns[0].name for column in one.changes()} | {"id"}
     _need(
         found,
         other,
         frozenset(columns & set(other.c.keys())),
-        {"SELECT"} if isinstance(one, Stays) else {"SELECT", "UPDATE"},
+        {"SELECT"} if isinstance(one, Restrict) else {"SELECT", "UPDATE"},
     )

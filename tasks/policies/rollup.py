@@ -13,7 +13,7 @@ A rollup is a record. Its select computes one bucket, [FROM, TO), inside Postgre
         select=select(BUCKET.label("day"), func.count().label("sessions"), ...)
             .where(AuthSession.created_at >= FROM, AuthSession.created_at < TO)
             .having(func.count() > 0),
-        feeds=(Feed(AuthSession, (AuthSession.created_at,)),),
+        feeds=(SourceTable(AuthSession, (AuthSession.created_at,)),),
     )
 
 A bucket without anything in it gives no row. Conditions on time stand on the bare column, so that an index
@@ -80,7 +80,7 @@ def bucket_of(column: Column) -> ColumnElement[Any]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Feed:
+class SourceTable:
     """A table whose rows a rollup counts.
 
     Attributes:
@@ -137,8 +137,8 @@ class Rollup:
         source_tables: the tables whose rows it counts.
         every: how often it runs, unless set otherwise.
         grace: how long after its end a bucket waits for late rows before it is closed.
-        recompute_for: for how long a closed bucket is computed again, once a day, for what came later still, was
-            corrected or deleted; None where cleanup takes the rows soon after: it is never computed again.
+        recompute_for: for how long a closed bucket is computed again, once a day, for what came later still,
+            was corrected or deleted; None where cleanup takes the rows soon after: it is never computed again.
         zone: the time zone whose days are meant.
         late_after: when a bucket that should be closed is not, after how long that is a fault.
         keyed: how open buckets are kept up to date; None: as a whole.
@@ -155,7 +155,7 @@ class Rollup:
     grain: Grain
     bucket: Column
     select: Select[Any]
-    source_tables: tuple[Feed, ...]
+    source_tables: tuple[SourceTable, ...]
     key: tuple[Column, ...] = ()
     every: timedelta = timedelta(minutes=15)
     grace: timedelta = timedelta(hours=2)

@@ -76,7 +76,7 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Along:
+class Related:
     """Rows of another table that change with a row which has just been swept, in the same transaction.
 
     Those that somebody holds are left out: nobody is waited for. Another policy, or the next run, has them.
@@ -131,8 +131,8 @@ class Sweep:
             time for `after`: it counts as of when it was first seen (`tasks/sweeps/future_timestamps.py`).
         indexed: a narrower condition, where no index serves `due`: nearly all that is due meets it, an index
             serves it, and `full_pass_every` finds the rest.
-        full_pass_every: in how long the whole table is looked through, some pages at each run, where no index serves
-            `due`, or only one that has nearly all rows.
+        full_pass_every: in how long the whole table is looked through, some pages at each run, where no index
+            serves `due`, or only one that has nearly all rows.
         lock_first: a foreign key of the table to rows that a trigger will touch: they are locked first.
         related: rows of other tables that change with it.
         event: what people see of it.
@@ -150,7 +150,7 @@ class Sweep:
     indexed: ColumnElement[bool] | None = None
     full_pass_every: timedelta | None = None
     lock_first: Column | None = None
-    related: tuple[Along, ...] = ()
+    related: tuple[Related, ...] = ()
     event: Event | None = None
 
     if not TYPE_CHECKING:
@@ -205,7 +205,8 @@ class Sweep:
                 "plain values, or say in `full_pass_every` in how long the table is to be looked through."
             )
         if self.full_pass_every is not None and self.full_pass_every < self.every:
-            yield f"`full_pass_every` must not be shorter than `every`, {self.every}, not {self.full_pass_every}."
+            given = self.full_pass_every
+            yield f"`full_pass_every` must not be shorter than `every`, {self.every}, not {given}."
         for column in self._own_columns():
             if column.property.columns[0].table is not self.table:
                 yield f"{column} is not a column of {self.table.fullname}."

@@ -40,7 +40,7 @@ from sqlalchemy.exc import DBAPIError
 from models.platform import AttachmentJob, UnfinishedArchive
 from tasks.analytics import rollup_guard
 from tasks.policies.columns import table_of
-from tasks.policies.retention import Changes, Goes, Retention
+from tasks.policies.retention import Cascade, Retention, SetValues
 from tasks.retention import archive, object_deleter, pending_deletions, receipts
 from tasks.retention.archive import Archived, ArchiveError
 from tasks.retention.cascade import ALL, NOW_SUFFIX, Files, changing, family, files_of, going
@@ -151,7 +151,7 @@ class _Gone:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Retiring(Batches):
+class RetentionBatches(Batches):
     """The batches of one run of a retention policy. Each may also raise StoreError, for the archive: then
     it has done nothing. A store of objects that is away fails no batch.
 
@@ -182,7 +182,7 @@ class Retiring(Batches):
         return self.policy
 
     @property
-    def alone(self) -> bool:
+    def row_local(self) -> bool:
         """Whether rows are taken by themselves: not if they have objects."""
         return self.policy.row_local and files_of(self.retention) is None
 
@@ -241,7 +241,7 @@ class Retiring(Batches):
     def _clear_again(self, keys: Sequence[Any]) -> None:
         """Clear references that no foreign key guards, and that were made while the rows were going."""
         for one in self.retention.refers:
-            if keys and isinstance(one, Changes) and one.to is not None and one.values is None:
+            if keys and isinstance(one, SetValues) and one.to is not None and one.values is None:
                 made = changing(one, of_itself=False)
                 try:
                     with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
@@ -300,9 +300,9 @@ class Retiring(Batches):
     ) -> None:
         """See to all that refers to the rows of `table` with these keys."""
         for one in refers:
-            if isinstance(one, Changes):
+            if isinstance(one, SetValues):
                 self._change(connection, gone, one, table, keys)
-            elif isinstance(one, Goes):
+            elif isinstance(one, Cascade):
                 made = going(one)
                 theirs = list(connection.execute(made.keys, {"keys": keys}).scalars())
                 if theirs:
@@ -313,7 +313,7 @@ class Retiring(Batches):
                     gone.rows.append((made.table, rows))
 
     def _change(
-        self, connection: Connection, gone: "_Gone", one: Changes, table: Table, keys: Sequence[Any]
+        self, connection: Connection, gone: "_Gone", one: SetValues, table: Table, keys: Sequence[Any]
     ) -> None:
         import pyarrow as pa
 

@@ -24,7 +24,7 @@ from tasks.analytics import rollup_guard
 from tasks.apps import APPS
 from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
-from tasks.policies.retention import Changes, Goes, Retention, referred
+from tasks.policies.retention import Cascade, Retention, SetValues, referred
 from tasks.policies.sweep import Delete
 from tasks.sweeps.statements import any_of as _any
 from tasks.sweeps.statements import key_of
@@ -75,7 +75,7 @@ class Going:
 
 
 @cache
-def going(one: Goes) -> Going:
+def going(one: Cascade) -> Going:
     """Return the statements on what goes with a row."""
     by = one.by.property.columns[0]
     key = key_of(by.table)
@@ -100,7 +100,7 @@ class Changing:
 
 
 @cache
-def changing(one: Changes, *, of_itself: bool) -> Changing:
+def changing(one: SetValues, *, of_itself: bool) -> Changing:
     """Return the statements on what stays when a row goes."""
     by = one.by.property.columns[0]
     key = key_of(by.table)

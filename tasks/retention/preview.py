@@ -38,9 +38,9 @@ from tasks import eligible_rows
 from tasks.analytics import rollup_guard
 from tasks.apps import APPS, after
 from tasks.policies.columns import model_of, table_of
-from tasks.policies.retention import Changes, Goes, Reference, Retention, Stays, referred
+from tasks.policies.retention import Cascade, Reference, Restrict, Retention, SetValues, referred
 from tasks.policies.sweep import Delete
-from tasks.retention.safety_limit import Allowance, Stopped, allowance
+from tasks.retention.safety_limit import Allowance, ApprovalRequired, allowance
 from tasks.sweeps.statements import key_of, on_pages, on_these_pages
 from workers.db import get_engine
 from workers.settings import Settings
@@ -71,13 +71,13 @@ class Referring:
 
     Attributes:
         one: the reference, as the page says it; `path` leads to it, through what goes too.
-        rows: of `Goes`, those that go; of `Changes`, those that change, at most; of `Stays`, the policy's own
-            rows that are old enough and are kept.
+        rows: of `Cascade`, those that go; of `SetValues`, those that change, at most; of `Restrict`, the
+            policy's own rows that are old enough and are kept.
         size: of those that go, in bytes.
     """
 
     one: Reference
-    path: tuple[Goes, ...]
+    path: tuple[Cascade, ...]
     rows: int = 0
     size: int = 0
 
@@ -149,7 +149,7 @@ def preview(
     with reading() as connection:
         try:
             found.allowed = allowance(connection, policy, settings)
-        except Stopped as reason:
+        except ApprovalRequired as reason:
             found.stopped = str(reason)
         found.referring = _references(policy)
         rolled_up = rollup_guard.ask(connection, [policy], settings, found.now)
@@ -236,7 +236,7 @@ def _references(policy: Retention) -> list[Referring]:
 def _statement(policy: Retention, *, by_pages: bool) -> Select[Any]:
     table, key = policy.table, key_of(policy.table)
     references = _references(policy)
-    stays = [_is_referred_to(one.one, table) for one in references if isinstance(one.one, Stays)]
+    stays = [_is_referred_to(one.one, table) for one in references if isinstance(one.one, Restrict)]
     due = func.coalesce(rollup_guard.due(policy), False)
     waits = not_(and_(true(), *rollup_guard.closed(policy)))
     file_bytes = _file_bytes(policy, table)
@@ -278,7 +278,7 @@ def _statement(policy: Retention, *, by_pages: bool) -> Select[Any]:
         *(
             (
                 func.count().filter(next(kept_by))
-                if isinstance(one.one, Stays)
+                if isinstance(one.one, Restrict)
                 else _referring(policy, old, one)
             ).label(f"reference_{number}")
             for number, one in enumerate(references)
@@ -297,7 +297,7 @@ def _referring(policy: Retention, old: Any, what: Referring) -> Any:
         chain.append(here.c[column.name] == (old.c[f"to_{to.name}"] if above is None else above.c[to.name]))
         above = here
     assert above is not None
-    if isinstance(what.one, Changes):
+    if isinstance(what.one, SetValues):
         if above.element is policy.table:
             # Those that go themselves need no change; but only those that are counted with it are known.
             key = above.c[key_of(policy.table).name]
@@ -325,7 +325,7 @@ def _finite(age: Any) -> Any:
     return func.greatest(age, literal_column(first))
 
 
-def _is_referred_to(one: Stays, table: Table) -> Any:
+def _is_referred_to(one: Restrict, table: Table) -> Any:
     column = one.by.property.columns[0]
     here = column.table.alias()
     return exists().where(here.c[column.name] == referred(one)).select_from(here).correlate(table)
@@ -336,7 +336,11 @@ def _file_bytes(policy: Retention, rows: FromClause) -> Any:
     page = APPS.get(policy.app)
     attachments = page.attachments if page is not None else None
     table = getattr(rows, "element", rows)
-    if attachments is None or table is not table_of(attachments.model) or not isinstance(policy.action, Delete):
+    if (
+        attachments is None
+        or table is not table_of(attachments.model)
+        or not isinstance(policy.action, Delete)
+    ):
         return None
     return func.coalesce(rows.c[attachments.size.property.columns[0].name], 0)
 

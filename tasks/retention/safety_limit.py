@@ -16,7 +16,7 @@ RUNS = 20
 LOOKED_AT = 1_000
 
 
-class Stopped(Exception):
+class ApprovalRequired(Exception):
     """A run would take what it should not without an operator's word. The message says why."""
 
 
@@ -37,7 +37,7 @@ def allowance(connection: Connection, policy: Retention, settings: Settings) -> 
     """Return how many rows a run of the policy may take now.
 
     Raises:
-        Stopped: rows of it were put back, and nobody has said since that it may go on.
+        ApprovalRequired: rows of it were put back, and nobody has said since that it may go on.
     """
     usual = _usual(connection, policy)
     limit = max(settings.retention_floor, int(settings.retention_factor * usual))
@@ -60,7 +60,7 @@ def allowance(connection: Connection, policy: Retention, settings: Settings) -> 
         .limit(1)
     ).one_or_none()
     if restored is not None:
-        raise Stopped(
+        raise ApprovalRequired(
             f"Rows that {policy.name} would take were put back (receipt {restored.number}): place a hold on "
             f"whose they are, then say: roomkeeper retention approve {policy.name} --reason …"
         )

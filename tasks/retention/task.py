@@ -20,8 +20,8 @@ from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
 from tasks.retention import foreign_keys, partitions
 from tasks.retention.archive import archives_of
-from tasks.retention.batch import PACE, Enough, Retiring, remove_unfinished
-from tasks.retention.safety_limit import Allowance, Stopped, allowance
+from tasks.retention.batch import PACE, Enough, RetentionBatches, remove_unfinished
+from tasks.retention.safety_limit import Allowance, ApprovalRequired, allowance
 from tasks.sweeps.batch import Taken
 from tasks.sweeps.engine import Progress, Run
 from tasks.sweeps.statements import key_of
@@ -55,20 +55,26 @@ def run(
         operator: who runs it by hand; receipts name them.
 
     Raises:
-        Stopped: it waits for an approval; nothing was done. The ledger says so.
+        ApprovalRequired: it waits for an approval; nothing was done. The ledger says so.
         StoreError: there is no archive, or it or the objects cannot be reached.
     """
     seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
     longest = BY_HAND if by_hand else timedelta(seconds=seconds)
     period = after(policy, settings)
     if policy.off_until_set and period is None:
-        raise Stopped(f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=…")
-    stopped: Stopped | None = None
+        raise ApprovalRequired(
+            f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=…"
+        )
+    stopped: ApprovalRequired | None = None
     with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
         if entry is None:
             return None
         moment = now or entry.started_at
-        share = 1.0 if by_hand or policy.full_pass_every is None else every(policy, settings) / policy.full_pass_every
+        share = (
+            1.0
+            if by_hand or policy.full_pass_every is None
+            else every(policy, settings) / policy.full_pass_every
+        )
         archives = archives_of(policy, settings)
         remove_unfinished(policy.name, archives)
         sweep: Run | None = None
@@ -87,7 +93,7 @@ def run(
             with transaction() as connection:
                 allowed = allowance(connection, policy, settings)
                 rolled_up = rollup_guard.ask(connection, [policy], settings, moment)
-            batches = Retiring(
+            batches = RetentionBatches(
                 policy,
                 moment,
                 period,
@@ -111,7 +117,7 @@ def run(
             except Enough:
                 sweep.progress.more = True
             sweep.progress.more |= batches.spent
-        except Stopped as reason:
+        except ApprovalRequired as reason:
             stopped = reason
             entry.outcome, entry.error = "stopped", str(reason)
         finally:
@@ -147,8 +153,8 @@ def _tell_ignored(policy: Retention) -> None:
         log.warning("retention.ignored", policy=policy.name, why=policy.ignored.why, table=table, ids=ids)
 
 
-def _far_more(policy: Retention, allowed: Allowance) -> Stopped:
-    return Stopped(
+def _far_more(policy: Retention, allowed: Allowance) -> ApprovalRequired:
+    return ApprovalRequired(
         f"{policy.name} would take more than {allowed.rows:,} rows, and a run of it usually takes "
         f"{allowed.usual:,}. Look with: roomkeeper retention preview {policy.name}; if it is right: "
         f"roomkeeper retention approve {policy.name} --reason …"
@@ -164,7 +170,7 @@ def _make(policy: Retention) -> None:
             return
         try:
             run(policy, settings, slot=slot)
-        except Stopped:
+        except ApprovalRequired:
             # The ledger says so, the metric, and `roomkeeper check`: it is no fault of the task's.
             return
 

@@ -5,9 +5,9 @@ due rows are looked up first, without locks; batches of them are then locked, an
 still: that statement sees what was committed before the locks were had, so that a sign of life that came in
 between is not overlooked.
 
-Rows that a trigger will touch (`lock_first`) are locked before, in the order of their keys, those that are free.
-If none is, the first is waited for while nothing else is held. So a sweep, others, and an API service that
-joins, leaves or changes rooms cannot wait for each other in a circle.
+Rows that a trigger will touch (`lock_first`) are locked before, in the order of their keys, those that are
+free. If none is, the first is waited for while nothing else is held. So a sweep, others, and an API service
+that joins, leaves or changes rooms cannot wait for each other in a circle.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ class Batches:
     looked_at: timedelta = timedelta(0)
 
     @property
-    def alone(self) -> bool:
+    def row_local(self) -> bool:
         """Whether rows are taken by themselves, without a look at others."""
         return self.policy.row_local
 

@@ -32,7 +32,7 @@ from tasks.analytics import rollup_guard
 from tasks.policies import sweep
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
-from tasks.policies.sweep import Along, Sweep
+from tasks.policies.sweep import Related, Sweep
 from tasks.sweeps import future_timestamps
 
 #: Conditions are said twice where another row may be the one that is meant: of what is locked, and of what
@@ -71,7 +71,7 @@ class Statements:
             policy has `ahead`, with those that wait, and last whether they do.
         seen_ahead, seen_ahead_on_pages: the same of those with a time ahead; None where the policy has none.
         note: notes rows of given keys that wait; `forget` deletes the notes of given rows.
-        parents: locks those of given keys that are free, in the order of their keys; `lock_first` waits for one.
+        parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
         change: changes given rows, which are locked, if they are due still: their keys, and what is told.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
@@ -114,7 +114,8 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     alone = future_timestamps.none(policy, due_or_waits) if policy.row_local else due
     quick = [] if policy.indexed is None else [policy.indexed]
     found, found_or_waits = (
-        None if policy.index_condition is None else and_(*quick, condition) for condition in (alone, due_or_waits)
+        None if policy.index_condition is None else and_(*quick, condition)
+        for condition in (alone, due_or_waits)
     )
     key = key_of(table)
     # Retention has all that it deletes.
@@ -198,7 +199,7 @@ def _change(table: Table, then: sweep.Delete | sweep.Update) -> Delete | Update:
     return update(table).values({column.property.columns[0]: value for column, value in then.values.items()})
 
 
-def _along(policy: Sweep, along: Along) -> Executable:
+def _along(policy: Sweep, along: Related) -> Executable:
     table = table_of(along.model)
     key, swept = key_of(table), key_of(policy.table)
     # In the order of their keys, so that two of us do not wait for each other either.

@@ -13,7 +13,7 @@ from models.analytics import PernSecurityDaily, PernSessionsDaily
 from models.pern import AuthSession
 from tasks.apps import APPS, POLICIES, ROLLUPS, enabled, rollups
 from tasks.policies.columns import table_of
-from tasks.policies.rollup import DAY, HOUR, Feed, Keyed, Rollup, bucket_of
+from tasks.policies.rollup import DAY, HOUR, Keyed, Rollup, SourceTable, bucket_of
 from tasks.policies.sweep import PolicyError
 from workers.app import app
 from workers.settings import SettingsError, load
@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     "grain": DAY,
     "bucket": PernSessionsDaily.day,
     "select": select(bucket_of(PernSessionsDaily.day), func.count().label("sessions")),
-    "feeds": (Feed(AuthSession, (AuthSession.created_at,)),),
+    "feeds": (SourceTable(AuthSession, (AuthSession.created_at,)),),
 }
 _ROOMS = ROLLUPS["audiorooms.room_analytics"]
 

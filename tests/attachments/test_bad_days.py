@@ -428,10 +428,10 @@ def test_a_database_that_restarts_in_each_phase(
     open_desk: Desk, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     open_desk.platform.set(attachment_attempts=1, strip_originals="openchat")
-    real, restarted = examine.Desk.phase, []
+    real, restarted = examine.AttemptContext.phase, []
 
     @contextmanager
-    def phase(self: examine.Desk, name: str) -> Iterator[dict[str, Any]]:
+    def phase(self: examine.AttemptContext, name: str) -> Iterator[dict[str, Any]]:
         with real(self, name) as detail:
             restarted.append(name)
             postgres.stop()
@@ -439,7 +439,7 @@ def test_a_database_that_restarts_in_each_phase(
             yield detail
 
     row_id = open_desk.upload(content, "a.png", "image/png")
-    monkeypatch.setattr(examine.Desk, "phase", phase)
+    monkeypatch.setattr(examine.AttemptContext, "phase", phase)
     ends = [open_desk.work(row_id)]
     while ends[-1] == "waiting (database_unavailable)" and len(ends) < 3:
         ends.append(open_desk.again(row_id))

@@ -15,14 +15,14 @@ from models import openchat, pern
 from tasks.apps import APPS
 from tasks.attachments import jobs
 from tasks.attachments.lease import Lease
-from tasks.attachments.mirror import Seen
+from tasks.attachments.mirror import AppView
 from tasks.policies.app import AttachmentTable
 from tests.platform import Platform, environment, eventually
 from workers.db import create
 
 APP_NAMES = ("openchat", "pern")
 MODELS: dict[str, type[Any]] = {"openchat": openchat.Attachment, "pern": pern.Attachment}
-NOTHING_SEEN = Seen(served=True, scanned=True, verdict="clean", url="/files/x", small_key="small")
+NOTHING_SEEN = AppView(served=True, scanned=True, verdict="clean", url="/files/x", small_key="small")
 DONE = {"outcome": "accepted", "verdict": "clean"}
 
 

@@ -16,14 +16,14 @@ from sqlalchemy import Connection, text
 from models import openchat, pern
 from tasks.apps import APPS
 from tasks.attachments import mirror
-from tasks.attachments.mirror import Seen, merged
+from tasks.attachments.mirror import AppView, merged
 from tasks.policies.app import AttachmentTable
 from tests.examples import examples
 from tests.platform import Platform, eventually
 
 OURS = {"width": 4, "height": 3, "placeholder": "data:…"}
 MODELS: dict[str, type[Any]] = {"openchat": openchat.Attachment, "pern": pern.Attachment}
-CLEAN = Seen(
+CLEAN = AppView(
     served=True,
     scanned=True,
     verdict="clean",

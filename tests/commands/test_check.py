@@ -26,7 +26,7 @@ from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
 from tasks.retention import task as retention
-from tasks.retention.safety_limit import Stopped
+from tasks.retention.safety_limit import ApprovalRequired
 from tasks.sweeps import task as cleanup
 from tests.cleanup.sweeping import add, figures_closed
 from tests.commands.cli import Outcome, on
@@ -761,7 +761,7 @@ def test_a_policy_that_has_stopped_is_a_fault(platform: Platform) -> None:
         message(platform, room, timedelta(days=9000))
     policy = POLICIES["pern.messages"]
     assert isinstance(policy, Retention)
-    with pytest.raises(Stopped):
+    with pytest.raises(ApprovalRequired):
         retention.run(policy, platform.settings)
     assert found(on(platform, "check")) == [
         (

@@ -15,7 +15,7 @@ from models.platform import Receipt
 from tasks.apps import after
 from tasks.eligible_rows import eligible, samples
 from tasks.policies.columns import model_of, parts_of
-from tasks.policies.retention import Changes, Goes, Retention, Stays
+from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import AFTER, NOW, Sweep
 from tasks.retention import receipts
 from tasks.retention import task as retention
@@ -62,9 +62,9 @@ def _forgotten(policy: Sweep, example: Example) -> Iterator[str]:
     if not isinstance(policy, Retention):
         return
     ways = {
-        Goes: {row.by for row in example.related if row.deleted},
-        Changes: {row.by for row in example.related if not row.deleted},
-        Stays: {row.by for row in example.protected_by},
+        Cascade: {row.by for row in example.related if row.deleted},
+        SetValues: {row.by for row in example.related if not row.deleted},
+        Restrict: {row.by for row in example.protected_by},
     }
     for one in policy.refers:
         if one.by not in ways[type(one)]:

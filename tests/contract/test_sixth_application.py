@@ -12,7 +12,7 @@ from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.base import Aware, AwareNow, Base, DefaultFalse, GeneratedId, TextStr
-from tasks.policies.retention import Changes, Goes, Retention, Stays
+from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update
 from tests.contract.contract import check_complete, retention_keeps_contract, sweep_keeps_contract
 from tests.contract.example import NEW, Example, changes, goes, refers
@@ -88,9 +88,9 @@ def retention(sixth: Any, **other: Any) -> Retention:
         "age": note.created_at,
         "where": note.pinned.is_not(True),
         "refers": (
-            Goes(sixth.Tag.note_id, "CASCADE: nothing without its note"),
-            Changes(note.answers, "SET NULL: an answer stays"),
-            Stays(sixth.Link.note_id, "CASCADE: what is linked is kept"),
+            Cascade(sixth.Tag.note_id, "CASCADE: nothing without its note"),
+            SetValues(note.answers, "SET NULL: an answer stays"),
+            Restrict(sixth.Link.note_id, "CASCADE: what is linked is kept"),
         ),
         "owners": {note: {"user": (note.author_id,)}, sixth.Tag: {}},
     }
@@ -188,7 +188,7 @@ def test_a_wrong_retention_policy_is_noticed(platform: Platform, notes: Any) -> 
         {"where": note.pinned.is_(False)},
         {"owners": {note: {}, notes.Tag: {}}},
         {"cutoff": NOW - AFTER + timedelta(microseconds=1)},
-        {"refers": (tags, answers, Goes(notes.Link.note_id, "CASCADE: wrong"))},
+        {"refers": (tags, answers, Cascade(notes.Link.note_id, "CASCADE: wrong"))},
     )
     for values in wrong:
         with pytest.raises(AssertionError, match=r"notes\.notes: its preview counts"):

@@ -22,7 +22,7 @@ from stack.ephemeral import FEEDS
 from stack.feeding import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
 from tasks import eligible_rows
 from tasks.apps import APPS, POLICIES
-from tasks.attachments.history import Story
+from tasks.attachments.history import EventLog
 from tasks.delivery import drain as drains
 from tasks.delivery import record as records
 from tasks.delivery.arrival import MAX_AHEAD, arrive
@@ -632,7 +632,7 @@ def test_jobs_go_by_the_database_s_clock() -> None:
 
 
 def test_the_history_of_an_attachment_is_told_by_the_database_s_clock(platform: Platform) -> None:
-    story = Story("pern", uuid4(), 1, "worker")
+    story = EventLog("pern", uuid4(), 1, "worker")
     began = clock(platform)
     with story.phase("scan"):
         between = clock(platform)

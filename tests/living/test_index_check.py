@@ -31,7 +31,9 @@ from workers.db import create
 from workers.settings import Settings, load
 
 #: The tables in which an index finds what is due.
-TABLES = list(dict.fromkeys(policy.table for policy in POLICIES.values() if policy.index_condition is not None))
+TABLES = list(
+    dict.fromkeys(policy.table for policy in POLICIES.values() if policy.index_condition is not None)
+)
 ROWS = (0, 1, 2, 60, 1000)
 #: So that all of them run.
 PERIODS = ",".join(f"{name}=400" for name, policy in POLICIES.items() if policy.off_until_set)

@@ -38,7 +38,7 @@ from models.base import Base
 from models.platform import AttachmentEvent, AttachmentJob, DeadLetter, ScanVerdict
 from tasks.apps import APPS, POLICIES
 from tasks.policies.columns import model_of, table_of
-from tasks.policies.retention import Changes, Goes, Reference, Retention, Stays, referred
+from tasks.policies.retention import Cascade, Reference, Restrict, Retention, SetValues, referred
 from tasks.policies.sweep import Delete, Update
 from tests.cleanup.sweeping import NOW, ago, naive
 from tests.platform import Platform
@@ -129,18 +129,18 @@ def _level(table: str, refers: Sequence[Reference], deletes: bool) -> Iterator[s
         action = key.on_delete if key else "no key"
         if referred(one).table.fullname != table or (key is not None and key.to != table):
             yield f"{where} does not refer to {table}"
-        if isinstance(one, Goes) and action == "SET NULL":
+        if isinstance(one, Cascade) and action == "SET NULL":
             yield f"{where} is set to NULL by its key, and must not go"
-        if isinstance(one, Changes) and one.by not in one.changes():
+        if isinstance(one, SetValues) and one.by not in one.changes():
             # NULL by the key alone would not be archived; a cascade would take what must stay.
             yield f"{where} goes on to refer to {table} ({action})"
-        if isinstance(one, Changes) and key is not None:
+        if isinstance(one, SetValues) and key is not None:
             value = one.changes().get(one.by, ...)
             if value is not None:
                 yield f"{where} ({action}) is changed, and not to NULL"
         if not one.why.startswith(action if key else "no foreign key"):
             yield f"{where}: the reason speaks of another key than {action}"
-        if isinstance(one, Goes):
+        if isinstance(one, Cascade):
             yield from _level(its_table, one.refers, deletes=True)
 
 
@@ -154,7 +154,7 @@ def _cascade(table: str, refers: Sequence[Reference]) -> Iterator[str]:
         if one is None:
             yield key.table
             yield from _cascade(key.table, ())
-        elif isinstance(one, Goes):
+        elif isinstance(one, Cascade):
             yield key.table
             yield from _cascade(key.table, one.refers)
 
@@ -203,20 +203,20 @@ _LOGS = "interaction_schema.interaction_logs"
         ),
         (_with("connect.logs"), "communication_schema.messages is reached by a cascade"),
         (
-            _with("connect.logs", Goes(connect.Connection.interaction_log_id, "CASCADE: along")),
+            _with("connect.logs", Cascade(connect.Connection.interaction_log_id, "CASCADE: along")),
             "communication_schema.chat_rooms is reached by a cascade",
         ),
         (
             _with(
                 "connect.logs",
-                Goes(
+                Cascade(
                     connect.Connection.interaction_log_id,
                     "CASCADE: along",
                     refers=(
-                        Goes(
+                        Cascade(
                             connect.ChatRoom.connection_id,
                             "CASCADE: along",
-                            refers=(Goes(connect.Message.chat_room_id, "CASCADE: along"),),
+                            refers=(Cascade(connect.Message.chat_room_id, "CASCADE: along"),),
                         ),
                     ),
                 ),
@@ -224,17 +224,17 @@ _LOGS = "interaction_schema.interaction_logs"
             "communication_schema.messages has a period of its own, and goes along",
         ),
         (
-            _with("pern.messages", Goes(pern.Message.reply_to_id, "SET NULL: along")),
+            _with("pern.messages", Cascade(pern.Message.reply_to_id, "SET NULL: along")),
             "pern.messages.reply_to_id is set to NULL by its key, and must not go",
         ),
         (
-            _with("pern.messages", Changes(pern.Attachment.message_id, "CASCADE: x", values={})),
+            _with("pern.messages", SetValues(pern.Attachment.message_id, "CASCADE: x", values={})),
             "pern.attachments.message_id goes on to refer to pern.messages (CASCADE)",
         ),
         (
             _with(
                 "audiorooms.rooms",
-                Changes(
+                SetValues(
                     audiorooms.RoomAnalytics.room_id,
                     "CASCADE: x",
                     values={audiorooms.RoomAnalytics.room_id: audiorooms.AudioRoom.id},
@@ -243,11 +243,11 @@ _LOGS = "interaction_schema.interaction_logs"
             "audiorooms.room_analytics.room_id (CASCADE) is changed, and not to NULL",
         ),
         (
-            _with("pern.messages", Goes(pern.Attachment.message_id, "SET NULL: along")),
+            _with("pern.messages", Cascade(pern.Attachment.message_id, "SET NULL: along")),
             "pern.attachments.message_id: the reason speaks of another key than CASCADE",
         ),
         (
-            _with("pern.messages", Stays(pern.ConversationParticipant.conversation_id, "CASCADE: x")),
+            _with("pern.messages", Restrict(pern.ConversationParticipant.conversation_id, "CASCADE: x")),
             "pern.conversation_participants.conversation_id does not refer to pern.messages",
         ),
     ],
@@ -328,14 +328,14 @@ class World:
     def family(self, refers: Sequence[Reference], row: dict[str, Any], at: datetime) -> None:
         """Add a row for each key that leads to one that goes: it goes along, or is changed."""
         for one in refers:
-            if isinstance(one, Stays):
+            if isinstance(one, Restrict):
                 continue
             model, values = model_of(one.by), {one.by.key: row[referred(one).name]}
             if model is echoroom.SessionParticipant:
                 # Who sits in a room is alive.
                 values["is_active"] = False
             other = self.add(model, at, **values)
-            if isinstance(one, Goes):
+            if isinstance(one, Cascade):
                 self.go(model, other)
                 self.family(one.refers, other, at)
             else:
@@ -466,7 +466,7 @@ def test_all_policies_together_take_what_is_due_and_nothing_else(platform: Platf
             _kept(world, name, policy, one)
             for name, policy in RETENTION.items()
             for one in policy.refers
-            if isinstance(one, Stays)
+            if isinstance(one, Restrict)
         ]
     for table, values in kept:
         if table is table_of(openchat.Message) and values["content"] == ON_HOLD:
@@ -518,7 +518,7 @@ def _due(world: World, name: str, policy: Retention) -> None:
 ON_HOLD = "said by somebody on hold"
 
 
-def _kept(world: World, name: str, policy: Retention, one: Stays) -> tuple[Table, dict[str, Any]]:
+def _kept(world: World, name: str, policy: Retention, one: Restrict) -> tuple[Table, dict[str, Any]]:
     """Add a row that would be due if nothing referred to it by this key, and what refers to it."""
     row = DUE[name](world)
     values = {one.by.key: row[referred(one).name]}

@@ -26,7 +26,7 @@ from tasks.policies.retention import Retention
 from tasks.policies.sweep import NOW as MOMENT
 from tasks.policies.sweep import Delete, Sweep
 from tasks.retention import preview as previews
-from tasks.retention.batch import PACE, Retiring
+from tasks.retention.batch import PACE, RetentionBatches
 from tasks.retention.restore import restore
 from tasks.sweeps.batch import Batches
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive, rolled_up, rows, sweep
@@ -276,10 +276,10 @@ def test_what_changes_while_a_batch_is_at_work_keeps_its_rows(
     kept = message(platform, conversation(platform), NOW - CLOSED + 10 * DAY)
     theirs = status(platform, kept, delivered_at=CLOSED - DAY)
     attachment(platform, kept)
-    refers = Retiring._refers
+    refers = RetentionBatches._refers
     done: list[str] = []
 
-    def late(self: Retiring, *given: Any) -> None:
+    def late(self: RetentionBatches, *given: Any) -> None:
         if not done and what == "a status":
             platform.sql("UPDATE pern.message_statuses SET read_at = :at WHERE id = :id", at=NOW, id=theirs)
         elif not done:
@@ -288,7 +288,7 @@ def test_what_changes_while_a_batch_is_at_work_keeps_its_rows(
         done.append(what)
         refers(self, *given)
 
-    monkeypatch.setattr(Retiring, "_refers", late)
+    monkeypatch.setattr(RetentionBatches, "_refers", late)
     found = retain(platform, MESSAGES)
     assert (found.rows, found.remaining) == (0, 1)
     assert "is not closed" in str(found.error)

@@ -24,13 +24,13 @@ from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
 from tasks.retention import archive, partitions, receipts
 from tasks.retention.archive import Archived
-from tasks.retention.batch import Retiring
+from tasks.retention.batch import RetentionBatches
 from tasks.retention.cascade import files_of
 from tasks.retention.partitions import PartitionError, drop, make_coming, make_room, missing
 from tasks.retention.partitions.catalog import Found
 from tasks.retention.partitions.policies import running, whole
 from tasks.retention.restore import restore
-from tasks.retention.safety_limit import Stopped
+from tasks.retention.safety_limit import ApprovalRequired
 from tests.cleanup.sweeping import INSTANT, NOW, add, rolled_up, rows
 from tests.platform import Platform
 from tests.retention.proving import add_hold
@@ -479,7 +479,7 @@ def test_what_was_dropped_comes_back(monthly: Platform) -> None:
         restore(one.number, monthly.settings, operator="ada", reason="a mistake")
     assert everything(monthly) == before
     assert {"audit_logs_y2020m05", "audit_logs_y2026m01"} < set(names(monthly))
-    with pytest.raises(Stopped, match="were put back"):
+    with pytest.raises(ApprovalRequired, match="were put back"):
         dropped(monthly)
 
 
@@ -530,7 +530,9 @@ def test_a_dry_run_changes_nothing(monthly: Platform) -> None:
 def test_more_than_usual_waits_for_an_approval(monthly: Platform) -> None:
     monthly.set(retention_floor=10)
     fill(monthly, 11)
-    with pytest.raises(Stopped, match=r"pern.audit_info would take 11 rows with partitions .* may take 10"):
+    with pytest.raises(
+        ApprovalRequired, match=r"pern.audit_info would take 11 rows with partitions .* may take 10"
+    ):
         dropped(monthly)
     assert (len(rows(monthly, AuditLog)), left_over(monthly)) == (11, [])
     assert "may take 10" in str(dropped(monthly, dry_run=True)["audit_logs_y2026m01"])
@@ -547,7 +549,7 @@ def test_more_than_usual_waits_for_an_approval(monthly: Platform) -> None:
     fill(monthly, 55, "2026-02-01Z")
     fill(monthly, 1, "2026-02-02Z")
     later = NOW + timedelta(days=31)
-    with pytest.raises(Stopped, match="would take 56 rows"):
+    with pytest.raises(ApprovalRequired, match="would take 56 rows"):
         dropped(monthly, later)
     monthly.sql("DELETE FROM pern.audit_logs WHERE created_at > '2026-02-02Z'")
     assert dropped(monthly, later) == {"audit_logs_y2026m02": None}
@@ -557,7 +559,7 @@ def test_several_months_count_together(monthly: Platform) -> None:
     monthly.set(retention_floor=10)
     fill(monthly, 6, "2025-12-01Z")
     fill(monthly, 6)
-    with pytest.raises(Stopped, match="would take 12 rows"):
+    with pytest.raises(ApprovalRequired, match="would take 12 rows"):
         dropped(monthly)
     assert len(rows(monthly, AuditLog)) == 6
 
@@ -769,7 +771,7 @@ def test_a_batch_takes_no_more_than_it_may(monthly: Platform) -> None:
     policy = running(AUDIT, monthly.settings)[0][0]
     with monthly.engine.begin() as connection:
         rolled_up = rollup_guard.ask(connection, [policy], monthly.settings, NOW)
-    batches = Retiring(
+    batches = RetentionBatches(
         policy,
         NOW,
         timedelta(days=PERIOD),

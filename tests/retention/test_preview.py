@@ -15,7 +15,7 @@ from stack.ephemeral import Ephemera
 from stack.feeding import SOON
 from tasks import eligible_rows
 from tasks.apps import POLICIES
-from tasks.policies.retention import Changes, Goes, Retention, Stays
+from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import Delete
 from tasks.retention import holds
 from tasks.retention import preview as module
@@ -75,9 +75,9 @@ def test_it_counts_what_a_run_takes(platform: Platform, way: str) -> None:
     assert found.samples[1:] == [str(key) for key in old[:2:-1]]
     by_table = {(one.table.name, type(one.one)): one.rows for one in found.referring}
     assert by_table == {
-        ("message_statuses", Goes): 2,
-        ("attachments", Goes): 1,
-        ("messages", Changes): 1,
+        ("message_statuses", Cascade): 2,
+        ("attachments", Cascade): 1,
+        ("messages", SetValues): 1,
     }
     done = retain(platform, "pern.messages")
     assert done.rows == found.rows
@@ -132,7 +132,7 @@ def test_holds_are_counted_apart(platform: Platform, way: str) -> None:
     holds.place("pern", "user", reader, reason="a suit", actor="ada")
     found = previewed(platform, "pern.messages")
     assert (found.rows, found.held) == (1, 2)
-    assert [one.rows for one in found.referring if isinstance(one.one, Goes)] == [0, 0]
+    assert [one.rows for one in found.referring if isinstance(one.one, Cascade)] == [0, 0]
     holds.place("pern", "conversation", room, reason="a suit", actor="ada")
     assert (previewed(platform, "pern.messages").rows, previewed(platform, "pern.messages").held) == (0, 3)
 
@@ -187,7 +187,7 @@ def test_what_others_keep_alive_is_counted(platform: Platform, way: str) -> None
     # Each once: what others keep alive is not told of as on hold too.
     assert found.held == 1
     counted = {type(one.one): (one.table.name, one.rows) for one in found.referring}
-    assert counted == {Stays: ("message", 1), Goes: ("conversation_participant", 2)}
+    assert counted == {Restrict: ("message", 1), Cascade: ("conversation_participant", 2)}
     assert found.oldest == found.newest == ago(days=31)
 
 
@@ -259,11 +259,11 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
         deletes = isinstance(one.action, Delete)
         gone = {one.table.fullname: found.rows} if deletes else {}
         for referring in found.referring:
-            if isinstance(referring.one, Goes) and referring.rows:
+            if isinstance(referring.one, Cascade) and referring.rows:
                 name = referring.table.fullname
                 gone[name] = gone.get(name, 0) + referring.rows
         assert receipt.content["tables"] == gone, one.name
         assert receipt.content["objects"] == found.files
-        changed = sum(each.rows for each in found.referring if isinstance(each.one, Changes))
+        changed = sum(each.rows for each in found.referring if isinstance(each.one, SetValues))
         assert sum(one["rows"] for one in receipt.content["archives"] if one["changed"]) == changed
         assert preview(one, platform.settings, now=moment).rows == 0

@@ -12,7 +12,7 @@ from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
 from models.supabase import User
 from tasks.apps import enabled, policies
 from tasks.retention import holds
-from tasks.retention.batch import Retiring
+from tasks.retention.batch import RetentionBatches
 from tasks.sweeps.batch import Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rolled_up, rows
 from tests.engines.test_sweep import held
@@ -174,16 +174,16 @@ def test_a_room_that_comes_to_life_between_look_and_lock_stays(
 ) -> None:
     days(platform, **{ROOMS: 30})
     place = room(platform)
-    take = Retiring.take
+    take = RetentionBatches.take
 
-    def late(self: Retiring, seen: Seen) -> Taken:
+    def late(self: RetentionBatches, seen: Seen) -> Taken:
         if what == "opens again":
             platform.sql("UPDATE audiorooms.audio_rooms SET active = true")
         else:
             stay(platform, place, joined_at=NOW, left_at=None)
         return take(self, seen)
 
-    monkeypatch.setattr(Retiring, "take", late)
+    monkeypatch.setattr(RetentionBatches, "take", late)
     assert retain(platform, ROOMS).rows == 0
     assert set(rows(platform, AudioRoom)) == {place}
 

@@ -13,7 +13,7 @@ from models.connect import (
     User,
 )
 from tasks.apps import policies
-from tasks.retention.batch import Retiring
+from tasks.retention.batch import RetentionBatches
 from tasks.sweeps.batch import Seen, Taken
 from tests.cleanup.sweeping import INSTANT, NOW, add, rows
 from tests.engines.test_sweep import held
@@ -76,14 +76,14 @@ def test_a_connection_that_comes_between_look_and_lock_keeps_its_call(
 ) -> None:
     days(platform)
     log, gone = call(platform), call(platform)
-    take = Retiring.take
+    take = RetentionBatches.take
 
-    def late(self: Retiring, seen: Seen) -> Taken:
+    def late(self: RetentionBatches, seen: Seen) -> Taken:
         assert {row[0] for row in seen} == {log, gone}
         tie(platform, log)
         return take(self, seen)
 
-    monkeypatch.setattr(Retiring, "take", late)
+    monkeypatch.setattr(RetentionBatches, "take", late)
     assert retain(platform, LOGS).rows == 1
     monkeypatch.undo()
     assert set(rows(platform, InteractionLog)) == {log}

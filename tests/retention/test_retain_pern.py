@@ -15,9 +15,9 @@ from tasks.attachments.objects import picture_key
 from tasks.policies.columns import table_of
 from tasks.policies.sweep import Delete
 from tasks.retention import task as retention
-from tasks.retention.batch import Retiring
+from tasks.retention.batch import RetentionBatches
 from tasks.retention.restore import restore
-from tasks.retention.safety_limit import Stopped
+from tasks.retention.safety_limit import ApprovalRequired
 from tasks.sweeps.batch import Seen, Taken
 from tasks.sweeps.engine import Pace
 from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
@@ -62,7 +62,7 @@ def test_what_was_taken_comes_back(platform: Platform) -> None:
     again = restore(1, platform.settings, operator="ada", reason="a mistake")
     assert everything(platform) == before
     assert (again.there, again.receipt, again.changed) == (3, None, 0)
-    with pytest.raises(Stopped, match="were put back"):
+    with pytest.raises(ApprovalRequired, match="were put back"):
         retain(platform, "pern.messages")
 
 
@@ -181,13 +181,13 @@ def test_a_limit_that_is_made_longer_between_look_and_lock_holds(
     days(platform)
     room = limited(platform, '{"message_retention_days": 30}')
     one = message(platform, room, OLD)
-    take = Retiring.take
+    take = RetentionBatches.take
 
-    def late(self: Retiring, seen: Seen) -> Taken:
+    def late(self: RetentionBatches, seen: Seen) -> Taken:
         platform.sql("""UPDATE pern.conversations SET settings = '{"message_retention_days": 31}'""")
         return take(self, seen)
 
-    monkeypatch.setattr(Retiring, "take", late)
+    monkeypatch.setattr(RetentionBatches, "take", late)
     assert retain(platform, OWN).rows == 0
     assert set(rows(platform, Message)) == {one}
 

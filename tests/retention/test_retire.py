@@ -18,7 +18,7 @@ from sqlalchemy.exc import ProgrammingError
 from models.pern import Attachment, AuditLog, Message, MessageStatus
 from tasks.policies.columns import table_of
 from tasks.retention import archive, holds, object_deletions, receipts
-from tasks.retention.safety_limit import Stopped
+from tasks.retention.safety_limit import ApprovalRequired
 from tests.cleanup.sweeping import NOW, rows
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
@@ -225,7 +225,9 @@ def test_more_than_usual_waits_for_an_operator(platform: Platform) -> None:
     platform.set(retention_floor=20)
     logs(platform, 21)
     before = everything(platform)
-    with pytest.raises(Stopped, match="would take more than 20 rows, and a run of it usually takes 0"):
+    with pytest.raises(
+        ApprovalRequired, match="would take more than 20 rows, and a run of it usually takes 0"
+    ):
         retain(platform, "pern.audit_info", by_hand=False)
     assert everything(platform) == before
     (run,) = platform.sql("SELECT outcome, rows, error FROM roomkeeper.job_runs")
@@ -236,7 +238,9 @@ def test_more_than_usual_waits_for_an_operator(platform: Platform) -> None:
     assert retain(platform, "pern.audit_info", by_hand=False).rows == 20
     # Five times what is usual, now.
     logs(platform, 101)
-    with pytest.raises(Stopped, match="would take more than 100 rows, and a run of it usually takes 20"):
+    with pytest.raises(
+        ApprovalRequired, match="would take more than 100 rows, and a run of it usually takes 20"
+    ):
         retain(platform, "pern.audit_info")
     platform.sql("DELETE FROM pern.audit_logs WHERE ctid = (SELECT min(ctid) FROM pern.audit_logs)")
     assert retain(platform, "pern.audit_info").rows == 100
@@ -264,7 +268,7 @@ def test_an_approval_is_for_its_rows_its_period_and_its_time(platform: Platform)
     logs(platform, 60)
     for period, hours in ((timedelta(days=29), 1.0), (timedelta(days=30), -1.0)):
         approve(platform, name, 60, period, hours)
-        with pytest.raises(Stopped):
+        with pytest.raises(ApprovalRequired):
             retain(platform, name)
     number = approve(platform, name, 30, timedelta(days=30))
     # As many as were approved, and as many as it may take anyway.
@@ -273,7 +277,7 @@ def test_an_approval_is_for_its_rows_its_period_and_its_time(platform: Platform)
     (receipt,) = platform.sql("SELECT approval, rows FROM roomkeeper.receipts")
     assert (receipt.approval, receipt.rows) == (number, 40)
     # What was approved is no measure of what is usual.
-    with pytest.raises(Stopped, match="usually takes 0"):
+    with pytest.raises(ApprovalRequired, match="usually takes 0"):
         retain(platform, name)
 
 
@@ -294,7 +298,7 @@ def test_a_crowd_that_a_walk_falls_upon_is_stopped_at_the_limit(platform: Platfo
     )
     # Twenty pages of seven rows.
     assert retain(platform, MESSAGES, by_hand=False).rows == 0
-    with pytest.raises(Stopped):
+    with pytest.raises(ApprovalRequired):
         retain(platform, MESSAGES, by_hand=False)
     assert len(rows(platform, Message)) == 3000
 

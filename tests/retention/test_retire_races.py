@@ -17,7 +17,7 @@ from tasks.retention import task as retention
 from tasks.retention.batch import PACE
 from tasks.retention.foreign_keys import UnknownReferenceError
 from tasks.retention.restore import RestoreError, restore
-from tasks.retention.safety_limit import Stopped
+from tasks.retention.safety_limit import ApprovalRequired
 from tests.cleanup.sweeping import NOW, ago, naive, rows
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
@@ -178,7 +178,7 @@ def test_rows_that_were_put_back_are_no_other_policys_either(platform: Platform)
     retain(platform, MESSAGES)
     restore(1, platform.settings, operator="ada", reason="a mistake")
     platform.sql("UPDATE pern.conversations SET settings = '{\"message_retention_days\": 7}'")
-    with pytest.raises(Stopped, match="put back"):
+    with pytest.raises(ApprovalRequired, match="put back"):
         retain(platform, BY_CONVERSATION)
     assert old in rows(platform, Message)
 

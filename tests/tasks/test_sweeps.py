@@ -14,7 +14,7 @@ from models.openchat import Session
 from tasks.apps import APPS, POLICIES, enabled, policies
 from tasks.policies.app import App
 from tasks.policies.served import served
-from tasks.policies.sweep import AFTER, NOW, Along, Delete, Event, PolicyError, Sweep, Update
+from tasks.policies.sweep import AFTER, NOW, Delete, Event, PolicyError, Related, Sweep, Update
 from workers.settings import SettingsError, load
 
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
@@ -69,7 +69,7 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
         ),
         (
             {"indexed": TypingIndicator.started_at < NOW, "full_pass_every": timedelta(hours=1)},
-            "echoroom.test: no index serves `indexed`. Compare the first column of one of the table's indexes",
+            "echoroom.test: no index serves `indexed`. Compare the first column of one of the table's ind",
         ),
         (
             {"full_pass_every": timedelta(seconds=4)},
@@ -88,7 +88,7 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
             "echoroom.test: `lock_first` must be a foreign key, and TypingIndicator.username is none.",
         ),
         (
-            {"related": (Along(model=VoiceStatus, of=VoiceStatus.id.is_(None), action=Delete()),)},
+            {"related": (Related(model=VoiceStatus, of=VoiceStatus.id.is_(None), action=Delete()),)},
             "echoroom.test: nothing can go along with rows that are deleted: a foreign key does that.",
         ),
     ],

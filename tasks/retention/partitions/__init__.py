@@ -11,7 +11,7 @@ from datetime import datetime
 from tasks.policies.retention import Retention
 from tasks.retention.partitions.catalog import PartitionError, find, partitions
 from tasks.retention.partitions.create import make_coming, make_room, missing
-from tasks.retention.partitions.drop import Dropped, Fate, drop_past, past
+from tasks.retention.partitions.drop import Dropped, DropResult, drop_past, past
 from tasks.retention.partitions.plan import Plan, plan
 from tasks.retention.partitions.policies import age_of, named, policies_of
 from workers.db import transaction
@@ -61,8 +61,8 @@ def keep(
 
 
 __all__ = [
+    "DropResult",
     "Dropped",
-    "Fate",
     "PartitionError",
     "Plan",
     "age_of",

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from tasks.retention.partitions.catalog import Found, month, name_of, quoter
-from tasks.retention.partitions.table_facts import Asked
+from tasks.retention.partitions.table_facts import TableFacts
 
 _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
 
@@ -32,14 +32,14 @@ class Switch:
     until: datetime
 
 
-def switch(connection: Connection, found: Found, asked: Asked, until: datetime, ahead: int) -> Switch:
+def switch(connection: Connection, found: Found, asked: TableFacts, until: datetime, ahead: int) -> Switch:
     """Return the statements; the old table keeps what is older than `until`, a month's beginning."""
     made = _Writing(connection, found, asked, until)
     return Switch(tuple(made.before()), tuple(made.at_once(ahead)), until)
 
 
 class _Writing:
-    def __init__(self, connection: Connection, found: Found, asked: Asked, until: datetime) -> None:
+    def __init__(self, connection: Connection, found: Found, asked: TableFacts, until: datetime) -> None:
         self._found, self._asked, self._until = found, asked, until
         self._quote = quoter(connection)
         self._connection = connection

@@ -66,7 +66,7 @@ from tasks.retention.cascade import ALL
 from tasks.retention.partitions.catalog import Found, Partition, PartitionError, find, partitions, quoter
 from tasks.retention.partitions.create import PATIENCE_MS, TRIES
 from tasks.retention.partitions.policies import age_of, running
-from tasks.retention.safety_limit import Stopped, allowance
+from tasks.retention.safety_limit import ApprovalRequired, allowance
 from tasks.sweeps.batch import Contested, Refused, begin
 from tasks.sweeps.statements import key_of, on_pages
 from workers import ledger
@@ -111,7 +111,7 @@ _SIZE = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class DropResult:
     """What became of a partition whose time is over.
 
     Attributes:
@@ -133,7 +133,7 @@ class Fate:
 class Dropped:
     """What a run did; `busy` if another run of the table is under way, and nothing was done."""
 
-    fates: list[Fate] = field(default_factory=list)
+    fates: list[DropResult] = field(default_factory=list)
     busy: bool = False
 
 
@@ -142,7 +142,7 @@ class _Changed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
+class _PolicyMatch:
     """A policy that runs, and which rows of a partition it takes."""
 
     policy: Retention
@@ -171,7 +171,7 @@ def drop_past(
         watch: is called with a partition's name and the rows archived so far.
 
     Raises:
-        tasks.retention.safety_limit.Stopped: it would take more than it may, and waits for an approval.
+        ApprovalRequired: it would take more than it may.
         StoreError: there is no archive, or it cannot be reached.
         PartitionError: the role may not drop them.
     """
@@ -242,7 +242,7 @@ class _Counts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sheet:
+class _PartitionQuery:
     """A partition as a table of statements, and who takes its rows.
 
     Attributes:
@@ -254,7 +254,7 @@ class _Sheet:
 
     table: Table
     oid: int
-    judges: tuple[_Judge, ...]
+    judges: tuple[_PolicyMatch, ...]
     look: Select[Any]
     look_again: Select[Any]
     freezing: tuple[str, ...]
@@ -263,7 +263,7 @@ class _Sheet:
     @classmethod
     def of(
         cls, connection: Connection, found: Found, one: Partition, settings: Settings, now: datetime
-    ) -> "_Sheet":
+    ) -> "_PartitionQuery":
         """Make it; `connection` tells what schemas are called."""
         real = connection.get_execution_options().get("schema_translate_map", {})
         logical = {called: schema for schema, called in real.items()}
@@ -274,7 +274,7 @@ class _Sheet:
         for number, (policy, period) in enumerate(on):
             takes = _moved(rollup_guard.due(policy), found.table, table, number)
             # A row that two of them would take is the first one's.
-            judges.append(_Judge(policy, period, and_(takes, *(one.is_not(True) for one in before))))
+            judges.append(_PolicyMatch(policy, period, and_(takes, *(one.is_not(True) for one in before))))
             before.append(takes)
         rows: Select[Any] = select(
             func.count(),
@@ -342,34 +342,36 @@ class _Dropping:
 
         remove_unfinished(self.job, archive_for(self.settings))
 
-    def foresee(self, one: Partition) -> Fate:
+    def foresee(self, one: Partition) -> DropResult:
         """Say what would become of a partition."""
         with begin(PATIENCE_MS, _LOOK_MS) as connection:
-            sheet = _Sheet.of(connection, self.found, one, self.settings, self.now)
+            sheet = _PartitionQuery.of(connection, self.found, one, self.settings, self.now)
             counts = sheet.count(connection, self.now, horizon=2**62)
         kept = _why_kept(counts)
         if kept is None:
             try:
                 self._approvals(sheet, counts)
-            except Stopped as reason:
+            except ApprovalRequired as reason:
                 kept = str(reason)
             else:
                 self._count(sheet, counts)
-        return Fate(one.name, counts.rows, kept)
+        return DropResult(one.name, counts.rows, kept)
 
-    def drop(self, one: Partition) -> Fate:
+    def drop(self, one: Partition) -> DropResult:
         """Archive a partition and drop it, if all is as it must be."""
         with begin(PATIENCE_MS, _LOOK_MS) as connection:
-            sheet = _Sheet.of(connection, self.found, one, self.settings, self.now)
+            sheet = _PartitionQuery.of(connection, self.found, one, self.settings, self.now)
             # Before anything is read: what was written since is told by it.
             horizon = connection.execute(_HORIZON).scalar_one()
         with begin(PATIENCE_MS, _LOOK_MS) as connection:
             counts = sheet.count(connection, self.now, horizon)
             size = connection.execute(_SIZE, {"oid": one.oid}).one()
         if kept := _why_kept(counts):
-            return Fate(one.name, counts.rows, kept)
+            return DropResult(one.name, counts.rows, kept)
         if counts.written:
-            return Fate(one.name, counts.rows, "rows were written to it just now; the next run looks again")
+            return DropResult(
+                one.name, counts.rows, "rows were written to it just now; the next run looks again"
+            )
         approvals = self._approvals(sheet, counts)
         stores = {judge.policy.name: self._store(judge.policy) for judge in sheet.judges}
         archived: dict[str, _Archives] = {}
@@ -381,7 +383,7 @@ class _Dropping:
                     archived[judge.policy.name] = self._archive(sheet, judge, store, one, ranges)
             fate = self._take(sheet, one, counts, archived, approvals, horizon)
         except _Changed as reason:
-            fate = Fate(one.name, counts.rows, str(reason))
+            fate = DropResult(one.name, counts.rows, str(reason))
         if fate.kept is not None:
             for name, made in archived.items():
                 store = stores[name]
@@ -393,7 +395,7 @@ class _Dropping:
         # It looks at us before it sweeps.
         return archives_of(policy, self.settings)
 
-    def _approvals(self, sheet: "_Sheet", counts: _Counts) -> dict[str, int | None]:
+    def _approvals(self, sheet: "_PartitionQuery", counts: _Counts) -> dict[str, int | None]:
         """See that no policy takes more than it may; return by which approvals.
 
         Partitions are compared with partitions: a month's rows are many more than what a run sweeps.
@@ -410,7 +412,7 @@ class _Dropping:
             # What was taken by an approval is no more in what it leaves.
             so_far = 0 if allowed.approval is not None else self.taken.get(name, 0)
             if rows + so_far > most:
-                raise Stopped(
+                raise ApprovalRequired(
                     f"{name} would take {rows + so_far:,} rows with partitions that are over, and may take "
                     f"{most:,}. Look with: roomkeeper partition run --dry-run; if it is right: "
                     f"roomkeeper retention approve {name} --reason …"
@@ -420,8 +422,8 @@ class _Dropping:
 
     def _archive(
         self,
-        sheet: "_Sheet",
-        judge: _Judge,
+        sheet: "_PartitionQuery",
+        judge: _PolicyMatch,
         store: ObjectStore,
         one: Partition,
         ranges: Iterator[tuple[int, int]],
@@ -451,13 +453,13 @@ class _Dropping:
 
     def _take(
         self,
-        sheet: "_Sheet",
+        sheet: "_PartitionQuery",
         one: Partition,
         counts: _Counts,
         archived: "Mapping[str, _Archives]",
         approvals: Mapping[str, int | None],
         horizon: int,
-    ) -> Fate:
+    ) -> DropResult:
         last = ""
         for attempt in range(TRIES):
             try:
@@ -467,10 +469,10 @@ class _Dropping:
                 # So that those behind us get their turn.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))  # noqa: S311
             except Refused as error:
-                return Fate(one.name, counts.rows, f"the database refuses: {error}")
+                return DropResult(one.name, counts.rows, f"the database refuses: {error}")
             except DBAPIError as error:
                 if isinstance(error.orig, UndefinedTable):
-                    return Fate(one.name, counts.rows, "somebody else has dropped it meanwhile")
+                    return DropResult(one.name, counts.rows, "somebody else has dropped it meanwhile")
                 if isinstance(error.orig, InsufficientPrivilege):
                     owner = self.found.row.owner
                     raise PartitionError(
@@ -478,17 +480,19 @@ class _Dropping:
                         f"table belongs to, or a member of that role: GRANT {owner} TO ..."
                     ) from error
                 raise
-        return Fate(one.name, counts.rows, f"others hold it all the time ({last}); the next run tries again")
+        return DropResult(
+            one.name, counts.rows, f"others hold it all the time ({last}); the next run tries again"
+        )
 
     def _at_once(
         self,
-        sheet: "_Sheet",
+        sheet: "_PartitionQuery",
         one: Partition,
         before: _Counts,
         archived: "Mapping[str, _Archives]",
         approvals: Mapping[str, int | None],
         horizon: int,
-    ) -> Fate:
+    ) -> DropResult:
         numbers = []
         with begin(HOLD_PATIENCE_MS, _LOOK_MS) as connection:
             quote = quoter(connection)
@@ -512,14 +516,14 @@ class _Dropping:
             connection.exec_driver_sql(f"DROP TABLE {name}")
         seconds = perf_counter() - began
         self._count(sheet, before)
-        return Fate(one.name, before.rows, None, tuple(numbers), seconds)
+        return DropResult(one.name, before.rows, None, tuple(numbers), seconds)
 
-    def _count(self, sheet: "_Sheet", counts: _Counts) -> None:
+    def _count(self, sheet: "_PartitionQuery", counts: _Counts) -> None:
         for judge, rows in zip(sheet.judges, counts.by_policy, strict=True):
             self.taken[judge.policy.name] = self.taken.get(judge.policy.name, 0) + rows
 
     def _same(
-        self, counts: _Counts, before: _Counts, archived: "Mapping[str, _Archives]", sheet: "_Sheet"
+        self, counts: _Counts, before: _Counts, archived: "Mapping[str, _Archives]", sheet: "_PartitionQuery"
     ) -> None:
         """See that a partition has the rows that were archived, and that all of them are due."""
         if kept := _why_kept(counts):
@@ -535,7 +539,7 @@ class _Dropping:
     def _receipt(
         self,
         connection: Connection,
-        judge: _Judge,
+        judge: _PolicyMatch,
         one: Partition,
         rows: int,
         made: "_Archives",

@@ -18,7 +18,7 @@ from tasks.retention.partitions.catalog import TIMES, Found, Partition, month, p
 from tasks.retention.partitions.convert import Switch, switch
 from tasks.retention.partitions.create import AHEAD, missing
 from tasks.retention.partitions.drop import past
-from tasks.retention.partitions.table_facts import Asked, ask
+from tasks.retention.partitions.table_facts import TableFacts, ask
 from workers.settings import Settings
 
 #: Both steps must be over before the month is: a few days are left for them.
@@ -91,7 +91,7 @@ def _shape(found: Found) -> Iterator[str]:
         yield f"{age} is a generated column: PostgreSQL partitions by none."
 
 
-def _keys(found: Found, asked: Asked) -> Iterator[str]:
+def _keys(found: Found, asked: TableFacts) -> Iterator[str]:
     age, rule = found.age, "PostgreSQL keeps a key unique in a partitioned table only if it contains"
     upserts = _upserts(found.table)
     referred = {tuple(one.to) for one in asked.references}
@@ -114,7 +114,7 @@ def _keys(found: Found, asked: Asked) -> Iterator[str]:
         yield f"{name} excludes rows by others of the whole table; partitions know of their own alone."
 
 
-def _besides(found: Found, asked: Asked) -> Iterator[str]:
+def _besides(found: Found, asked: TableFacts) -> Iterator[str]:
     """Yield what could be mended, if it were alone."""
     for key in asked.keys:
         if key.primary and found.age not in key.columns and not asked.references:
@@ -137,7 +137,7 @@ def _upserts(table: Table) -> list[tuple[set[str], str]]:
     return found
 
 
-def _referred(found: Found, asked: Asked) -> Iterator[str]:
+def _referred(found: Found, asked: TableFacts) -> Iterator[str]:
     for one in asked.references:
         if found.age not in one.to:
             columns, to = ", ".join(one.columns), ", ".join(one.to)
@@ -148,7 +148,7 @@ def _referred(found: Found, asked: Asked) -> Iterator[str]:
             )
 
 
-def _written(found: Found, asked: Asked) -> Iterator[str]:
+def _written(found: Found, asked: TableFacts) -> Iterator[str]:
     age = found.age
     if asked.without:
         many = "Rows have" if asked.without > 1 else "A row has"
@@ -171,7 +171,7 @@ def _written(found: Found, asked: Asked) -> Iterator[str]:
         )
 
 
-def _bound(asked: Asked, now: datetime) -> tuple[datetime, str | None]:
+def _bound(asked: TableFacts, now: datetime) -> tuple[datetime, str | None]:
     """Return until before when the old table has all rows; or why there is no such moment."""
     latest = asked.latest
     if latest is not None and latest.tzinfo is None:
@@ -184,7 +184,7 @@ def _bound(asked: Asked, now: datetime) -> tuple[datetime, str | None]:
     return begins, None
 
 
-def _notes(found: Found, asked: Asked) -> Iterator[str]:
+def _notes(found: Found, asked: TableFacts) -> Iterator[str]:
     (primary,) = (key for key in asked.keys if key.primary) if _has_primary(asked) else (None,)
     if primary is not None and found.age not in primary.columns:
         columns = ", ".join(primary.columns)
@@ -202,5 +202,5 @@ def _notes(found: Found, asked: Asked) -> Iterator[str]:
     )
 
 
-def _has_primary(asked: Asked) -> bool:
+def _has_primary(asked: TableFacts) -> bool:
     return any(key.primary for key in asked.keys)

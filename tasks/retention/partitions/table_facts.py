@@ -101,7 +101,7 @@ _NUMBERED = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TableFacts:
     """What the catalogue says, and a look at the rows.
 
     Attributes:
@@ -138,7 +138,7 @@ class Asked:
         return [one.name for one in self.triggers if one.transition]
 
 
-def ask(connection: Connection, found: Found) -> Asked:
+def ask(connection: Connection, found: Found) -> TableFacts:
     """Ask the database all that."""
     oid = {"oid": found.row.oid}
 
@@ -153,7 +153,7 @@ def ask(connection: Connection, found: Found) -> Asked:
     without = connection.exec_driver_sql(
         f"SELECT count(*) FROM (SELECT FROM {name} WHERE {age} IS NULL LIMIT 2) AS few"  # noqa: S608
     ).scalar_one()
-    return Asked(
+    return TableFacts(
         rows=size.rows,
         bytes=size.bytes,
         latest=latest,

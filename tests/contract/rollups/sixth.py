@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.base import Aware, GeneratedId, TextStr
-from tasks.policies.rollup import DAY, FROM, TO, Feed, Rollup, bucket_of
+from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
 from tests.analytics.figuring import Rows
 from tests.contract.rollup_example import Example, Source
 from workers.db import get_engine
@@ -101,7 +101,7 @@ ROLLUP = Rollup(
     grain=DAY,
     bucket=VisitsDaily.day,
     select=_daily(),
-    source_tables=(Feed(Visit, (Visit.came_at, Visit.left_at)),),
+    source_tables=(SourceTable(Visit, (Visit.came_at, Visit.left_at)),),
 )
 
 
@@ -195,8 +195,10 @@ WRONG = (
     ),
     Wrong(
         "retention does not learn of every moment",
-        _with(feeds=(Feed(Visit, (Visit.came_at,)),)),
+        _with(feeds=(SourceTable(Visit, (Visit.came_at,)),)),
         "rows of sixth.visit count by came_at, left_at, and its `feeds` names came_at",
     ),
-    Wrong("closed days are not computed again", _with(recompute_for=None), "closed buckets are to be computed"),
+    Wrong(
+        "closed days are not computed again", _with(recompute_for=None), "closed buckets are to be computed"
+    ),
 )
