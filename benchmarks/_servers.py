@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from stack import signatures
-from stack.clamd import Clamd
 from stack.ports import free_port
-from stack.postgres import Postgres
 from stack.programs import set_up
-from stack.valkey import Valkey
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.postgres import Postgres
+from stack.servers.valkey import Valkey
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers.settings import Settings, load
 

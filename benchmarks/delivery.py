@@ -47,8 +47,8 @@ from redis import Redis
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
-from stack.postgres import Postgres
-from stack.valkey import Valkey
+from stack.servers.postgres import Postgres
+from stack.servers.valkey import Valkey
 from tasks.apps import APPS
 from tests.nodejs import NODE, npm_ci
 from tests.platform import Platform, Program, eventually

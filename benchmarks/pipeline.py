@@ -26,7 +26,7 @@ from uuid import UUID
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from benchmarks._servers import running
-from stack.samples import animation, drawing, photo
+from stack.demo.samples import animation, drawing, photo
 from tests.platform import Platform, Program
 from workers.db import create
 from workers.settings import load

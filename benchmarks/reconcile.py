@@ -31,8 +31,8 @@ import psycopg
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port, free_ports
-from stack.postgres import Postgres
-from stack.seaweedfs import PORTS, SeaweedFS
+from stack.servers.postgres import Postgres
+from stack.servers.seaweedfs import PORTS, SeaweedFS
 from tasks.apps import APPS
 from tasks.reconcile import reconcile
 from tests.platform import environment

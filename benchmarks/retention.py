@@ -31,7 +31,7 @@ import structlog
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
-from stack.postgres import Postgres
+from stack.servers.postgres import Postgres
 from tasks.apps import APPS
 from tests.platform import environment
 from tests.servers import PostgresServer

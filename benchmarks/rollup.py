@@ -33,7 +33,7 @@ import psycopg
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
-from stack.postgres import Postgres
+from stack.servers.postgres import Postgres
 from tasks.analytics import task as analytics
 from tasks.analytics.calendar import Bucket, buckets
 from tasks.analytics.engine import Run

@@ -32,9 +32,9 @@ import clamd as package
 
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
-from stack import signatures
-from stack.clamd import Clamd
 from stack.ports import free_port
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
 from tests.servers import ClamdServer
 from workers.scanner import Scanner
 

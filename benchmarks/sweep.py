@@ -33,7 +33,7 @@ import psycopg
 from benchmarks import _harness as harness
 from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
-from stack.postgres import Postgres
+from stack.servers.postgres import Postgres
 from tasks.apps import APPS, POLICIES
 from tasks.policies.retention import Retention
 from tasks.sweeps import task as cleanup

@@ -11,8 +11,8 @@ from rich.console import Console
 from sqlalchemy import Row
 
 from commands import arguments
-from tasks.attachments import operate
-from tasks.attachments.jobs import UnknownAttachmentError
+from tasks.attachments import operator_actions
+from tasks.attachments.attachment_work import UnknownAttachmentError
 from tasks.attachments.traits import phrase
 from workers.settings import SettingsError
 
@@ -63,9 +63,9 @@ def show(application: App, attachment_id: Id) -> None:
     """Tell one file's story: each phase, when, how long, and what was found."""
     console = Console(soft_wrap=True, highlight=False)
     with _told(application, attachment_id):
-        job, events = operate.look(application, attachment_id)
+        job, events = operator_actions.look(application, attachment_id)
         if job is None and not events:
-            why = operate.why_idle(application, attachment_id)
+            why = operator_actions.why_idle(application, attachment_id)
             raise SettingsError(f"Nobody has worked on {application} {attachment_id} yet: {why}.")
     if job is not None:
         for name in _LINES:
@@ -81,10 +81,12 @@ def show(application: App, attachment_id: Id) -> None:
 def list_(
     application: Annotated[
         str | None,
-        typer.Option("--app", help=f"{arguments.either(operate.WITH_ATTACHMENTS)}: only its files."),
+        typer.Option("--app", help=f"{arguments.either(operator_actions.WITH_ATTACHMENTS)}: only its files."),
     ] = None,
-    state: Annotated[str | None, typer.Option(help=f"{arguments.either(operate.STATES)}.")] = None,
-    outcome: Annotated[str | None, typer.Option(help=f"{arguments.either(operate.OUTCOMES)}.")] = None,
+    state: Annotated[str | None, typer.Option(help=f"{arguments.either(operator_actions.STATES)}.")] = None,
+    outcome: Annotated[
+        str | None, typer.Option(help=f"{arguments.either(operator_actions.OUTCOMES)}.")
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="Such as malware or type_mismatch.")] = None,
     sha256: Annotated[
         str | None, typer.Option(help="All copies of this content: 64 hexadecimal digits.")
@@ -93,13 +95,13 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=_LISTED, help="At most so many, the latest first.")] = 50,
 ) -> None:
     """List attachments that fit everything given: what is parked, quarantined, withdrawn by a rescan."""
-    arguments.known("--app", application, operate.WITH_ATTACHMENTS)
-    arguments.known("--state", state, operate.STATES)
-    arguments.known("--outcome", outcome, operate.OUTCOMES)
+    arguments.known("--app", application, operator_actions.WITH_ATTACHMENTS)
+    arguments.known("--state", state, operator_actions.STATES)
+    arguments.known("--outcome", outcome, operator_actions.OUTCOMES)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise SettingsError("--sha256 must be 64 hexadecimal digits.")
     console = Console(soft_wrap=True, highlight=False)
-    jobs = operate.find(
+    jobs = operator_actions.find(
         app=application,
         state=state,
         outcome=outcome,
@@ -108,7 +110,7 @@ def list_(
         event=arguments.words(event),
         limit=limit,
     )
-    names = operate.file_names(jobs)
+    names = operator_actions.file_names(jobs)
     for job in jobs:
         became = ", ".join(filter(None, (job.outcome, job.verdict, job.reason)))
         which = (
@@ -138,12 +140,12 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: argument
     Holds for this content and the reason that it was refused for; not for what is empty or too_large.
     """
     with _told(application, attachment_id):
-        job, _ = operate.look(application, attachment_id)
+        job, _ = operator_actions.look(application, attachment_id)
     against = job.reason if job is not None and job.outcome else None
-    if against in operate.UNRELEASABLE:
+    if against in operator_actions.UNRELEASABLE:
         raise SettingsError(
             f"{application} {attachment_id} cannot be released from {against}: "
-            f"{operate.UNRELEASABLE[against]}."
+            f"{operator_actions.UNRELEASABLE[against]}."
         )
     if job is not None and job.outcome == "accepted" and job.override == "release":
         raise SettingsError(f"{application} {attachment_id} has been released already.")
@@ -157,7 +159,7 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: s
     if not why:
         raise SettingsError("--reason must say why, in a few words.")
     with _told(application, attachment_id):
-        operate.act(name, application, attachment_id, actor=who, reason=why)
+        operator_actions.act(name, application, attachment_id, actor=who, reason=why)
     # Not before: importing tasks makes the Celery application, which no other command here needs.
     from tasks.attachments.payload import ProcessAttachment
     from tasks.attachments.process import process
@@ -182,7 +184,7 @@ def _told(application: str, attachment_id: UUID) -> Iterator[None]:
     except UnknownAttachmentError as error:
         there = [
             f" {other} has one: roomkeeper attachments show {other} {attachment_id}"
-            for other in operate.elsewhere(application, attachment_id)
+            for other in operator_actions.elsewhere(application, attachment_id)
         ]
         raise SettingsError(f"{error}.{';'.join(there)}") from error
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from commands import lateness
+from commands import rollup_status
 from models.platform import SCHEMA
 from tasks import availability
 from tasks.apps import enabled, every, policies, rollups, zone
@@ -27,7 +27,7 @@ from tasks.policies.app import AttachmentTable
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
 from tasks.sweeps import index_check
-from workers import health, jail, scanner_probes
+from workers import health, sandbox, scanner_probes
 from workers import revision as revisions
 from workers.database_errors import is_transient
 from workers.db import engine_for
@@ -316,7 +316,7 @@ def jobs(settings: Settings) -> tuple[list[Fault], str]:
     """
     with engine_for(settings) as engine, engine.begin() as connection:
         ledger = health.ask(connection, periods(settings))
-        late = lateness.faults(lateness.read(connection, rollups(settings).values()).values())
+        late = rollup_status.faults(rollup_status.read(connection, rollups(settings).values()).values())
     return [*health.faults(ledger), *late], " (nothing has run yet)" if ledger.empty else ""
 
 
@@ -324,7 +324,7 @@ def zones(settings: Settings) -> list[Fault]:
     """Return which rollups have counted days of another zone; of a database that is away others tell."""
     try:
         with engine_for(settings) as engine, engine.begin() as connection:
-            found = lateness.read(connection, rollups(settings).values())
+            found = rollup_status.read(connection, rollups(settings).values())
     except DBAPIError:
         return []
     return [
@@ -394,8 +394,8 @@ def signatures(version: Version, settings: Settings, now: datetime | None = None
 def decoder(_settings: Settings) -> list[Fault]:
     """Check that the process in which strangers' files are decoded is confined in every way that there is."""
     try:
-        missing = {name: why for name, why in jail.protections().items() if why is not None}
-    except jail.Jailed as error:
+        missing = {name: why for name, why in sandbox.protections().items() if why is not None}
+    except sandbox.Jailed as error:
         return [Fault(f"Strangers' files cannot be decoded: {error}.", "See the worker's log.")]
     return [
         Fault(

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy import Table as DataTable
 from sqlalchemy.exc import DBAPIError
 
-from commands import checks, lateness
+from commands import checks, rollup_status
 from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
 from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.eligible_rows import clock, eligible
@@ -67,7 +67,7 @@ def list_policies(
     with transaction() as connection:
         jobs = {job.name: every(job, settings) for page in shown.values() for job in page}
         ledger = health.ask(connection, jobs).jobs
-        standings = lateness.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
+        standings = rollup_status.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
     now = clock()
@@ -132,7 +132,7 @@ def _swept(
     )
 
 
-def _rolled(standing: lateness.Standing, found: health.Health, settings: Settings, *, on: bool) -> _Row:
+def _rolled(standing: rollup_status.Standing, found: health.Health, settings: Settings, *, on: bool) -> _Row:
     rollup = standing.rollup
     days_of = zone(rollup, settings)
     return _Row(
@@ -151,14 +151,14 @@ def _schedule(job: Sweep | Rollup, settings: Settings, *, on: bool) -> str:
     return f"every {short(every(job, settings))}" if on else "off"
 
 
-def _closed(standing: lateness.Standing) -> str:
+def _closed(standing: rollup_status.Standing) -> str:
     """Return the last bucket that is closed, and how late the next one is if that is a fault."""
     last = standing.closed
-    told = "–" if last is None else lateness.spelled(last, standing.rollup.grain)
+    told = "–" if last is None else rollup_status.spelled(last, standing.rollup.grain)
     if not standing.late:
         return told
     assert standing.lag is not None
-    return f"{told}, {lateness.rough(standing.lag)} late"
+    return f"{told}, {rollup_status.rough(standing.lag)} late"
 
 
 def _wide(title: str, names: tuple[str, str], rows: Sequence[_Row]) -> Table:

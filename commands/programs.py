@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
-from commands import checks, lateness
+from commands import checks, rollup_status
 from commands.startup import wait_until_ready
 from tasks import availability
 from tasks.apps import enabled, policies
@@ -105,7 +105,7 @@ def metrics() -> None:
         State(
             settings,
             checks.periods(settings),
-            lambda connection: lateness.told(connection, settings),
+            lambda connection: rollup_status.told(connection, settings),
             lambda connection: _served(connection, settings),
             lambda: {app: app not in availability.available(settings) for app in settings.apps},
         )

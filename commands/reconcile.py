@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from commands import arguments, checks, progress
 from tasks.apps import enabled
-from tasks.attachments.operate import WITH_ATTACHMENTS
+from tasks.attachments.operator_actions import WITH_ATTACHMENTS
 from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError
 from tasks.reconcile import reconcile as compare
 from workers.settings import Settings, SettingsError, get_settings, variable

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, Row
 
-from commands import lateness, progress
-from commands.lateness import numbered, span, spelled
+from commands import progress, rollup_status
 from commands.policies import OURS, counted, likely, named, ready, told_time
+from commands.rollup_status import numbered, span, spelled
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.analytics.engine import OtherZoneError, Run, State, differences, frozen, state_of
 from tasks.analytics.engine import Progress as Computed
@@ -61,7 +61,7 @@ def list_rollups(
         Console(highlight=False, markup=False).print(f"{only} has no rollups.")
         return
     with transaction() as connection:
-        standings = lateness.read(connection, wanted)
+        standings = rollup_status.read(connection, wanted)
     console = Console(highlight=False, markup=False)
     names = ("rollup", "days of", "counted from", "closed up to", "late by", "frozen up to", "next revisit")
     wide = console.width >= WIDE
@@ -79,7 +79,7 @@ def list_rollups(
     console.print(table)
 
 
-def _cells(standing: lateness.Standing, settings: Settings) -> tuple[str, ...]:
+def _cells(standing: rollup_status.Standing, settings: Settings) -> tuple[str, ...]:
     rollup, state = standing.rollup, standing.state
     if state is None:
         return (zone(rollup, settings), *("–" for _ in range(5)))
@@ -88,7 +88,7 @@ def _cells(standing: lateness.Standing, settings: Settings) -> tuple[str, ...]:
         state.zone,
         spelled(first, rollup.grain),
         "–" if standing.closed is None else spelled(standing.closed, rollup.grain),
-        lateness.rough(standing.lag) if standing.lag else "–",
+        rollup_status.rough(standing.lag) if standing.lag else "–",
         "–" if state.frozen_to is None else told_time(state.frozen_to),
         _next_revisit(rollup, state),
     )
@@ -194,11 +194,11 @@ def _why_frozen(state: State) -> str:
     return f"rows up to {told_time(state.frozen_to)} UTC are gone"
 
 
-def _standing(rollup: Rollup, settings: Settings) -> tuple[lateness.Standing, State]:
+def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.Standing, State]:
     """Return how far a rollup has come that has run and counts the days that are set."""
     ready(settings, rollup)
     with transaction() as connection:
-        standing = lateness.read(connection, [rollup])[rollup.name]
+        standing = rollup_status.read(connection, [rollup])[rollup.name]
     state = standing.state
     if state is None:
         raise SettingsError(f"{rollup.name} has never run; see to that first: roomkeeper run {rollup.name}")

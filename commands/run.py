@@ -10,7 +10,7 @@ from psycopg.errors import QueryCanceled
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from commands import arguments, lateness, progress
+from commands import arguments, progress, rollup_status
 from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
 from tasks import eligible_rows
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
@@ -84,7 +84,7 @@ def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_ru
         )
     ready(settings, rollup)
     with transaction() as connection:
-        standing = lateness.read(connection, [rollup])[rollup.name]
+        standing = rollup_status.read(connection, [rollup])[rollup.name]
     due = _to_be_closed(standing, settings, moment or standing.now)
     if dry_run:
         _tell_what_is_to_be_closed(standing, settings, moment or standing.now, due)
@@ -92,7 +92,9 @@ def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_ru
         _compute(rollup, settings, due)
 
 
-def _to_be_closed(standing: lateness.Standing, settings: Settings, moment: datetime) -> list[Bucket] | None:
+def _to_be_closed(
+    standing: rollup_status.Standing, settings: Settings, moment: datetime
+) -> list[Bucket] | None:
     """Return the buckets that a run closes; None where only the run itself finds out."""
     rollup, state = standing.rollup, standing.state
     if state is None or state.zone != zone(rollup, settings):
@@ -102,7 +104,7 @@ def _to_be_closed(standing: lateness.Standing, settings: Settings, moment: datet
 
 
 def _tell_what_is_to_be_closed(
-    standing: lateness.Standing, settings: Settings, moment: datetime, due: list[Bucket] | None
+    standing: rollup_status.Standing, settings: Settings, moment: datetime, due: list[Bucket] | None
 ) -> None:
     rollup = standing.rollup
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -115,13 +117,13 @@ def _tell_what_is_to_be_closed(
         first = bucket_at(standing.state.covered_from, rollup.grain, standing.state.zone)
         console.print(
             f"{rollup.name} has counted days of {standing.state.zone}: its next run computes all since "
-            f"{lateness.spelled(first, rollup.grain)} anew, as days of {zone(rollup, settings)}."
+            f"{rollup_status.spelled(first, rollup.grain)} anew, as days of {zone(rollup, settings)}."
         )
     else:
         are = "is" if len(due) == 1 else "are"
-        which = f": {lateness.span(due, rollup.grain)}" if due else ""
+        which = f": {rollup_status.span(due, rollup.grain)}" if due else ""
         console.print(
-            f"{rollup.name}: {lateness.numbered(len(due), rollup.grain)} {are} to be closed at "
+            f"{rollup.name}: {rollup_status.numbered(len(due), rollup.grain)} {are} to be closed at "
             f"{told_time(moment)} UTC{which}."
         )
     console.print("Nothing was changed.")
@@ -145,7 +147,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
             done = analytics.run(rollup, settings, by_hand=True, watch=watch)
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"{rollup.name}: broken off; {lateness.numbered(closed, rollup.grain)} closed."
+                f"{rollup.name}: broken off; {rollup_status.numbered(closed, rollup.grain)} closed."
             )
             raise typer.Exit(130) from None
         except MovedError as error:
@@ -154,7 +156,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
         raise SettingsError(_under_way(rollup.name))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{rollup.name}: {lateness.numbered(done.closed, rollup.grain)} closed, {counted(done.rows)} of "
+        f"{rollup.name}: {rollup_status.numbered(done.closed, rollup.grain)} closed, {counted(done.rows)} of "
         f"figures changed, {monotonic() - began:.1f} s."
     )
     if done.more:

@@ -16,8 +16,8 @@ from tasks.policies.retention import Retention
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stack.ephemeral import Effect, Ephemera
-    from stack.figures import Figures, Seen
+    from stack.demo.rollups import Figures, Seen
+    from stack.demo.stale_rows import Effect, Ephemera
     from stack.group import LocalStack
 
 app = typer.Typer(help="Run everything on this machine: for a first look, and for development.")
@@ -54,7 +54,7 @@ console = Console(highlight=False, soft_wrap=True)
 def run() -> None:
     """Start everything, feed samples in, and stay until Ctrl-C. Data is kept for the next time."""
     with _packages():
-        from stack.figures import Figures
+        from stack.demo.rollups import Figures
         from stack.group import LocalStack
     from stack.interrupts import Interrupted
 
@@ -73,7 +73,7 @@ def run() -> None:
 def demo() -> None:
     """The same without staying, from nothing: exit code 0 only if everything met its expected fate."""
     with _packages():
-        from stack.figures import Figures
+        from stack.demo.rollups import Figures
         from stack.group import DEMO_STATE, LocalStack
 
     figures = Figures()
@@ -95,13 +95,13 @@ def _packages() -> Iterator[None]:
 
 def _show(group: "LocalStack", figures: "Figures") -> bool:
     """Feed files and rows in, tell each one's fate as it happens, sum up; return whether all were right."""
-    from stack.ephemeral import Ephemera
-    from stack.feed import services
-    from stack.feeding import clock
+    from stack.demo.attempts import tries
+    from stack.demo.rows import clock
+    from stack.demo.samples import SAMPLES
+    from stack.demo.stale_rows import Ephemera
+    from stack.demo.uploads import services
     from stack.interrupts import Interrupted
     from stack.patience import Patience
-    from stack.samples import SAMPLES
-    from stack.tries import tries
 
     right = total = 0
     with services(group.settings) as apis:

@@ -19,7 +19,7 @@ from statistics import median
 import psycopg
 
 from commands.stack import IMPATIENT
-from stack.figures import Figures
+from stack.demo.rollups import Figures
 from stack.group import LocalStack
 from stack.interrupts import Interrupted
 

@@ -15,16 +15,17 @@ from typing import Self
 import psycopg
 import sqlalchemy.exc
 
-from stack import exports, lock, ports, programs, session, signatures
-from stack.clamd import Clamd
+from stack import exports, lock, ports, programs, session
 from stack.errors import PortTakenError, StackError
 from stack.interrupts import Interrupted, Interrupts
-from stack.postgres import Postgres, create_database
 from stack.processes import run
-from stack.seaweedfs import PORTS, SeaweedFS
-from stack.server import Server
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.postgres import Postgres, create_database
+from stack.servers.seaweedfs import PORTS, SeaweedFS
+from stack.servers.server import Server
+from stack.servers.valkey import Valkey
 from stack.supervise import Program, Supervisor, leftovers
-from stack.valkey import Valkey
 from workers.settings import Settings, load, variable
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ from tasks.apps import enabled, policies, rollups
 from tasks.policies.app import App, Job
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
-from workers import ledger
+from workers import job_history
 from workers.db import transaction
 from workers.inspection import Fault, Need, inspect_schemas
 from workers.settings import Settings
@@ -136,7 +136,7 @@ def skipped(job: str, settings: Settings, slot: datetime | None = None) -> bool:
     faults = disabled(settings).get(app)
     if faults is None:
         return False
-    with ledger.run(job, slot=slot) as entry:
+    with job_history.run(job, slot=slot) as entry:
         if entry is not None:
             entry.outcome, entry.error = "failed", f"{app} is switched off: {faults[0].sentence}"
     return True

@@ -13,7 +13,7 @@ from sqlalchemy import ARRAY, BigInteger, Connection, Row, bindparam, delete, fu
 
 from models.platform import OutboxMessage
 from tasks.policies.columns import table_of
-from workers import dead_letters, ledger
+from workers import dead_letters, job_history
 from workers.app import app as celery
 from workers.app import task
 from workers.broker_errors import BROKER_AWAY, described
@@ -63,7 +63,7 @@ def relay() -> None:
     """Publish what is due in the order of its ids, and remove what was published long ago."""
     settings = get_settings()
     deadline = monotonic() + min(BUDGET_SECONDS, settings.task_soft_limit_seconds / 2)
-    with ledger.run(JOB, quiet=True) as run:
+    with job_history.run(JOB, quiet=True) as run:
         if run is None:
             return
         for step in (_publish, _remove):

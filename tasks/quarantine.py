@@ -1,6 +1,6 @@
 """`dead_letters.collect`: makes dead letters of what could not be one, because the database was away."""
 
-from workers import ledger, quarantine
+from workers import job_history, quarantine
 from workers.app import task
 from workers.queues import MAINTENANCE
 
@@ -11,6 +11,6 @@ JOB = "dead_letters.collect"
 @task(name=JOB, queue=MAINTENANCE, autoretry_for=())
 def collect() -> None:
     """Empty the quarantine, the broker's list of messages that cannot be read."""
-    with ledger.run(JOB, quiet=True) as run:
+    with job_history.run(JOB, quiet=True) as run:
         if run is not None:
             run.rows, run.remaining = quarantine.collect()

@@ -18,12 +18,12 @@ from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.util import LRUCache
 
 import tests.examples  # noqa: F401 - its profiles
-from stack import signatures
-from stack.clamd import Clamd
 from stack.ports import free_port, free_ports
-from stack.postgres import Postgres
-from stack.seaweedfs import PORTS, SeaweedFS
-from stack.valkey import Valkey
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.postgres import Postgres
+from stack.servers.seaweedfs import PORTS, SeaweedFS
+from stack.servers.valkey import Valkey
 from tasks.apps import APPS
 from tests.databases import REUSED, ReusedDatabase
 from tests.platform import Platform, environment, eventually

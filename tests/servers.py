@@ -16,12 +16,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from redis import Redis
 
-from stack.clamd import Clamd
-from stack.postgres import Postgres
 from stack.processes import POLL_SECONDS, last_lines
-from stack.seaweedfs import SeaweedFS
-from stack.server import Server
-from stack.valkey import Valkey
+from stack.servers.clamd import Clamd
+from stack.servers.postgres import Postgres
+from stack.servers.seaweedfs import SeaweedFS
+from stack.servers.server import Server
+from stack.servers.valkey import Valkey
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -127,7 +127,7 @@ class ValkeyServer(RunningServer[Valkey]):
 
 
 class ClamdServer(RunningServer[Clamd]):
-    """clamd, which knows EICAR and `stack.signatures.TEST_MALWARE` and nothing else."""
+    """clamd, which knows EICAR and `stack.servers.signatures.TEST_MALWARE` and nothing else."""
 
     @property
     def address(self) -> str:

@@ -20,14 +20,14 @@ from jsonschema import Draft7Validator
 from redis import Redis
 
 from commands import checks
-from stack import signatures
-from stack.clamd import Clamd
 from stack.ports import free_port, free_ports
 from stack.processes import bound
 from stack.programs import PROGRAMS, roomkeeper
-from stack.seaweedfs import PORTS, SeaweedFS
-from stack.seaweedfs import binary as seaweedfs_binary
-from stack.valkey import Valkey, binary
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.seaweedfs import PORTS, SeaweedFS
+from stack.servers.seaweedfs import binary as seaweedfs_binary
+from stack.servers.valkey import Valkey, binary
 from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, RunningServer
 from workers.queues import KINDS

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from models import openchat, pern
-from stack.samples import SAMPLES, Sample, photo
+from stack.demo.samples import SAMPLES, Sample, photo
 from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers.known_bad import EICAR

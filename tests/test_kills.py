@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from models import openchat, pern
-from stack.samples import photo
+from stack.demo.samples import photo
 from tests.fault_proxy import Fault, FaultProxy
 from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer, SeaweedFSServer

@@ -87,7 +87,7 @@ class Ledger:
 # Each part is a few rows of the index on job and started_at, however long the ledger is. ANY, and an order by
 # a job that is the same: with `=` the planner would rather read the index on started_at alone, from its end
 # until it meets the job, and that is nearly all of it for a job that runs seldom.
-# The key of a run's lock is in `workers.ledger`.
+# The key of a run's lock is in `workers.job_history`.
 _ASK = text("""
     WITH held AS MATERIALIZED (
         SELECT (classid::bigint << 32) | objid::bigint AS key

@@ -17,7 +17,7 @@ from tasks.apps.audiorooms_stays import SKEW
 from tasks.eligible_rows import clock
 from tasks.policies.rollup import CLOCKS_SET, Rollup
 from tasks.sweeps.task import BY_HAND, slot_of
-from workers import ledger
+from workers import job_history
 from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
@@ -52,7 +52,7 @@ def run(
     longest = BY_HAND if by_hand else timedelta(seconds=settings.task_soft_limit_seconds)
     seconds = longest.total_seconds() if by_hand else settings.sweep_seconds
     longest_ms = int(settings.task_soft_limit_seconds / 4 * 1000)
-    with ledger.run(rollup.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
+    with job_history.run(rollup.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
         if entry is None:
             return None
         rolling = Run(

@@ -10,12 +10,12 @@ import structlog
 from sqlalchemy import Float, Row, Select, bindparam, func, select, update
 
 from models.platform import AttachmentJob
-from tasks.attachments import mirror, objects
+from tasks.attachments import app_columns, objects
 from tasks.attachments.objects import Addresses
 from tasks.availability import available
 from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
-from workers import ledger
+from workers import job_history
 from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
@@ -38,7 +38,7 @@ def renew_addresses() -> None:
     """
     settings = get_settings()
     apps = available(settings)
-    with ledger.run(JOB) as run:
+    with job_history.run(JOB) as run:
         if run is None:
             return
         for name, page in apps.items():
@@ -77,7 +77,7 @@ def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Set
                 away[str(error)] += 1
                 connection.execute(_PUT_OFF, its | left)
                 continue
-            mirror.readdressed(connection, table, job.attachment_id, fresh)
+            app_columns.readdressed(connection, table, job.attachment_id, fresh)
             connection.execute(_EXPIRES, its | {"address_expires_at": fresh.expires_at})
     for why, rows in away.items():
         log.warning("addresses.put_off", app=name, rows=rows, why=why)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workers import jail
+from workers import sandbox
 from workers.settings import Settings
 
 #: The pictures, from the small to the large.
@@ -73,7 +73,7 @@ def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") 
     """
     how = KINDS[kind]
     try:
-        answer = jail.run(
+        answer = sandbox.run(
             how.work,
             source,
             folder,
@@ -81,7 +81,7 @@ def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") 
             seconds=settings.draw_timeout_seconds,
             memory_bytes=settings.draw_memory_bytes,
         )
-    except jail.Jailed as error:
+    except sandbox.Jailed as error:
         raise DrawingFailedError(str(error)) from error
     try:
         return _checked(answer, folder.resolve(), kind)

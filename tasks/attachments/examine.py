@@ -10,16 +10,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from tasks.attachments import draw, identify, jobs, policy, scan, trust, verdicts
+from tasks.attachments import attachment_work, draw, identify, policy, scan, scanner_selftest, verdicts
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import quarantine_name
 from tasks.attachments.scan import Verdict
 from tasks.attachments.traits import phrase
-from workers import jail, metrics
+from workers import metrics, sandbox
 from workers.db import transaction
-from workers.jail import Jailed
+from workers.sandbox import Jailed
 from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings
 from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge
@@ -69,7 +69,7 @@ class Findings:
 class AttemptContext:
     """What an examination works with."""
 
-    mine: jobs.Claim
+    mine: attachment_work.Claim
     store: ObjectStore
     folder: Path
     lease: Lease
@@ -195,7 +195,7 @@ def _fetch(desk: AttemptContext, content: Path) -> tuple[Fetched, bool]:
         return desk.store.fetch_quarantined(name, content, limit=limit), True
 
 
-def _mismatch(mine: jobs.Claim, fetched: Fetched) -> tuple[str, str] | None:
+def _mismatch(mine: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] | None:
     """Return why the object is not the one that the row describes, or None."""
     if mine.rewritten_sha256 == fetched.sha256:
         # An attempt that died after it had stripped the original, and before it could tell the row.
@@ -218,7 +218,7 @@ def _identify(desk: AttemptContext, content: Path, found: Findings) -> policy.De
 
 
 def _jailed(work: str, content: Path, desk: AttemptContext, **options: Any) -> dict[str, Any]:
-    return jail.run(
+    return sandbox.run(
         work,
         content,
         desk.folder,
@@ -246,7 +246,7 @@ def _scan(content: Path, found: Findings, settings: Settings) -> bool:
     with _scanner(settings) as scanner:
         # Before the scan: signatures that arrive in between only make the file be scanned again.
         found.version = version = scanner.versions()
-        trust.check(scanner, version, settings)
+        scanner_selftest.check(scanner, version, settings)
         with transaction() as connection:
             verdict = verdicts.known(connection, found.fetched.sha256, version)
         known = verdict is not None

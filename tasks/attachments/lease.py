@@ -8,7 +8,7 @@ from typing import Self
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.attachments import jobs
+from tasks.attachments import attachment_work
 from workers.database_errors import is_unavailable
 from workers.db import transaction
 from workers.settings import Settings
@@ -30,7 +30,7 @@ class Lease:
     that was frozen.
     """
 
-    def __init__(self, mine: jobs.Claim, settings: Settings) -> None:
+    def __init__(self, mine: attachment_work.Claim, settings: Settings) -> None:
         self._claim = mine
         self._settings = settings
         self._over = threading.Event()
@@ -78,7 +78,7 @@ class Lease:
         if overdue and not self._lost and error is not None and is_unavailable(error):
             raise error
         if overdue or self._lost:
-            raise jobs.LeaseLostError("the lease could not be renewed in time")
+            raise attachment_work.LeaseLostError("the lease could not be renewed in time")
 
     def _keep(self) -> None:
         third = self._settings.attachment_lease_seconds / 3
@@ -90,7 +90,7 @@ class Lease:
                 continue
             try:
                 self._renew(phase)
-            except jobs.LeaseLostError:
+            except attachment_work.LeaseLostError:
                 self._lost = True
                 return
             except SQLAlchemyError as error:
@@ -100,5 +100,5 @@ class Lease:
 
     def _renew(self, phase: str | None) -> None:
         with transaction() as connection:
-            jobs.renew(connection, self._claim, self._settings, phase)
+            attachment_work.renew(connection, self._claim, self._settings, phase)
         self._renewed, self._noted, self._error = monotonic(), phase, None

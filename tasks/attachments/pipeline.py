@@ -12,8 +12,8 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.attachments import jobs
-from tasks.attachments.conclude import clear_away, conclude
+from tasks.attachments import attachment_work
+from tasks.attachments.commit_outcome import clear_away, conclude
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.examine import AttemptContext, examine
 from tasks.attachments.history import EventLog
@@ -43,7 +43,7 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
         jobs.UnknownAttachmentError: the application has no such row.
     """
     with transaction() as connection:
-        mine = jobs.claim(connection, app, table, row_id, worker, settings)
+        mine = attachment_work.claim(connection, app, table, row_id, worker, settings)
         if mine is not None and mine.parked:
             _tidy(mine, settings)
     if mine is None:
@@ -53,14 +53,14 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
         return "parked (worker_lost)"
     try:
         return _attempt(mine, settings)
-    except jobs.LeaseLostError as error:
+    except attachment_work.LeaseLostError as error:
         # Whoever took over does it all again.
         log.warning("attachment.lease_lost", app=app, id=str(row_id), error=str(error))
         _clear_away(mine, settings)
         return "taken over"
 
 
-def _attempt(mine: jobs.Claim, settings: Settings) -> str:
+def _attempt(mine: attachment_work.Claim, settings: Settings) -> str:
     story = EventLog(mine.app, mine.id, mine.attempt, mine.worker)
     deadline = monotonic() + DATABASE_PATIENCE * settings.task_soft_limit_seconds
     try:
@@ -88,7 +88,7 @@ def _attempt(mine: jobs.Claim, settings: Settings) -> str:
         why = _away(error)
     except SoftTimeLimitExceeded:
         why = FailedError("timed_out", f"took longer than {settings.task_soft_limit_seconds} s")
-    except jobs.LeaseLostError:
+    except attachment_work.LeaseLostError:
         raise
     except Exception as error:
         if is_transient(error):
@@ -111,14 +111,18 @@ def _away(error: StoreError | OSError) -> NotYetError:
     return NotYetError("disk_unavailable", error.strerror or str(error))
 
 
-def _put_off(mine: jobs.Claim, why: NotYetError, story: EventLog, settings: Settings, deadline: float) -> str:
+def _put_off(
+    mine: attachment_work.Claim, why: NotYetError, story: EventLog, settings: Settings, deadline: float
+) -> str:
     """Give the file back, or park it. A database that is away is waited for until the deadline."""
     failed = isinstance(why, FailedError)
     story.add("put off" if not failed else "failed", why=f"{why.reason}: {why.detail}")
     while True:
         try:
             with transaction() as connection:
-                state = jobs.wait(connection, mine, why.reason, why.detail, settings, failed=failed)
+                state = attachment_work.wait(
+                    connection, mine, why.reason, why.detail, settings, failed=failed
+                )
                 if state == "parked":
                     story.add("parked", why=f"{why.reason}: {why.detail}")
                     _tidy(mine, settings)
@@ -134,7 +138,7 @@ def _put_off(mine: jobs.Claim, why: NotYetError, story: EventLog, settings: Sett
     return outcome
 
 
-def _tidy(mine: jobs.Claim, settings: Settings) -> None:
+def _tidy(mine: attachment_work.Claim, settings: Settings) -> None:
     """Remove the pictures of a file that is parked: an attempt may have stored them before it failed.
 
     While its row is locked: an operator may want it served in a moment.
@@ -146,7 +150,7 @@ def _tidy(mine: jobs.Claim, settings: Settings) -> None:
         log.warning("attachment.pictures_left", app=mine.app, id=str(mine.id), error=str(error))
 
 
-def _clear_away(mine: jobs.Claim, settings: Settings) -> None:
+def _clear_away(mine: attachment_work.Claim, settings: Settings) -> None:
     try:
         clear_away(mine, store_for(mine.provider, settings))
     except (StoreError, OSError, SQLAlchemyError) as error:

@@ -1,7 +1,7 @@
 """`attachments.process`: takes one attachment through the pipeline."""
 
 from tasks.apps import APPS
-from tasks.attachments import jobs, pipeline
+from tasks.attachments import attachment_work, pipeline
 from tasks.attachments.payload import ProcessAttachment
 from tasks.availability import available
 from workers.app import task
@@ -31,5 +31,5 @@ def process(self: PlatformTask, request: ProcessAttachment) -> str:
         return f"waits: no job of {request.app} runs here"
     try:
         return pipeline.work(request.app, table, request.id, str(self.request.hostname), settings)
-    except jobs.UnknownAttachmentError as error:
+    except attachment_work.UnknownAttachmentError as error:
         self.not_there_yet(error)

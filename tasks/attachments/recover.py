@@ -12,12 +12,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
 from models.platform import Position
-from tasks.attachments import jobs
+from tasks.attachments import attachment_work
 from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
 from tasks.availability import available
 from tasks.policies.app import AttachmentTable
-from workers import ledger
+from workers import job_history
 from workers.app import task
 from workers.queues import MAINTENANCE
 from workers.settings import Settings, get_settings
@@ -34,7 +34,7 @@ def recover() -> None:
     """Announce rows that nobody works on: never enqueued, waiting and due, or left by a dead worker."""
     settings = get_settings()
     apps = available(settings)
-    with ledger.run(JOB) as run:
+    with job_history.run(JOB) as run:
         if run is None:
             return
         for name, page in apps.items():
@@ -123,7 +123,7 @@ def _due(connection: Connection, name: str, settings: Settings) -> list[UUID]:
     due = (
         select(Job.attachment_id)
         .where(Job.app == name)
-        .where(jobs.due())
+        .where(attachment_work.due())
         .where(or_(Job.enqueued_at.is_(None), Job.enqueued_at < _ago(settings.attachment_requeue_seconds)))
         .limit(BATCH)
         .with_for_update(skip_locked=True)

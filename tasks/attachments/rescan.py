@@ -17,11 +17,11 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 from models.platform import AttachmentJob as Job
 from models.platform import JobRun, ScanVerdict
 from tasks.apps import APPS
-from tasks.attachments import copies, history, jobs, scan, trust, verdicts
+from tasks.attachments import attachment_work, duplicates, history, scan, scanner_selftest, verdicts
 from tasks.attachments.errors import NotYetError
 from tasks.attachments.popularity import note_popularity
 from tasks.availability import available
-from workers import ledger, metrics
+from workers import job_history, metrics
 from workers.app import task
 from workers.db import transaction
 from workers.queues import ATTACHMENTS
@@ -53,7 +53,7 @@ def rescan() -> None:
     settings = get_settings()
     sweep(settings.work_root)
     apps = available(settings)
-    with ledger.run(JOB) as run:
+    with job_history.run(JOB) as run:
         if run is None:
             return
         # Whatever the budget: this costs next to nothing, and makes good what a crash has left.
@@ -74,7 +74,7 @@ def rescan() -> None:
             version = scanner.versions()
             if not version.dated:
                 return
-            trust.check(scanner, version, settings)
+            scanner_selftest.check(scanner, version, settings)
             put_off: set[UUID] = set()
             # One at least: a budget may be smaller than any file takes, and is paid back then.
             while batch := _candidates(version, settings, put_off):
@@ -100,12 +100,12 @@ def _withdraw_known() -> None:
         bad = connection.execute(
             select(ScanVerdict.sha256, ScanVerdict.signature)
             .join(Job, Job.sha256 == ScanVerdict.sha256)
-            .where(ScanVerdict.verdict == "infected", copies.unaware())
+            .where(ScanVerdict.verdict == "infected", duplicates.unaware())
             .distinct()
             .limit(BATCH)
         ).all()
     for row in bad:
-        copies.withdraw(row.sha256, f"infected with {row.signature}")
+        duplicates.withdraw(row.sha256, f"infected with {row.signature}")
 
 
 def _in_debt(connection: Connection, settings: Settings) -> bool:
@@ -208,7 +208,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
     if verdict.name == "clean":
         _note_clean(candidate, version)
     elif verdict.name == "infected" and candidate.sha256:
-        copies.withdraw(candidate.sha256, f"infected with {verdict.signature}")
+        duplicates.withdraw(candidate.sha256, f"infected with {verdict.signature}")
     else:
         _reopen(candidate, "late_detection", f"{verdict.name}: {verdict.signature}")
     return True
@@ -243,5 +243,5 @@ def _reopen(candidate: Candidate, event: str, why: str) -> None:
     with transaction() as connection:
         still = select(Job.attempt).where(*_its(candidate)).with_for_update()
         if connection.execute(still).one_or_none() is not None:
-            jobs.reopen(connection, candidate.app, table, candidate.id, f"{event}: {why}")
+            attachment_work.reopen(connection, candidate.app, table, candidate.id, f"{event}: {why}")
             history.note(connection, candidate.app, candidate.id, event, why=why)

@@ -16,7 +16,7 @@ from tasks.availability import available
 from tasks.delivery import counts
 from tasks.delivery.pointers import lock_conversations
 from tasks.policies.status import ReadPointers
-from workers import ledger, metrics
+from workers import job_history, metrics
 from workers.app import task
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
@@ -43,7 +43,7 @@ def audit() -> None:
     """Recount some conversations of each application that keeps counters."""
     pages = {name: app.delivery for name, app in available(get_settings()).items()}
     tables = {name: table for name, table in pages.items() if isinstance(table, ReadPointers)}
-    with ledger.run(JOB) as run:
+    with job_history.run(JOB) as run:
         if run is None:
             return
         for name, table in tables.items():

@@ -15,7 +15,7 @@ from tasks.delivery import inbox
 from tasks.delivery.arrival import Arrived, arrive
 from tasks.delivery.events import Event, dumped
 from tasks.delivery.merge import merge
-from workers import dead_letters, ledger
+from workers import dead_letters, job_history
 from workers.app import task
 from workers.database_errors import ErrorKind, is_unavailable, kind_of
 from workers.db import transaction
@@ -42,7 +42,7 @@ def drain() -> None:
     """
     settings = get_settings()
     apps = [name for name, app in available(settings).items() if app.delivery]
-    with ledger.run(JOB, quiet=True) as run:
+    with job_history.run(JOB, quiet=True) as run:
         if run is None:
             return
         began = monotonic()
@@ -52,7 +52,7 @@ def drain() -> None:
                 run.outcome = "more"
 
 
-def _drain(app: str, run: ledger.Run, settings: Settings, deadline: float) -> bool:
+def _drain(app: str, run: job_history.Run, settings: Settings, deadline: float) -> bool:
     """Merge what is due of one application; say whether that was all."""
     rows = inbox.ROWS
     while True:

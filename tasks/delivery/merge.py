@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from tasks.delivery import marks, pointers, rows
+from tasks.delivery import pointers, read_receipts, rows
 from tasks.delivery.events import Event, Pair
 from tasks.policies.status import ReadMarks, ReadPointers, StatusRows
 
@@ -24,6 +24,6 @@ def merge(connection: Connection, table: Statuses, events: Sequence[Event]) -> s
         case StatusRows():
             return rows.merge(connection, table, events)
         case ReadMarks():
-            return marks.merge(connection, table, events)
+            return read_receipts.merge(connection, table, events)
         case ReadPointers():
             return pointers.merge(connection, table, events)

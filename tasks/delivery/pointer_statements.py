@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from tasks.delivery.given import given, not_before, unpacked
+from tasks.delivery.batch_table import given, not_before, unpacked
 from tasks.delivery.positions import Named, lowest, places, spans
 from tasks.policies.status import ReadPointers
 

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 
-from tasks.delivery.given import given
+from tasks.delivery.batch_table import given
 from tasks.policies.columns import Column, table_of
 from tasks.policies.status import ReadPointers
 

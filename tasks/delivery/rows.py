@@ -6,8 +6,8 @@ from functools import cache
 from sqlalchemy import Connection, DateTime, Select, Text, Uuid, case, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
+from tasks.delivery.batch_table import given, looked_up, not_before
 from tasks.delivery.events import Event, Pair, fold
-from tasks.delivery.given import given, looked_up, not_before
 from tasks.policies.columns import table_of
 from tasks.policies.status import StatusRows
 

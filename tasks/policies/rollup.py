@@ -138,7 +138,7 @@ class Rollup:
         every: how often it runs, unless set otherwise.
         grace: how long after its end a bucket waits for late rows before it is closed.
         recompute_for: for how long a closed bucket is computed again, once a day, for what came later still,
-            was corrected or deleted; None where cleanup takes the rows soon after: it is never computed again.
+            was corrected or deleted; None, never, where cleanup takes the rows soon after.
         zone: the time zone whose days are meant.
         late_after: when a bucket that should be closed is not, after how long that is a fault.
         keyed: how open buckets are kept up to date; None: as a whole.

@@ -6,8 +6,8 @@ nothing is.
 """
 
 from tasks.attachments.tables import CannotAskError
-from tasks.reconcile.found import Found
 from tasks.reconcile.listing import ListingLostError, WrongPrefixError
+from tasks.reconcile.result import Found
 from tasks.reconcile.run import JOB, reconcile
 
 __all__ = ["JOB", "CannotAskError", "Found", "ListingLostError", "WrongPrefixError", "reconcile"]

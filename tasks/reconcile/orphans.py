@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, sele
 from models.platform import ListedObject
 from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
-from tasks.reconcile.found import SAMPLES, Found, most
 from tasks.reconcile.listing import unhurried
-from tasks.reconcile.names import below, foreign, named, normal, still_named
+from tasks.reconcile.referenced_keys import below, foreign, named, normal, still_named
+from tasks.reconcile.result import SAMPLES, Found, most
 from tasks.retention import receipts
 from workers.db import transaction
 from workers.storage import ObjectStore

@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.apps import enabled
 from tasks.attachments.tables import askable
-from tasks.reconcile import gone, listing, orphans
-from tasks.reconcile.found import Found, judge
-from workers import ledger
+from tasks.reconcile import listing, missing_objects, orphans
+from tasks.reconcile.result import Found, judge
+from workers import job_history
 from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore, store_for
@@ -52,7 +52,7 @@ def reconcile(
     """
     wanted = [store] if store else ["local", *(["s3"] if settings.s3_bucket else [])]
     stores = {name: store_for(name, settings) for name in wanted}
-    with ledger.run(JOB, longest=LONGEST) as entry:
+    with job_history.run(JOB, longest=LONGEST) as entry:
         if entry is None:
             return None
         run = _Run(settings, stores, app, now or entry.started_at, watch)
@@ -98,7 +98,7 @@ class _Run:
             name: table for name, table in asked.items() if name in enabled(settings) and app in {None, name}
         }
         self._on = on
-        self._looks: dict[str, gone.Look] = {}
+        self._looks: dict[str, missing_objects.Look] = {}
 
     def compare(self) -> None:
         """List everything, and judge it."""
@@ -109,11 +109,11 @@ class _Run:
             store = self._stores[found.store]
             with transaction() as connection:
                 began: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-            self._looks[found.store] = look = gone.Look(self._on, began, prefixes)
+            self._looks[found.store] = look = missing_objects.Look(self._on, began, prefixes)
             listing.fill(found.store, store, prefixes, self._watch)
             self._watch(f"{found.store}: comparing")
             orphans.count(found, self._cut)
-            gone.count(found, look, store, share, self._watch)
+            missing_objects.count(found, look, store, share, self._watch)
             found.stopped = judge(found, expected=look.expected(found.store), share=share)
 
     def mend(self, actor: str, reason: str) -> None:
@@ -124,7 +124,9 @@ class _Run:
             store = self._stores[found.store]
             orphans.delete(found, self._cut, store, share, receipt, self._watch)
             if not found.stopped:
-                gone.reopen(found, self._looks[found.store], store, share, actor, reason, self._watch)
+                missing_objects.reopen(
+                    found, self._looks[found.store], store, share, actor, reason, self._watch
+                )
             if found.stopped:
                 return
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, case, func, select
 from models.platform import DeletionEvent, PendingDeletion
 from tasks.retention import object_deleter
 from tasks.retention.object_deleter import Deletions
-from workers import ledger
+from workers import job_history
 from workers.app import task
 from workers.queues import MAINTENANCE
 from workers.settings import get_settings
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 @task(name=JOB, queue=MAINTENANCE, autoretry_for=())
 def delete_objects() -> None:
     """Delete the objects of pending deletions that are due."""
-    with ledger.run(JOB) as run:
+    with job_history.run(JOB) as run:
         if run is None:
             return
         done = Deletions()

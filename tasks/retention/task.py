@@ -26,7 +26,7 @@ from tasks.sweeps.batch import Taken
 from tasks.sweeps.engine import Progress, Run
 from tasks.sweeps.statements import key_of
 from tasks.sweeps.task import BY_HAND, slot_of
-from workers import ledger
+from workers import job_history
 from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
@@ -66,7 +66,7 @@ def run(
             f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=…"
         )
     stopped: ApprovalRequired | None = None
-    with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
+    with job_history.run(policy.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
         if entry is None:
             return None
         moment = now or entry.started_at

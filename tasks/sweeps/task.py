@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from tasks import availability, live
+from tasks import availability, socketio
 from tasks.analytics import rollup_guard
 from tasks.apps import POLICIES, after, every
 from tasks.policies.retention import Retention
 from tasks.policies.sweep import Sweep
 from tasks.sweeps.batch import Batches, Taken
 from tasks.sweeps.engine import Progress, Run
-from workers import ledger
+from workers import job_history
 from workers.app import task
 from workers.db import transaction
 from workers.queues import CLEANUP
@@ -38,17 +38,17 @@ def run(
         by_hand: to the end, however long that takes, and through the whole table where no index serves.
         watch: is called after each batch.
     """
-    tells = live.wanted(policy, settings)
+    tells = socketio.wanted(policy, settings)
 
     def after_batch(progress: Progress, taken: Taken) -> None:
         if tells and taken.told:
-            live.tell(policy, taken.told, settings)
+            socketio.tell(policy, taken.told, settings)
         watch(progress)
 
     # Well before a soft limit that is shorter.
     seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
     longest = BY_HAND if by_hand else timedelta(seconds=seconds)
-    with ledger.run(policy.name, slot=slot, longest=longest + timedelta(minutes=1)) as entry:
+    with job_history.run(policy.name, slot=slot, longest=longest + timedelta(minutes=1)) as entry:
         if entry is None:
             return None
         moment = now or entry.started_at

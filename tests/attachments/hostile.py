@@ -8,7 +8,7 @@ from functools import cache
 
 from PIL import Image, PngImagePlugin
 
-from stack.samples import program
+from stack.demo.samples import program
 from tests.attachments.carriers import (
     HTML,
     SEVEN,

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from botocore.credentials import RefreshableCredentials
 
-from stack.samples import drawing
+from stack.demo.samples import drawing
 from tasks.attachments import addresses
 from tasks.attachments.addresses import JOB, renew_addresses
 from tests.attachments.desk import Desk

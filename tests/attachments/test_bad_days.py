@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from stack import signatures
-from stack.clamd import Clamd
-from stack.samples import drawing
+from stack.demo.samples import drawing
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
 from tasks.attachments import examine
 from tests.attachments.desk import Desk, at_scan
 from tests.attachments.shelf import Shelf

@@ -19,9 +19,9 @@ from tests.attachments.carriers import HTML, heic, letter, pdf, picture, windows
 from tests.attachments.desk import Desk
 from tests.attachments.shelf import Shelf
 from tests.platform import Platform
-from workers import jail
-from workers.jail import Jailed
+from workers import sandbox
 from workers.known_bad import EICAR, encrypted_zip, zipped
+from workers.sandbox import Jailed
 
 S3 = pytest.mark.parametrize("shelf", ["s3"], indirect=True)
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -292,14 +292,14 @@ def test_the_database_itself_keeps_nul_out_of_names(platform: Platform) -> None:
 def test_what_a_taken_over_process_says_can_be_written_down(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
-    real = jail.run
+    real = sandbox.run
 
     def run(asked: str, *arguments: object, **options: object) -> object:
         if asked.endswith(work):
             raise Jailed("jail_raised", "ValueError: \0 \ud800 \u202e \x1b[2J" + "x" * 400)
         return real(asked, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(jail, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     platform.set(attachment_attempts=2, strip_originals="openchat")
     desk = Desk(platform, "openchat")
     row_id = desk.upload(picture("PNG"), "a.png", "image/png")

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stack.samples import animation, drawing
+from stack.demo.samples import animation, drawing
 from tasks.attachments import draw
 from tasks.attachments.draw import Drawing, DrawingFailedError
 from tests.attachments.picturing import draw_bytes, saved, settings
-from workers import jail
+from workers import sandbox
 
 
 def webp(path: Path, width: int = 30, height: int = 20) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(change: dict[str, Any], kind: str = "picture") -> Drawing:
         answer = {"pictures": good, "metadata": {"width": 3, "height": 2}} | change
         answer = {name: value for name, value in answer.items() if value is not None}
-        monkeypatch.setattr(jail, "run", lambda *arguments, **limits: answer)
+        monkeypatch.setattr(sandbox, "run", lambda *arguments, **limits: answer)
         return draw.draw(tmp_path / "source", folder, settings(), kind)
 
     return run
@@ -40,7 +40,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("kind", draw.KINDS)
 def test_every_kind_is_drawn_by_work_that_the_jail_knows(kind: str) -> None:
-    assert draw.KINDS[kind].work in jail.WORKS
+    assert draw.KINDS[kind].work in sandbox.WORKS
     assert draw.KINDS[kind].options(settings(max_pixels=77))["max_pixels"] == 77
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stack.samples import bomb, program
+from stack.demo.samples import bomb, program
 from tasks.attachments import identify
 from tasks.attachments.media_types import normal
 from tasks.attachments.policy import decide

@@ -17,7 +17,7 @@ from tests.attachments.carriers import HTML, carriers, locked_pdf, ole, picture,
 from tests.attachments.looking import look
 from tests.examples import examples
 from tests.fuzz.mutations import TOKENS, mutated
-from workers import jail
+from workers import sandbox
 
 SEEDS = [content for content in (carriers() | hostile.everything()).values() if len(content) <= 300_000]
 SECONDS = 2.0
@@ -145,7 +145,7 @@ def _laughs() -> bytes:
 def test_what_it_needs_is_there_in_the_confined_process(content: bytes, tmp_path: Path) -> None:
     source = tmp_path / "content"
     source.write_bytes(content)
-    answer = jail.run(
+    answer = sandbox.run(
         "tasks.attachments.identify:inspect",
         source,
         tmp_path,

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Row, text
 
 from models import openchat, pern
 from tasks.apps import APPS
-from tasks.attachments import jobs
+from tasks.attachments import attachment_work
+from tasks.attachments.app_columns import AppView
 from tasks.attachments.lease import Lease
-from tasks.attachments.mirror import AppView
 from tasks.policies.app import AttachmentTable
 from tests.platform import Platform, environment, eventually
 from workers.db import create
@@ -38,25 +38,25 @@ def upload(platform: Platform, app: str) -> UUID:
     return platform.openchat_attachment(content) if app == "openchat" else platform.pern_attachment(content)
 
 
-def claim(platform: Platform, app: str, row_id: UUID, worker: str = "worker") -> jobs.Claim | None:
+def claim(platform: Platform, app: str, row_id: UUID, worker: str = "worker") -> attachment_work.Claim | None:
     with platform.engine.begin() as connection:
-        return jobs.claim(connection, app, table(app), row_id, worker, platform.settings)
+        return attachment_work.claim(connection, app, table(app), row_id, worker, platform.settings)
 
 
-def claimed(platform: Platform, app: str, row_id: UUID, worker: str = "worker") -> jobs.Claim:
+def claimed(platform: Platform, app: str, row_id: UUID, worker: str = "worker") -> attachment_work.Claim:
     mine = claim(platform, app, row_id, worker)
     assert mine is not None
     return mine
 
 
-def wait(platform: Platform, mine: jobs.Claim, *, failed: bool) -> str:
+def wait(platform: Platform, mine: attachment_work.Claim, *, failed: bool) -> str:
     with platform.engine.begin() as connection:
-        return jobs.wait(connection, mine, "because", "of this", platform.settings, failed=failed)
+        return attachment_work.wait(connection, mine, "because", "of this", platform.settings, failed=failed)
 
 
-def finish(platform: Platform, mine: jobs.Claim) -> bool:
+def finish(platform: Platform, mine: attachment_work.Claim) -> bool:
     with platform.engine.begin() as connection:
-        return jobs.finish(connection, mine, DONE, NOTHING_SEEN)
+        return attachment_work.finish(connection, mine, DONE, NOTHING_SEEN)
 
 
 def alter(platform: Platform, row_id: UUID, values: str) -> None:
@@ -103,14 +103,14 @@ def test_an_unknown_row_is_an_error_and_leaves_nothing(platform: Platform) -> No
     platform.openchat_attachment(b"x")
     before = platform.everything()
     for app in APP_NAMES:
-        with pytest.raises(jobs.UnknownAttachmentError, match=app):
+        with pytest.raises(attachment_work.UnknownAttachmentError, match=app):
             claim(platform, app, uuid4())
     assert platform.everything() == before
 
 
 def test_an_id_belongs_to_its_application(platform: Platform) -> None:
     row_id = upload(platform, "pern")
-    with pytest.raises(jobs.UnknownAttachmentError):
+    with pytest.raises(attachment_work.UnknownAttachmentError):
         claim(platform, "openchat", row_id)
 
 
@@ -138,7 +138,7 @@ def test_only_what_is_due_or_left_behind_is_claimed(platform: Platform, app: str
         with platform.engine.begin() as connection:
             connection.execute(text(change), {"id": row_id})
             before = everything(connection)
-            mine = jobs.claim(connection, app, table(app), row_id, "other", platform.settings)
+            mine = attachment_work.claim(connection, app, table(app), row_id, "other", platform.settings)
             assert (mine is not None) == free, state
             assert free or everything(connection) == before, state
         if free:
@@ -196,7 +196,7 @@ def test_of_twenty_claims_at_once_one_wins(platform: Platform, app: str, left_be
         claimed(platform, app, row_id)
         expire(platform, row_id)
     start = threading.Barrier(20)
-    won: list[jobs.Claim | None] = []
+    won: list[attachment_work.Claim | None] = []
 
     def run(number: int) -> None:
         engine = create(platform.settings)
@@ -205,7 +205,9 @@ def test_of_twenty_claims_at_once_one_wins(platform: Platform, app: str, left_be
             connection.rollback()
             start.wait()
             with connection.begin():
-                won.append(jobs.claim(connection, app, table(app), row_id, str(number), platform.settings))
+                won.append(
+                    attachment_work.claim(connection, app, table(app), row_id, str(number), platform.settings)
+                )
         engine.dispose()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(20)]
@@ -222,28 +224,30 @@ def test_of_twenty_claims_at_once_one_wins(platform: Platform, app: str, left_be
 # -- Who may write ------------------------------------------------------------------------------------------
 
 
-def renew(connection: Connection, mine: jobs.Claim, platform: Platform) -> object:
-    jobs.renew(connection, mine, platform.settings, "scan")
+def renew(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
+    attachment_work.renew(connection, mine, platform.settings, "scan")
     return None
 
 
-def put_off(connection: Connection, mine: jobs.Claim, platform: Platform) -> object:
-    return jobs.wait(connection, mine, "reason", "detail", platform.settings, failed=False)
+def put_off(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.wait(connection, mine, "reason", "detail", platform.settings, failed=False)
 
 
-def fail(connection: Connection, mine: jobs.Claim, platform: Platform) -> object:
-    return jobs.wait(connection, mine, "reason", "detail", platform.settings, failed=True)
+def fail(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.wait(connection, mine, "reason", "detail", platform.settings, failed=True)
 
 
-def give_up(connection: Connection, mine: jobs.Claim, platform: Platform) -> object:
-    return jobs.wait(connection, replace(mine, failures=99), "a", "b", platform.settings, failed=True)
+def give_up(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.wait(
+        connection, replace(mine, failures=99), "a", "b", platform.settings, failed=True
+    )
 
 
-def end(connection: Connection, mine: jobs.Claim, platform: Platform) -> object:
-    return jobs.finish(connection, mine, DONE, NOTHING_SEEN)
+def end(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.finish(connection, mine, DONE, NOTHING_SEEN)
 
 
-WRITES: tuple[Callable[[Connection, jobs.Claim, Platform], object], ...] = (
+WRITES: tuple[Callable[[Connection, attachment_work.Claim, Platform], object], ...] = (
     renew,
     put_off,
     fail,
@@ -264,7 +268,7 @@ def test_an_older_claim_may_write_nothing(platform: Platform, app: str) -> None:
         before = platform.everything()
         for write in WRITES:
             # Committed all the same: it is not the rollback that keeps the rows as they were.
-            with platform.engine.begin() as connection, pytest.raises(jobs.LeaseLostError):
+            with platform.engine.begin() as connection, pytest.raises(attachment_work.LeaseLostError):
                 write(connection, older, platform)
             assert platform.everything() == before, write
 
@@ -275,7 +279,7 @@ def test_who_has_given_a_file_back_may_write_nothing(platform: Platform) -> None
     wait(platform, mine, failed=False)
     before = platform.everything()
     for write in WRITES:
-        with platform.engine.begin() as connection, pytest.raises(jobs.LeaseLostError):
+        with platform.engine.begin() as connection, pytest.raises(attachment_work.LeaseLostError):
             write(connection, mine, platform)
         assert platform.everything() == before, write
 
@@ -294,7 +298,7 @@ def test_finishing_is_told_of_a_row_that_is_gone(platform: Platform) -> None:
     platform.sql("DELETE FROM openchat.attachment")
     with platform.engine.begin() as connection:
         values = DONE | {"small_key": "small", "large_key": "large"}
-        assert not jobs.finish(connection, mine, values, NOTHING_SEEN)
+        assert not attachment_work.finish(connection, mine, values, NOTHING_SEEN)
     assert platform.job(row_id) is None
 
 
@@ -303,7 +307,7 @@ def test_a_failed_commit_leaves_both_rows_as_they_were(platform: Platform) -> No
     mine = claimed(platform, "openchat", row_id)
     before = platform.everything()
     with suppress(ZeroDivisionError), platform.engine.begin() as connection:
-        jobs.finish(connection, mine, DONE, NOTHING_SEEN)
+        attachment_work.finish(connection, mine, DONE, NOTHING_SEEN)
         raise ZeroDivisionError
     assert platform.everything() == before
 
@@ -342,7 +346,7 @@ def test_a_file_that_kills_its_workers_is_parked(platform: Platform, app: str, a
     for _ in range(attempts):
         mine = claimed(platform, app, row_id)
         with platform.engine.begin() as connection:
-            jobs.renew(connection, mine, platform.settings, "draw")
+            attachment_work.renew(connection, mine, platform.settings, "draw")
         expire(platform, row_id)
     last = claim(platform, app, row_id)
     assert last is not None
@@ -383,7 +387,9 @@ def test_pauses_double_up_to_the_longest_with_jitter(platform: Platform) -> None
         pauses = set()
         for _ in range(20):
             with platform.engine.connect() as connection:
-                jobs.wait(connection, replace(mine, waits=waits), "a", "b", platform.settings, failed=False)
+                attachment_work.wait(
+                    connection, replace(mine, waits=waits), "a", "b", platform.settings, failed=False
+                )
                 times = "SELECT not_before - updated_at FROM roomkeeper.attachment_jobs"
                 pauses.add(connection.execute(text(times)).scalar_one().total_seconds())
                 connection.rollback()
@@ -449,7 +455,7 @@ def test_a_phase_that_is_over_at_once_costs_no_update(platform: Platform) -> Non
 def lost(lease: Lease) -> bool:
     try:
         lease.check()
-    except jobs.LeaseLostError:
+    except attachment_work.LeaseLostError:
         return True
     return False
 
@@ -461,7 +467,7 @@ def test_who_lost_the_lease_to_another_is_told(platform: Platform) -> None:
     with Lease(mine, platform.settings) as lease:
         alter(platform, row_id, "attempt = attempt + 1")
         before = job(platform, row_id)
-        with pytest.raises(jobs.LeaseLostError):
+        with pytest.raises(attachment_work.LeaseLostError):
             lease.confirm("store")
         # By its thread, well within the lease.
         eventually(lambda: lost(lease), 0.9)

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, text
 
 from models import openchat, pern
 from tasks.apps import APPS
-from tasks.attachments import mirror
-from tasks.attachments.mirror import AppView, merged
+from tasks.attachments import app_columns
+from tasks.attachments.app_columns import AppView, merged
 from tasks.policies.app import AttachmentTable
 from tests.examples import examples
 from tests.platform import Platform, eventually
@@ -39,11 +39,11 @@ NOT_SERVED = replace(CLEAN, served=False, verdict="infected", error="malware: X"
 Write = Callable[[Connection, AttachmentTable, UUID], object]
 
 WRITES: dict[str, Write] = {
-    "working": mirror.working,
-    "waiting": lambda c, t, i: mirror.waiting(c, t, i, "scanner_unavailable: away"),
-    "failed": lambda c, t, i: mirror.failed(c, t, i, "worker_lost: thrice"),
-    "refused": lambda c, t, i: mirror.finished(c, t, i, NOT_SERVED),
-    "served": lambda c, t, i: mirror.finished(c, t, i, CLEAN),
+    "working": app_columns.working,
+    "waiting": lambda c, t, i: app_columns.waiting(c, t, i, "scanner_unavailable: away"),
+    "failed": lambda c, t, i: app_columns.failed(c, t, i, "worker_lost: thrice"),
+    "refused": lambda c, t, i: app_columns.finished(c, t, i, NOT_SERVED),
+    "served": lambda c, t, i: app_columns.finished(c, t, i, CLEAN),
 }
 #: What each write says in `openchat`: status, error, scanned, verdict.
 SAID = {
@@ -202,14 +202,14 @@ def test_a_type_is_changed_only_where_it_is_corrected(platform: Platform, app: s
     row_id = platform.openchat_attachment(b"x") if app == "openchat" else platform.pern_attachment(b"x")
     for corrected, wanted in ((None, "text/plain"), ("image/png", "image/png"), (None, "image/png")):
         seen = replace(CLEAN, media_type=corrected)
-        do(platform, app, row_id, lambda c, t, i, seen=seen: mirror.finished(c, t, i, seen))  # type: ignore[misc]
+        do(platform, app, row_id, lambda c, t, i, seen=seen: app_columns.finished(c, t, i, seen))  # type: ignore[misc]
         assert platform.row(MODELS[app], row_id).mime_type == wanted
 
 
 def test_nothing_of_ours_leaves_metadata_alone(platform: Platform) -> None:
     row_id = platform.openchat_attachment(b"x", metadata_="whatever they like")
     seen = replace(CLEAN, metadata={})
-    do(platform, "openchat", row_id, lambda c, t, i: mirror.finished(c, t, i, seen))
+    do(platform, "openchat", row_id, lambda c, t, i: app_columns.finished(c, t, i, seen))
     assert platform.row(openchat.Attachment, row_id).metadata == "whatever they like"
 
 
@@ -218,7 +218,7 @@ def test_a_row_that_is_gone_is_told(platform: Platform) -> None:
     bare = replace(CLEAN, metadata={})
     for app in MODELS:
         assert do(platform, app, uuid4(), WRITES["served"]) is False
-        assert do(platform, app, uuid4(), lambda c, t, i: mirror.finished(c, t, i, bare)) is False
+        assert do(platform, app, uuid4(), lambda c, t, i: app_columns.finished(c, t, i, bare)) is False
     assert platform.everything() == before
 
 

@@ -5,9 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from stack.samples import drawing
-from tasks.attachments import operate
-from tasks.attachments.operate import ACTS
+from stack.demo.samples import drawing
+from tasks.attachments import operator_actions
+from tasks.attachments.operator_actions import ACTS
 from tests.attachments.desk import BOTH, Desk, at_scan, stored
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
@@ -79,7 +79,7 @@ def test_a_release_does_not_serve_what_is_not_there(open_desk: Desk, monkeypatch
     )
     assert open_desk.platform.everything() == before
     # Nor would it be served if it were released all the same.
-    monkeypatch.setattr(operate, "UNRELEASABLE", {})
+    monkeypatch.setattr(operator_actions, "UNRELEASABLE", {})
     assert act(open_desk, "release", row_id).code == 0
     assert open_desk.work(row_id) == "refused (empty)"
     open_desk.assert_unserved(row_id)
@@ -97,7 +97,7 @@ def test_a_release_does_not_serve_what_nobody_can_look_into(
         f"openchat {row_id} cannot be released from too_large: nobody has looked into it; raise "
         "ROOMKEEPER_MAX_FILE_BYTES, and retry.\n",
     )
-    monkeypatch.setattr(operate, "UNRELEASABLE", {})
+    monkeypatch.setattr(operator_actions, "UNRELEASABLE", {})
     act(open_desk, "release", row_id)
     assert open_desk.work(row_id) == "refused (too_large)"
     open_desk.assert_unserved(row_id)

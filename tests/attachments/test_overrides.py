@@ -4,8 +4,8 @@ from uuid import UUID
 
 import pytest
 
-from stack.samples import drawing, photo
-from tasks.attachments import operate
+from stack.demo.samples import drawing, photo
+from tasks.attachments import operator_actions
 from tests.attachments.desk import Desk, stored
 from tests.platform import Platform
 from workers.known_bad import EICAR, encrypted_zip
@@ -18,7 +18,7 @@ def desk(platform: Platform) -> Desk:
 
 
 def act(name: str, row_id: UUID) -> None:
-    operate.act(name, "openchat", row_id, actor="Ada", reason="because")
+    operator_actions.act(name, "openchat", row_id, actor="Ada", reason="because")
 
 
 def events(desk: Desk, row_id: UUID) -> list[str]:

@@ -6,14 +6,14 @@ from uuid import UUID
 
 import pytest
 
-from stack.samples import drawing, photo
-from tasks.attachments import operate, pipeline
-from tasks.attachments.conclude import conclude
+from stack.demo.samples import drawing, photo
+from tasks.attachments import operator_actions, pipeline
+from tasks.attachments.commit_outcome import conclude
 from tests.attachments.desk import Desk, stored
 from tests.platform import Platform
-from workers import jail
-from workers.jail import Jailed
+from workers import sandbox
 from workers.known_bad import EICAR
+from workers.sandbox import Jailed
 from workers.storage.local import LocalStore
 
 
@@ -23,7 +23,7 @@ def desk(platform: Platform) -> Desk:
 
 
 def act(name: str, row_id: UUID) -> None:
-    operate.act(name, "openchat", row_id, actor="Ada", reason="because")
+    operator_actions.act(name, "openchat", row_id, actor="Ada", reason="because")
 
 
 def once(monkeypatch: pytest.MonkeyPatch, method: str, event: Callable[[], object], key: str = "") -> None:
@@ -119,15 +119,15 @@ def test_a_jail_that_cannot_be_had_is_not_the_files_fault(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_id = desk.upload(b"hello\n")
-    real = jail.run
+    real = sandbox.run
 
     def closed(*_: Any, **__: Any) -> dict[str, Any]:
         raise Jailed("jail_closed", "the helper does not start")
 
-    monkeypatch.setattr(jail, "run", closed)
+    monkeypatch.setattr(sandbox, "run", closed)
     assert desk.work(row_id) == "waiting (jail_unavailable)"
     for _ in range(4):
         assert desk.again(row_id) == "waiting (jail_unavailable)"
     assert desk.job(row_id).failures == 0
-    monkeypatch.setattr(jail, "run", real)
+    monkeypatch.setattr(sandbox, "run", real)
     assert desk.again(row_id) == "accepted"

@@ -15,7 +15,7 @@ import pytest
 import thumbhash
 from PIL import Image, ImageChops, PngImagePlugin
 
-from stack.samples import bomb, photo
+from stack.demo.samples import bomb, photo
 from tasks.attachments.draw import Drawing
 from tasks.attachments.drawing import picture as drawing
 from tests.attachments.picturing import (

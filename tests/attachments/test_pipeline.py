@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from stack.samples import drawing, photo, program, sealed, unique
-from stack.signatures import EICAR_NAME
-from tasks.attachments import jobs, pipeline
+from stack.demo.samples import drawing, photo, program, sealed, unique
+from stack.servers.signatures import EICAR_NAME
+from tasks.attachments import attachment_work, pipeline
 from tests.attachments.desk import BOTH, Desk, at_scan, stored
 from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, PostgresServer
@@ -553,7 +553,7 @@ def test_nobody_elses_row_is_touched(desk: Desk) -> None:
 
 
 def test_an_unknown_row_is_an_error(open_desk: Desk) -> None:
-    with pytest.raises(jobs.UnknownAttachmentError):
+    with pytest.raises(attachment_work.UnknownAttachmentError):
         open_desk.work(uuid4())
 
 

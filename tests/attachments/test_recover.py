@@ -16,14 +16,14 @@ from sqlalchemy import text
 
 from models import openchat
 from tasks.apps import APPS
-from tasks.attachments import jobs
+from tasks.attachments import attachment_work
 from tasks.attachments import recover as module
 from tasks.attachments.process import process
 from tasks.attachments.recover import JOB, recover
 from tasks.policies.app import AttachmentTable
 from tests.platform import Platform, ago, environment
 from tests.servers import ValkeyServer
-from workers import ledger
+from workers import job_history
 
 BOTH = pytest.mark.parametrize("app", ["openchat", "pern"])
 Configure = Callable[..., None]
@@ -243,7 +243,9 @@ def test_who_is_announced_can_be_claimed(platform: Platform, configure: Configur
     recover.run()
     for row_id in (new, left):
         with platform.engine.begin() as connection:
-            mine = jobs.claim(connection, "pern", table("pern"), row_id, "worker", platform.settings)
+            mine = attachment_work.claim(
+                connection, "pern", table("pern"), row_id, "worker", platform.settings
+            )
         assert mine is not None
 
 
@@ -315,7 +317,7 @@ def test_a_batch_is_bounded_and_says_that_there_is_more(
 
 def test_a_second_twin_skips_its_turn(platform: Platform, configure: Configure) -> None:
     row_id = upload(platform, "pern")
-    with ledger.run(JOB) as first:
+    with job_history.run(JOB) as first:
         assert first is not None
         recover.run()
         assert announced(platform) == []
@@ -329,7 +331,7 @@ def test_a_second_twin_skips_its_turn(platform: Platform, configure: Configure) 
 
 
 def test_another_job_is_no_reason_to_skip(platform: Platform, configure: Configure) -> None:
-    with ledger.run("another.job"):
+    with job_history.run("another.job"):
         recover.run()
     outcomes = platform.sql("SELECT job, outcome FROM roomkeeper.job_runs ORDER BY job")
     assert [tuple(row) for row in outcomes] == [("another.job", "done"), (JOB, "done")]

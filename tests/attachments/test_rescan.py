@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import insert
 
 from models.platform import AttachmentJob
-from stack import signatures
-from stack.clamd import Clamd
-from stack.samples import drawing
-from tasks.attachments import copies, operate, popularity, rescan, verdicts
+from stack.demo.samples import drawing
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from tasks.attachments import duplicates, operator_actions, popularity, rescan, verdicts
 from tasks.attachments.rescan import JOB
 from tasks.attachments.scan import Verdict
 from tests.attachments.desk import BOTH, Desk, at_scan, stored
@@ -88,7 +88,7 @@ def run(desk: Desk, rescans: int = 1) -> None:
 
 
 def act(desk: Desk, name: str, row_id: UUID) -> None:
-    operate.act(name, desk.app, row_id, actor="Ada", reason="because")
+    operator_actions.act(name, desk.app, row_id, actor="Ada", reason="because")
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
@@ -395,7 +395,7 @@ def test_a_crash_between_the_verdict_and_its_copies_is_made_good(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(copies, "withdraw", crash)
+        patched.setattr(duplicates, "withdraw", crash)
         with pytest.raises(KeyboardInterrupt):
             open_desk.work(second)
     assert open_desk.job(first).outcome == "accepted"
@@ -416,13 +416,13 @@ def test_a_new_upload_of_what_is_bad_withdraws_the_older_copies(
 
 
 def test_many_copies_are_withdrawn_in_batches(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "BATCH", 2)
+    monkeypatch.setattr(duplicates, "BATCH", 2)
     for count in (0, 1, 2, 3, 4, 5):
         content = bytes([65 + count])
         rows = [open_desk.upload(content) for _ in range(count)]
         for row_id in rows:
             open_desk.work(row_id)
-        assert copies.withdraw(sha256(content).hexdigest(), "test") == count
+        assert duplicates.withdraw(sha256(content).hexdigest(), "test") == count
         assert {open_desk.job(row_id).state for row_id in rows} <= {"waiting"}
 
 
@@ -508,7 +508,7 @@ def test_copies_that_a_crash_left_are_withdrawn_without_any_budget(
     assert open_desk.work(served) == "accepted"
     scanner.renew(2, NEW)
     with monkeypatch.context() as crash:
-        crash.setattr(copies, "withdraw", lambda *_: 0)
+        crash.setattr(duplicates, "withdraw", lambda *_: 0)
         assert open_desk.work(open_desk.upload(b"x" + LATE)) == "quarantined (malware)"
     assert open_desk.job(served).outcome == "accepted"
     open_desk.platform.set(rescan_share=0)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stack.samples import drawing, photo
-from tasks.attachments import jobs
+from stack.demo.samples import drawing, photo
+from tasks.attachments import attachment_work
 from tests.attachments.desk import BOTH, Desk, stored
 from tests.platform import Platform
-from workers.jail import Jailed
+from workers.sandbox import Jailed
 from workers.scanner import Answer, Scanner
 from workers.storage.local import LocalStore
 
@@ -123,17 +123,17 @@ def test_what_is_found_in_the_stripped_file_is_not_served(
 
 @BOTH
 def test_stripping_that_fails_is_tried_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workers import jail
+    from workers import sandbox
 
     desk.platform.set(attachment_attempts=2)
-    real = jail.run
+    real = sandbox.run
 
     def run(work: str, *rest: object, **more: object) -> dict[str, object]:
         if work.endswith(":strip"):
             raise Jailed("jail_died", "in a test")
         return real(work, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(jail, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     row_id = desk.upload(photo(400, 300), "photo.jpg", "image/jpeg")
     assert desk.work(row_id) == "waiting (strip_failed)"
     assert desk.again(row_id) == "parked (strip_failed)"
@@ -143,12 +143,12 @@ def test_stripping_that_fails_is_tried_again(desk: Desk, monkeypatch: pytest.Mon
 @BOTH
 def test_who_lost_the_file_does_not_rewrite_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     row_id = desk.upload(content := photo(400, 300), "photo.jpg", "image/jpeg")
-    real = jobs.rewrite
+    real = attachment_work.rewrite
 
     def rewrite(*arguments: object) -> None:
         desk.platform.sql("UPDATE roomkeeper.attachment_jobs SET attempt = attempt + 1")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(jobs, "rewrite", rewrite)
+    monkeypatch.setattr(attachment_work, "rewrite", rewrite)
     assert desk.work(row_id) == "taken over"
     assert stored(desk.platform.store)[desk.key(row_id)] == content

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from stack.programs import roomkeeper as command
-from tasks.attachments import operate
+from tasks.attachments import operator_actions
 from tests.attachments.desk import Desk
 from tests.commands.cli import on
 from tests.platform import Platform
@@ -53,7 +53,9 @@ def test_what_is_asked_for_must_be_known(
         assert value in explained
 
 
-@pytest.mark.parametrize(("column", "known"), [("state", operate.STATES), ("outcome", operate.OUTCOMES)])
+@pytest.mark.parametrize(
+    ("column", "known"), [("state", operator_actions.STATES), ("outcome", operator_actions.OUTCOMES)]
+)
 def test_what_can_be_asked_for_is_what_there_is(
     platform: Platform, column: str, known: tuple[str, ...]
 ) -> None:
@@ -124,12 +126,12 @@ def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is(desk: Desk) -> None:
 
 def test_one_may_name_oneself(desk: Desk) -> None:
     row_id = str(desk.upload(b"text"))
-    for name in operate.ACTS:
+    for name in operator_actions.ACTS:
         told = on(
             desk.platform, "attachments", name, "openchat", row_id, "--reason", "x", "--actor", " ada\x1b "
         )
         assert told.code == 0
-    assert told_by(desk) == [("ada�", "x")] * len(operate.ACTS)
+    assert told_by(desk) == [("ada�", "x")] * len(operator_actions.ACTS)
 
 
 def test_who_uses_sudo_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

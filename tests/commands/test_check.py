@@ -11,16 +11,16 @@ import pytest
 from redis import Redis
 from sqlalchemy import select
 
-from commands import checks, lateness
-from commands.lateness import Standing
+from commands import checks, rollup_status
+from commands.rollup_status import Standing
 from models.echoroom import ChatSession, TypingIndicator, User
 from models.platform import SCHEMA
-from stack import signatures
-from stack.clamd import Clamd
 from stack.ports import free_port
 from stack.processes import Run, run
-from stack.signatures import Signatures
-from stack.valkey import Valkey
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.signatures import Signatures
+from stack.servers.valkey import Valkey
 from tasks.analytics.engine import state_of
 from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.policies.retention import Retention
@@ -28,12 +28,12 @@ from tasks.policies.rollup import Rollup
 from tasks.retention import task as retention
 from tasks.retention.safety_limit import ApprovalRequired
 from tasks.sweeps import task as cleanup
-from tests.cleanup.sweeping import add, figures_closed
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.retention.pern_chats import conversation, message
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
-from workers import jail, revision
+from tests.sweeps.sweeping import add, figures_closed
+from workers import revision, sandbox
 from workers.inspection import Fault
 from workers.scanner import Version
 from workers.settings import load
@@ -430,7 +430,7 @@ def test_a_rollup_that_is_late_is_a_fault(platform: Platform) -> None:
     assert not Standing(hourly, limit, state).late
     late = Standing(hourly, limit + timedelta(microseconds=1), state)
     assert late.late
-    assert lateness.faults([late, standing]) == [
+    assert rollup_status.faults([late, standing]) == [
         Fault(
             f"echoroom.hourly is late: {hour:%Y-%m-%d %H:%M} should have been closed 2 hours ago; 2 hours "
             "are allowed.",
@@ -1142,15 +1142,17 @@ def test_signatures_that_do_not_tell_their_age_are_ours() -> None:
 def test_a_wall_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load({"DATABASE_URL": "postgresql://"})
     assert checks.decoder(settings) == []
-    monkeypatch.setattr(jail, "protections", lambda: {"limits": None, "landlock": "Function not implemented"})
+    monkeypatch.setattr(
+        sandbox, "protections", lambda: {"limits": None, "landlock": "Function not implemented"}
+    )
     assert [fault.sentence for fault in checks.decoder(settings)] == [
         "Strangers' files are decoded without landlock: Function not implemented."
     ]
 
     def closed() -> dict[str, str | None]:
-        raise jail.Jailed("jail_closed", "the helper does not start")
+        raise sandbox.Jailed("jail_closed", "the helper does not start")
 
-    monkeypatch.setattr(jail, "protections", closed)
+    monkeypatch.setattr(sandbox, "protections", closed)
     assert [fault.sentence for fault in checks.decoder(settings)] == [
         "Strangers' files cannot be decoded: jail_closed: the helper does not start."
     ]

@@ -11,11 +11,11 @@ from sqlalchemy import text
 from commands import holds as command
 from models.pern import Message
 from tasks.retention.batch import HOLDS_LOCK
-from tests.cleanup.sweeping import rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform, eventually
 from tests.retention.pern_chats import conversation, message, person
 from tests.retention.retaining import days
+from tests.sweeps.sweeping import rows
 
 LONG = timedelta(days=9000)
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from models.pern import AuditLog
-from tests.cleanup.sweeping import add, figures_closed, rows
 from tests.commands.cli import on
 from tests.platform import Platform
+from tests.sweeps.sweeping import add, figures_closed, rows
 
 TABLE = "pern.audit_logs"
 

@@ -20,9 +20,9 @@ from tasks.apps.platform import OWN
 from tasks.policies.columns import table_of
 from tasks.policies.sweep import Sweep
 from tasks.sweeps import task as cleanup
-from tests.cleanup.sweeping import add, rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
+from tests.sweeps.sweeping import add, rows
 from workers.settings import load
 
 TYPING = POLICIES["echoroom.typing"]

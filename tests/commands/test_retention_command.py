@@ -9,12 +9,12 @@ import pytest
 from models.pern import AuditLog, Message
 from tasks.retention import holds
 from tasks.retention import task as retention
-from tests.cleanup.sweeping import NOW, rows
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, everything, policy
 from tests.servers import SeaweedFSServer
+from tests.sweeps.sweeping import NOW, rows
 
 AUDIT = "pern.audit_info"
 #: Old by any clock.

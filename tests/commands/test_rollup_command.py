@@ -25,9 +25,9 @@ from tasks.analytics.calendar import day_of
 from tasks.analytics.engine import OtherZoneError, Progress, Run, State, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
-from tests.cleanup.sweeping import add
 from tests.commands.cli import Outcome, on
 from tests.platform import Platform, environment, eventually
+from tests.sweeps.sweeping import add
 from workers import state_metrics
 
 EVENTS = ROLLUPS["pern.security_daily"]

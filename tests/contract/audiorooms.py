@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
-from tests.cleanup.sweeping import INSTANT, NOW, ago
 from tests.contract.example import AT, NEW, STAMP, Case, Example, Of, Row, changes, refers
 from tests.contract.scenario import LONG_AGO
+from tests.sweeps.sweeping import INSTANT, NOW, ago
 
 _HOUR_AGO = ago(hours=1)
 

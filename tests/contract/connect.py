@@ -11,8 +11,8 @@ from models.connect import (
     UserSession,
     VideoRequest,
 )
-from tests.cleanup.sweeping import INSTANT, NOW, ago
 from tests.contract.example import AT, NEW, STAMP, Case, Example, Of, Row, goes, refers
+from tests.sweeps.sweeping import INSTANT, NOW, ago
 
 _JUST_STARTED = NOW - timedelta(minutes=1)
 _CALL = timedelta(hours=4)

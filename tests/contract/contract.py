@@ -24,11 +24,11 @@ from tasks.retention.restore import restore
 from tasks.sweeps import task as cleanup
 from tasks.sweeps.engine import Progress
 from tasks.sweeps.statements import key_of
-from tests.cleanup.sweeping import NOW as MOMENT
-from tests.cleanup.sweeping import figures_closed
 from tests.contract.example import Example, case
 from tests.contract.scenario import Database, Scenario, build, column_of, period_of, snapshot
 from tests.platform import Platform
+from tests.sweeps.sweeping import NOW as MOMENT
+from tests.sweeps.sweeping import figures_closed
 
 #: Tables of ours in which every run leaves something.
 _OURS = {

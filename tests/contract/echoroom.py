@@ -12,9 +12,9 @@ from models.echoroom import (
     User,
     VoiceStatus,
 )
-from tests.cleanup.sweeping import NOW, ago
 from tests.contract.example import AT, NEW, STAMP, Case, Example, Of, Row, changes, goes
 from tests.contract.scenario import LONG_AGO
+from tests.sweeps.sweeping import NOW, ago
 
 
 def _in_the_room(model: Any, of: Any = SessionParticipant, **values: Any) -> Row:

@@ -13,9 +13,9 @@ from models.openchat import (
     UserRelationship,
     Verification,
 )
-from tests.cleanup.sweeping import NOW
 from tests.contract.example import AT, NEW, Case, Example, Of, Row, changes, goes, refers
 from tests.contract.scenario import LONG_AGO
+from tests.sweeps.sweeping import NOW
 
 
 def _deleted(model: Any) -> dict[Any, Any]:

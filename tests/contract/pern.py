@@ -14,8 +14,8 @@ from models.pern import (
     User,
     UserPublicKey,
 )
-from tests.cleanup.sweeping import NOW, ago
 from tests.contract.example import AT, NEW, Case, Example, Of, Row, changes, goes
+from tests.sweeps.sweeping import NOW, ago
 
 _WITHOUT = timedelta(0)
 _SEVERITIES = ("info", "warning", "error", "critical", "security")

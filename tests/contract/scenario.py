@@ -17,9 +17,9 @@ from models.platform import Hold
 from tasks.policies.columns import Column, table_of
 from tasks.policies.retention import Retention
 from tasks.policies.sweep import Sweep
-from tests.cleanup.sweeping import INSTANT, NOW, ago
 from tests.contract.example import AT, NEW, STAMP, Case, Example, Of, Row, Values, case
 from tests.platform import Platform
+from tests.sweeps.sweeping import INSTANT, NOW, ago
 
 #: The period that is set for retention policies that have none.
 PERIOD = timedelta(days=30)

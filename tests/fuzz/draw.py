@@ -18,7 +18,7 @@ from zlib import crc32
 from tests.attachments.carriers import carriers
 from tests.attachments.hostile import everything
 from tests.fuzz.mutations import mutated
-from workers import jail
+from workers import sandbox
 
 SECONDS, MEMORY_BYTES = 20.0, 1024 * 1024 * 1024
 SEED_BYTES = 300_000
@@ -49,9 +49,9 @@ def faults(content: bytes, folder: Path) -> Iterator[str | None]:
     source.write_bytes(content)
     for work, how in _works(content):
         try:
-            jail.run(work, source, folder, how, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
+            sandbox.run(work, source, folder, how, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
             yield None
-        except jail.Jailed as error:
+        except sandbox.Jailed as error:
             yield f"{work}: {error}"
 
 

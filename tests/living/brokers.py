@@ -12,7 +12,7 @@ from redis import Redis
 
 from stack.ports import free_port
 from stack.processes import last_lines
-from stack.valkey import Valkey
+from stack.servers.valkey import Valkey
 from tests.platform import Platform, Program, eventually
 from tests.servers import ValkeyServer
 

@@ -11,11 +11,11 @@ from sqlalchemy import insert, select
 from models.openchat import Attachment
 from tasks.policies.columns import table_of
 from tasks.retention.restore import Restored, restore
-from tests.cleanup.sweeping import ago, naive, rows
 from tests.fault_proxy import FaultProxy
 from tests.platform import Platform, environment
 from tests.retention.retaining import days
 from tests.servers import SeaweedFSServer
+from tests.sweeps.sweeping import ago, naive, rows
 
 POLICY = "openchat.deleted_messages"
 #: A port on which nobody listens.

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from stack.ports import free_port
-from stack.postgres import USER, Postgres, as_ordinary_user, binaries
+from stack.servers.postgres import USER, Postgres, as_ordinary_user, binaries
 from tests.platform import eventually
 from tests.servers import PostgresServer
 

@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from commands.policies import rule
 from models import connect, echoroom, openchat
-from stack.ephemeral import FEEDS
-from stack.feeding import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
+from stack.demo.rows import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
+from stack.demo.stale_rows import FEEDS
 from tasks import eligible_rows
 from tasks.apps import APPS, POLICIES
 from tasks.attachments.history import EventLog

@@ -17,7 +17,7 @@ from commands import checks, startup
 from models.audiorooms import RoomParticipant
 from models.platform import DeadLetter
 from stack.ports import free_port
-from stack.postgres import Postgres, binaries
+from stack.servers.postgres import Postgres, binaries
 from tasks.apps import APPS, POLICIES
 from tasks.availability import Faults
 from tasks.policies.columns import table_of

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from models import pern
 from models.echoroom import ChatSession, TypingIndicator, User
 from tasks.apps import APPS, POLICIES
-from tasks.attachments import jobs, pipeline, recover
+from tasks.attachments import attachment_work, pipeline, recover
 from tasks.attachments.lease import Lease
 from tasks.delivery import audit, drain
 from tasks.sweeps import engine as sweep
@@ -22,14 +22,14 @@ from tasks.sweeps import engine as sweep
 # Modules, not tasks: pytest looks at what it finds here before there are settings.
 from tasks.sweeps import task as cleanup
 from tests.attachments.desk import Desk, at_scan
-from tests.cleanup.sweeping import add
 from tests.commands.cli import on
 from tests.delivery.people import Pern, event
 from tests.living.conftest import ReadOnly
 from tests.living.replication import multi_host_url, primary_and_replica, run
 from tests.platform import Platform, ago, environment, eventually
 from tests.servers import PostgresServer
-from workers import db, ledger
+from tests.sweeps.sweeping import add
+from workers import db, job_history
 from workers.database_errors import is_unavailable
 from workers.settings import load
 from workers.state_metrics import State
@@ -111,13 +111,13 @@ def test_a_run_that_fails_as_its_database_goes_away_raises_its_own_error(
         contextlib.ExitStack() as away,
         capture_logs() as logs,
         pytest.raises(ZeroDivisionError),
-        ledger.run(JOB),
+        job_history.run(JOB),
     ):
         away.enter_context(read_only())
         _ = 1 / 0
     (line,) = [line for line in logs if line["event"] == "ledger.not_written"]
     assert (line["job"], line["error"], line["also"]) == (JOB, "ZeroDivisionError", "InternalError")
-    with ledger.run(JOB) as again:
+    with job_history.run(JOB) as again:
         assert again is not None
     assert runs(platform) == [("done", None)]
 
@@ -198,7 +198,7 @@ def test_a_lease_that_a_read_only_database_did_not_renew_is_not_taken_for_anothe
     table = APPS["openchat"].attachments
     assert table is not None
     with environment(desk.platform.environment), db.transaction() as connection:
-        mine = jobs.claim(connection, "openchat", table, row_id, "worker", desk.platform.settings)
+        mine = attachment_work.claim(connection, "openchat", table, row_id, "worker", desk.platform.settings)
     assert mine is not None
 
     def refused(lease: Lease) -> bool:
@@ -335,6 +335,6 @@ def test_a_job_does_not_run_on_a_replica(cluster: Cluster) -> None:
     with (
         environment({"DATABASE_URL": replica.url()}),
         pytest.raises(InternalError, match="takes no writes"),
-        ledger.run(JOB),
+        job_history.run(JOB),
     ):
         pytest.fail("it ran")

@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 from models.openchat import Attachment, Message
 from tasks.attachments.objects import picture_key
 from tasks.retention import receipts
-from tests.cleanup.sweeping import rows
 from tests.fault_proxy import Fault, FaultProxy
 from tests.living.deleting import POLICY, away, complete, deleted, events, pending, put_back, recover
 from tests.living.deleting import _period as _period
@@ -23,6 +22,7 @@ from tests.living.deleting import proxy as proxy
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
 from tests.retention.retaining import everything, retain
+from tests.sweeps.sweeping import rows
 from workers import migrate
 from workers.storage.local import LocalStore
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from stack import programs, supervise
+from stack.demo.attempts import tries
 from stack.errors import PortTakenError, StackError
 from stack.patience import Patience
 from stack.ports import free_port
-from stack.postgres import Postgres
+from stack.servers.postgres import Postgres
 from stack.supervise import Program, Supervisor
-from stack.tries import tries
 from tests.platform import Platform, eventually
 from tests.servers import PostgresServer
 from tests.stack.test_group import Launcher, awaited_end, processes_of

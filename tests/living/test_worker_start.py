@@ -9,7 +9,7 @@ import pytest
 
 from commands import startup
 from stack.ports import free_port
-from stack.postgres import Postgres
+from stack.servers.postgres import Postgres
 from tasks.apps import APPS
 from tests.commands.cli import on
 from tests.platform import Platform, Program, eventually

@@ -11,10 +11,10 @@ import pytest
 
 from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
 from stack.ports import free_port
-from tests.cleanup.sweeping import NOW, add, ago, sweep
 from tests.node.programs import HERE, Node, Running
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
+from tests.sweeps.sweeping import NOW, add, ago, sweep
 
 pytestmark = pytest.mark.system
 

@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from tests.cleanup.sweeping import NOW
 from tests.retention.retaining import policy
+from tests.sweeps.sweeping import NOW
 
 
 def _die_at(step: str) -> None:

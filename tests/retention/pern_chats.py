@@ -5,8 +5,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from models.pern import Attachment, Conversation, Message, MessageStatus, User
-from tests.cleanup.sweeping import NOW, add
 from tests.platform import Platform
+from tests.sweeps.sweeping import NOW, add
 
 STAMPS = {"created_at": NOW, "updated_at": NOW}
 

@@ -6,8 +6,8 @@ from tasks.apps import POLICIES
 from tasks.policies.retention import Retention
 from tasks.retention import task as retention
 from tasks.sweeps.engine import Progress
-from tests.cleanup.sweeping import NOW, figures_closed
 from tests.platform import Platform
+from tests.sweeps.sweeping import NOW, figures_closed
 
 #: Tables of ours in which a run leaves something.
 OURS = {

@@ -40,10 +40,10 @@ from tasks.apps import APPS, POLICIES
 from tasks.policies.columns import model_of, table_of
 from tasks.policies.retention import Cascade, Reference, Restrict, Retention, SetValues, referred
 from tasks.policies.sweep import Delete, Update
-from tests.cleanup.sweeping import NOW, ago, naive
 from tests.platform import Platform
 from tests.retention.proving import add_hold
 from tests.retention.retaining import days, retain
+from tests.sweeps.sweeping import NOW, ago, naive
 
 CATALOGUE: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "data" / "catalog.json").read_text()

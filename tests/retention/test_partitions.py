@@ -31,11 +31,11 @@ from tasks.retention.partitions.catalog import Found
 from tasks.retention.partitions.policies import running, whole
 from tasks.retention.restore import restore
 from tasks.retention.safety_limit import ApprovalRequired
-from tests.cleanup.sweeping import INSTANT, NOW, add, rolled_up, rows
 from tests.platform import Platform
 from tests.retention.proving import add_hold
 from tests.retention.retaining import days, everything, retain
-from workers import ledger
+from tests.sweeps.sweeping import INSTANT, NOW, add, rolled_up, rows
+from workers import job_history
 from workers.storage import StoreError
 from workers.storage.archives import archive_for
 
@@ -645,7 +645,7 @@ def test_two_at_once_drop_once(monthly: Platform) -> None:
 
 def test_while_another_run_is_under_way_nothing_is_done(monthly: Platform) -> None:
     log(monthly, JANUARY)
-    with ledger.run("partitions.pern.audit_logs"):
+    with job_history.run("partitions.pern.audit_logs"):
         assert partitions.drop_past(AUDIT, monthly.settings, NOW).busy
     assert (len(rows(monthly, AuditLog)), left_over(monthly)) == (1, [])
 

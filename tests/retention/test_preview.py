@@ -11,8 +11,8 @@ from sqlalchemy.exc import InternalError
 from commands.stack import IMPATIENT
 from models import openchat
 from models.pern import AuditLog
-from stack.ephemeral import Ephemera
-from stack.feeding import SOON
+from stack.demo.rows import SOON
+from stack.demo.stale_rows import Ephemera
 from tasks import eligible_rows
 from tasks.apps import POLICIES
 from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
@@ -21,10 +21,10 @@ from tasks.retention import holds
 from tasks.retention import preview as module
 from tasks.retention import task as retention
 from tasks.retention.preview import Preview, preview, reading
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, figures_closed, naive
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, policy, retain
+from tests.sweeps.sweeping import INSTANT, NOW, add, ago, figures_closed, naive
 
 DAY = timedelta(days=1)
 

@@ -14,11 +14,11 @@ from tasks.apps import enabled, policies
 from tasks.retention import holds
 from tasks.retention.batch import RetentionBatches
 from tasks.sweeps.batch import Seen, Taken
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rolled_up, rows
-from tests.engines.test_sweep import held
 from tests.platform import Platform
 from tests.retention.proving import proven
 from tests.retention.retaining import days, retain
+from tests.sweeps.sweeping import INSTANT, NOW, add, ago, rolled_up, rows
+from tests.sweeps.test_engine import held
 from workers.settings import SettingsError, load
 
 AUDIT, STAYS, ROOMS = "audiorooms.audit_log", "audiorooms.participants", "audiorooms.rooms"

@@ -15,11 +15,11 @@ from models.connect import (
 from tasks.apps import policies
 from tasks.retention.batch import RetentionBatches
 from tasks.sweeps.batch import Seen, Taken
-from tests.cleanup.sweeping import INSTANT, NOW, add, rows
-from tests.engines.test_sweep import held
 from tests.platform import Platform
 from tests.retention.proving import proven
 from tests.retention.retaining import days, everything, retain
+from tests.sweeps.sweeping import INSTANT, NOW, add, rows
+from tests.sweeps.test_engine import held
 
 LOGS, MESSAGES = "connect.logs", "connect.messages"
 #: As documented.

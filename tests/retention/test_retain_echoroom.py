@@ -14,10 +14,10 @@ from models.echoroom import (
 )
 from tasks.apps import APPS, POLICIES
 from tasks.retention.restore import restore
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
 from tests.platform import Platform
 from tests.retention.proving import proven, receipts
 from tests.retention.retaining import days, retain
+from tests.sweeps.sweeping import INSTANT, NOW, add, ago, rows
 
 PERIOD = timedelta(days=30)
 #: Just due, and just not yet.

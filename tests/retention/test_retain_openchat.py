@@ -27,11 +27,11 @@ from tasks.policies.columns import table_of
 from tasks.policies.status import ReadPointers
 from tasks.retention import task as retention
 from tasks.retention.batch import PACE
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, naive, rows
 from tests.delivery.world import OpenchatWorld, moment
 from tests.platform import Platform
 from tests.retention.proving import add_hold, proven
 from tests.retention.retaining import days, retain
+from tests.sweeps.sweeping import INSTANT, NOW, add, ago, naive, rows
 
 GRACE = timedelta(days=30)
 #: Just due, and just not yet.

@@ -20,11 +20,11 @@ from tasks.retention.restore import restore
 from tasks.retention.safety_limit import ApprovalRequired
 from tasks.sweeps.batch import Seen, Taken
 from tasks.sweeps.engine import Pace
-from tests.cleanup.sweeping import INSTANT, NOW, add, ago, rows
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.proving import proven
 from tests.retention.retaining import days, everything, policy, retain
+from tests.sweeps.sweeping import INSTANT, NOW, add, ago, rows
 from workers.settings import SettingsError, load
 
 

@@ -10,10 +10,10 @@ from sqlalchemy import insert
 from models.platform import AttachmentEvent, DeadLetter, ScanVerdict
 from tasks.apps import APPS, policies
 from tasks.policies.columns import table_of
-from tests.cleanup.sweeping import INSTANT, NOW
 from tests.platform import Platform
 from tests.retention.proving import proven
 from tests.retention.retaining import days, policy
+from tests.sweeps.sweeping import INSTANT, NOW
 
 LETTERS, HISTORY, VERDICTS = (
     "roomkeeper.dead_letters",

@@ -18,10 +18,10 @@ from tasks.retention import archive, receipts
 from tasks.retention.cascade import ALL
 from tasks.retention.restore import Restored, restore
 from tasks.sweeps.statements import any_of, key_of
-from tests.cleanup.sweeping import add
 from tests.examples import examples
 from tests.platform import Platform
 from tests.retention.retaining import days, retain
+from tests.sweeps.sweeping import add
 from workers.db import get_engine, transaction
 from workers.storage.archives import archive_for
 

@@ -19,19 +19,19 @@ import psycopg
 import pytest
 from redis import Redis
 
-from stack import clamd as clamd_module
-from stack import postgres as postgres_module
-from stack import seaweedfs as seaweedfs_module
-from stack import signatures
-from stack.clamd import Clamd
 from stack.errors import StackError
 from stack.ports import free_port, free_ports
-from stack.postgres import Postgres, create_database
 from stack.processes import POLL_SECONDS
-from stack.seaweedfs import PORTS, SeaweedFS
-from stack.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
+from stack.servers import clamd as clamd_module
+from stack.servers import postgres as postgres_module
+from stack.servers import seaweedfs as seaweedfs_module
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.postgres import Postgres, create_database
+from stack.servers.seaweedfs import PORTS, SeaweedFS
+from stack.servers.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
+from stack.servers.valkey import Valkey
 from stack.sockets import socket_path
-from stack.valkey import Valkey
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
 from workers.known_bad import EICAR
 

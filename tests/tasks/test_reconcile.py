@@ -17,14 +17,22 @@ from sqlalchemy import insert
 
 from models.platform import AttachmentJob, PendingDeletion
 from tasks.attachments.objects import picture_key
-from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError, gone, listing, orphans
+from tasks.reconcile import (
+    CannotAskError,
+    Found,
+    ListingLostError,
+    WrongPrefixError,
+    listing,
+    missing_objects,
+    orphans,
+)
 from tasks.reconcile import reconcile as compare
 from tasks.retention import receipts
 from tests.attachments.desk import Desk
 from tests.fault_proxy import Fault, FaultProxy
 from tests.platform import Platform, environment, eventually
 from tests.servers import SeaweedFSServer
-from workers import ledger
+from workers import job_history
 from workers.db import transaction
 from workers.settings import MIB
 from workers.storage import StoreError, UnknownProvider, store_for
@@ -495,21 +503,21 @@ def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
 ) -> None:
     local.put("uploads/1")
     row_id = local.attachment("uploads/gone")
-    real = gone.reopen
+    real = missing_objects.reopen
 
     def reopen(*args: Any) -> None:
-        missing = gone.Look.missing
+        missing = missing_objects.Look.missing
 
-        def slow(self: gone.Look, app: str, store: str) -> Iterator[gone.Missing]:
+        def slow(self: missing_objects.Look, app: str, store: str) -> Iterator[missing_objects.Missing]:
             for one in missing(self, app, store):
                 local.platform.sql("UPDATE roomkeeper.attachment_jobs SET attempt = 2")
                 yield one
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gone.Look, "missing", slow)
+            patch.setattr(missing_objects.Look, "missing", slow)
             real(*args)
 
-    monkeypatch.setattr(gone, "reopen", reopen)
+    monkeypatch.setattr(missing_objects, "reopen", reopen)
     found = local.apply()
     assert (found.gone, found.reopened) == (1, 0)
     job = local.platform.job(row_id)
@@ -644,13 +652,13 @@ def test_objects_that_vanish_after_they_were_counted_reopen_no_crowd(
 ) -> None:
     _named(local, 22)
     local.put("uploads/other")
-    real = gone.reopen
+    real = missing_objects.reopen
 
     def reopen(*args: Any) -> None:
         local.platform.sql("UPDATE openchat.attachment SET storage_key = 'uploads/gone' || id")
         real(*args)
 
-    monkeypatch.setattr(gone, "reopen", reopen)
+    monkeypatch.setattr(missing_objects, "reopen", reopen)
     found = local.apply()
     assert (found.reopened, found.stopped) == (20, "local: the objects of more than 20 rows are gone by now")
 
@@ -821,7 +829,7 @@ def test_a_run_that_is_killed_between_batches_is_ended_by_the_next(s3: Side, pro
 
 def test_one_run_at_a_time(local: Side) -> None:
     local.put("uploads/1")
-    with ledger.run("storage.reconcile"):
+    with job_history.run("storage.reconcile"):
         assert compare(local.platform.settings, apply=True, now=datetime.now(UTC) + 2 * GRACE) is None
     assert local.keys() == {"uploads/1"}
 

@@ -20,7 +20,7 @@ from tasks import outbox
 from tasks.attachments import process  # noqa: F401 - a worker imports all tasks
 from tests.platform import Platform, environment, eventually
 from tests.servers import ValkeyServer
-from workers import ledger
+from workers import job_history
 from workers.app import app as celery
 from workers.settings import get_settings
 from workers.state_metrics import State
@@ -160,7 +160,7 @@ def test_two_relays_at_once_publish_each_row_once(platform: Platform, service: S
 
 def test_while_one_runs_another_leaves_it_alone(platform: Platform, service: Service) -> None:
     enqueue(service)
-    with ledger.run(outbox.JOB):
+    with job_history.run(outbox.JOB):
         outbox.relay()
         assert published(platform) == []
     outbox.relay()
@@ -431,16 +431,16 @@ def test_a_job_that_is_not_quiet_tells_of_every_run(platform: Platform) -> None:
         rows = platform.sql("SELECT job, outcome, rows FROM roomkeeper.job_runs ORDER BY id")
         return [(row.job, row.outcome, row.rows) for row in rows]
 
-    with ledger.run("loud"), ledger.run("loud") as second:
+    with job_history.run("loud"), job_history.run("loud") as second:
         assert second is None
     assert sorted(told()) == [("loud", "done", 0), ("loud", "skipped", 0)]
-    with ledger.run("quiet", quiet=True), ledger.run("quiet", quiet=True) as second:
+    with job_history.run("quiet", quiet=True), job_history.run("quiet", quiet=True) as second:
         assert second is None
     assert len(told()) == 2
-    with ledger.run("quiet", quiet=True) as run:
+    with job_history.run("quiet", quiet=True) as run:
         assert run is not None
         run.rows += 1
     assert told()[2:] == [("quiet", "done", 1)]
-    with pytest.raises(ValueError, match="no"), ledger.run("quiet", quiet=True):
+    with pytest.raises(ValueError, match="no"), job_history.run("quiet", quiet=True):
         raise ValueError("no")
     assert told()[3:] == [("quiet", "failed", 0)]

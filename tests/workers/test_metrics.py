@@ -12,10 +12,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from commands import lateness
+from commands import rollup_status
 from stack.ports import free_port
 from tasks.apps import ROLLUPS, policies, rollups
-from tasks.attachments import operate
+from tasks.attachments import operator_actions
 from tasks.retention import holds, receipts
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
@@ -191,7 +191,9 @@ def of(found: Samples, name: str, label: str) -> dict[str, float]:
 
 def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
     name = "pern.security_daily"
-    asking = State(platform.settings, lags=lambda connection: lateness.told(connection, platform.settings))
+    asking = State(
+        platform.settings, lags=lambda connection: rollup_status.told(connection, platform.settings)
+    )
 
     def told(metric: str) -> dict[str, float]:
         return of(asked(asking), f"roomkeeper_rollup_{metric}", "rollup")
@@ -219,7 +221,7 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
         assert lag.total_seconds() <= seconds < lag.total_seconds() + (60 if lag else 1)
     # What is off is not told.
     platform.set(sweep_off=name)
-    off = State(platform.settings, lags=lambda connection: lateness.told(connection, platform.settings))
+    off = State(platform.settings, lags=lambda connection: rollup_status.told(connection, platform.settings))
     assert name not in of(asked(off), "roomkeeper_rollup_lag_limit_seconds", "rollup")
     assert of(asked(off), "roomkeeper_rollup_lag_seconds", "rollup") == {}
 
@@ -312,7 +314,7 @@ def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) ->
         " now() - interval '9 days', now() - interval '9 days', now() - interval '9 days')",
         id=row_id,
     )
-    operate.act("retry", "openchat", row_id, actor="ada", reason="the object is back")
+    operator_actions.act("retry", "openchat", row_id, actor="ada", reason="the object is back")
     age = ("roomkeeper_attachment_queue_age_seconds", (("app", "openchat"),))
     assert 0 <= asked(state)[age] < 60
     # And it grows for as long as nobody takes it.

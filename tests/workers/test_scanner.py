@@ -14,10 +14,10 @@ from time import monotonic
 
 import pytest
 
-from stack import signatures
-from stack.clamd import Clamd
 from stack.ports import free_port
-from stack.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
+from stack.servers import signatures
+from stack.servers.clamd import Clamd
+from stack.servers.signatures import EICAR_NAME, TEST_MALWARE, TEST_MALWARE_NAME
 from tasks.attachments.scan import Verdict, judge
 from tests.servers import ClamdServer
 from workers import scanner as module

@@ -69,7 +69,7 @@ from tasks.retention.partitions.policies import age_of, running
 from tasks.retention.safety_limit import ApprovalRequired, allowance
 from tasks.sweeps.batch import Contested, Refused, begin
 from tasks.sweeps.statements import key_of, on_pages
-from workers import ledger
+from workers import job_history
 from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore
@@ -192,7 +192,7 @@ def drop_past(
         done.fates = [dropping.foresee(one) for one in todo]
         return done
     longest = timedelta(days=1) if seconds is None else timedelta(seconds=seconds + _LOOK_MS / 1000)
-    with ledger.run(job, quiet=True, longest=longest) as entry:
+    with job_history.run(job, quiet=True, longest=longest) as entry:
         if entry is None:
             done.busy = True
             return done

@@ -1,0 +1,155 @@
+"""Makes the outcome of one attempt true: objects first, then the rows, so that a crash can be made good."""
+
+from tasks.attachments import attachment_work, duplicates, objects, verdicts
+from tasks.attachments.app_columns import AppView
+from tasks.attachments.examine import AttemptContext, Findings
+from tasks.attachments.objects import Addresses, delete_pictures, picture_key, quarantine_name
+from workers.db import transaction
+from workers.storage import ObjectChanged, ObjectStore
+
+
+def conclude(desk: AttemptContext, found: Findings) -> str:
+    """Store, publish, withdraw or quarantine; write the rows. Return the outcome in a word or two.
+
+    Raises:
+        jobs.LeaseLostError, StoreError.
+    """
+    mine, store = desk.mine, desk.store
+    served = found.outcome == "accepted"
+    quarantined = found.outcome == "quarantined"
+    addresses = None
+    if served:
+        # Whoever lost the file must not publish it: an operator may have withdrawn it meanwhile.
+        desk.lease.confirm("store")
+        with desk.phase("store"):
+            addresses = _store(desk, found)
+    desk.story.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
+    with transaction() as connection:
+        there = attachment_work.finish(
+            connection, mine, _values(desk, found, addresses), _seen(desk, found, addresses)
+        )
+        if there:
+            desk.story.write(connection)
+        if found.fresh_verdict is not None and found.fetched and found.version:
+            verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
+        # While our row is locked, so that no other attempt is at the objects; before the commit, so that a
+        # row tells the truth: if the store is away now, the file waits and all this is done again. The next
+        # attempt ends what a crash cuts.
+        if quarantined:
+            # Even what came from there: an attempt that an operator has overtaken may have put it back.
+            store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
+        if not (served and there):
+            delete_pictures(store, mine.app, mine.id)
+    if found.verdict == "infected" and found.fetched:
+        # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
+        # signatures have a version to remember the verdict by.
+        duplicates.withdraw(found.fetched.sha256, f"infected with {found.signature}")
+    if not there:
+        return "vanished"
+    return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
+
+
+def clear_away(mine: attachment_work.Claim, store: ObjectStore) -> None:
+    """Take back what an attempt may have stored after it had lost the file to somebody else.
+
+    Raises:
+        StoreError.
+    """
+    with transaction() as connection:
+        state, outcome = attachment_work.end(connection, mine)
+        # Whoever works on it now or will, concludes after this, and does it all again.
+        if state in ("waiting", "running") or outcome == "accepted":
+            return
+        delete_pictures(store, mine.app, mine.id)
+        if outcome == "quarantined":
+            store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
+
+
+def _store(desk: AttemptContext, found: Findings) -> Addresses:
+    """Store the pictures, publish the original; return the addresses of all."""
+    mine, store = desk.mine, desk.store
+    media_type = found.corrected or mine.media_type
+    assert found.fetched is not None
+    version = found.fetched.version
+    if found.in_quarantine:
+        # Wrongly there: an operator released it, or newer signatures know better.
+        name = quarantine_name(mine.app, mine.id)
+        store.restore(name, mine.key)
+        again = store.fetch(mine.key, desk.folder / "restored", limit=desk.settings.max_file_bytes)
+        if again.sha256 != found.fetched.sha256:
+            raise ObjectChanged("what came back from quarantine is not what was scanned")
+        version = again.version
+    keys = _picture_keys(desk, found)
+    for name, picture in found.pictures.items():
+        store.put(keys[name], picture, objects.PICTURE_TYPE)
+    if mine.attempt > 1:
+        # An earlier attempt may have drawn what this one does not.
+        delete_pictures(store, mine.app, mine.id, but=keys)
+    if found.stripped is not None:
+        with transaction() as connection:
+            attachment_work.rewrite(connection, mine, found.stripped.sha256)
+        version = store.put(mine.key, found.stripped.path, media_type, mine.name)
+    # Also says no if the bytes are others by now than those that were scanned.
+    store.publish(mine.key, version, media_type, mine.name)
+    return objects.addresses(store, mine.key, media_type, mine.name, keys)
+
+
+def _picture_keys(desk: AttemptContext, found: Findings) -> dict[str, str]:
+    return {name: picture_key(desk.mine.app, desk.mine.id, name) for name in found.pictures}
+
+
+def _values(desk: AttemptContext, found: Findings, addresses: Addresses | None) -> dict[str, object]:
+    """Return what our own row is to say."""
+    mine, fetched, version = desk.mine, found.fetched, found.version
+    stored = found.stripped or fetched
+    keys = _picture_keys(desk, found) if addresses else {}
+    held = found.outcome == "quarantined" or (found.in_quarantine and found.outcome != "accepted")
+    return {
+        "outcome": found.outcome,
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "detail": found.detail,
+        "sha256": stored.sha256 if stored else None,
+        "size_bytes": stored.size if stored else None,
+        "media_type": found.media_type,
+        "findings": list(found.traits),
+        "risk": found.risk,
+        "signature": found.signature,
+        "engine_version": version.engine if version else None,
+        "signature_version": version.signatures if version else None,
+        "small_key": keys.get("small"),
+        "large_key": keys.get("large"),
+        "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
+        "address_expires_at": addresses.expires_at if addresses else None,
+        "timings": desk.story.timings(),
+    }
+
+
+def _seen(desk: AttemptContext, found: Findings, addresses: Addresses | None) -> AppView:
+    """Return what the application is to see."""
+    mine, fetched, version = desk.mine, found.fetched, found.version
+    stored = found.stripped or fetched
+    # Or it was rewritten by an attempt that died before it could tell the row.
+    rewritten = found.stripped or (fetched if fetched and fetched.sha256 == mine.rewritten_sha256 else None)
+    pictures = addresses.pictures if addresses else {}
+    return AppView(
+        served=found.outcome == "accepted",
+        scanned=version is not None,
+        verdict=found.verdict,
+        error=f"{found.reason}: {found.detail}" if found.reason else None,
+        details={
+            "engine": f"ClamAV {version.engine}" if version else None,
+            "signatures": version.signatures if version else None,
+            "signature": found.signature,
+            "sha256": stored.sha256 if stored else None,
+            "type": found.media_type,
+            "findings": list(found.traits),
+        },
+        metadata=found.metadata,
+        media_type=found.corrected,
+        rewritten=(rewritten.size, rewritten.sha256) if rewritten else None,
+        url=addresses.original if addresses else None,
+        small_url=pictures.get("small"),
+        large_url=pictures.get("large"),
+        small_key=picture_key(mine.app, mine.id, "small") if "small" in pictures else None,
+    )
