@@ -67,6 +67,15 @@ def _distance(day: date) -> str:
     return f"<today {days:+}>".replace("+", "+ ").replace("-", "- ") if days else "<today>"
 
 
+def refused(outcome: Outcome, *names: str, days: bool = False, **known: object) -> str:
+    """Return the sentence of a command that did nothing else, for a snapshot; these names are in it."""
+    assert (outcome.code, outcome.out) == (1, "")
+    (sentence,) = outcome.err.splitlines()
+    for name in names:
+        assert name in sentence
+    return stable(sentence, days=days, **known)
+
+
 def roomkeeper(*arguments: str) -> Outcome:
     """Run `roomkeeper ARGUMENTS` with this process's environment. An exception that it lets through fails."""
     out, err = io.StringIO(), io.StringIO()

@@ -27,7 +27,7 @@ from tasks.engines import rollup as engine
 from tasks.engines.calendar import day_of
 from tasks.engines.rollup import OtherZoneError, Progress, Run, State, state_of
 from tests.cleanup.sweeping import add
-from tests.commands.cli import Outcome, on, stable
+from tests.commands.cli import Outcome, on, refused, stable
 from tests.platform import Platform, environment, eventually
 from workers import state_metrics
 
@@ -107,15 +107,6 @@ def said(outcome: Outcome) -> str:
     """Return what was printed, days by their distance from today."""
     assert outcome.err == ""
     return stable(outcome, days=True)
-
-
-def refused(outcome: Outcome, *names: str, days: bool = False) -> str:
-    """Return the sentence of a command that did nothing else; it has these names in it."""
-    assert (outcome.code, outcome.out) == (1, "")
-    (sentence,) = outcome.err.splitlines()
-    for name in names:
-        assert name in sentence
-    return stable(sentence, days=days)
 
 
 # -- list ------------------------------------------------------------------------------------------------
