@@ -43,37 +43,42 @@ class Outcome:
         ]
 
 
-def stable(said: Outcome | str, *, times: bool = False, days: bool = False, **known: object) -> str:
+def stable(said: Outcome | str, **known: object) -> str:
     """Return what was printed as it is printed in every run, for a snapshot.
 
-    Folders of tests, ports, UUIDs, hashes and durations are replaced; with `times` each date with a time of
-    day; with `days` each date by its distance from today, `<today - 3>`. What the test knows goes by its
-    name: `stable(outcome, writer=key)` has `<writer>` in place of that key.
+    Folders of tests, ports, UUIDs, hashes and durations are replaced. What the test knows goes by its name:
+    `stable(outcome, writer=key)` has `<writer>` in place of that key.
     """
     text = said if isinstance(said, str) else said.out + said.err
     for name, value in sorted(known.items(), key=lambda one: len(str(one[1])), reverse=True):
         text = text.replace(str(value), f"<{name.replace('_', ' ')}>")
     for pattern, instead in _VOLATILE:
         text = re.sub(pattern, instead, text)
-    if times:
-        text = re.sub(_TIME, "<time>", text)
-    if days:
-        text = re.sub(rf"\b{_DAY}", lambda found: _distance(date.fromisoformat(found[0])), text)
     return text
+
+
+def timeless(text: str) -> str:
+    """Replace each date with a time of day."""
+    return re.sub(_TIME, "<time>", text)
+
+
+def relative(text: str) -> str:
+    """Replace each date by its distance from today, in UTC: `<today - 3>`."""
+    return re.sub(rf"\b{_DAY}", lambda found: _distance(date.fromisoformat(found[0])), text)
 
 
 def _distance(day: date) -> str:
     days = (day - datetime.now(UTC).date()).days
-    return f"<today {days:+}>".replace("+", "+ ").replace("-", "- ") if days else "<today>"
+    return f"<today {'+' if days > 0 else '-'} {abs(days)}>" if days else "<today>"
 
 
-def refused(outcome: Outcome, *names: str, days: bool = False, **known: object) -> str:
+def refused(outcome: Outcome, *names: str, **known: object) -> str:
     """Return the sentence of a command that did nothing else, for a snapshot; these names are in it."""
     assert (outcome.code, outcome.out) == (1, "")
     (sentence,) = outcome.err.splitlines()
     for name in names:
         assert name in sentence
-    return stable(sentence, days=days, **known)
+    return stable(sentence, **known)
 
 
 def roomkeeper(*arguments: str) -> Outcome:

@@ -29,7 +29,7 @@ from tasks.apps.rollups import Rollup
 from tasks.brake import Stopped
 from tasks.engines.rollup import state_of
 from tests.cleanup.sweeping import add, figures_closed
-from tests.commands.cli import Outcome, on, stable
+from tests.commands.cli import Outcome, on, relative, stable, timeless
 from tests.platform import Platform
 from tests.retention.pern_chats import conversation, message
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
@@ -370,7 +370,7 @@ def test_late_rollups_are_one_fault(platform: Platform, snapshot: SnapshotAssert
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
     def told(*names: str) -> str:
-        text = found(on(platform, "check"), *names, days=True)
+        text = relative(found(on(platform, "check"), *names))
         # How long ago depends on the hour.
         return re.sub(r"\b(\d+) (days|hours) ago", "<lag> ago", text)
 
@@ -604,7 +604,7 @@ def test_objects_that_wait_for_long_to_be_deleted_are_told(
     assert "! " not in on(platform, "check").out
     wait(61, "the object store does not answer")
     outcome = on(platform, "check")
-    assert warned(outcome, " s3 ", times=True) == snapshot
+    assert timeless(warned(outcome, " s3 ")) == snapshot
     assert " UTC: the object store does not answer." in outcome.out
 
 

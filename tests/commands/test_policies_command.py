@@ -21,7 +21,7 @@ from tasks.apps.platform import OWN
 from tasks.apps.sweeps import Sweep
 from tasks.engines.rollup import Progress
 from tests.cleanup.sweeping import add, rows
-from tests.commands.cli import Outcome, on, refused, stable
+from tests.commands.cli import Outcome, on, refused, stable, timeless
 from tests.platform import Platform
 from workers.settings import load
 
@@ -391,7 +391,7 @@ def test_a_dry_run_counts_and_changes_nothing(platform: Platform, snapshot: Snap
     first, *samples, _ = outcome.out.splitlines()
     assert first.startswith("echoroom.typing: 7 rows ")
     assert len(samples) == 5 and {sample.strip() for sample in samples} <= ids
-    assert stable(outcome, times=True) == snapshot
+    assert timeless(stable(outcome)) == snapshot
     assert platform.everything() == before
     assert before["roomkeeper.job_runs"] == []
 
@@ -417,7 +417,7 @@ def test_a_time_to_come_is_for_dry_runs_only(platform: Platform, snapshot: Snaps
     before = platform.everything()
     outcome = on(platform, "run", TYPING.name, "--now", soon)
     assert "--dry-run" in refused(outcome)
-    assert stable(outcome, soon=soon, times=True) == snapshot
+    assert timeless(stable(outcome, soon=soon)) == snapshot
     assert platform.everything() == before
     dry = on(platform, "run", TYPING.name, "--now", soon, "--dry-run")
     assert dry.out.startswith("echoroom.typing: 1 row ")

@@ -41,7 +41,7 @@ from stack.ports import free_port
 from stack.programs import roomkeeper as command
 from tasks.apps import APPS, ROLLUPS
 from tasks.apps.columns import table_of
-from tests.commands.cli import Outcome, refused, roomkeeper, stable
+from tests.commands.cli import Outcome, refused, roomkeeper, stable, timeless
 from tests.platform import environment
 from workers.db import create
 from workers.settings import load
@@ -667,7 +667,7 @@ def test_the_terminal_says_the_same(world: World, snapshot: SnapshotAssertion) -
     ):
         assert line in lines
     assert "\x1b" not in outcome.out
-    assert stable(outcome, times=True) == snapshot
+    assert timeless(stable(outcome)) == snapshot
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

@@ -10,7 +10,7 @@ from syrupy.assertion import SnapshotAssertion
 from models.pern import AuditLog, Message
 from tasks import holds, retention
 from tests.cleanup.sweeping import NOW, rows
-from tests.commands.cli import Outcome, on, stable
+from tests.commands.cli import Outcome, on, stable, timeless
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, everything, policy
@@ -67,7 +67,7 @@ def refused(outcome: Outcome, *names: str, **known: object) -> str:
 
 def told(outcome: Outcome | str, **known: object) -> str:
     """Return what was printed, without times, sizes and ages: rows are old by any clock."""
-    text = stable(outcome, times=True, **known)
+    text = timeless(stable(outcome, **known))
     text = re.sub(r"\b[\d,.]+ (?:bytes|kB)", "<size>", text)
     return re.sub(r"(?<=<time>), [\d,]+ days$", ", <age>", text, flags=re.MULTILINE)
 

@@ -27,7 +27,7 @@ from tasks.engines import rollup as engine
 from tasks.engines.calendar import day_of
 from tasks.engines.rollup import OtherZoneError, Progress, Run, State, state_of
 from tests.cleanup.sweeping import add
-from tests.commands.cli import Outcome, on, refused, stable
+from tests.commands.cli import Outcome, on, refused, relative, stable
 from tests.platform import Platform, environment, eventually
 from workers import state_metrics
 
@@ -106,7 +106,7 @@ def audit(platform: Platform, *options: str, name: str = NAME) -> Outcome:
 def said(outcome: Outcome) -> str:
     """Return what was printed, days by their distance from today."""
     assert outcome.err == ""
-    return stable(outcome, days=True)
+    return relative(stable(outcome))
 
 
 # -- list ------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_every_rollup_is_listed(
         words = " ".join(re.sub("[│─├]", " ", line).split())
         for number in (f"{day(35)}", f"{closed}", f"{day(34)}"):
             assert number in words
-        assert stable(words.replace(f" {closed};", " <closed>;"), days=True) == snapshot
+        assert relative(words.replace(f" {closed};", " <closed>;")) == snapshot
 
 
 def test_how_far_each_has_come(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_today_is_computed_up_to_now(platform: Platform, snapshot: SnapshotAsser
 
 def test_days_to_come_are_refused(platform: Platform, snapshot: SnapshotAssertion) -> None:
     ran(platform)
-    sentence = refused(backfill(platform, -1, -2), f"--from {day(-1)} ", f" {day(0)} ", days=True)
+    sentence = relative(refused(backfill(platform, -1, -2), f"--from {day(-1)} ", f" {day(0)} "))
     assert re.sub(r"\d\d:\d\d:\d\d UTC", "<time> UTC", sentence) == snapshot
 
 
