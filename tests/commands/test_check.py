@@ -548,8 +548,7 @@ def test_what_waits_for_others_is_not_to_go_before_them(
 
 def test_what_waits_for_what_is_off_is_told(platform: Platform, snapshot: SnapshotAssertion) -> None:
     days(platform, **{"audiorooms.rooms": 90})
-    add = "add audiorooms.participants=DAYS to ROOMKEEPER_RETENTION_DAYS"
-    assert warned(on(platform, "check"), add) == snapshot(name="no period")
+    assert warned(on(platform, "check"), "audiorooms.participants=DAYS") == snapshot(name="no period")
     platform.set(sweep_off="audiorooms.participants")
     days(platform, **{"audiorooms.rooms": 90, "audiorooms.participants": 90})
     assert warned(on(platform, "check"), "ROOMKEEPER_SWEEP_OFF") == snapshot(name="switched off")

@@ -33,7 +33,7 @@ def test_they_are_listed_the_latest_first(platform: Platform) -> None:
     assert out.count("second.task") == 2
     assert "first.task" not in out
     assert "why not" in out
-    assert out.endswith("2 of 3.\n")
+    assert re.findall(r"\d+", out.splitlines()[-1]) == ["2", "3"]
     assert letters(platform, "list", "--task", "first.task").out.count("first.task") == 1
 
 

@@ -265,7 +265,7 @@ def test_retention_is_off_until_its_period_is_set(platform: Platform, snapshot: 
     # Its rows say it themselves.
     assert line(wide(platform, "policies", "pern"), "pern.messages_by_conversation")[3] == "every 1 h"
     audit = line(wide(platform, "policies", "pern"), "pern.audit_info")
-    assert audit[2].endswith("; add pern.audit_info=DAYS to ROOMKEEPER_RETENTION_DAYS")
+    assert "pern.audit_info=DAYS" in audit[2]
 
 
 def test_a_run_that_was_stopped_is_shown(platform: Platform) -> None:
@@ -320,7 +320,8 @@ def test_a_rollup_is_shown_with_its_application(platform: Platform) -> None:
     assert shown[5] == f"{midnight(1):%Y-%m-%d}"
     platform.set(sweep_off=EVENTS.name, rollup_zones=f"{EVENTS.name}=Asia/Tokyo", sweep_every="pern.daily=60")
     outcome = wide(platform, "policies", "pern", columns=250)
-    assert line(outcome, EVENTS.name)[2:4] == [f"{EVENTS.rule} (days of Asia/Tokyo)", "off"]
+    rule, runs = line(outcome, EVENTS.name)[2:4]
+    assert (rule.startswith(EVENTS.rule), "Asia/Tokyo" in rule, runs) == (True, True, "off")
     assert line(outcome, "pern.daily")[3] == "every 1 min"
 
 

@@ -123,10 +123,10 @@ def test_a_policy_that_is_off_is_previewed_with_a_period(
 ) -> None:
     entries(platform, 2, "error")
     outcome = on(platform, "retention", "preview", "pern.audit_error")
-    assert refused(outcome, "add pern.audit_error=DAYS to ROOMKEEPER_RETENTION_DAYS") == snapshot(name="off")
+    assert refused(outcome, "pern.audit_error=DAYS") == snapshot(name="off")
     outcome = on(platform, "retention", "preview", "pern.audit_error", "--days", "30")
     assert "30 days" in outcome.out
-    assert lines(outcome)["would go"][0].startswith("2 rows of pern.audit_logs, ")
+    assert re.search(r" 2 rows \S+ pern\.audit_logs, ", outcome.out)
     # Of one that runs, too.
     outcome = on(platform, "retention", "preview", AUDIT, "--days", "90")
     assert "90 days" in outcome.out
@@ -232,7 +232,7 @@ def test_what_is_far_more_than_usual_is_approved(platform: Platform, snapshot: S
     outcome = approved(platform)
     assert (outcome.code, outcome.err) == (0, "")
     # Whoever approves sees what.
-    assert lines(outcome)["would go"][0].startswith("4 rows of pern.audit_logs, ")
+    assert re.search(r" 4 rows \S+ pern\.audit_logs, ", outcome.out)
     assert told(outcome) == snapshot(name="approved")
     ((row),) = platform.sql("SELECT * FROM roomkeeper.approvals")
     assert (row.policy, row.rows, row.period_seconds) == (AUDIT, 4, 400 * 86400)
@@ -317,7 +317,7 @@ def test_receipts_are_listed_and_told(
     )
     assert (said["hash"], said["previous"]) == ([row.hash], [row.previous])
     assert (said["operator"], said["table"]) == (["eve"], ["pern.messages"])
-    assert said["keys"] == [f"{old} to {old}"]
+    assert said["keys"][0].count(str(old)) == 2
     assert said["run"] == [str(row.run)]
     archived = [one["key"] for one in row.content["archives"]]
     assert [line.partition(": ")[0] for line in said["archive"]] == archived
@@ -490,7 +490,7 @@ def test_objects_that_wait_are_told_and_stay_with_restored_rows(
     assert said.startswith("3 ")
     assert told(said) == snapshot(name="receipt")
     (line,) = on(platform, "retention", "pending").out.splitlines()
-    assert "3 objects of 2 files" in line
+    assert "3 objects " in line and " 2 files " in line
     assert told(line) == snapshot(name="pending")
     user = person(platform)
     held = on(platform, "hold", "add", "pern", "user", str(user), "--reason", "a suit")
@@ -557,7 +557,7 @@ def test_a_run_without_a_period_is_refused(platform: Platform, snapshot: Snapsho
     entries(platform, 1, "error")
     for dry in ((), ("--dry-run",)):
         outcome = on(platform, "run", "pern.audit_error", *dry)
-        sentence = refused(outcome, "add pern.audit_error=DAYS to ROOMKEEPER_RETENTION_DAYS")
+        sentence = refused(outcome, "pern.audit_error=DAYS")
         assert sentence == snapshot(name="either")
     assert len(rows(platform, AuditLog)) == 1
 
