@@ -98,14 +98,18 @@ def test_a_preview_tells_all(platform: Platform, snapshot: SnapshotAssertion) ->
     said = lines(outcome)
     assert said["oldest"] == said["newest"]
     assert said["for example"] == [str(old)]
-    assert "1.5 kB" in outcome.out
+    # What goes, twice what goes along, what stays, what is on hold; and the file.
+    assert (outcome.out.count(" 1 row "), outcome.out.count(" 1 row,")) == (4, 1)
+    assert " 1 file, 1.5 kB " in outcome.out
     # How many bytes a row takes is the server's affair.
     assert re.sub(r"\d+ bytes", "<size>", stable(outcome, old=old)) == snapshot
 
 
 def test_a_preview_of_a_run_that_would_stop(platform: Platform, snapshot: SnapshotAssertion) -> None:
     entries(platform, 4)
-    assert preview(platform, AUDIT) == snapshot
+    text = preview(platform, AUDIT)
+    assert f"roomkeeper retention approve {AUDIT} --reason" in text
+    assert text == snapshot
     assert len(lines(on(platform, "retention", "preview", AUDIT))["for example"]) == 4
 
 
@@ -245,7 +249,9 @@ def test_what_is_far_more_than_usual_is_approved(platform: Platform, snapshot: S
     assert "4 taken" in line
     assert told(line) == snapshot(name="taken")
     platform.sql("UPDATE roomkeeper.approvals SET expires_at = now() - interval '1 s'")
-    assert told(on(platform, "retention", "approvals")) == snapshot(name="expired")
+    expired = told(on(platform, "retention", "approvals"))
+    assert expired != f"{told(line)}\n"
+    assert expired == snapshot(name="expired")
 
 
 @pytest.mark.parametrize("hours", [0.5, 48])

@@ -225,6 +225,7 @@ def test_what_is_frozen_stays(platform: Platform, snapshot: SnapshotAssertion) -
     put(platform, frozen_to=at(5))
     outcome = backfill(platform, 8, 4)
     assert outcome.code == 0
+    assert f" {day(5)} 12:00:00 UTC" in outcome.out
     assert said(outcome) == snapshot
     assert events(platform) == {3: 99, 4: 1} | dict.fromkeys(range(5, 9), 99)
 
