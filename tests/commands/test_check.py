@@ -406,7 +406,7 @@ def test_rollups_that_do_not_run_are_told_with_policies(
         "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
         " VALUES ('roomkeeper.runs', now() - interval '1 day', now(), 0, 'done')"
     )
-    names = "pern.daily, pern.sessions_daily, pern.security_daily and 1 more"
+    names = "pern.daily, pern.sessions_daily, pern.security_daily"
     assert found(on(platform, "check"), names) == snapshot
 
 
@@ -466,7 +466,7 @@ def test_archives_need_a_place(platform: Platform, snapshot: SnapshotAssertion) 
     del platform.environment["ROOMKEEPER_ARCHIVE_ROOT"]
     assert found(on(platform, "check"), "pern.messages_by_conversation ") == snapshot(name="one")
     days(platform, **{"pern.audit_info": 400, "pern.messages": 400, "pern.audit_error": 400})
-    names = "pern.messages_by_conversation, pern.messages, pern.audit_info and 1 more"
+    names = "pern.messages_by_conversation, pern.messages, pern.audit_info"
     assert found(on(platform, "check"), names) == snapshot(name="many")
     # Audit logs must be archived.
     days(platform, **{"pern.messages": 400})

@@ -249,12 +249,12 @@ def test_every_rule_says_its_period_or_how_to_set_it() -> None:
     for policy in POLICIES.values():
         said = command.rule(policy, settings)
         assert "{" not in said
-        assert said.endswith(f"; set ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
+        assert said.endswith(f" ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
 
 
 def test_retention_is_off_until_its_period_is_set(platform: Platform, snapshot: SnapshotAssertion) -> None:
     shown = line(wide(platform, "policies", "pern"), "pern.messages")
-    assert shown[2].endswith("; set ROOMKEEPER_RETENTION_DAYS=pern.messages=DAYS")
+    assert shown[2].endswith(" ROOMKEEPER_RETENTION_DAYS=pern.messages=DAYS")
     assert shown[2] == snapshot(name="off")
     assert shown[3:] == ["off", "never", "–"]
     platform.set(retention_days="pern.messages=30")
