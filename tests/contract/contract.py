@@ -22,7 +22,7 @@ from tasks.retention import task as retention
 from tasks.retention.preview import preview
 from tasks.retention.restore import restore
 from tasks.sweeps import task as cleanup
-from tasks.sweeps.engine import Progress
+from tasks.sweeps.engine import SweepProgress
 from tasks.sweeps.statements import key_of
 from tests.contract.example import Example, case
 from tests.contract.scenario import Database, Scenario, build, column_of, period_of, snapshot
@@ -80,7 +80,7 @@ def _forgotten(policy: Sweep, example: Example) -> Iterator[str]:
 def sweep_keeps_contract(platform: Platform, policy: Sweep, example: Example) -> None:
     """Test a sweep: AssertionError says in what it breaks the contract."""
 
-    def run(by_hand: bool) -> Progress | None:
+    def run(by_hand: bool) -> SweepProgress | None:
         return cleanup.run(policy, platform.settings, now=MOMENT, by_hand=by_hand)
 
     figures_closed(platform)
@@ -90,7 +90,7 @@ def sweep_keeps_contract(platform: Platform, policy: Sweep, example: Example) ->
 def retention_keeps_contract(platform: Platform, policy: Retention, example: Example) -> None:
     """Test a retention policy, with its archive: AssertionError says in what it breaks the contract."""
 
-    def run(by_hand: bool) -> Progress | None:
+    def run(by_hand: bool) -> SweepProgress | None:
         return retention.run(policy, platform.settings, now=MOMENT, by_hand=by_hand)
 
     figures_closed(platform)
@@ -122,7 +122,7 @@ def _receipts(platform: Platform) -> list[int]:
         return list(connection.execute(select(Receipt.number).order_by(Receipt.number.desc())).scalars())
 
 
-def _test(platform: Platform, scenario: Scenario, run: Callable[[bool], Progress | None]) -> Database:
+def _test(platform: Platform, scenario: Scenario, run: Callable[[bool], SweepProgress | None]) -> Database:
     """Run it twice; return the database as it was before."""
     policy, due = scenario.policy, scenario.keys(due=True)
     before = snapshot(platform)

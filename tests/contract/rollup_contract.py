@@ -9,7 +9,8 @@ from sqlalchemy import Connection, event, func, insert, select
 
 from models.analytics import RollupState
 from tasks.analytics import engine
-from tasks.analytics.engine import Progress, Run, State, differences, frozen, parameters, state_of
+from tasks.analytics.backfill import Backfill
+from tasks.analytics.engine import RollupProgress, RollupRun, State, differences, frozen, parameters, state_of
 from tasks.analytics.statements import statements
 from tasks.policies.columns import names_of, table_of
 from tasks.policies.rollup import HOUR, Rollup
@@ -144,7 +145,7 @@ class _Contract:
                 if not frozen(self.rollup, state, one):
                     found = differences(connection, self.rollup, one, now)
                     self.rule(not found, f"an audit finds no difference; it found {found}")
-        done = Run(self.rollup, now, self.zone).backfill_all([bucket])
+        done = Backfill(self.rollup, now, self.zone).compute_all([bucket])
         sound = (done.rows, done.frozen) == (0, 0 if self.recomputed else 1)
         self.rule(sound, f"runs end in what one backfill computes, not {done}")
 
@@ -167,8 +168,8 @@ class _Contract:
 
     # -- what is there ----------------------------------------------------------------------------------
 
-    def run(self, now: datetime) -> Progress:
-        return Run(self.rollup, now, self.zone).go()
+    def run(self, now: datetime) -> RollupProgress:
+        return RollupRun(self.rollup, now, self.zone).go()
 
     def state(self) -> State:
         with get_engine().begin() as connection:
