@@ -23,6 +23,7 @@ from tasks.retention.preview import preview
 from tasks.retention.restore import restore
 from tasks.sweeps import task as cleanup
 from tasks.sweeps.engine import SweepProgress
+from tasks.sweeps.index_shapes import first_columns, served
 from tasks.sweeps.statements import key_of
 from tests.contract.example import Example, case
 from tests.contract.scenario import Database, Scenario, build, column_of, period_of, snapshot
@@ -46,6 +47,27 @@ def check_complete(policy: Sweep, example: Example) -> None:
     """Fail if an example does not say all that the contract must know; AssertionError names what."""
     missing = "; ".join(sorted(_forgotten(policy, example)))
     assert not missing, f"The Example of {policy.name} is not complete: {missing}."
+
+
+def check_indexed(policy: Sweep) -> None:
+    """Fail if no index of the models serves a policy; AssertionError says what to do."""
+    faults = "; ".join(_unindexed(policy))
+    assert not faults, f"{policy.name}: {faults}."
+
+
+def _unindexed(policy: Sweep) -> Iterator[str]:
+    table = policy.table
+    advice = (
+        f"Compare the first column of one of the table's indexes ({', '.join(first_columns(table))}) in it "
+        "with NOW or with plain values"
+    )
+    if policy.indexed is not None and not served(policy.indexed, table):
+        yield f"no index of {table.fullname} serves `indexed`. {advice}"
+    if policy.full_pass_every is None and not served(policy.due, table):
+        yield (
+            f"no index of {table.fullname} serves `due`. {advice}, or say in `full_pass_every` in how long "
+            "the table is to be looked through"
+        )
 
 
 def _forgotten(policy: Sweep, example: Example) -> Iterator[str]:

@@ -24,9 +24,9 @@ from sqlalchemy import (
     select,
 )
 
-from tasks.policies.predicates import restriction
-from tasks.policies.served import served
 from tasks.sweeps import index_check
+from tasks.sweeps.index_shapes import served
+from tasks.sweeps.predicates import restriction
 from workers.db import create
 from workers.settings import load
 
