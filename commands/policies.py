@@ -20,9 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from commands import checks, rollup_status
 from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
 from tasks.apps.platform import OWN, OWN_ROLLUPS
-from tasks.eligible_rows import eligible
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
+from tasks.sweeps.eligible_rows import eligible
 from workers import health
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import clock, get_engine, transaction

@@ -12,7 +12,6 @@ from sqlalchemy.exc import OperationalError
 
 from commands import arguments, progress, rollup_status
 from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
-from tasks import eligible_rows
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
 from tasks.analytics.engine import MovedError, RollupProgress, due_by
 from tasks.apps import POLICIES, ROLLUPS, zone
@@ -21,6 +20,7 @@ from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Delete, Sweep
 from tasks.retention.foreign_keys import UnknownReferenceError
 from tasks.retention.safety_limit import ApprovalRequired
+from tasks.sweeps import eligible_rows
 from workers.db import clock, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError

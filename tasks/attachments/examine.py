@@ -11,12 +11,12 @@ from typing import Any
 from sqlalchemy import select
 
 from tasks.attachments import attachment_work, draw, identify, policy, scan, scanner_selftest, verdicts
+from tasks.attachments.content.finding import phrase
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import quarantine_name
 from tasks.attachments.scan import Verdict
-from tasks.attachments.traits import phrase
 from workers import metrics, sandbox
 from workers.db import transaction
 from workers.sandbox import Jailed

@@ -13,7 +13,6 @@ from sqlalchemy import select
 
 from models.platform import Receipt
 from tasks.apps import after
-from tasks.eligible_rows import eligible, samples
 from tasks.policies.columns import model_of, parts_of
 from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import AFTER, NOW, Sweep
@@ -22,6 +21,7 @@ from tasks.retention import task as retention
 from tasks.retention.preview import preview
 from tasks.retention.restore import restore
 from tasks.sweeps import task as cleanup
+from tasks.sweeps.eligible_rows import eligible, samples
 from tasks.sweeps.engine import SweepProgress
 from tasks.sweeps.index_shapes import first_columns, served
 from tasks.sweeps.statements import key_of

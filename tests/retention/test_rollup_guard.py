@@ -17,7 +17,6 @@ from models.connect import InteractionLog, User
 from models.openchat import Message as OpenchatMessage
 from models.pern import AuditLog, AuthSession, Message, MessageStatus
 from models.platform import AttachmentJob
-from tasks import eligible_rows
 from tasks.analytics import rollup_guard
 from tasks.analytics.backfill import Backfill, FrozenError
 from tasks.analytics.engine import RollupRun
@@ -29,6 +28,7 @@ from tasks.policies.sweep import Delete, Sweep
 from tasks.retention import preview as previews
 from tasks.retention.batch import PACE, RetentionBatches
 from tasks.retention.restore import restore
+from tasks.sweeps import eligible_rows
 from tasks.sweeps.batch import Batches
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
