@@ -97,9 +97,9 @@ def _cells(standing: rollup_status.Standing, settings: Settings) -> tuple[str, .
 def _next_revisit(rollup: Rollup, state: State) -> str:
     if rollup.recompute_for is None:
         return "never"
-    if state.revisit_at is None:
+    if state.recompute_at is None:
         return "–"
-    return spelled(bucket_at(state.revisit_at, rollup.grain, state.zone), rollup.grain)
+    return spelled(bucket_at(state.recompute_at, rollup.grain, state.zone), rollup.grain)
 
 
 # -- anew ------------------------------------------------------------------------------------------------

@@ -397,7 +397,7 @@ def test_files_wait_while_a_disk_is_full_wherever_that_strikes(platform: Platfor
         def waiting() -> bool:
             recover(platform)
             job = platform.job(row_id)
-            return job is not None and job.state in ("waiting", "parked") and job.waits >= times
+            return job is not None and job.state in ("waiting", "failed") and job.waits >= times
 
         eventually(waiting, what=f"it waits for the {times}. time: {platform.job(row_id)}")
         job, row = platform.job(row_id), platform.row(openchat.Attachment, row_id)

@@ -101,7 +101,7 @@ include = [
     "tasks.attachments.process",
     "tasks.attachments.recover",
     "tasks.attachments.rescan",
-    "tasks.attachments.addresses",
+    "tasks.attachments.urls",
     "tasks.delivery.record",
     "tasks.delivery.drain",
     "tasks.delivery.audit",

@@ -145,7 +145,7 @@ class Settings(BaseModel):
     attachment_attempts: int = Field(
         default=3,
         ge=1,
-        description="How often a file may fail or kill its worker before it is parked with the reason.",
+        description="How often a file may fail or kill its worker before it has failed, with the reason.",
     )
     attachment_retry_seconds: float = Field(
         default=10,

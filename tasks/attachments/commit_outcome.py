@@ -120,7 +120,7 @@ def _values(desk: AttemptContext, found: Findings, addresses: Addresses | None) 
         "small_key": keys.get("small"),
         "large_key": keys.get("large"),
         "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
-        "address_expires_at": addresses.expires_at if addresses else None,
+        "url_expires_at": addresses.expires_at if addresses else None,
         "timings": desk.story.timings(),
     }
 

@@ -23,7 +23,7 @@ from workers.settings import get_settings, variable
 
 #: What a job may be asked for by.
 WITH_ATTACHMENTS = tuple(name for name, page in APPS.items() if page.attachments)
-STATES = ("waiting", "running", "finished", "parked")
+STATES = ("waiting", "running", "finished", "failed")
 OUTCOMES = ("accepted", "refused", "quarantined")
 
 #: act → what it sets on the job. Release and quarantine stand above the verdict; a retry changes neither.

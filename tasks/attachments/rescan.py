@@ -90,7 +90,7 @@ def rescan() -> None:
                         return
         except (ScannerUnavailable, NotYetError) as error:
             # The files wait for the next turn; a scanner that is away is told by others.
-            log.warning("rescan.put_off", error=str(error))
+            log.warning("rescan.postponed", error=str(error))
             run.outcome = "more"
 
 

@@ -307,6 +307,6 @@ def test_what_a_taken_over_process_says_can_be_written_down(
         work, "drawing_failed"
     )
     assert desk.work(row_id) == f"waiting ({reason})"
-    assert desk.again(row_id) == f"parked ({reason})"
+    assert desk.again(row_id) == f"failed ({reason})"
     assert desk.job(row_id).detail.startswith("jail_raised: ValueError: ")
     desk.assert_unserved(row_id)

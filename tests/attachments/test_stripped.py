@@ -136,7 +136,7 @@ def test_stripping_that_fails_is_tried_again(desk: Desk, monkeypatch: pytest.Mon
     monkeypatch.setattr(sandbox, "run", run)
     row_id = desk.upload(photo(400, 300), "photo.jpg", "image/jpeg")
     assert desk.work(row_id) == "waiting (strip_failed)"
-    assert desk.again(row_id) == "parked (strip_failed)"
+    assert desk.again(row_id) == "failed (strip_failed)"
     desk.assert_unserved(row_id)
 
 

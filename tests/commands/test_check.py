@@ -359,7 +359,7 @@ def test_a_rollup_that_is_late_is_a_fault(platform: Platform, snapshot: Snapshot
     with platform.engine.begin() as connection:
         state = state_of(connection, hourly)
     assert state is not None
-    limit = hour + timedelta(hours=1) + hourly.settle + hourly.late_after
+    limit = hour + timedelta(hours=1) + hourly.grace + hourly.late_after
     assert not Standing(hourly, limit, state).late
     late = Standing(hourly, limit + timedelta(microseconds=1), state)
     assert late.late

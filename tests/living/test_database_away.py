@@ -165,7 +165,7 @@ def test_messages_wait_for_a_database_that_is_read_only(
     with read_only():
         good, bad = report(platform, bob, messages), invalid(platform)
         met(worker, "ReadOnlySqlTransaction", MESSAGES)
-        met(worker, "task.again_later", len(bad))
+        met(worker, "task.postponed", len(bad))
         if killed:
             kill(worker, platform, good | bad)
     if killed:
@@ -182,7 +182,7 @@ def test_messages_wait_for_a_database_that_is_down(platform: Platform, postgres:
     report(platform, bob, messages)
     bad = invalid(platform)
     met(worker, "retry", MESSAGES)
-    met(worker, "task.again_later", len(bad))
+    met(worker, "task.postponed", len(bad))
     postgres.start()
     eventually(lambda: rows(platform, messages) == merged(bob, messages))
     eventually(lambda: letters(platform) == bad)

@@ -115,7 +115,7 @@ def test_a_run_that_fails_as_its_database_goes_away_raises_its_own_error(
     ):
         away.enter_context(read_only())
         _ = 1 / 0
-    (line,) = [line for line in logs if line["event"] == "ledger.not_written"]
+    (line,) = [line for line in logs if line["event"] == "job_history.not_written"]
     assert (line["job"], line["error"], line["also"]) == (JOB, "ZeroDivisionError", "InternalError")
     with job_history.run(JOB) as again:
         assert again is not None

@@ -171,9 +171,9 @@ def test_by_the_clock_what_is_new_is_no_orphan(side: Side) -> None:
 
 
 def test_what_a_row_names_stays_whatever_the_row_says_else(side: Side) -> None:
-    keys = {f"uploads/{state}" for state in ("waiting", "running", "refused", "parked", "deleted", "None")}
+    keys = {f"uploads/{state}" for state in ("waiting", "running", "refused", "failed", "deleted", "None")}
     side.put(*keys, "uploads/orphan")
-    for state in ("waiting", "refused", "parked"):
+    for state in ("waiting", "refused", "failed"):
         side.attachment(f"uploads/{state}", state=state)
     side.attachment("uploads/deleted", is_deleted=True)
     side.attachment("uploads/None", state=None)
@@ -439,7 +439,7 @@ def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> Non
     assert (event.event, event.actor, event.reason) == ("object_missing", "ada", "monthly")
     for _ in range(side.platform.settings.attachment_attempts):
         outcome = desk.again(lost)
-    assert outcome == "parked (object_missing)"
+    assert outcome == "failed (object_missing)"
     assert desk.row(kept).storage_url
     assert side.apply().gone == 0
     assert run_rows(side.platform)[1][:2] == ("done", 1)
@@ -455,7 +455,7 @@ def test_an_encrypted_file_that_is_gone_is_reopened_too(local: Side) -> None:
     assert (found.state, found.attempt) == ("waiting", 2)
 
 
-@pytest.mark.parametrize("state", ["waiting", "refused", "quarantined", "parked", None])
+@pytest.mark.parametrize("state", ["waiting", "refused", "quarantined", "failed", None])
 def test_a_row_that_is_not_served_is_not_looked_at(local: Side, state: str | None) -> None:
     local.attachment("uploads/gone", state=state)
     assert local.run().rows == 0
