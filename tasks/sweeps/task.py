@@ -38,11 +38,11 @@ def run(
         by_hand: to the end, however long that takes, and through the whole table where no index serves.
         watch: is called after each batch.
     """
-    tells = socketio.wanted(policy, settings)
+    emits = socketio.wanted(policy, settings)
 
     def after_batch(progress: Progress, taken: Taken) -> None:
-        if tells and taken.told:
-            socketio.tell(policy, taken.told, settings)
+        if emits and taken.event_rows:
+            socketio.emit(policy, taken.event_rows, settings)
         watch(progress)
 
     # Well before a soft limit that is shorter.
@@ -59,7 +59,7 @@ def run(
             policy,
             moment,
             after(policy, settings),
-            tells,
+            emits,
             rolled_up,
             looked_at=max(turn, policy.full_pass_every or turn),
         )
