@@ -395,11 +395,11 @@ def decoder(_settings: Settings) -> list[Fault]:
     """Check that the process in which strangers' files are decoded is confined in every way that there is."""
     try:
         missing = {name: why for name, why in sandbox.protections().items() if why is not None}
-    except sandbox.Jailed as error:
-        return [Fault(f"Strangers' files cannot be decoded: {error}.", "See the worker's log.")]
+    except sandbox.SandboxFailure as error:
+        return [Fault(f"Untrusted files cannot be decoded: {error}.", "See the worker's log.")]
     return [
         Fault(
-            f"Strangers' files are decoded without {name}: {why}.",
+            f"Untrusted files are decoded without {name}: {why}.",
             "Run it on Linux 5.13 or newer, without a seccomp profile that forbids it.",
         )
         for name, why in missing.items()

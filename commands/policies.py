@@ -132,7 +132,9 @@ def _swept(
     )
 
 
-def _rolled(standing: rollup_status.Standing, found: health.Health, settings: Settings, *, on: bool) -> _Row:
+def _rolled(
+    standing: rollup_status.RollupStatus, found: health.Health, settings: Settings, *, on: bool
+) -> _Row:
     rollup = standing.rollup
     days_of = zone(rollup, settings)
     return _Row(
@@ -151,10 +153,10 @@ def _schedule(job: Sweep | Rollup, settings: Settings, *, on: bool) -> str:
     return f"every {short(every(job, settings))}" if on else "off"
 
 
-def _closed(standing: rollup_status.Standing) -> str:
+def _closed(standing: rollup_status.RollupStatus) -> str:
     """Return the last bucket that is closed, and how late the next one is if that is a fault."""
     last = standing.closed
-    told = "–" if last is None else rollup_status.spelled(last, standing.rollup.grain)
+    told = "–" if last is None else rollup_status.bucket_label(last, standing.rollup.grain)
     if not standing.late:
         return told
     assert standing.lag is not None

@@ -287,7 +287,7 @@ def test_files_whose_workers_are_killed_in_any_phase_end_as_if_nothing_had_happe
         hold.end()
     disturbed.taken_up(*first)
 
-    # Held by jails that do not answer: each process is given one, which is then stopped.
+    # Held by sandboxes that do not answer: each process is given one, which is then stopped.
     second = ("strip", "draw", "identify")
     disturbed.upload(*second)
     spare = [platform.pern_attachment(b"%d" % number, is_encrypted=False) for number in range(2)]

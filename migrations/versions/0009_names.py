@@ -26,6 +26,7 @@ COLUMNS = (
 #: (table, column, before, after): what rows say.
 VALUES = (
     (JOBS, "state", "parked", "failed"),
+    (JOBS, "reason", "jail_unavailable", "sandbox_unavailable"),
     ("attachment_events", "event", "parked", "given_up"),
     ("job_runs", "job", "attachments.renew_addresses", "attachments.renew_urls"),
 )

@@ -100,7 +100,7 @@ def _withdraw_known() -> None:
         bad = connection.execute(
             select(ScanVerdict.sha256, ScanVerdict.signature)
             .join(Job, Job.sha256 == ScanVerdict.sha256)
-            .where(ScanVerdict.verdict == "infected", duplicates.unaware())
+            .where(ScanVerdict.verdict == "infected", duplicates.served_jobs())
             .distinct()
             .limit(BATCH)
         ).all()

@@ -11,7 +11,7 @@ from sqlalchemy import Float, Row, Select, bindparam, func, select, update
 
 from models.platform import AttachmentJob
 from tasks.attachments import app_columns, objects
-from tasks.attachments.objects import Addresses
+from tasks.attachments.objects import ObjectUrls
 from tasks.availability import available
 from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
@@ -77,14 +77,14 @@ def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Set
                 away[str(error)] += 1
                 connection.execute(_PUT_OFF, its | left)
                 continue
-            app_columns.readdressed(connection, table, job.attachment_id, fresh)
+            app_columns.renew_urls(connection, table, job.attachment_id, fresh)
             connection.execute(_EXPIRES, its | {"url_expires_at": fresh.expires_at})
     for why, rows in away.items():
         log.warning("urls.postponed", app=name, rows=rows, why=why)
     return len(expiring) - away.total()
 
 
-def _signed(job: Row[Any], settings: Settings) -> Addresses:
+def _signed(job: Row[Any], settings: Settings) -> ObjectUrls:
     store = store_for(job.provider, settings)
     keys = {"small": job.small_key, "large": job.large_key}
     drawn = {name: picture for name, picture in keys.items() if picture}

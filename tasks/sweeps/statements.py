@@ -73,7 +73,7 @@ class Statements:
         note: notes rows of given keys that wait; `forget` deletes the notes of given rows.
         parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
-        change: changes given rows, which are locked, if they are due still: their keys, and what the event carries.
+        change: changes given rows, which are locked, if they are due still: keys, and the event's values.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
         still_due: counts those of given rows that are due.
         due_on_pages: counts those on some pages, of a policy that looks at each row alone without those with
@@ -105,7 +105,7 @@ class Statements:
 
 @cache
 def statements(policy: Sweep, *, with_event: bool = False) -> Statements:
-    """Return the statements of `policy`; those that change rows return what its event carries, if `with_event`."""
+    """Return the statements of `policy`; those that change rows return the event's values, if wanted."""
     table = policy.table
     due_or_waits = rollup_guard.due(policy)
     due = future_timestamps.settled(policy, due_or_waits)

@@ -19,8 +19,8 @@ from models.platform import AttachmentJob, PendingDeletion
 from tasks.attachments.objects import picture_key
 from tasks.reconcile import (
     CannotAskError,
-    Found,
     ListingLostError,
+    Result,
     WrongPrefixError,
     listing,
     missing_objects,
@@ -73,7 +73,7 @@ class Side:
             statement = insert(AttachmentJob)
             connection.execute(statement.values(app=app, attachment_id=row_id, attempt=1, **values | columns))
 
-    def run(self, *, later: timedelta = GRACE + timedelta(minutes=1), **options: Any) -> Found:
+    def run(self, *, later: timedelta = GRACE + timedelta(minutes=1), **options: Any) -> Result:
         """Reconcile this store, so much later than it is."""
         given: dict[str, Any] = {"store": self.name, "now": datetime.now(UTC) + later}
         found = compare(self.platform.settings, **given | options)
@@ -82,7 +82,7 @@ class Side:
         assert self.platform.sql("SELECT * FROM roomkeeper.listed_objects") == []
         return one
 
-    def apply(self, **options: Any) -> Found:
+    def apply(self, **options: Any) -> Result:
         given: dict[str, Any] = {"apply": True, "actor": "ada", "reason": "monthly"}
         return self.run(**given | options)
 
@@ -508,7 +508,7 @@ def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
     def reopen(*args: Any) -> None:
         missing = missing_objects.Look.missing
 
-        def slow(self: missing_objects.Look, app: str, store: str) -> Iterator[missing_objects.Missing]:
+        def slow(self: missing_objects.Look, app: str, store: str) -> Iterator[missing_objects.MissingObject]:
             for one in missing(self, app, store):
                 local.platform.sql("UPDATE roomkeeper.attachment_jobs SET attempt = 2")
                 yield one

@@ -160,6 +160,7 @@ def test_runs_of_an_earlier_version_stay_in_the_ledger(engine: Engine) -> None:
 #: What the tables at revision 0008 take in a column, where not any value of its type is allowed.
 ALLOWED = {
     ("attachment_jobs", "state"): "'parked'",
+    ("attachment_jobs", "reason"): "'jail_unavailable'",
     ("attachment_jobs", "outcome"): "NULL",
     ("attachment_jobs", "verdict"): "'clean'",
     ("attachment_jobs", "lease_until"): "NULL",
@@ -192,6 +193,7 @@ RENAMED_COLUMNS = {
 }
 RENAMED_VALUES = {
     ("attachment_jobs", "state"): "failed",
+    ("attachment_jobs", "reason"): "sandbox_unavailable",
     ("attachment_events", "event"): "given_up",
     ("job_runs", "job"): "attachments.renew_urls",
 }
