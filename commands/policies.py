@@ -66,7 +66,7 @@ def list_policies(
     shown = {name: page for name, page in pages.items() if page and app in {"", name}}
     with transaction() as connection:
         jobs = {job.name: every(job, settings) for page in shown.values() for job in page}
-        ledger = health.ask(connection, jobs).jobs
+        history = health.ask(connection, jobs).jobs
         standings = rollup_status.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
@@ -77,12 +77,12 @@ def list_policies(
             about = APPS[name].about if name in APPS else "the platform's own"
             missing = "" if on else f"; not in {variable('apps')}, so none of these runs"
             swept = [
-                _swept(job, ledger[job.name], settings, now, on=job.name in running, needed=on)
+                _swept(job, history[job.name], settings, now, on=job.name in running, needed=on)
                 for job in page
                 if isinstance(job, Sweep)
             ]
             figures = [
-                _rolled(standings[job.name], ledger[job.name], settings, on=job.name in running)
+                _rolled(standings[job.name], history[job.name], settings, on=job.name in running)
                 for job in page
                 if isinstance(job, Rollup)
             ]

@@ -56,7 +56,7 @@ class AttachmentJob(PlatformBase):
         CheckConstraint("(state = 'running') = (lease_until is not null)", name="lease_while_running"),
         CheckConstraint("(state = 'finished') = (outcome is not null)", name="outcome_when_finished"),
         CheckConstraint("override in ('release', 'quarantine')", name="override_known"),
-        # The periodic twin asks for these two alone; finished rows, nearly all, are not in the index.
+        # The recovery job asks for these two alone; finished rows, nearly all, are not in the index.
         Index("attachment_jobs_due", "not_before", postgresql_where=text("state = 'waiting'")),
         Index("attachment_jobs_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index("attachment_jobs_failed", "updated_at", postgresql_where=text("state = 'failed'")),
@@ -278,7 +278,7 @@ class FutureTimestamp(PlatformBase):
 
 
 class JobRun(PlatformBase):
-    """The ledger: one row for each run of a periodic job.
+    """The job history: one row for each run of a periodic job.
 
     `slot` is when beat was to send it; NULL for what somebody ran by hand. `batches` are transactions that
     changed rows. `remaining` are rows that the run saw and could not change: somebody held them, or the

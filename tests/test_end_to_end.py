@@ -36,7 +36,7 @@ def in_phase(platform: Platform, row_id: UUID, phase: str, attempt: int = 1) -> 
 
 
 def recover(platform: Platform) -> None:
-    """Have the worker that runs do the periodic twin's work once."""
+    """Have the worker that runs do the recovery job's work once."""
     platform.send("attachments.recover", queue="attachments")
 
 

@@ -86,7 +86,7 @@ def gate(seaweedfs: SeaweedFSServer) -> Iterator[Gate]:
 
 
 def recover(platform: Platform) -> None:
-    """Have a worker do the periodic twin's work once."""
+    """Have a worker do the recovery job's work once."""
     platform.send("attachments.recover", queue="attachments")
 
 

@@ -1,4 +1,4 @@
-"""The ledger: a row for each run of a periodic job, and one run of a job at a time."""
+"""The job history: a row for each run of a periodic job, and one run of a job at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -58,8 +58,8 @@ class SandboxFailure(Exception):
 
     Attributes:
         reason: for machines: `sandbox_died`, `sandbox_timed_out`, `sandbox_out_of_memory`, `sandbox_raised`
-            (the work raised an exception), `sandbox_nonsense` (no answer, too long a one, or none that can be read),
-            `sandbox_closed` (there is no sandbox: the helper does not start).
+            (the work raised an exception), `sandbox_nonsense` (no answer, one that is too long, or one that
+            cannot be read), `sandbox_closed` (the helper does not start).
         detail: for people.
     """
 

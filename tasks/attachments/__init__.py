@@ -1,7 +1,7 @@
 """Attachments: identify → scan → strip → draw → store.
 
 process.py     the task: one file, by application and id
-recover.py     its periodic twin: what fell through is announced again
+recover.py     its recovery job: what fell through is announced again
 pipeline.py    one attempt: examine.py finds out, conclude.py makes it true
 jobs.py        the state table: claim, lease, wait, finish, reopen; every write fenced
 history.py     each file's story

@@ -89,7 +89,7 @@ def claim(
         its = (Job.app == app) & (Job.attachment_id == row_id)
         if row is None and not connection.execute(select(Job.state).where(its)).all():
             raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
-        # Our row goes with the application's, or the twin would announce it for ever. A row that is
+        # Our row goes with the application's, or the recovery job would announce it for ever. A row that is
         # restored later is new to us; but what an operator has said of it is not forgotten.
         idle = or_(Job.state == "waiting", due())
         connection.execute(delete(Job).where(its, idle, Job.override.is_(None)))

@@ -1,4 +1,4 @@
-"""`attachments.recover`: the periodic twin of `attachments.process`.
+"""`attachments.recover`: the recovery job of `attachments.process`.
 
 The broker may lose a message, an API service may never send one, a worker may die, a scanner may be away.
 The rows know. This finds those that nobody works on, and announces them.

@@ -17,7 +17,7 @@ from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore, store_for
 
-#: Its name in the ledger.
+#: Its name in the job history.
 JOB = orphans.POLICY
 #: How long a run may take.
 LONGEST = timedelta(days=1)

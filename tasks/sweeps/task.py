@@ -33,7 +33,7 @@ def run(
     """Run `policy` once; return what it did, or None where another run of it is under way.
 
     Args:
-        slot: when it was to begin, for the ledger.
+        slot: when it was to begin, for the job history.
         now: the moment that it goes by; the database's clock if None.
         by_hand: to the end, however long that takes, and through the whole table where no index serves.
         watch: is called after each batch.

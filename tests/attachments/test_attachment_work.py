@@ -170,7 +170,7 @@ def test_a_row_that_says_nothing_of_deletion_is_worked_on(platform: Platform) ->
 @pytest.mark.parametrize("deletion", ["UPDATE {} SET is_deleted = true", "DELETE FROM {}"])
 def test_a_job_does_not_outlive_its_row_unless_it_tells_something(platform: Platform, deletion: str) -> None:
     platform.set(attachment_attempts=1)
-    for state in ("waiting", "left behind", "in good hands", "finished", "failed"):
+    for state in ("waiting", "left behind", "leased by a live worker", "finished", "failed"):
         row_id = platform.openchat_attachment(b"x")
         mine = claimed(platform, "openchat", row_id)
         if state == "waiting":

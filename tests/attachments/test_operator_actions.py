@@ -265,7 +265,7 @@ def test_a_broker_that_is_away_stops_nobody(open_desk: Desk, valkey: ValkeyServe
     assert told.code == 0
     assert "The broker is away" in told.out
     open_desk.assert_unserved(row_id)
-    # The periodic twin finds it: nothing says that it has been announced.
+    # The recovery job finds it: nothing says that it has been announced.
     assert open_desk.job(row_id).enqueued_at is None
 
 

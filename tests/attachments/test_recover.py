@@ -1,4 +1,4 @@
-"""The periodic twin: it announces what nobody works on, once, and nothing else."""
+"""The recovery job: it announces what nobody works on, once, and nothing else."""
 
 import base64
 import json
@@ -90,7 +90,7 @@ def announced(platform: Platform) -> list[tuple[str, UUID]]:
 
 
 def runs(platform: Platform) -> list[tuple[int, str, str | None]]:
-    """Return the ledger: rows, outcome, error of each run."""
+    """Return the job history: rows, outcome, error of each run."""
     rows = platform.sql(
         "SELECT job, rows, outcome, error, started_at, finished_at FROM roomkeeper.job_runs ORDER BY id"
     )
