@@ -14,14 +14,8 @@ from redis import Redis
 from tasks.apps import APPS
 from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, at, event
-from tests.living.conftest import ReadOnly
-from tests.living.replication import (
-    follow,
-    multi_host_url,
-    primary_and_replica,
-    promote,
-    refuse_writes,
-)
+from tests.faults.conftest import ReadOnly
+from tests.faults.replication import follow, multi_host_url, primary_and_replica, promote, refuse_writes
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer
 from workers import migrate

@@ -24,8 +24,8 @@ from tasks.sweeps import task as cleanup
 from tests.attachments.desk import Desk, at_scan
 from tests.commands.cli import on
 from tests.delivery.people import Pern, event
-from tests.living.conftest import ReadOnly
-from tests.living.replication import multi_host_url, primary_and_replica, run
+from tests.faults.conftest import ReadOnly
+from tests.faults.replication import multi_host_url, primary_and_replica, run
 from tests.platform import Platform, ago, environment, eventually
 from tests.servers import PostgresServer
 from tests.sweeps.sweeping import add
