@@ -42,7 +42,7 @@ def check(
             faults, note = checks.jobs(settings)
             _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
         except DBAPIError:
-            # The ledger cannot be read, of which the database's check has told.
+            # The job history cannot be read, of which the database's check has told.
             if "database" not in bad:
                 raise
     if bad:

@@ -122,10 +122,10 @@ def run(
     try:
         if dry_run:
             with transaction() as connection:
-                coming = partitions.missing(partitions.partitions(connection, found), now)
+                coming = partitions.missing_months(partitions.partitions(connection, found), now)
             made = [f"{begins:%Y-%m}" for begins in coming]
         else:
-            made = partitions.make_coming(found, now)
+            made = partitions.create_upcoming(found, now)
         for name in made:
             console.print(f"{name}: {'would be made' if dry_run else 'made'}.")
         done = partitions.drop_past(

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row
 
 from commands import progress, rollup_status
 from commands.policies import OURS, counted, likely, named, ready, told_time
-from commands.rollup_status import numbered, span, spelled
+from commands.rollup_status import bucket_label, count_of, span
 from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.analytics.engine import State, differences, frozen, state_of
@@ -79,15 +79,15 @@ def list_rollups(
     console.print(table)
 
 
-def _cells(standing: rollup_status.Standing, settings: Settings) -> tuple[str, ...]:
+def _cells(standing: rollup_status.RollupStatus, settings: Settings) -> tuple[str, ...]:
     rollup, state = standing.rollup, standing.state
     if state is None:
         return (zone(rollup, settings), *("–" for _ in range(5)))
     first = bucket_at(state.covered_from, rollup.grain, state.zone)
     return (
         state.zone,
-        spelled(first, rollup.grain),
-        "–" if standing.closed is None else spelled(standing.closed, rollup.grain),
+        bucket_label(first, rollup.grain),
+        "–" if standing.closed is None else bucket_label(standing.closed, rollup.grain),
         rollup_status.rough(standing.lag) if standing.lag else "–",
         "–" if state.frozen_to is None else told_time(state.frozen_to),
         _next_revisit(rollup, state),
@@ -97,9 +97,9 @@ def _cells(standing: rollup_status.Standing, settings: Settings) -> tuple[str, .
 def _next_revisit(rollup: Rollup, state: State) -> str:
     if rollup.recompute_for is None:
         return "never"
-    if state.revisit_at is None:
+    if state.recompute_at is None:
         return "–"
-    return spelled(bucket_at(state.revisit_at, rollup.grain, state.zone), rollup.grain)
+    return bucket_label(bucket_at(state.recompute_at, rollup.grain, state.zone), rollup.grain)
 
 
 # -- anew ------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def backfill(
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False, soft_wrap=True).print(
                 f"{rollup.name}: broken off; {run.progress.buckets:,} of "
-                f"{numbered(len(wanted), rollup.grain)} computed, {counted(run.progress.rows)} of figures "
+                f"{count_of(len(wanted), rollup.grain)} computed, {counted(run.progress.rows)} of figures "
                 "changed."
             )
             raise typer.Exit(130) from None
@@ -138,7 +138,7 @@ def backfill(
             raise SettingsError(f"{rollup.name} has begun to count days of {error}: say it again.") from error
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{rollup.name}: {numbered(done.buckets, rollup.grain)} computed, {counted(done.rows)} of figures "
+        f"{rollup.name}: {count_of(done.buckets, rollup.grain)} computed, {counted(done.rows)} of figures "
         f"changed, {monotonic() - began:.1f} s."
     )
     with transaction() as connection:
@@ -157,7 +157,7 @@ def _backfilling(rollup: Rollup) -> Iterator[Callable[[BackfillProgress], None]]
             over = done.buckets + done.frozen
             rate = done.buckets / max(monotonic() - began, 0.001)
             show(
-                f"{rollup.name}: {over:,} of {numbered(done.todo, rollup.grain)}, {rate:.1f} a second",
+                f"{rollup.name}: {over:,} of {count_of(done.todo, rollup.grain)}, {rate:.1f} a second",
                 over,
                 done.todo,
             )
@@ -170,7 +170,7 @@ def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Backf
     unit = rollup.grain
     if done.frozen:
         left = "is frozen, and stays as it is" if done.frozen == 1 else "are frozen, and stay as they are"
-        yield f"{numbered(done.frozen, unit)} {left}: {_why_frozen(state)}."
+        yield f"{count_of(done.frozen, unit)} {left}: {_why_frozen(state)}."
     if unclosed := [bucket for bucket in wanted if bucket.end > state.watermark]:
         are, it = ("is", "it was") if len(unclosed) == 1 else ("are", "they were")
         yield f"{span(unclosed, unit)} {are} not closed yet: {it} computed up to now."
@@ -178,8 +178,8 @@ def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Backf
         begins = bucket_at(state.covered_from, unit, state.zone)
         gap = buckets(wanted[-1].end, state.covered_from, unit, state.zone)
         yield (
-            f"Figures are kept right from {spelled(begins, unit)} on; of {span(gap, unit)} there are none. "
-            f"To have all: --to {_day_before(begins)}"
+            f"Figures are kept right from {bucket_label(begins, unit)} on; of {span(gap, unit)} there are "
+            f"none. To have all: --to {_day_before(begins)}"
         )
 
 
@@ -194,7 +194,7 @@ def _why_frozen(state: State) -> str:
     return f"rows up to {told_time(state.frozen_to)} UTC are gone"
 
 
-def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.Standing, State]:
+def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.RollupStatus, State]:
     """Return how far a rollup has come that has run and counts the days that are set."""
     ready(settings, rollup)
     with transaction() as connection:
@@ -281,7 +281,7 @@ def audit(
             for number, bucket in enumerate(chosen, 1):
                 _audit(rollup, bucket, standing.now, found, console)
                 show(
-                    f"{rollup.name}: {number:,} of {numbered(len(chosen), rollup.grain)} computed",
+                    f"{rollup.name}: {number:,} of {count_of(len(chosen), rollup.grain)} computed",
                     number,
                     len(chosen),
                 )
@@ -290,12 +290,12 @@ def audit(
         raise typer.Exit(130) from None
     chosen_by = f" (--seed {chance})" if len(chosen) < len(sound) else ""
     console.print(
-        f"{rollup.name}: {found.audited:,} of {numbered(len(closed), rollup.grain)} that are closed computed "
+        f"{rollup.name}: {found.audited:,} of {count_of(len(closed), rollup.grain)} that are closed computed "
         f"again{chosen_by}, {monotonic() - began:.1f} s."
     )
     if found.frozen:
         are = "is" if found.frozen == 1 else "are"
-        console.print(f"{numbered(found.frozen, rollup.grain)} {are} frozen: {_why_frozen(state)}.")
+        console.print(f"{count_of(found.frozen, rollup.grain)} {are} frozen: {_why_frozen(state)}.")
     _conclude(rollup, standing.now, found, console)
 
 
@@ -330,9 +330,9 @@ def _audit(rollup: Rollup, bucket: Bucket, now: datetime, found: _Found, console
     found.drifted.append(bucket)
     found.rows += len(rows)
     for row in rows[:SHOWN]:
-        console.print(f"✗ {spelled(bucket, rollup.grain)}{_drift(rollup, row)}", style="red")
+        console.print(f"✗ {bucket_label(bucket, rollup.grain)}{_drift(rollup, row)}", style="red")
     if len(rows) > SHOWN:
-        console.print(f"  and {counted(len(rows) - SHOWN)} more of {spelled(bucket, rollup.grain)}")
+        console.print(f"  and {counted(len(rows) - SHOWN)} more of {bucket_label(bucket, rollup.grain)}")
 
 
 def _drift(rollup: Rollup, row: Row[Any]) -> str:
@@ -364,7 +364,7 @@ def _conclude(rollup: Rollup, now: datetime, found: _Found, console: Console) ->
     days = [f"{bucket.label:%Y-%m-%d}" for bucket in (first, last)]
     are = "is" if found.rows == 1 else "are"
     console.print(
-        f"{counted(found.rows)} of {numbered(len(found.drifted), rollup.grain)} {are} not as the rows say, "
+        f"{counted(found.rows)} of {count_of(len(found.drifted), rollup.grain)} {are} not as the rows say, "
         "there → computed."
     )
     console.print(f"Mend it: roomkeeper rollup backfill {rollup.name} --from {days[0]} --to {days[1]}")

@@ -22,7 +22,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RollupStatus:
     """How far a rollup has come.
 
     Attributes:
@@ -61,15 +61,15 @@ def _at(rollup: Rollup, state: State) -> Bucket:
     return bucket_at(state.watermark, rollup.grain, state.zone)
 
 
-def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, Standing]:
+def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, RollupStatus]:
     """Return how far rollups have come, by name."""
     now = connection.execute(select(func.clock_timestamp())).scalar_one()
     by_name = {rollup.name: rollup for rollup in wanted}
     states = states_of(connection, by_name)
-    return {name: Standing(rollup, now, states.get(name)) for name, rollup in by_name.items()}
+    return {name: RollupStatus(rollup, now, states.get(name)) for name, rollup in by_name.items()}
 
 
-def told(connection: Connection, settings: Settings) -> "list[Lag]":
+def lags(connection: Connection, settings: Settings) -> "list[Lag]":
     """Return how far the rollups that run have come, as metrics have it."""
     # Not before: a worker sets an environment variable before metrics are imported.
     from workers.state_metrics import Lag
@@ -80,7 +80,7 @@ def told(connection: Connection, settings: Settings) -> "list[Lag]":
     ]
 
 
-def faults(found: Iterable[Standing]) -> list[Fault]:
+def faults(found: Iterable[RollupStatus]) -> list[Fault]:
     """Return what is to be said of those that are late: one fault, however many they are."""
     late = [one for one in found if one.late]
     if not late:
@@ -89,7 +89,7 @@ def faults(found: Iterable[Standing]) -> list[Fault]:
     name = worst.rollup.name
     assert worst.lag is not None
     assert worst.next is not None
-    bucket = spelled(worst.next, worst.rollup.grain)
+    bucket = bucket_label(worst.next, worst.rollup.grain)
     what = f"{bucket} should have been closed {rough(worst.lag)} ago"
     if len(late) == 1:
         sentence = f"{name} is late: {what}; {rough(worst.rollup.late_after)} are allowed."
@@ -107,18 +107,18 @@ def faults(found: Iterable[Standing]) -> list[Fault]:
     ]
 
 
-def spelled(bucket: Bucket, grain: Grain) -> str:
+def bucket_label(bucket: Bucket, grain: Grain) -> str:
     """Return a bucket as people call it: `2026-03-01`, `2026-03-01 14:00`."""
     return f"{bucket.label:%Y-%m-%d}" if grain is Grain.DAY else f"{bucket.label:%Y-%m-%d %H:%M}"
 
 
 def span(found: Sequence[Bucket], grain: Grain) -> str:
     """Return the first and the last of some buckets in their order: `2026-03-01 to 2026-03-05`."""
-    first, last = spelled(found[0], grain), spelled(found[-1], grain)
+    first, last = bucket_label(found[0], grain), bucket_label(found[-1], grain)
     return first if first == last else f"{first} to {last}"
 
 
-def numbered(count: int, grain: Grain) -> str:
+def count_of(count: int, grain: Grain) -> str:
     """Return a number of buckets as it is told: `1 day`, `1,200 hours`."""
     return f"1 {grain}" if count == 1 else f"{count:,} {grain}s"
 

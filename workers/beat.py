@@ -69,7 +69,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     The health file is touched by a beat that sends, that stands by while another has the lock, or that waits
     for its broker, and says so. One that could send, and sends nothing, does not touch it.
 
-    Each message carries in its header `slot` when it was due, in ISO 8601: the ledger keeps it.
+    Each message carries in its header `slot` when it was due, in ISO 8601: the job history keeps it.
     """
 
     Entry = Entry

@@ -66,7 +66,7 @@ worker_cancel_long_running_tasks_on_connection_loss = False
 # -- Bounds ---------------------------------------------------------------------------------------------
 task_soft_time_limit = _settings.task_soft_limit_seconds
 task_time_limit = _settings.task_hard_limit_seconds
-# Libraries that decode strangers' bytes leak: replace children from time to time.
+# Libraries that decode untrusted input leak: replace children from time to time.
 worker_max_tasks_per_child = 1000
 
 # -- Shutdown -------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ include = [
     "tasks.attachments.process",
     "tasks.attachments.recover",
     "tasks.attachments.rescan",
-    "tasks.attachments.addresses",
+    "tasks.attachments.urls",
     "tasks.delivery.record",
     "tasks.delivery.drain",
     "tasks.delivery.audit",

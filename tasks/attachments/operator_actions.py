@@ -23,7 +23,7 @@ from workers.settings import get_settings, variable
 
 #: What a job may be asked for by.
 WITH_ATTACHMENTS = tuple(name for name, page in APPS.items() if page.attachments)
-STATES = ("waiting", "running", "finished", "parked")
+STATES = ("waiting", "running", "finished", "failed")
 OUTCOMES = ("accepted", "refused", "quarantined")
 
 #: act → what it sets on the job. Release and quarantine stand above the verdict; a retry changes neither.
@@ -96,11 +96,11 @@ def why_idle(app: str, attachment_id: UUID) -> str:
     if app not in enabled(settings):
         return f"it is in the table, but {variable('apps')} does not name {app}"
     if not row.unprocessed:
-        return "its row says that it is done, so the periodic twin passes over it; retry has it looked at"
+        return "its row says that it is done, so the recovery job passes over it; retry has it looked at"
     if table.unprocessed is None:
-        return "it is in the table; the periodic twin takes it up when its round comes to that row"
+        return "it is in the table; the recovery job takes it up when its round comes to that row"
     seconds = settings.attachment_grace_seconds + settings.recover_every_seconds
-    return f"it is in the table; the periodic twin takes it up within {seconds:g} s"
+    return f"it is in the table; the recovery job takes it up within {seconds:g} s"
 
 
 def look(app: str, attachment_id: UUID) -> tuple[Row[Any] | None, Sequence[Row[Any]]]:

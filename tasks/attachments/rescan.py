@@ -90,7 +90,7 @@ def rescan() -> None:
                         return
         except (ScannerUnavailable, NotYetError) as error:
             # The files wait for the next turn; a scanner that is away is told by others.
-            log.warning("rescan.put_off", error=str(error))
+            log.warning("rescan.postponed", error=str(error))
             run.outcome = "more"
 
 
@@ -100,7 +100,7 @@ def _withdraw_known() -> None:
         bad = connection.execute(
             select(ScanVerdict.sha256, ScanVerdict.signature)
             .join(Job, Job.sha256 == ScanVerdict.sha256)
-            .where(ScanVerdict.verdict == "infected", duplicates.unaware())
+            .where(ScanVerdict.verdict == "infected", duplicates.served_jobs())
             .distinct()
             .limit(BATCH)
         ).all()

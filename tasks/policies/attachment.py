@@ -87,9 +87,9 @@ class AttachmentTable:
         encrypted: whether the bytes are end-to-end encrypted; None for never.
         sha256: the stored bytes' SHA-256 in hexadecimal, as declared; None where no column has it.
         live: the rows worth working on.
-        unprocessed: among the live, those the application believes unprocessed; the periodic twin looks
-            for them, and an index should serve it. None where the table has no such state: the twin then
-            walks through all rows, a stretch at each turn.
+        unprocessed: among the live, those the application believes unprocessed; the recovery job looks
+            for them, and an index should serve it. None where the table has no such state: the recovery job
+            then walks through all rows, a stretch at each turn.
         created_at: when the row was inserted.
         downloads: how often the file was downloaded; None where nobody counts.
         rules: what this application takes beyond the platform's own policy; None for all that it allows.

@@ -176,7 +176,7 @@ def _end_jobs(connection: Connection, app: str, ids: Sequence[UUID]) -> dict[UUI
         raise Refused("a worker has begun to process one of the attachments")
     connection.execute(delete(Job).where(its, Job.override.is_(None)))
     # What an operator has said of a file is not forgotten.
-    kept = {"state": "parked", "lease_until": None, "outcome": None, "reason": "row_deleted"}
+    kept = {"state": "failed", "lease_until": None, "outcome": None, "reason": "row_deleted"}
     connection.execute(update(Job).where(its).values(**kept, quarantine_key=None))
     return {job.attachment_id: job.quarantine_key for job in jobs if job.quarantine_key is not None}
 

@@ -55,7 +55,7 @@ def run(
         operator: who runs it by hand; receipts name them.
 
     Raises:
-        ApprovalRequired: it waits for an approval; nothing was done. The ledger says so.
+        ApprovalRequired: it waits for an approval; nothing was done. The job history says so.
         StoreError: there is no archive, or it or the objects cannot be reached.
     """
     longest = time_limit(settings, by_hand=by_hand)
@@ -160,7 +160,7 @@ def _scheduled(policy: Retention, settings: Settings, *, slot: datetime | None) 
     try:
         run(policy, settings, slot=slot)
     except ApprovalRequired:
-        # The ledger says so, the metric, and `roomkeeper check`: it is no fault of the task's.
+        # The job history says so, the metric, and `roomkeeper check`: it is no fault of the task's.
         return
 
 

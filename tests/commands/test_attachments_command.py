@@ -37,7 +37,7 @@ def told_by(desk: Desk) -> list[tuple[str, str]]:
     ("option", "wrong", "right"),
     [
         ("--app", "echoroom", ("openchat", "pern")),
-        ("--state", "parkd", ("waiting", "running", "finished", "parked")),
+        ("--state", "parkd", ("waiting", "running", "finished", "failed")),
         ("--outcome", "rejected", ("accepted", "refused", "quarantined")),
     ],
 )

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from syrupy.assertion import SnapshotAssertion
 
 from commands import checks, rollup_status
-from commands.rollup_status import Standing
+from commands.rollup_status import RollupStatus
 from models.echoroom import ChatSession, TypingIndicator, User
 from models.platform import SCHEMA
 from stack.ports import free_port
@@ -353,15 +353,15 @@ def test_a_rollup_that_is_late_is_a_fault(platform: Platform, snapshot: Snapshot
     now = datetime.now(UTC)
     hourly = ROLLUPS["echoroom.hourly"]
     hour = now.replace(minute=0, second=0, microsecond=0)
-    standing = Standing(hourly, now, None)
+    standing = RollupStatus(hourly, now, None)
     assert (standing.lag, standing.late, standing.closed) == (None, False, None)
     closed_up_to(platform, hourly, hour)
     with platform.engine.begin() as connection:
         state = state_of(connection, hourly)
     assert state is not None
-    limit = hour + timedelta(hours=1) + hourly.settle + hourly.late_after
-    assert not Standing(hourly, limit, state).late
-    late = Standing(hourly, limit + timedelta(microseconds=1), state)
+    limit = hour + timedelta(hours=1) + hourly.grace + hourly.late_after
+    assert not RollupStatus(hourly, limit, state).late
+    late = RollupStatus(hourly, limit + timedelta(microseconds=1), state)
     assert late.late
     (fault,) = rollup_status.faults([late, standing])
     assert stable(f"{fault.sentence}\n{fault.advice}", hour=f"{hour:%Y-%m-%d %H:%M}") == snapshot
@@ -925,7 +925,7 @@ def test_signatures_that_do_not_tell_their_age_are_ours() -> None:
     assert checks.signatures(Version("1.4.6", "local"), load({"DATABASE_URL": "postgresql://"})) == []
 
 
-# -- jail ------------------------------------------------------------------------------------------------
+# -- sandbox ------------------------------------------------------------------------------------------------
 
 
 def test_a_wall_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion) -> None:
@@ -939,9 +939,9 @@ def test_a_wall_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, snapsho
     assert missing.sentence == snapshot(name="missing")
 
     def closed() -> dict[str, str | None]:
-        raise sandbox.Jailed("jail_closed", "the helper does not start")
+        raise sandbox.SandboxFailure("sandbox_closed", "the helper does not start")
 
     monkeypatch.setattr(sandbox, "protections", closed)
     (cannot,) = checks.decoder(settings)
-    assert "jail_closed" in cannot.sentence
+    assert "sandbox_closed" in cannot.sentence
     assert cannot.sentence == snapshot(name="closed")

@@ -24,7 +24,7 @@ LONG = timedelta(days=9000)
 
 @pytest.fixture(autouse=True)
 def at_work(platform: Platform) -> None:
-    """A period, a place for archives, and a brake that is felt."""
+    """A period, a place for archives, and a low safety limit."""
     days(platform, **{AUDIT: 400, "pern.messages": 400})
     platform.set(retention_floor=3)
 

@@ -146,7 +146,7 @@ def test_how_far_each_has_come(platform: Platform, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COLUMNS", "250")
     log(platform, 60)
     ran(platform)
-    put(platform, frozen_to=at(50), revisit_at=at(20), watermark=at(4, 0))
+    put(platform, frozen_to=at(50), recompute_at=at(20), watermark=at(4, 0))
     ran(platform, SESSIONS.name)
     outcome = on(platform, "rollup", "list", "pern")
     lines = {

@@ -135,7 +135,7 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
         ("openchat", "waiting", "now() - interval '50 s'"),
         ("openchat", "waiting", "now() + interval '50 s'"),
         ("pern", "waiting", "now() + interval '50 s'"),
-        ("pern", "parked", "NULL"),
+        ("pern", "failed", "NULL"),
     ):
         platform.sql(
             "INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state, not_before)"
@@ -152,7 +152,7 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
     assert jobs == {
         (("app", "openchat"), ("state", "waiting")): 3,
         (("app", "pern"), ("state", "waiting")): 1,
-        (("app", "pern"), ("state", "parked")): 1,
+        (("app", "pern"), ("state", "failed")): 1,
     }
     ages = {
         labels: v for (name, labels), v in found.items() if name == "roomkeeper_attachment_queue_age_seconds"
@@ -192,7 +192,7 @@ def of(found: Samples, name: str, label: str) -> dict[str, float]:
 def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
     name = "pern.security_daily"
     asking = State(
-        platform.settings, lags=lambda connection: rollup_status.told(connection, platform.settings)
+        platform.settings, lags=lambda connection: rollup_status.lags(connection, platform.settings)
     )
 
     def told(metric: str) -> dict[str, float]:
@@ -221,7 +221,7 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
         assert lag.total_seconds() <= seconds < lag.total_seconds() + (60 if lag else 1)
     # What is off is not told.
     platform.set(sweep_off=name)
-    off = State(platform.settings, lags=lambda connection: rollup_status.told(connection, platform.settings))
+    off = State(platform.settings, lags=lambda connection: rollup_status.lags(connection, platform.settings))
     assert name not in of(asked(off), "roomkeeper_rollup_lag_limit_seconds", "rollup")
     assert of(asked(off), "roomkeeper_rollup_lag_seconds", "rollup") == {}
 

@@ -23,8 +23,8 @@ from tasks.availability import Faults
 from tasks.policies.columns import table_of
 from tasks.retention import partitions
 from tasks.sweeps import index_check
-from tests.living.filling import fill, free
 from tests.servers import PostgresServer
+from tests.sweeps.filling import fill, free
 from workers import migrate
 from workers.bootstrap import bootstrap
 from workers.db import create
