@@ -31,11 +31,11 @@ _TABLES_WITH_ROWS = """
 
 def check(example: Example) -> None:
     """Fail with a sentence on the rule that the rollup breaks. The database is empty before."""
-    _sources_are_the_feeds(example)
+    _sources_are_complete(example)
     _Contract(example).check()
 
 
-def _sources_are_the_feeds(example: Example) -> None:
+def _sources_are_complete(example: Example) -> None:
     rollup = example.rollup
     assert (rollup.recompute_for is not None) == example.recomputed, (
         f"{rollup.name}: closed buckets are {'' if example.recomputed else 'not '}to be computed again: "
@@ -47,12 +47,12 @@ def _sources_are_the_feeds(example: Example) -> None:
         moments = names_of(column for source in sources for column in source.at)
         assert moments in (set(), names_of(feed.at)), (
             f"{rollup.name}: rows of {feed.table.fullname} count by {', '.join(sorted(moments))}, and its "
-            f"`feeds` names {', '.join(sorted(names_of(feed.at)))}."
+            f"`source_tables` names {', '.join(sorted(names_of(feed.at)))}."
         )
     for source in example.sources:
         table = table_of(source.of)
         assert source.of in rollup.models, (
-            f"{rollup.name}: rows of {table.fullname} count, and its `feeds` does not name that table."
+            f"{rollup.name}: rows of {table.fullname} count, and its `source_tables` does not name that table."
         )
 
 

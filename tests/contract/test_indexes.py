@@ -5,14 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import and_, func, or_
 
-from models.audiorooms import RoomParticipant
-from models.echoroom import SessionParticipant, TypingIndicator
-from models.openchat import Session
+from models.echoroom import TypingIndicator
 from tasks.apps import POLICIES
-from tasks.policies.sweep import AFTER, NOW, Delete, Sweep
-from tasks.sweeps.index_shapes import served
+from tasks.policies.sweep import NOW, Delete, Sweep
 from tests.contract.contract import check_indexed
 
 TYPING = Sweep(
@@ -52,37 +48,3 @@ def test_a_policy_that_no_index_serves_is_noticed(changes: dict[str, Any], sente
     with pytest.raises(AssertionError) as caught:
         check_indexed(replace(TYPING, **changes))
     assert sentence in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("condition", "right"),
-    [
-        (TypingIndicator.expires_at < NOW, True),
-        (TypingIndicator.expires_at.is_(None), True),
-        (TypingIndicator.expires_at >= NOW - AFTER, True),
-        (TypingIndicator.session_id.in_([]), True),
-        # Not the first column of any index.
-        (TypingIndicator.user_id.is_(None), False),
-        # Compared with what another row may say otherwise.
-        (TypingIndicator.expires_at < TypingIndicator.started_at, False),
-        (func.coalesce(TypingIndicator.expires_at, NOW) < NOW, False),
-        (TypingIndicator.expires_at != NOW, False),
-        (TypingIndicator.expires_at.is_not(None), False),
-        (and_(TypingIndicator.expires_at < NOW, TypingIndicator.started_at < NOW), True),
-        (or_(TypingIndicator.expires_at < NOW, TypingIndicator.started_at < NOW), False),
-        (or_(TypingIndicator.expires_at < NOW, TypingIndicator.expires_at.is_(None)), True),
-    ],
-)
-def test_whether_an_index_serves_is_seen_by_the_condition(condition: Any, right: bool) -> None:
-    table: Any = TypingIndicator.__table__
-    assert served(condition, table) is right
-
-
-def test_a_partial_index_serves_what_it_is_restricted_to() -> None:
-    table: Any = RoomParticipant.__table__
-    assert served(and_(RoomParticipant.left_at.is_(None), RoomParticipant.role == "listener"), table)
-    assert not served(RoomParticipant.left_at < NOW, table)
-    sessions: Any = Session.__table__
-    assert not served(Session.expires_at < NOW, sessions)
-    participants: Any = SessionParticipant.__table__
-    assert served(SessionParticipant.is_active.is_(True), participants)
