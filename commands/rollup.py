@@ -20,7 +20,8 @@ from commands.policies import OURS, counted, likely, named, ready, told_time
 from commands.rollup_status import bucket_label, count_of, span
 from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
-from tasks.analytics.engine import State, differences, frozen, state_of
+from tasks.analytics.engine import differences
+from tasks.analytics.state import State, frozen, state_of
 from tasks.apps import APPS, ROLLUPS, rollups, zone
 from tasks.policies.rollup import Rollup
 from workers.db import get_engine, transaction

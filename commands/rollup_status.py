@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, func, select
 
 from tasks.analytics.calendar import Bucket, bucket_at, preceding
-from tasks.analytics.engine import State, lag, states_of
+from tasks.analytics.state import State, lag, states_of
 from tasks.apps import rollups
 from tasks.policies.rollup import Grain, Rollup
 from workers.inspection import Fault

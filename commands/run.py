@@ -13,7 +13,8 @@ from sqlalchemy.exc import OperationalError
 from commands import arguments, progress, rollup_status
 from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
-from tasks.analytics.engine import MovedError, RollupProgress, due_by
+from tasks.analytics.engine import MovedError, RollupProgress
+from tasks.analytics.state import due_by
 from tasks.apps import POLICIES, ROLLUPS, zone
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup

@@ -12,7 +12,8 @@ from threading import Lock
 from sqlalchemy import bindparam, func, select
 
 from tasks.analytics.calendar import Bucket
-from tasks.analytics.engine import computing, frozen, replace_bucket, set_state, state_of
+from tasks.analytics.engine import computing, replace_bucket
+from tasks.analytics.state import frozen, set_state, state_of
 from tasks.policies.rollup import Rollup
 
 #: One bucket is computed by one transaction at a time.

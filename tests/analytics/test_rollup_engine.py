@@ -25,7 +25,8 @@ from models.platform import JobRun
 from tasks.analytics import task as analytics
 from tasks.analytics.backfill import Backfill, FrozenError
 from tasks.analytics.calendar import buckets, day_of
-from tasks.analytics.engine import RollupProgress, RollupRun, State, lag, state_of
+from tasks.analytics.engine import RollupProgress, RollupRun
+from tasks.analytics.state import State, lag, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
 from tests.analytics.oracle_audiorooms import expected, figures

@@ -22,7 +22,7 @@ from stack.servers import signatures
 from stack.servers.clamd import Clamd
 from stack.servers.signatures import Signatures
 from stack.servers.valkey import Valkey
-from tasks.analytics.engine import state_of
+from tasks.analytics.state import state_of
 from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup

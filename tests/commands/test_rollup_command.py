@@ -25,7 +25,8 @@ from tasks.analytics import engine
 from tasks.analytics import task as analytics
 from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import day_of
-from tasks.analytics.engine import RollupProgress, State, state_of
+from tasks.analytics.engine import RollupProgress
+from tasks.analytics.state import State, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
 from tests.commands.cli import Outcome, on, refused, relative, stable
@@ -594,7 +595,7 @@ def test_what_is_frozen_meanwhile_has_not_drifted(
     """Retention takes the rows of a day while the audit is at it."""
     log(platform, 3)
     ran(platform)
-    real = engine.state_of
+    real = state_of
 
     def retention(connection: Any, rollup: Any) -> Any:
         found = real(connection, rollup)

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, event, func, insert, select
 from models.analytics import RollupState
 from tasks.analytics import engine
 from tasks.analytics.backfill import Backfill
-from tasks.analytics.engine import RollupProgress, RollupRun, State, differences, frozen, parameters, state_of
+from tasks.analytics.engine import RollupProgress, RollupRun, differences, parameters
+from tasks.analytics.state import State, frozen, state_of
 from tasks.analytics.statements import statements
 from tasks.policies.columns import names_of, table_of
 from tasks.policies.rollup import HOUR, Rollup
