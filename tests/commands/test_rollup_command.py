@@ -25,7 +25,7 @@ from tasks.analytics import engine
 from tasks.analytics import task as analytics
 from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import day_of
-from tasks.analytics.engine import RollupProgress
+from tasks.analytics.engine import RollupProgress, replace_bucket
 from tasks.analytics.state import State, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
@@ -453,7 +453,7 @@ def test_who_waits_has_his_turn_between_two_rounds(platform: Platform) -> None:
         def watch(done: BackfillProgress) -> None:
             told.append(f"day {done.buckets}")
 
-        real = backfilling.replace_bucket
+        real = replace_bucket
 
         def slow(*arguments: Any) -> int:
             for start in starts:
