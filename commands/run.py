@@ -117,13 +117,13 @@ def _tell_what_is_to_be_closed(
         first = bucket_at(standing.state.covered_from, rollup.grain, standing.state.zone)
         console.print(
             f"{rollup.name} has counted days of {standing.state.zone}: its next run computes all since "
-            f"{rollup_status.spelled(first, rollup.grain)} anew, as days of {zone(rollup, settings)}."
+            f"{rollup_status.bucket_label(first, rollup.grain)} anew, as days of {zone(rollup, settings)}."
         )
     else:
         are = "is" if len(due) == 1 else "are"
         which = f": {rollup_status.span(due, rollup.grain)}" if due else ""
         console.print(
-            f"{rollup.name}: {rollup_status.numbered(len(due), rollup.grain)} {are} to be closed at "
+            f"{rollup.name}: {rollup_status.count_of(len(due), rollup.grain)} {are} to be closed at "
             f"{told_time(moment)} UTC{which}."
         )
     console.print("Nothing was changed.")
@@ -147,7 +147,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
             done = analytics.run(rollup, settings, by_hand=True, watch=watch)
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"{rollup.name}: broken off; {rollup_status.numbered(closed, rollup.grain)} closed."
+                f"{rollup.name}: broken off; {rollup_status.count_of(closed, rollup.grain)} closed."
             )
             raise typer.Exit(130) from None
         except MovedError as error:
@@ -156,7 +156,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
         raise SettingsError(_under_way(rollup.name))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{rollup.name}: {rollup_status.numbered(done.closed, rollup.grain)} closed, {counted(done.rows)} of "
+        f"{rollup.name}: {rollup_status.count_of(done.closed, rollup.grain)} closed, {counted(done.rows)} of "
         f"figures changed, {monotonic() - began:.1f} s."
     )
     if done.more:

@@ -145,7 +145,7 @@ class Settings(BaseModel):
     attachment_attempts: int = Field(
         default=3,
         ge=1,
-        description="How often a file may fail or kill its worker before it has failed, with the reason.",
+        description="How often a file may fail or kill its worker until it counts as failed, with a reason.",
     )
     attachment_retry_seconds: float = Field(
         default=10,

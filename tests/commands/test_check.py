@@ -30,6 +30,7 @@ from tasks.retention import task as retention
 from tasks.retention.safety_limit import ApprovalRequired
 from tasks.sweeps import task as cleanup
 from tests.commands.cli import Outcome, on, relative, stable, timeless
+from tests.databases import ReusedDatabase
 from tests.platform import Platform
 from tests.retention.pern_chats import conversation, message
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
@@ -58,11 +59,16 @@ def archive(platform: Platform) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def key_indexes(platform: Platform) -> None:
-    """A policy that runs as it is deletes files; the application makes no indexes on their keys."""
-    for column in ("file_path", "thumbnail_path"):
-        platform.sql(f"CREATE INDEX by_{column} ON pern.attachments ({column})")
+@pytest.fixture(scope="module")
+def _reused(postgres: PostgresServer, _template: str) -> Iterator[ReusedDatabase]:
+    """A database with indexes on the keys of files that a policy deletes; the application makes none."""
+    alter = [
+        f"CREATE INDEX by_{column} ON pern.attachments ({column})"
+        for column in ("file_path", "thumbnail_path")
+    ]
+    made = ReusedDatabase(postgres.url(), _template, postgres.url, name="with_key_indexes_", alter=alter)
+    yield made
+    made.drop()
 
 
 def found(outcome: Outcome, *names: str, **known: object) -> str:

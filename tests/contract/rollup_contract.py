@@ -53,8 +53,7 @@ def _sources_are_complete(example: Example) -> None:
     for source in example.sources:
         table = table_of(source.of)
         assert source.of in rollup.models, (
-            f"{rollup.name}: rows of {table.fullname} count, and its `source_tables` does not name that "
-            "table."
+            f"{rollup.name}: rows of {table.fullname} count, and its `source_tables` does not name it."
         )
 
 

@@ -66,14 +66,14 @@ def plan(platform: Platform, name: str, by: str | None = None, now: datetime = N
 def switch(platform: Platform, name: str, now: datetime) -> None:
     """Run what the plan says, as the application's migration would."""
     made = plan(platform, name, now=now)
-    assert (made.reasons, made.switch is None) == ([], False)
-    assert made.switch is not None
+    assert (made.reasons, made.conversion is None) == ([], False)
+    assert made.conversion is not None
     url = platform.environment["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True) as connection:
-        for statement in made.switch.before:
+        for statement in made.conversion.before:
             connection.execute(statement.encode())
         with connection.transaction():
-            for statement in made.switch.at_once:
+            for statement in made.conversion.at_once:
                 connection.execute(statement.encode())
 
 
@@ -156,7 +156,7 @@ def test_the_plan_works_on_a_filled_table(platform: Platform) -> None:
     platform.sql("DELETE FROM pern.users")
     assert {row["user_id"] for row in rows(platform, AuditLog).values()} == {None}
     made = plan(platform, "pern.audit_logs")
-    assert (made.reasons, made.switch, made.coming, made.past) == ([], None, [], [])
+    assert (made.reasons, made.conversion, made.coming, made.past) == ([], None, [], [])
     late = log(platform, MARCH + timedelta(days=150))
     assert late in rows(platform, AuditLog)
     with pytest.raises(Exception, match="audit_logs_user_id_fkey"):
@@ -183,7 +183,7 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_a_table_whose_keys_are_needed_cannot_be_partitioned(platform: Platform, name: str) -> None:
     made = plan(platform, name)
-    assert made.switch is None
+    assert made.conversion is None
     for reason in REASONS[name]:
         assert any(reason in one for one in made.reasons), made.reasons
 

@@ -172,6 +172,7 @@ ALLOWED = {
     ("holds", "lifted_by"): "NULL",
     ("job_runs", "job"): "'attachments.renew_addresses'",
     ("job_runs", "outcome"): "'done'",
+    ("receipts", "kind"): "'taken'",
     ("scan_verdicts", "verdict"): "'clean'",
 }
 ANY = {
@@ -212,7 +213,10 @@ def test_rows_of_every_table_are_carried_over_to_new_names_and_back(engine: Engi
     migrate.upgrade(engine)
     with engine.begin() as connection:
         command.downgrade(migrate._config(connection), "0008")
-        for name in tables(engine) - {"alembic_version", "sql_tasks"}:
+        for name in set(inspect(connection).get_table_names(schema=SCHEMA)) - {
+            "alembic_version",
+            "sql_tasks",
+        }:
             columns = connection.execute(
                 text(
                     "SELECT column_name, udt_name FROM information_schema.columns WHERE is_identity = 'NO'"

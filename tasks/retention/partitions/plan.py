@@ -34,7 +34,7 @@ class Plan:
     Attributes:
         reasons: why it cannot be partitioned by month, in sentences; none if it can, or is.
         notes: what one should know besides.
-        convert: what the application's migration would run; None if it cannot, or is already.
+        conversion: what the application's migration would run; None if it cannot, or is already.
         partitions: those that it has; None if it is not partitioned by its age.
         coming: the beginnings of months that have no partition, and should have one.
         past: those whose time is over.
@@ -47,7 +47,7 @@ class Plan:
     bytes: int
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    convert: Conversion | None = None
+    conversion: Conversion | None = None
     partitions: list[Partition] | None = None
     coming: list[datetime] = field(default_factory=list)
     past: list[Partition] = field(default_factory=list)
@@ -71,7 +71,7 @@ def plan(connection: Connection, found: Found, settings: Settings, now: datetime
             made.reasons.append(why_not)
         else:
             made.notes = [*_notes(found, asked)]
-            made.switch = convert(connection, found, asked, bound, AHEAD)
+            made.conversion = convert(connection, found, asked, bound, AHEAD)
     return made
 
 
