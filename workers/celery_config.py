@@ -87,7 +87,7 @@ beat_max_loop_interval = 1
 redbeat_lock_timeout = 6
 redbeat_redis_url = _broker
 redbeat_key_prefix = "roomkeeper:beat:"
-# Strangers' bytes in its keys come back as they are, and are reported as unreadable.
+# Untrusted bytes in its keys come back as they are, and are reported as unreadable.
 redbeat_redis_options = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,

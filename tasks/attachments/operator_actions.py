@@ -165,7 +165,7 @@ def find(
 def file_names(rows: Sequence[Row[Any]]) -> dict[tuple[str, UUID], str]:
     """Return what the attachments of these jobs are called, by application and id, if they are still there.
 
-    The names are strangers' words.
+    The names come from outside.
     """
     found: dict[tuple[str, UUID], str] = {}
     apps = available(get_settings())
