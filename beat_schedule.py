@@ -25,7 +25,8 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
         "retention.delete_objects": every(60, "retention.delete_objects"),
         "dead_letters.collect": every(60, "dead_letters.collect"),
         "outbox.relay": every(settings.outbox_every_seconds, "outbox.relay", patience_seconds=60),
-        # How often is on the applications' pages, beside what they do: `roomkeeper policies` lists them.
+        # How often is in the applications' definitions, beside what they do: `roomkeeper policies` lists
+        # them.
         **{
             name: every(often(policy, settings).total_seconds(), policy.task, patience_seconds=60)
             for name, policy in policies(settings).items()

@@ -393,7 +393,7 @@ def signatures(version: Version, settings: Settings, now: datetime | None = None
 
 
 def decoder(_settings: Settings) -> list[Fault]:
-    """Check that the process in which strangers' files are decoded is confined in every way that there is."""
+    """Check that the process in which untrusted files are decoded is confined in every way that there is."""
     try:
         missing = {name: why for name, why in sandbox.protections().items() if why is not None}
     except sandbox.SandboxFailure as error:

@@ -41,7 +41,7 @@ def list_letters(
         table.add_column(name, no_wrap=True)
     table.add_column("reason", ratio=1)
     for row in found:
-        # Strangers' words: no markup.
+        # Text from outside: no markup.
         when = f"{row.created_at:%Y-%m-%d %H:%M:%S}"
         table.add_row(*map(Text, (str(row.id), when, row.task, row.reason)))
     if found:

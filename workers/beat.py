@@ -270,7 +270,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
             ahead = (last - now).total_seconds() if last is not None else 0.0
         except BROKER_AWAY:
             raise
-        except Exception as error:  # noqa: BLE001 - strangers' content: each kind fails in its own way
+        except Exception as error:  # noqa: BLE001 - content from outside: each kind fails in its own way
             log.error("beat.entry_unreadable", key=ascii(key), error=type(error).__name__)
             self._replace(key)
             return None

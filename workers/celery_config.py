@@ -80,14 +80,15 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 
 # -- Beat -----------------------------------------------------------------------------------------------
-# What is sent when is said by `roomkeeper beat`: the timetable knows the pages, which stand above `workers`.
+# What is sent when is said by `roomkeeper beat`: the timetable knows the definitions, which stand above
+# `workers`.
 beat_scheduler = "workers.beat:Scheduler"
 # One beat holds a lock, others stand by: with the stock lock of 25 minutes nobody would tick for so long.
 beat_max_loop_interval = 1
 redbeat_lock_timeout = 6
 redbeat_redis_url = _broker
 redbeat_key_prefix = "roomkeeper:beat:"
-# Strangers' bytes in its keys come back as they are, and are reported as unreadable.
+# Untrusted bytes in its keys come back as they are, and are reported as unreadable.
 redbeat_redis_options = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,

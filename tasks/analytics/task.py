@@ -1,4 +1,4 @@
-"""Analytics: each rollup of the pages is a task of its own; `analytics.room` computes one room at once."""
+"""Analytics: each rollup is a task of its own; `analytics.room` computes one room at once."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""The platform's own page: what it keeps for a while.
+"""The platform's own definition: what it keeps for a while.
 
 Published rows of the outbox are not here: `outbox.relay` removes them itself, beside publishing others.
 """

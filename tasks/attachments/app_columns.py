@@ -1,4 +1,4 @@
-"""What an application's own API sees of its attachments, in the columns that its page names.
+"""What an application's own API sees of its attachments, in the columns that its definition names.
 
 Unscanned means unserved: the addresses are taken away when work begins, and come with a clean verdict only.
 """

@@ -37,10 +37,10 @@ def recover() -> None:
     with job_history.run(JOB) as run:
         if run is None:
             return
-        for name, page in apps.items():
-            if page.attachments is None:
+        for name, application in apps.items():
+            if application.attachments is None:
                 continue
-            new, more = _adopt(run.connection, name, page.attachments, settings)
+            new, more = _adopt(run.connection, name, application.attachments, settings)
             due = _due(run.connection, name, settings)
             # Published before the commit: a crash in between announces a file twice, which is harmless. The
             # other way round would leave files marked as announced that were not.

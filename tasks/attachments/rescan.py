@@ -60,11 +60,11 @@ def rescan() -> None:
         _withdraw_known()
         if not settings.rescan_share:
             return
-        for name, page in apps.items():
-            if page.attachments is not None:
+        for name, application in apps.items():
+            if application.attachments is not None:
                 # On its own, like all that follows: the run's transaction only holds the job's lock.
                 with transaction() as connection:
-                    note_popularity(connection, name, page.attachments)
+                    note_popularity(connection, name, application.attachments)
         if _in_debt(run.connection, settings):
             run.outcome = "more"
             return

@@ -41,13 +41,13 @@ def renew_urls() -> None:
     with job_history.run(JOB) as run:
         if run is None:
             return
-        for name, page in apps.items():
-            if page.attachments is None:
+        for name, application in apps.items():
+            if application.attachments is None:
                 continue
             # Chosen once: where credentials end sooner than that third, what was just renewed is due again.
             due = _due(name, settings)
             for start in range(0, len(due), BATCH):
-                run.rows += _renew(name, page.attachments, due[start : start + BATCH], settings)
+                run.rows += _renew(name, application.attachments, due[start : start + BATCH], settings)
             if len(due) == BATCH * BATCHES:
                 run.outcome = "more"
 

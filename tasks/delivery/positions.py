@@ -42,7 +42,7 @@ _HIGHEST = literal(UUID(int=2**128 - 1), Uuid())
 
 
 class Named:
-    """A table, under a name of its own in the statement if need be; its columns are found by the page's."""
+    """A table, under a name of its own if need be; its columns are those of the definition."""
 
     def __init__(self, key: Column, name: str | None = None) -> None:
         owner: Any = key.class_

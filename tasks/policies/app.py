@@ -1,4 +1,4 @@
-"""What an application's page may say. A page is data: records that the job families' code reads."""
+"""An application's definition: records that the job families' code reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from workers.inspection import Need
 
 
 class Job(Protocol):
-    """What a page says of one job: the tables that it is fed from, and what it needs of them."""
+    """What a definition says of one job: the tables that it is fed from, and what it needs of them."""
 
     def __hash__(self) -> int:
         """It is a key: each is one record, made at import."""
@@ -75,7 +75,9 @@ class App:
         names = [*(policy.name for policy in self.policies), *(rollup.name for rollup in self.rollups)]
         for name in names:
             if not name.startswith(f"{self.name}."):
-                raise PolicyError(f"{name}: it is on the page of {self.name}; call it {self.name}.something.")
+                raise PolicyError(
+                    f"{name}: it is in the definition of {self.name}; call it {self.name}.something."
+                )
             if names.count(name) > 1:
                 raise PolicyError(f"{name}: this name is used twice; call one of them something else.")
 
@@ -89,6 +91,6 @@ class App:
         return [table for table in Base.metadata.tables.values() if table.schema in self.models.SCHEMAS]
 
     def jobs(self) -> list[Job]:
-        """Return what the page feeds to jobs."""
+        """Return the tables that jobs use, and what for."""
         named: tuple[Job | None, ...] = (self.attachments, self.delivery)
         return [*(job for job in named if job), *self.policies, *self.rollups]

@@ -1,4 +1,4 @@
-"""What a page may say of attachments: their table, where the application sees the outcome, and its rules."""
+"""What a definition says of attachments: their table, where the application sees the outcome, its rules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,7 +16,7 @@ from workers.inspection import Need
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What one application wants otherwise. Stands on its page.
+    """What one application wants otherwise; part of its definition.
 
     Attributes:
         allow: the only media types that are accepted, `image/*` for all that begin so; None for any.

@@ -1,4 +1,4 @@
-"""What a page may say of a sweep: which rows of a table are due, and what becomes of them.
+"""A sweep record: which rows of a table are due, and what becomes of them.
 
 A policy is a record. It is checked when it is declared: one that is wrong does not start. Whether an index of
 the models serves it is checked by a contract test, and by `roomkeeper check` for the real indexes.

@@ -1,4 +1,4 @@
-"""Retention: each policy of the pages is a task of its own, run in batches that are archived and receipted.
+"""Retention: each policy is a task of its own, run in batches that are archived and receipted.
 
 Before a run takes anything it counts. More than `ROOMKEEPER_RETENTION_FACTOR` times what its runs usually
 take, and more than `ROOMKEEPER_RETENTION_FLOOR`, is more likely an accident than age: the run stops and waits

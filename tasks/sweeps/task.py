@@ -1,4 +1,4 @@
-"""Cleanup: each policy of the pages is a task of its own, run by the sweep engine, one run at a time."""
+"""Cleanup: each policy is a task of its own, run by the sweep engine, one run at a time."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

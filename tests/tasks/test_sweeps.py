@@ -99,7 +99,9 @@ def test_a_name_is_used_once_and_on_the_page_of_its_application() -> None:
     page("echoroom.one", "echoroom.two")
     with pytest.raises(PolicyError, match=r"^echoroom\.one: this name is used twice; call one of them"):
         page("echoroom.one", "echoroom.one")
-    with pytest.raises(PolicyError, match=r"^pern\.one: it is on the page of echoroom; call it echoroom\."):
+    with pytest.raises(
+        PolicyError, match=r"^pern\.one: it is in the definition of echoroom; call it echoroom\."
+    ):
         page("pern.one")
 
 
