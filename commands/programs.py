@@ -105,7 +105,7 @@ def metrics() -> None:
         State(
             settings,
             checks.periods(settings),
-            lambda connection: rollup_status.told(connection, settings),
+            lambda connection: rollup_status.lags(connection, settings),
             lambda connection: _served(connection, settings),
             lambda: {app: app not in availability.available(settings) for app in settings.apps},
         )

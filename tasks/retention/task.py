@@ -26,7 +26,7 @@ from tasks.sweeps.batch import Taken
 from tasks.sweeps.engine import Progress, Run
 from tasks.sweeps.statements import key_of
 from tasks.sweeps.task import BY_HAND, slot_of
-from workers import job_history
+from workers import advice, job_history
 from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
@@ -63,7 +63,7 @@ def run(
     period = after(policy, settings)
     if policy.off_until_set and period is None:
         raise ApprovalRequired(
-            f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=…"
+            f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=DAYS"
         )
     stopped: ApprovalRequired | None = None
     with job_history.run(policy.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
@@ -157,7 +157,7 @@ def _far_more(policy: Retention, allowed: Allowance) -> ApprovalRequired:
     return ApprovalRequired(
         f"{policy.name} would take more than {allowed.rows:,} rows, and a run of it usually takes "
         f"{allowed.usual:,}. Look with: roomkeeper retention preview {policy.name}; if it is right: "
-        f"roomkeeper retention approve {policy.name} --reason …"
+        f"{advice.approve(policy.name)}"
     )
 
 

@@ -768,7 +768,7 @@ def test_a_policy_that_has_stopped_is_a_fault(platform: Platform) -> None:
             "pern.messages has stopped: pern.messages would take more than 1 rows, and a run of it usually "
             "takes 0.",
             "Look with: roomkeeper retention preview pern.messages; if all of it may go: "
-            "roomkeeper retention approve pern.messages --reason …",
+            'roomkeeper retention approve pern.messages --reason "REASON"',
         )
     ]
 

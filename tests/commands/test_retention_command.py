@@ -103,7 +103,7 @@ def test_a_preview_of_a_run_that_would_stop(platform: Platform) -> None:
     said = lines(on(platform, "retention", "preview", AUDIT))
     assert said["a run"] == [
         "would stop: it may take 3 rows, usually 0. If all of this may go: roomkeeper retention approve "
-        f"{AUDIT} --reason …"
+        f'{AUDIT} --reason "REASON"'
     ]
     assert len(said["for example"]) == 4
 
@@ -181,6 +181,9 @@ def test_all_policies_are_previewed_roughly(platform: Platform, monkeypatch: pyt
         (("preview", "--days", "30"), "--now and --days are for one policy: name it."),
         (("approve", AUDIT, "--reason", " "), "--reason must say why, in a few words."),
         (("restore", "1", "--reason", " "), "--reason must say why, in a few words."),
+        # The advice was pasted as it is.
+        (("approve", AUDIT, "--reason", "REASON"), "--reason must say why, in a few words."),
+        (("approve", AUDIT, "--reason", "…"), "--reason must say why, in a few words."),
         (("receipt", "7"), "There is no receipt 7; see: roomkeeper retention receipts"),
         (
             ("restore", "7", "--reason", "x"),
@@ -464,18 +467,20 @@ def test_what_was_taken_is_put_back(platform: Platform) -> None:
     outcome = on(platform, *put_back)
     assert (outcome.code, outcome.err) == (0, "")
     assert everything(platform) == before
-    *told, last = outcome.out.splitlines()
-    assert sorted(told) == [
+    *restored, stops, first, second = outcome.out.splitlines()
+    assert sorted(restored) == [
         "1 object that went with them cannot come back: the rows name what is not there.",
         "1 row got back the values that they had before the others went.",
         "pern.attachments: 1 row put back.",
         "pern.message_statuses: 1 row put back.",
         "pern.messages: 1 row put back.",
     ]
-    assert last.startswith(
-        "Receipt 2 says so. By their age they are due, so what would take them stops now "
-        "(pern.messages_by_conversation, pern.messages): "
-    )
+    assert stops.startswith("Receipt 2 says so. By their age they are due, so what would take them stops now")
+    # To be pasted, one for each.
+    assert [first, second] == [
+        f'roomkeeper retention approve {name} --reason "REASON"'
+        for name in ("pern.messages_by_conversation", "pern.messages")
+    ]
     ((content,),) = platform.sql("SELECT content FROM roomkeeper.receipts WHERE number = 2")
     assert (content["operator"], content["reason"], content["of"]) == ("ada", "a mistake", 1)
     # Once more changes nothing.

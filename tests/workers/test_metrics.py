@@ -192,7 +192,7 @@ def of(found: Samples, name: str, label: str) -> dict[str, float]:
 def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
     name = "pern.security_daily"
     asking = State(
-        platform.settings, lags=lambda connection: rollup_status.told(connection, platform.settings)
+        platform.settings, lags=lambda connection: rollup_status.lags(connection, platform.settings)
     )
 
     def told(metric: str) -> dict[str, float]:
@@ -221,7 +221,7 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
         assert lag.total_seconds() <= seconds < lag.total_seconds() + (60 if lag else 1)
     # What is off is not told.
     platform.set(sweep_off=name)
-    off = State(platform.settings, lags=lambda connection: rollup_status.told(connection, platform.settings))
+    off = State(platform.settings, lags=lambda connection: rollup_status.lags(connection, platform.settings))
     assert name not in of(asked(off), "roomkeeper_rollup_lag_limit_seconds", "rollup")
     assert of(asked(off), "roomkeeper_rollup_lag_seconds", "rollup") == {}
 

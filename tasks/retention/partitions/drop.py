@@ -69,7 +69,7 @@ from tasks.retention.partitions.policies import age_of, running
 from tasks.retention.safety_limit import ApprovalRequired, allowance
 from tasks.sweeps.batch import Contested, Refused, begin
 from tasks.sweeps.statements import key_of, on_pages
-from workers import job_history
+from workers import advice, job_history
 from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore
@@ -414,8 +414,8 @@ class _Dropping:
             if rows + so_far > most:
                 raise ApprovalRequired(
                     f"{name} would take {rows + so_far:,} rows with partitions that are over, and may take "
-                    f"{most:,}. Look with: roomkeeper partition run --dry-run; if it is right: "
-                    f"roomkeeper retention approve {name} --reason …"
+                    f"{most:,}. Look with: roomkeeper partition run {self.found.table.fullname} --dry-run; "
+                    f"if it is right: {advice.approve(name)}"
                 )
             approvals[name] = allowed.approval
         return approvals
@@ -435,7 +435,8 @@ class _Dropping:
         for first, last in ranges:
             if self.deadline is not None and monotonic() > self.deadline:
                 raise _Changed(
-                    "to archive it takes longer than a scheduled run has; by hand: roomkeeper partition run"
+                    "to archive it takes longer than a scheduled run has; by hand: "
+                    f"roomkeeper partition run {self.found.table.fullname}"
                 )
             with begin(PATIENCE_MS, _LOOK_MS) as connection:
                 values = {**sheet.values(self.now), **on_pages(first, last)}
