@@ -142,7 +142,7 @@ def run(
     except (partitions.PartitionError, ApprovalRequired, StoreError) as error:
         raise SettingsError(str(error)) from error
     _tell_dropped(done, console, dry_run=dry_run)
-    if not made and not done.fates:
+    if not made and not done.results:
         console.print("Nothing is missing, and nothing is over.")
     if dry_run:
         console.print("Nothing was changed.")
@@ -151,7 +151,7 @@ def run(
 def _tell_dropped(done: "Dropped", console: Console, *, dry_run: bool) -> None:
     if done.busy:
         raise SettingsError("Another run drops partitions of this table: it was left alone.")
-    for result in done.fates:
+    for result in done.results:
         rows = quantity(result.rows, "row")
         if result.kept is not None:
             console.print(f"{result.name}: stays: {result.kept}.")
