@@ -21,11 +21,12 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
             settings.recover_every_seconds, "attachments.recover", patience_seconds=60
         ),
         "attachments.rescan": every(settings.rescan_every_seconds, "attachments.rescan"),
-        "attachments.renew_addresses": every(600, "attachments.renew_addresses"),
+        "attachments.renew_urls": every(600, "attachments.renew_urls"),
         "retention.delete_objects": every(60, "retention.delete_objects"),
         "dead_letters.collect": every(60, "dead_letters.collect"),
         "outbox.relay": every(settings.outbox_every_seconds, "outbox.relay", patience_seconds=60),
-        # How often is on the applications' pages, beside what they do: `roomkeeper policies` lists them.
+        # How often is in the applications' definitions, beside what they do: `roomkeeper policies` lists
+        # them.
         **{
             name: every(often(policy, settings).total_seconds(), policy.task, patience_seconds=60)
             for name, policy in policies(settings).items()

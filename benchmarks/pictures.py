@@ -1,4 +1,4 @@
-"""Two WebP pictures of a 12-megapixel JPEG: ours, jail included, against libvips. One line is printed.
+"""Two WebP pictures of a 12-megapixel JPEG: ours, sandbox included, against libvips. One line is printed.
 
 `python -m benchmarks.pictures`. Both make the same: 1280 and 320 pixels, the same quality and effort of the
 encoder, upright, in sRGB, without metadata, the small picture from the large one. libvips has its best way:

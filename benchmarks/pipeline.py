@@ -52,7 +52,7 @@ def _platform() -> Iterator[Platform]:
 
 
 def _cpu(program: Program) -> tuple[float, float]:
-    """Return the CPU seconds of a worker and of its jails, with all descendants, ended ones included."""
+    """Return the CPU seconds of a worker and of its sandboxes, with all descendants, ended ones included."""
     seconds, confined, processes = 0.0, 0.0, [program.process.pid]
     while processes:
         pid = processes.pop()
@@ -60,7 +60,7 @@ def _cpu(program: Program) -> tuple[float, float]:
             processes += map(int, (task / "children").read_text().split())
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         spent = sum(map(int, fields[11:15])) / _TICK
-        if "jail_server" in Path(f"/proc/{pid}/cmdline").read_text():
+        if "sandbox_server" in Path(f"/proc/{pid}/cmdline").read_text():
             confined += spent
         else:
             seconds += spent

@@ -10,7 +10,7 @@ plain      one INSERT … SELECT with window functions, for all days at once, th
            rollup's own settings for memory and compilation
 backfill   the rollup `audiorooms.room_analytics`, day by day; on one connection, and on two
 day        one day of it, median of five
-tick       a run after a stay began in 1 % of the rooms, median of five: the whole run, ledger and all
+tick       a run after a stay began in 1 % of the rooms, median of five: the whole run, job history included
 idle       a run after which nothing has changed: the database's own time (`active_time` of its statistics)
 
 "Memory" is by how much the process that backfills has grown at its peak, beside the same of three days.

@@ -11,8 +11,8 @@ sweep   the policy `echoroom.typing` on the same, with time enough to finish
 
 All the while a client updates rows that have not expired, one every 2 ms: "p99" is how long one takes. Then
 
-idle    a run of each policy on tables of some hundred thousand rows of which none is due, ledger and all: the
-        database's own time (`active_time` of its statistics)
+idle    a run of each policy on tables of some hundred thousand rows of which none is due, job history
+        included: the database's own time (`active_time` of its statistics)
 """
 
 import random

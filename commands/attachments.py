@@ -53,7 +53,7 @@ _LINES = (
     "small_key",
     "large_key",
     "quarantine_key",
-    "address_expires_at",
+    "url_expires_at",
     "created_at",
     "finished_at",
 )
@@ -93,7 +93,7 @@ def list_(
     event: Annotated[str | None, typer.Option(help="What has happened, such as late_detection.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=_LISTED, help="At most so many, the latest first.")] = 50,
 ) -> None:
-    """List attachments that fit everything given: what is parked, quarantined, withdrawn by a rescan."""
+    """List attachments that fit everything given: what has failed, is quarantined, withdrawn by a rescan."""
     arguments.known("--app", application, operator_actions.WITH_ATTACHMENTS)
     arguments.known("--state", state, operator_actions.STATES)
     arguments.known("--outcome", outcome, operator_actions.OUTCOMES)

@@ -42,7 +42,7 @@ def check(
             faults, note = checks.jobs(settings)
             _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
         except DBAPIError:
-            # The ledger cannot be read, which the database's check has reported.
+            # The job history cannot be read, which the database's check has reported.
             if "database" not in bad:
                 raise
     if bad:

@@ -321,15 +321,16 @@ def periods(settings: Settings) -> dict[str, timedelta]:
 
 
 def jobs(settings: Settings) -> tuple[list[Fault], str]:
-    """Check by the ledger that policies and rollups run and get on; return what is to be said of it, too.
+    """Check by the job history that policies and rollups run and get on; return what is to be said of it,
+    too.
 
     Raises:
-        DBAPIError: the ledger cannot be read, of which `database` tells.
+        DBAPIError: the job history cannot be read, of which `database` tells.
     """
     with engine_for(settings) as engine, engine.begin() as connection:
-        ledger = health.ask(connection, periods(settings))
+        history = health.ask(connection, periods(settings))
         late = rollup_status.faults(rollup_status.read(connection, rollups(settings).values()).values())
-    return [*health.faults(ledger), *late], " (nothing has run yet)" if ledger.empty else ""
+    return [*health.faults(history), *late], " (nothing has run yet)" if history.empty else ""
 
 
 def zones(settings: Settings) -> list[Fault]:
@@ -404,14 +405,14 @@ def signatures(version: Version, settings: Settings, now: datetime | None = None
 
 
 def decoder(_settings: Settings) -> list[Fault]:
-    """Check that the process in which strangers' files are decoded is confined in every way that there is."""
+    """Check that the process in which untrusted files are decoded is confined in every way that there is."""
     try:
         missing = {name: why for name, why in sandbox.protections().items() if why is not None}
-    except sandbox.Jailed as error:
-        return [Fault(f"Strangers' files cannot be decoded: {error}.", "See the worker's log.")]
+    except sandbox.SandboxFailure as error:
+        return [Fault(f"Untrusted files cannot be decoded: {error}.", "See the worker's log.")]
     return [
         Fault(
-            f"Strangers' files are decoded without {name}: {why}.",
+            f"Untrusted files are decoded without {name}: {why}.",
             "Run it on Linux 5.13 or newer, without a seccomp profile that forbids it.",
         )
         for name, why in missing.items()

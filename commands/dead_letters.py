@@ -42,7 +42,7 @@ def list_letters(
         table.add_column(name, no_wrap=True)
     table.add_column("reason", ratio=1)
     for row in found:
-        # Strangers' words: no markup.
+        # Text from outside: no markup.
         when = timestamp(row.created_at)
         table.add_row(*map(Text, (str(row.id), when, row.task, row.reason)))
     if found:

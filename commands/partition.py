@@ -47,7 +47,7 @@ def plan(
     console.print(f"{made.table} by month of {made.age}: {_estimated(made)}, {decimal(made.bytes)}.")
     if made.partitions is not None:
         _tell_partitions(made, console, table)
-    elif made.switch is None:
+    elif made.conversion is None:
         console.print("It cannot be partitioned:")
         for reason in made.reasons:
             console.print(f"  - {reason}")
@@ -83,19 +83,19 @@ def _tell_partitions(made: "Plan", console: Console, table: str) -> None:
 
 
 def _tell_switch(made: "Plan", console: Console) -> None:
-    assert made.switch is not None
+    assert made.conversion is not None
     console.print("It can be partitioned. Know this:")
     for note in made.notes:
         console.print(f"  - {note}")
     console.print(
         f"The application's own migration would run what follows, both parts before "
-        f"{made.switch.until:%Y-%m-%d} (UTC); Roomkeeper does not."
+        f"{made.conversion.until:%Y-%m-%d} (UTC); Roomkeeper does not."
     )
     console.print("\n-- While it works; in no transaction.")
-    for statement in made.switch.before:
+    for statement in made.conversion.before:
         console.print(f"{statement};")
     console.print("\n-- Then at once: it takes moments, and no row is copied.\nBEGIN;")
-    for statement in made.switch.at_once:
+    for statement in made.conversion.at_once:
         console.print(f"{statement};")
     console.print("COMMIT;")
 
@@ -125,10 +125,10 @@ def run(
     try:
         if dry_run:
             with transaction() as connection:
-                coming = partitions.missing(partitions.partitions(connection, found), now)
+                coming = partitions.missing_months(partitions.partitions(connection, found), now)
             made = [f"{begins:%Y-%m}" for begins in coming]
         else:
-            made = partitions.make_coming(found, now)
+            made = partitions.create_upcoming(found, now)
         for name in made:
             console.print(f"{name}: {'would be made' if dry_run else 'made'}.")
         done = partitions.drop_past(

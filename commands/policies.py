@@ -58,7 +58,7 @@ def list_policies(
     shown = {name: page for name, page in pages.items() if page and app in {"", name}}
     with transaction() as connection:
         jobs = {job.name: every(job, settings) for page in shown.values() for job in page}
-        ledger = health.ask(connection, jobs).jobs
+        history = health.ask(connection, jobs).jobs
         standings = rollup_status.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
@@ -69,12 +69,12 @@ def list_policies(
             about = APPS[name].about if name in APPS else "the platform's own"
             missing = "" if on else f"; not in {variable('apps')}, so none of these runs"
             swept = [
-                _swept(job, ledger[job.name], settings, now, on=job.name in running, needed=on)
+                _swept(job, history[job.name], settings, now, on=job.name in running, needed=on)
                 for job in page
                 if isinstance(job, Sweep)
             ]
             figures = [
-                _rolled(standings[job.name], ledger[job.name], settings, on=job.name in running)
+                _rolled(standings[job.name], history[job.name], settings, on=job.name in running)
                 for job in page
                 if isinstance(job, Rollup)
             ]
@@ -124,7 +124,9 @@ def _swept(
     )
 
 
-def _rolled(standing: rollup_status.Standing, found: health.Health, settings: Settings, *, on: bool) -> _Row:
+def _rolled(
+    standing: rollup_status.RollupStatus, found: health.Health, settings: Settings, *, on: bool
+) -> _Row:
     rollup = standing.rollup
     days_of = zone(rollup, settings)
     return _Row(
@@ -143,7 +145,7 @@ def _schedule(job: Sweep | Rollup, settings: Settings, *, on: bool) -> str:
     return f"every {short_duration(every(job, settings))}" if on else "off"
 
 
-def _closed(standing: rollup_status.Standing) -> str:
+def _closed(standing: rollup_status.RollupStatus) -> str:
     """Return the last bucket that is closed, and how late the next one is if that is a fault."""
     last = standing.closed
     closed = "–" if last is None else formatting.bucket(last.label)

@@ -31,7 +31,7 @@ def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> Non
     enabled(settings)
     wait_until_ready(settings)
     chosen = KINDS[kind]
-    # Strangers' files that a killed worker had under its hands.
+    # Untrusted files that a killed worker had under its hands.
     sweep(settings.work_root)
     if settings.worker_metrics_port is None:
         _become_worker(chosen, settings)

@@ -11,7 +11,7 @@ from commands import arguments, checks, progress
 from commands.formatting import alternatives, printable, quantity, timestamp
 from tasks.apps import enabled
 from tasks.attachments.operator_actions import WITH_ATTACHMENTS
-from tasks.reconcile import CannotAskError, Found, ListingLostError, WrongPrefixError
+from tasks.reconcile import CannotAskError, ListingLostError, Result, WrongPrefixError
 from tasks.reconcile import reconcile as compare
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
@@ -71,7 +71,7 @@ def _ready(settings: Settings, app: str | None, store: str | None) -> None:
     checks.require_database(settings, [])
 
 
-def _tell(stores: list[Found], settings: Settings, apply: bool, seconds: float) -> None:
+def _tell(stores: list[Result], settings: Settings, apply: bool, seconds: float) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for found in stores:
         _tell_of(found, console)
@@ -100,7 +100,7 @@ def _tell(stores: list[Found], settings: Settings, apply: bool, seconds: float) 
         raise typer.Exit(1)
 
 
-def _tell_of(found: Found, console: Console) -> None:
+def _tell_of(found: Result, console: Console) -> None:
     console.print(f"{found.store}: {quantity(found.listed, 'object')}, {decimal(found.listed_bytes)}")
     console.print(f"  named by rows: {found.named:,}")
     for number, what in (
@@ -118,7 +118,7 @@ def _tell_of(found: Found, console: Console) -> None:
         console.print(f"    {row}")
 
 
-def _mended(found: Found) -> str:
+def _mended(found: Result) -> str:
     spared = f"; {found.spared:,} that rows name by now were spared" if found.spared else ""
     return (
         f"{found.store}: {quantity(found.deleted, 'orphan')} removed, {quantity(found.reopened, 'row')} "

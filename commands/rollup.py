@@ -79,7 +79,7 @@ def list_rollups(
     console.print(table)
 
 
-def _cells(standing: rollup_status.Standing, settings: Settings) -> tuple[str, ...]:
+def _cells(standing: rollup_status.RollupStatus, settings: Settings) -> tuple[str, ...]:
     rollup, state = standing.rollup, standing.state
     if state is None:
         return (zone(rollup, settings), *("–" for _ in range(5)))
@@ -97,9 +97,9 @@ def _cells(standing: rollup_status.Standing, settings: Settings) -> tuple[str, .
 def _next_revisit(rollup: Rollup, state: State) -> str:
     if rollup.recompute_for is None:
         return "never"
-    if state.revisit_at is None:
+    if state.recompute_at is None:
         return "–"
-    return formatting.bucket(bucket_at(state.revisit_at, rollup.grain, state.zone).label)
+    return formatting.bucket(bucket_at(state.recompute_at, rollup.grain, state.zone).label)
 
 
 # -- anew ------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def _why_frozen(state: State) -> str:
     return f"rows up to {timestamp(state.frozen_to)} UTC are gone"
 
 
-def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.Standing, State]:
+def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.RollupStatus, State]:
     """Return how far a rollup has come that has run and counts the days that are set."""
     ready(settings, rollup)
     with transaction() as connection:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RollupStatus:
     """How far a rollup has come.
 
     Attributes:
@@ -60,12 +60,12 @@ def _at(rollup: Rollup, state: State) -> Bucket:
     return bucket_at(state.watermark, rollup.grain, state.zone)
 
 
-def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, Standing]:
+def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, RollupStatus]:
     """Return how far rollups have come, by name."""
     now = connection.execute(select(func.clock_timestamp())).scalar_one()
     by_name = {rollup.name: rollup for rollup in wanted}
     states = states_of(connection, by_name)
-    return {name: Standing(rollup, now, states.get(name)) for name, rollup in by_name.items()}
+    return {name: RollupStatus(rollup, now, states.get(name)) for name, rollup in by_name.items()}
 
 
 def lags(connection: Connection, settings: Settings) -> "list[Lag]":
@@ -79,7 +79,7 @@ def lags(connection: Connection, settings: Settings) -> "list[Lag]":
     ]
 
 
-def faults(found: Iterable[Standing]) -> list[Fault]:
+def faults(found: Iterable[RollupStatus]) -> list[Fault]:
     """Return what is to be said of those that are late: one fault, however many they are."""
     late = [one for one in found if one.late]
     if not late:

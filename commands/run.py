@@ -94,7 +94,7 @@ def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_ru
 
 
 def _to_be_closed(
-    standing: rollup_status.Standing, settings: Settings, moment: datetime
+    standing: rollup_status.RollupStatus, settings: Settings, moment: datetime
 ) -> list[Bucket] | None:
     """Return the buckets that a run closes; None where only the run itself finds out."""
     rollup, state = standing.rollup, standing.state
@@ -105,7 +105,7 @@ def _to_be_closed(
 
 
 def _tell_what_is_to_be_closed(
-    standing: rollup_status.Standing, settings: Settings, moment: datetime, due: list[Bucket] | None
+    standing: rollup_status.RollupStatus, settings: Settings, moment: datetime, due: list[Bucket] | None
 ) -> None:
     rollup = standing.rollup
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -27,7 +27,7 @@ app = typer.Typer(help="Run everything on this machine: for a first look, and fo
 SWEEP_SECONDS, ROLLUP_SECONDS = 5, 10
 #: How long retention keeps rows where no document says it.
 RETENTION_DAYS = 400
-#: So that one sees the periodic twin, the sweeps and the rollups at work without waiting long for them.
+#: So that one sees the recovery job, the sweeps and the rollups at work without waiting long for them.
 IMPATIENT = {
     "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3",
     "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3",

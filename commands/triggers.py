@@ -62,7 +62,7 @@ def install(application: App) -> None:
     place = _place(application)
     with _told(place), transaction() as connection:
         there = _state(connection, place)
-        # The names come from a page and from the schema's own catalog.
+        # The names come from a definition and from the schema's own catalog.
         connection.exec_driver_sql(
             f"CREATE OR REPLACE TRIGGER {TRIGGER} AFTER INSERT ON {place.quoted(connection)} FOR EACH ROW "
             f"EXECUTE FUNCTION {SCHEMA}.enqueue_attachment('{place.app}', '{place.id}')"

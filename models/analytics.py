@@ -25,9 +25,9 @@ class RollupState(PlatformBase):
     `watermark` is the end of the last closed bucket, and where the next one begins. `covered_from` is the
     beginning of the first. Rows are gone, by cleanup or retention, up to `frozen_to`: buckets that begin at
     or before it are not computed any more. `ticked_at` is the moment of the last run that computed open
-    buckets; `probe` is what the counters of its tables said then. `surveyed_at` is when what takes a look at
-    whole tables was last done. `revisit_at` is the closed bucket that is to be looked at again next, and
-    `revisited_at` when one last was.
+    buckets; `probe` is what the counters of its tables said then. `daily_snapshot_at` is when whole tables
+    were last read. `recompute_at` is the closed bucket that is to be looked at again next, and
+    `recomputed_at` when one last was.
     """
 
     __tablename__ = "rollups"
@@ -40,9 +40,9 @@ class RollupState(PlatformBase):
     frozen_to: Mapped[datetime.datetime | None]
     ticked_at: Mapped[datetime.datetime | None]
     probe: Mapped[str | None]
-    surveyed_at: Mapped[datetime.datetime | None]
-    revisit_at: Mapped[datetime.datetime | None]
-    revisited_at: Mapped[datetime.datetime | None]
+    daily_snapshot_at: Mapped[datetime.datetime | None]
+    recompute_at: Mapped[datetime.datetime | None]
+    recomputed_at: Mapped[datetime.datetime | None]
 
 
 class RollupLive(PlatformBase):

@@ -50,16 +50,16 @@ class AttachmentJob(PlatformBase):
 
     __tablename__ = "attachment_jobs"
     __table_args__ = (
-        CheckConstraint("state in ('waiting', 'running', 'finished', 'parked')", name="state_known"),
+        CheckConstraint("state in ('waiting', 'running', 'finished', 'failed')", name="state_known"),
         CheckConstraint("outcome in ('accepted', 'refused', 'quarantined')", name="outcome_known"),
         CheckConstraint("verdict in ('clean', 'infected', 'suspicious', 'opaque')", name="verdict_known"),
         CheckConstraint("(state = 'running') = (lease_until is not null)", name="lease_while_running"),
         CheckConstraint("(state = 'finished') = (outcome is not null)", name="outcome_when_finished"),
         CheckConstraint("override in ('release', 'quarantine')", name="override_known"),
-        # The periodic twin asks for these two alone; finished rows, nearly all, are not in the index.
+        # The recovery job asks for these two alone; finished rows, nearly all, are not in the index.
         Index("attachment_jobs_due", "not_before", postgresql_where=text("state = 'waiting'")),
         Index("attachment_jobs_leases", "lease_until", postgresql_where=text("state = 'running'")),
-        Index("attachment_jobs_parked", "updated_at", postgresql_where=text("state = 'parked'")),
+        Index("attachment_jobs_failed", "updated_at", postgresql_where=text("state = 'failed'")),
         # A day's, for the figures of that day.
         Index("attachment_jobs_created_at", "created_at"),
         # All copies of a file, when one of them turns out to be infected.
@@ -73,9 +73,9 @@ class AttachmentJob(PlatformBase):
             postgresql_where=text("outcome = 'accepted' and verdict = 'clean'"),
         ),
         Index(
-            "attachment_jobs_addresses",
-            "address_expires_at",
-            postgresql_where=text("address_expires_at is not null"),
+            "attachment_jobs_urls",
+            "url_expires_at",
+            postgresql_where=text("url_expires_at is not null"),
         ),
         {"schema": SCHEMA},
     )
@@ -112,7 +112,7 @@ class AttachmentJob(PlatformBase):
     rewritten_sha256: Mapped[str | None]
     risk: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     popularity: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
-    address_expires_at: Mapped[datetime | None]
+    url_expires_at: Mapped[datetime | None]
     rescanned_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
@@ -165,10 +165,10 @@ class ScanVerdict(PlatformBase):
     scanned_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
 
-class Position(PlatformBase):
+class Checkpoint(PlatformBase):
     """How far a job has come that walks through a table, a stretch at each turn; NULL: at its beginning."""
 
-    __tablename__ = "positions"
+    __tablename__ = "checkpoints"
     __table_args__ = ({"schema": SCHEMA},)
 
     job: Mapped[str] = mapped_column(primary_key=True)
@@ -245,10 +245,10 @@ class SqlTask(PlatformBase):
     apps: Mapped[list[str]]
 
 
-class SweepPosition(PlatformBase):
+class SweepCheckpoint(PlatformBase):
     """How far a sweep has walked through a table that no index serves: the page that comes next."""
 
-    __tablename__ = "sweeps"
+    __tablename__ = "sweep_checkpoints"
     __table_args__ = ({"schema": SCHEMA},)
 
     policy: Mapped[str] = mapped_column(primary_key=True)
@@ -278,7 +278,7 @@ class FutureTimestamp(PlatformBase):
 
 
 class JobRun(PlatformBase):
-    """The ledger: one row for each run of a periodic job.
+    """The job history: one row for each run of a periodic job.
 
     `slot` is when beat was to send it; NULL for what somebody ran by hand. `batches` are transactions that
     changed rows. `remaining` are rows that the run saw and could not change: somebody held them, or the

@@ -1,4 +1,4 @@
-"""What sweeps change, people see: told to Socket.IO clients over the Redis of the API services' adapter.
+"""Emits what sweeps change to Socket.IO clients, over the Redis of the API services' adapter.
 
 A message is one of those that the servers of an API service send each other, as `@socket.io/redis-adapter`
 makes them: each server passes it on to its own clients in the room. It is sent when the batch is committed,
@@ -40,15 +40,15 @@ log = structlog.get_logger(__name__)
 
 
 def wanted(policy: Sweep, settings: Settings) -> bool:
-    """Say whether what the policy changes is told to anybody."""
+    """Return whether the policy's event is to be emitted."""
     return policy.event is not None and settings.socketio_url is not None
 
 
-def tell(policy: Sweep, rows: Sequence[Sequence[Any]], settings: Settings) -> None:
+def emit(policy: Sweep, rows: Sequence[Sequence[Any]], settings: Settings) -> None:
     """Publish the policy's event for each row, whose values are those of the event's columns, in order.
 
-    A row without a room is told to nobody. A Redis that does not answer is a warning in the log; then nothing
-    is told for PAUSE_SECONDS.
+    A row without a room is left out. A Redis that does not answer is a warning in the log; then nothing is
+    emitted for PAUSE_SECONDS.
     """
     if policy.event is None or settings.socketio_url is None:
         return
@@ -62,7 +62,10 @@ def tell(policy: Sweep, rows: Sequence[Sequence[Any]], settings: Settings) -> No
     except (RedisError, OSError, ValueError, TypeError) as error:
         line.rests_until = monotonic() + PAUSE_SECONDS
         log.warning(
-            "live.untold", policy=policy.name, events=len(messages), error=f"{type(error).__name__}: {error}"
+            "socketio.emit_failed",
+            policy=policy.name,
+            events=len(messages),
+            error=f"{type(error).__name__}: {error}",
         )
 
 
@@ -100,8 +103,8 @@ def _line(url: str) -> _Line:
 
 
 def _message(event: Event, row: Sequence[Any]) -> bytes:
-    room, *told = row
-    values = iter(told)
+    room, *carried = row
+    values = iter(carried)
     data = {
         key: next(values) if isinstance(value, InstrumentedAttribute) else value
         for key, value in event.data.items()

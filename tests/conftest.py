@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from datetime import time as datetime_time
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from botocore.loaders import JSONFileLoader
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.util import LRUCache
@@ -131,6 +133,14 @@ def _ask_and_compile_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(db, "create_engine", create_alike)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _describe_s3_once() -> Iterator[None]:
+    """Read the files that describe S3 to a client once: each client would read and parse them anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
         yield
 
 

@@ -1,6 +1,6 @@
 """A database for tests: one per test process, emptied after each test, made anew if its shape was changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -64,10 +64,21 @@ class ReusedDatabase:
         server: the URL of a database of the server that is not copied or dropped.
         template: the name of the database to be copied.
         url_of: returns the URL of a database by its name.
+        name: tells it from others of the server.
+        alter: statements that each copy begins with.
     """
 
-    def __init__(self, server: str, template: str, url_of: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        server: str,
+        template: str,
+        url_of: Callable[[str], str],
+        *,
+        name: str = "",
+        alter: Sequence[str] = (),
+    ) -> None:
         self._server, self._template, self._url_of = server, template, url_of
+        self._prefix, self._alter = f"{REUSED}{name}", alter
         self._made = 0
         self._connection: psycopg.Connection[tuple[str, ...]] | None = None
         self._shape: object = None
@@ -75,7 +86,7 @@ class ReusedDatabase:
 
     @property
     def name(self) -> str:
-        return f"{REUSED}{self._made}"
+        return f"{self._prefix}{self._made}"
 
     def url(self) -> str:
         """Return the URL of an empty database with the template's tables, made if there is none."""
@@ -106,6 +117,8 @@ class ReusedDatabase:
             copy = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
             server.execute(copy.format(Identifier(self.name), Identifier(self._template)))
         self._connection = psycopg.connect(self._url_of(self.name), autocommit=True)
+        for statement in self._alter:
+            self._connection.execute(statement.encode())
         # No triggers: some tables refuse to be emptied.
         self._connection.execute("SET lock_timeout = '5s'; SET session_replication_role = replica")
         self._shape = self._connection.execute(_SHAPE).fetchone()

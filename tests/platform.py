@@ -222,11 +222,11 @@ class Platform:
             return found.one_or_none()
 
     def finished(self, row_id: UUID, patience_seconds: float = PATIENCE_SECONDS) -> Row[Any]:
-        """Wait until the attachment is finished or parked; return its row in our own table."""
+        """Wait until the attachment is finished or failed; return its row in our own table."""
 
         def over() -> Row[Any] | None:
             job = self.job(row_id)
-            return job if job is not None and job.state in {"finished", "parked"} else None
+            return job if job is not None and job.state in {"finished", "failed"} else None
 
         found = eventually(over, patience_seconds, f"attachment {row_id} finished; now {self.job(row_id)}")
         assert found is not None

@@ -36,7 +36,7 @@ def in_phase(platform: Platform, row_id: UUID, phase: str, attempt: int = 1) -> 
 
 
 def recover(platform: Platform) -> None:
-    """Have the worker that runs do the periodic twin's work once."""
+    """Have the worker that runs do the recovery job's work once."""
     platform.send("attachments.recover", queue="attachments")
 
 
@@ -179,7 +179,7 @@ def test_a_file_that_kills_its_worker_three_times_is_parked_and_the_queue_goes_o
         abandoned(platform, deadly)
         recover(platform)
     job = platform.finished(deadly)
-    assert (job.state, job.outcome, job.failures) == ("parked", None, 3)
+    assert (job.state, job.outcome, job.failures) == ("failed", None, 3)
     assert (job.reason, job.detail) == ("worker_lost", "3 attempts failed or died, the last one at: scan")
     row = platform.row(openchat.Attachment, deadly)
     assert row.processing_status == "failed"

@@ -86,7 +86,7 @@ def gate(seaweedfs: SeaweedFSServer) -> Iterator[Gate]:
 
 
 def recover(platform: Platform) -> None:
-    """Have a worker do the periodic twin's work once."""
+    """Have a worker do the recovery job's work once."""
     platform.send("attachments.recover", queue="attachments")
 
 
@@ -287,7 +287,7 @@ def test_files_whose_workers_are_killed_in_any_phase_end_as_if_nothing_had_happe
         hold.end()
     disturbed.taken_up(*first)
 
-    # Held by jails that do not answer: each process is given one, which is then stopped.
+    # Held by sandboxes that do not answer: each process is given one, which is then stopped.
     second = ("strip", "draw", "identify")
     disturbed.upload(*second)
     spare = [platform.pern_attachment(b"%d" % number, is_encrypted=False) for number in range(2)]
@@ -397,7 +397,7 @@ def test_files_wait_while_a_disk_is_full_wherever_that_strikes(platform: Platfor
         def waiting() -> bool:
             recover(platform)
             job = platform.job(row_id)
-            return job is not None and job.state in ("waiting", "parked") and job.waits >= times
+            return job is not None and job.state in ("waiting", "failed") and job.waits >= times
 
         eventually(waiting, what=f"it waits for the {times}. time: {platform.job(row_id)}")
         job, row = platform.job(row_id), platform.row(openchat.Attachment, row_id)

@@ -69,7 +69,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     The health file is touched by a beat that sends, that stands by while another has the lock, or that waits
     for its broker, and says so. One that could send, and sends nothing, does not touch it.
 
-    Each message carries in its header `slot` when it was due, in ISO 8601: the ledger keeps it.
+    Each message carries in its header `slot` when it was due, in ISO 8601: the job history keeps it.
     """
 
     Entry = Entry
@@ -270,7 +270,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
             ahead = (last - now).total_seconds() if last is not None else 0.0
         except BROKER_AWAY:
             raise
-        except Exception as error:  # noqa: BLE001 - strangers' content: each kind fails in its own way
+        except Exception as error:  # noqa: BLE001 - content from outside: each kind fails in its own way
             log.error("beat.entry_unreadable", key=ascii(key), error=type(error).__name__)
             self._replace(key)
             return None

@@ -66,7 +66,7 @@ worker_cancel_long_running_tasks_on_connection_loss = False
 # -- Bounds ---------------------------------------------------------------------------------------------
 task_soft_time_limit = _settings.task_soft_limit_seconds
 task_time_limit = _settings.task_hard_limit_seconds
-# Libraries that decode strangers' bytes leak: replace children from time to time.
+# Libraries that decode untrusted input leak: replace children from time to time.
 worker_max_tasks_per_child = 1000
 
 # -- Shutdown -------------------------------------------------------------------------------------------
@@ -80,14 +80,15 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 
 # -- Beat -----------------------------------------------------------------------------------------------
-# What is sent when is said by `roomkeeper beat`: the timetable knows the pages, which stand above `workers`.
+# What is sent when is said by `roomkeeper beat`: the timetable knows the definitions, which stand above
+# `workers`.
 beat_scheduler = "workers.beat:Scheduler"
 # One beat holds a lock, others stand by: with the stock lock of 25 minutes nobody would tick for so long.
 beat_max_loop_interval = 1
 redbeat_lock_timeout = 6
 redbeat_redis_url = _broker
 redbeat_key_prefix = "roomkeeper:beat:"
-# Strangers' bytes in its keys come back as they are, and are reported as unreadable.
+# Untrusted bytes in its keys come back as they are, and are reported as unreadable.
 redbeat_redis_options = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
@@ -101,7 +102,7 @@ include = [
     "tasks.attachments.process",
     "tasks.attachments.recover",
     "tasks.attachments.rescan",
-    "tasks.attachments.addresses",
+    "tasks.attachments.urls",
     "tasks.delivery.record",
     "tasks.delivery.drain",
     "tasks.delivery.audit",

@@ -1,4 +1,4 @@
-"""Do the periodic jobs run, and do they get on? Judged by the ledger alone: no table is counted."""
+"""Do the periodic jobs run, and do they get on? Judged by the job history alone: no table is counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,8 +73,8 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """What the ledger says.
+class JobHistory:
+    """What the job history says.
 
     Attributes:
         empty: nothing has run yet.
@@ -85,10 +85,10 @@ class Ledger:
     jobs: dict[str, Health]
 
 
-# Each part is a few rows of the index on job and started_at, however long the ledger is. ANY, and an order by
-# a job that is the same: with `=` the planner would rather read the index on started_at alone, from its end
-# until it meets the job, and that is nearly all of it for a job that runs seldom.
-# The key of a run's lock is in `workers.job_history`.
+# Each part is a few rows of the index on job and started_at, however long the job history is. ANY, and an
+# order by a job that is the same: with `=` the planner would rather read the index on started_at alone, from
+# its end until it meets the job, and that is nearly all of it for a job that runs seldom. The key of a run's
+# lock is in `workers.job_history`.
 _ASK = text("""
     WITH held AS MATERIALIZED (
         SELECT (classid::bigint << 32) | objid::bigint AS key
@@ -135,17 +135,18 @@ _ASK = text("""
 """)
 
 
-def ask(connection: Connection, periods: Mapping[str, timedelta]) -> Ledger:
+def ask(connection: Connection, periods: Mapping[str, timedelta]) -> JobHistory:
     """Return how the jobs are that `periods` names, each with how often it runs."""
     asked = connection.execute(_ASK, {"jobs": list(periods), "most": LOOKED_BACK, "runs": PERIODS}).all()
-    # Since the first of them ran: what was in the ledger before may be of a version that did not have them.
+    # Since the first of them ran: what was in the job history before may be of a version that did not have
+    # them.
     began = min((row.began_at for row in asked if row.began_at is not None), default=None)
     jobs = {row.job: _judge(row, periods[row.job], began or row.oldest) for row in asked}
-    return Ledger(empty=all(row.oldest is None for row in asked), jobs=jobs)
+    return JobHistory(empty=all(row.oldest is None for row in asked), jobs=jobs)
 
 
 def _judge(row: Row[Any], every: timedelta, since: datetime | None) -> Health:
-    """Judge a job; `since` is when there was a ledger with anything of its kind in it."""
+    """Judge a job; `since` is when there was a job history with anything of its kind in it."""
     last = None
     if row.started_at is not None:
         last = LastRun(row.started_at, row.finished_at, row.outcome, row.rows, row.remaining, row.error)
@@ -163,11 +164,11 @@ def _judge(row: Row[Any], every: timedelta, since: datetime | None) -> Health:
     )
 
 
-def faults(ledger: Ledger) -> list[Fault]:
+def faults(history: JobHistory) -> list[Fault]:
     """Return what is wrong with the jobs, a sentence and an advice each; of those that are overdue, one."""
-    found = [_stopped(job, health) for job, health in ledger.jobs.items() if health.stopped]
-    found += [_stuck(job, health) for job, health in ledger.jobs.items() if health.stuck_rows]
-    overdue = {job: health for job, health in ledger.jobs.items() if health.overdue}
+    found = [_stopped(job, health) for job, health in history.jobs.items() if health.stopped]
+    found += [_stuck(job, health) for job, health in history.jobs.items() if health.stuck_rows]
+    overdue = {job: health for job, health in history.jobs.items() if health.overdue}
     failing = {job: one for job, one in overdue.items() if one.last and one.last.outcome == "failed"}
     if failing:
         found.append(_failing(failing))

@@ -1,4 +1,4 @@
-"""The ledger: a row for each run of a periodic job, and one run of a job at a time."""
+"""The job history: a row for each run of a periodic job, and one run of a job at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +93,7 @@ def _write_failed(
             failed.error = f"{type(error).__name__}: {error}"[:1000]
             _write(connection, job, slot, failed)
     except SQLAlchemyError as also:
-        log.warning("ledger.not_written", job=job, error=type(error).__name__, also=type(also).__name__)
+        log.warning("job_history.not_written", job=job, error=type(error).__name__, also=type(also).__name__)
 
 
 # Made once: some jobs run every few seconds and mostly find nothing.

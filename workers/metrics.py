@@ -12,7 +12,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 ATTEMPTS = Counter(
     "roomkeeper_attachment_attempts",
-    "Attempts at attachments, by how they ended: an outcome, 'waiting' or 'parked', and its reason.",
+    "Attempts at attachments, by how they ended: an outcome, 'waiting' or 'failed', and its reason.",
     ["app", "outcome", "verdict", "reason"],
 )
 BYTES = Counter("roomkeeper_attachment_bytes", "Bytes of attachments that were read.", ["app"])

@@ -1,6 +1,6 @@
 """Has a stranger's bytes decoded in a process that may crash, hang, blow up or be taken over.
 
-Each thread of a worker process that needs it has one small helper (`jail_server.py`), started at the first
+Each thread of a worker process that needs it has one small helper (`sandbox_server.py`), started at the first
 file, which forks a child for each file. The child confines itself (`confine.py`) before it opens anything,
 does one piece of work, says what came of it, and ends. Whatever it does costs this file an attempt and
 nothing else.
@@ -24,7 +24,7 @@ from typing import Any
 from workers.sandbox_server import OUT_OF_MEMORY
 
 _PICTURES = ("small.webp", "large.webp")
-#: What may be done in the jail, and the files that it may write. There is no other work and no other file: so
+#: What may be done in the sandbox, and the files that it may write. There is no other work and no other file:
 #: not even a decoder that was taken over can fill the disk.
 WORKS: dict[str, tuple[str, ...]] = {
     "tasks.attachments.drawing.picture:draw": _PICTURES,
@@ -53,13 +53,13 @@ _HELPER = (
 )
 
 
-class Jailed(Exception):
+class SandboxFailure(Exception):
     """The work came to no end: that may be the file's doing or the machine's.
 
     Attributes:
-        reason: for machines: `jail_died`, `jail_timed_out`, `jail_out_of_memory`, `jail_raised` (the work
-            raised an exception), `jail_nonsense` (no answer, too long a one, or none that can be read),
-            `jail_closed` (there is no jail: the helper does not start).
+        reason: for machines: `sandbox_died`, `sandbox_timed_out`, `sandbox_out_of_memory`, `sandbox_raised`
+            (the work raised an exception), `sandbox_nonsense` (no answer, one that is too long, or one that
+            cannot be read), `sandbox_closed` (the helper does not start).
         detail: for people.
     """
 
@@ -85,7 +85,7 @@ def run(
         What the function returned. It comes from where a stranger may rule: check every value.
 
     Raises:
-        Jailed: the process came to an end without an answer.
+        SandboxFailure: the process came to an end without an answer.
     """
     outputs = WORKS[work]
     source, folder = source.resolve(), folder.resolve()
@@ -109,10 +109,10 @@ def run(
 
 
 def protections() -> dict[str, str | None]:
-    """Return each protection of the jail on this machine, with None if it is in force, or why it is not.
+    """Return each protection of the sandbox on this machine, with None if it is in force, or why it is not.
 
     Raises:
-        Jailed: there is no jail.
+        SandboxFailure: there is no sandbox.
     """
     request = {
         "work": "",
@@ -186,7 +186,7 @@ class _Helper:
             if reading is not None:
                 _wait_for_the_end(reading)
             if isinstance(error, TimeoutError):
-                raise Jailed("jail_timed_out", f"took longer than {seconds:g} s") from None
+                raise SandboxFailure("sandbox_timed_out", f"took longer than {seconds:g} s") from None
             raise
         finally:
             if reading is not None:
@@ -201,9 +201,9 @@ class _Helper:
         try:
             self._started = self._control.recv(16) == b"ready"
         except OSError as error:
-            raise Jailed("jail_closed", f"the helper did not start: {error}") from None
+            raise SandboxFailure("sandbox_closed", f"the helper did not start: {error}") from None
         if not self._started:
-            raise Jailed("jail_closed", "the helper ended as it started; why is in the log")
+            raise SandboxFailure("sandbox_closed", "the helper ended as it started; why is in the log")
 
     def _send(self, request: dict[str, Any]) -> io.FileIO:
         """Have the child begin; return where it will answer, and nobody else: its end is the child's end."""
@@ -215,7 +215,7 @@ class _Helper:
                 socket.send_fds(self._control, [json.dumps(request).encode()], [writing.fileno()])
             except OSError as error:
                 reading.close()
-                raise Jailed("jail_died", f"the helper is gone: {error}") from None
+                raise SandboxFailure("sandbox_died", f"the helper is gone: {error}") from None
         return reading
 
     def _ended(self, deadline: float) -> int:
@@ -224,9 +224,9 @@ class _Helper:
         try:
             said = self._control.recv(1024)
         except ConnectionError as error:
-            raise Jailed("jail_died", f"the helper is gone: {error}") from None
+            raise SandboxFailure("sandbox_died", f"the helper is gone: {error}") from None
         if not said:
-            raise Jailed("jail_died", "the helper is gone")
+            raise SandboxFailure("sandbox_died", "the helper is gone")
         return int(said)
 
 
@@ -257,12 +257,12 @@ def _read(reading: io.FileIO, deadline: float) -> bytes:
             return content
         content += part
         if len(content) > ANSWER_BYTES:
-            raise Jailed("jail_nonsense", f"the answer is longer than {ANSWER_BYTES} bytes")
+            raise SandboxFailure("sandbox_nonsense", f"the answer is longer than {ANSWER_BYTES} bytes")
 
 
 def _wait_for_the_end(reading: io.FileIO) -> None:
     """Wait until a child that was killed has closed its files: it can write nothing more."""
-    with suppress(TimeoutError, Jailed):
+    with suppress(TimeoutError, SandboxFailure):
         _read(reading, monotonic() + BURIAL_SECONDS)
 
 
@@ -270,18 +270,20 @@ def _answer(content: bytes, status: int) -> dict[str, Any]:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU:
-            raise Jailed("jail_timed_out", "took too much computing time")
-        raise Jailed("jail_died", f"the process was ended by {signal.Signals(number).name}")
+            raise SandboxFailure("sandbox_timed_out", "took too much computing time")
+        raise SandboxFailure("sandbox_died", f"the process was ended by {signal.Signals(number).name}")
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):
         answer = None
     said = answer.get("raised") if isinstance(answer, dict) else None
     if os.WEXITSTATUS(status) == OUT_OF_MEMORY:
-        raise Jailed("jail_out_of_memory", "the work needs more memory than it may use")
+        raise SandboxFailure("sandbox_out_of_memory", "the work needs more memory than it may use")
     if isinstance(said, str):
-        raise Jailed("jail_raised", said[:500])
+        raise SandboxFailure("sandbox_raised", said[:500])
     returned = answer.get("returned") if isinstance(answer, dict) else None
     if not isinstance(returned, dict):
-        raise Jailed("jail_nonsense", f"the process ended with status {os.WEXITSTATUS(status)}, no answer")
+        raise SandboxFailure(
+            "sandbox_nonsense", f"the process ended with status {os.WEXITSTATUS(status)}, no answer"
+        )
     return returned

@@ -24,7 +24,7 @@ _CAPABILITY_VERSION = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def confine(
+def restrict(
     source: Path, outputs: Sequence[Path], *, memory_bytes: int, seconds: int, file_bytes: int
 ) -> dict[str, str | None]:
     """Confine this process to one file and what it is to write.

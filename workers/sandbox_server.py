@@ -1,4 +1,4 @@
-"""The other side of `jail.py`: a small process that never touches a stranger's byte, and forks one that does.
+"""The other side of `sandbox.py`: a small process that never reads untrusted input, and forks one that does.
 
 Each worker process starts one, with an empty environment and the worker's socket as its standard input. It
 has imported what nearly every file needs, so that a file costs a fork and not the start of an interpreter.
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from workers.sandbox_limits import confine, installation
+from workers.sandbox_limits import installation, restrict
 
 #: Imported beforehand, and called if a function is named: with the first Pillow and its most used codecs.
 #: libmagic must be: it is looked for by starting other programs.
@@ -105,7 +105,7 @@ def _work(request: dict[str, Any]) -> int:
     module, _, name = request["work"].partition(":")
     function = getattr(importlib.import_module(module), name) if module else None
     os.chdir(folder)
-    walls = confine(
+    walls = restrict(
         source,
         outputs,
         memory_bytes=request["memory_bytes"],

@@ -145,7 +145,7 @@ class Settings(BaseModel):
     attachment_attempts: int = Field(
         default=3,
         ge=1,
-        description="How often a file may fail or kill its worker before it is parked with the reason.",
+        description="How often a file may fail or kill its worker until it counts as failed, with a reason.",
     )
     attachment_retry_seconds: float = Field(
         default=10,
@@ -158,12 +158,12 @@ class Settings(BaseModel):
     attachment_grace_seconds: float = Field(
         default=30,
         ge=0,
-        description="How long a new row may be without a message before the periodic twin takes it up.",
+        description="How long a new row may be without a message before the recovery job takes it up.",
     )
     attachment_requeue_seconds: float = Field(
         default=900,
         gt=0,
-        description="How long the periodic twin waits before it announces the same file again.",
+        description="How long the recovery job waits before it announces the same file again.",
     )
     delivery_wait_seconds: float = Field(
         default=300,
@@ -179,7 +179,7 @@ class Settings(BaseModel):
         description="How often counters of conversations are recounted, three seconds' worth.",
     )
     recover_every_seconds: float = Field(
-        default=10, gt=0, description="How often the periodic twin looks for attachments nobody works on."
+        default=10, gt=0, description="How often the recovery job looks for attachments nobody works on."
     )
     scan_timeout_seconds: float = Field(
         default=120, gt=0, description="How long clamd may take over one file before it counts as 'not yet'."

@@ -145,7 +145,7 @@ def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
         "roomkeeper_attachment_jobs", "Attachments that are not finished.", labels=["app", "state"]
     )
     # Each by its partial index: finished ones, nearly all, are not counted.
-    for state in ("waiting", "running", "parked"):
+    for state in ("waiting", "running", "failed"):
         for app, count in connection.execute(
             select(Job.app, func.count()).where(Job.state == state).group_by(Job.app)
         ):

@@ -157,7 +157,7 @@ class PlatformTask(_Task):
             self.app.send_task(self.name, again.args, again.kwargs, **again.options)
         except Exception as error:  # each broker has its own
             raise self._requeued(described(error)) from error
-        log.warning("task.again_later", task=self.name, task_id=task_id, seconds=pause)
+        log.warning("task.postponed", task=self.name, task_id=task_id, seconds=pause)
 
     def _requeued(self, reason: str) -> Reject:
         """Wait a moment; return what has the worker give the message back to the broker."""

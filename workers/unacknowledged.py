@@ -139,7 +139,7 @@ class QoS(_Base):  # type: ignore[misc]
                     self.restore_by_tag(tag, client)
                 except OutOfMemoryError as error:
                     # Of a server that makes no exceptions: when it has room.
-                    log.warning("broker.restore_put_off", error=described(error))
+                    log.warning("broker.restore_postponed", error=described(error))
                     return
                 except BROKER_AWAY:
                     raise

@@ -1,4 +1,4 @@
-"""Directories for strangers' files while they are worked on; a killed worker's are removed by the next.
+"""Directories for untrusted files while they are worked on; a killed worker's are removed by the next.
 
 Each is locked for as long as its process lives. The kernel lets go of the lock when that dies, however it
 dies, and so whoever can lock a directory may remove it.

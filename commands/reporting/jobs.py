@@ -1,4 +1,4 @@
-"""How an application's jobs are, by the ledger."""
+"""How an application's jobs are, by the job history."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from sqlalchemy import Connection, func, select
 from models.platform import JobRun
 from workers import health
 
-#: What the ledger keeps.
+#: What the job history keeps.
 LEDGER = timedelta(days=7)
 _OUTCOMES = ("done", "more", "skipped", "failed", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job of the application, by the ledger.
+    """A job of the application, by the job history.
 
     Attributes:
         outcomes: how many runs ended how, of those that ended in any way.

@@ -266,8 +266,8 @@ def _jobs(report: Report) -> Element:
         tag("h2", "Jobs"),
         tag(
             "p",
-            "From the ledger, which keeps 7 days: how often each job ran and how that ended, how many rows "
-            "it changed, how long it took. A run is skipped while another of the same job is under way.",
+            "From the job history, which keeps 7 days: how often each job ran and how that ended, how many "
+            "rows it changed, how long it took. A run is skipped while another of the same job is under way.",
             class_="says",
         ),
         _table("Jobs", heads, rows, 4) if rows else tag("p", "None runs.", class_="empty"),

@@ -168,7 +168,7 @@ def _ranking(ranked: Ranked, console: Console) -> None:
 
 
 def _jobs(jobs: Sequence[Job], console: Console, plain: bool) -> None:
-    table = _listed("Jobs, by the ledger of 7 days")
+    table = _listed("Jobs, by the job history of 7 days")
     table.add_column("job", overflow="fold")
     for name in ("last run (UTC)", "outcome"):
         table.add_column(name)

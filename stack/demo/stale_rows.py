@@ -101,7 +101,7 @@ class Ephemera:
     def feed(self) -> int:
         """Insert the rows, those of each policy in a transaction; return how many policies have any."""
         for name, policy in policies(self._settings).items():
-            # The ledger has rows enough.
+            # The job history has rows enough.
             if name != "roomkeeper.runs":
                 with self._engine.begin() as connection:
                     self._waiting.append(self._case(connection, policy))

@@ -121,7 +121,7 @@ class Services:
     def watch(self, fed: list[Fed], pause: Callable[[], None]) -> Iterator[Fate]:
         """Yield each one's fate as it is known, for as long as the caller likes; `pause` between looks."""
         waiting = {one.id: one for one in fed}
-        query = select(*Job.__table__.columns).where(Job.state.in_(["finished", "parked"]))
+        query = select(*Job.__table__.columns).where(Job.state.in_(["finished", "failed"]))
         while waiting:
             with self.engine.begin() as connection:
                 rows = connection.execute(query.where(Job.attachment_id.in_(waiting))).all()

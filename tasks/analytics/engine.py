@@ -75,9 +75,9 @@ class State:
     frozen_to: datetime | None
     ticked_at: datetime | None
     probe: str | None
-    surveyed_at: datetime | None
-    revisit_at: datetime | None
-    revisited_at: datetime | None
+    daily_snapshot_at: datetime | None
+    recompute_at: datetime | None
+    recomputed_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -214,7 +214,7 @@ class Run:
             frozen_to=kept,
             ticked_at=None,
             probe=None,
-            revisit_at=None,
+            recompute_at=None,
         )
 
     def _mended(self, state: State) -> State:
@@ -232,8 +232,8 @@ class Run:
             watermark=edge,
             covered_from=min(state.covered_from, edge),
             ticked_at=past(state.ticked_at),
-            surveyed_at=past(state.surveyed_at),
-            revisited_at=past(state.revisited_at),
+            daily_snapshot_at=past(state.daily_snapshot_at),
+            recomputed_at=past(state.recomputed_at),
         )
 
     def _locked(self, connection: Connection) -> State | None:
@@ -250,7 +250,7 @@ class Run:
         for statement in self.rollup.snapshot:
             connection.execute(statement, values)
         paused = self.now - since > PAUSE
-        long_ago = state.surveyed_at is None or self.now - state.surveyed_at >= ROUND
+        long_ago = state.daily_snapshot_at is None or self.now - state.daily_snapshot_at >= ROUND
         if self.rollup.daily_snapshot and (paused or long_ago):
             try:
                 with connection.begin_nested():
@@ -261,8 +261,10 @@ class Run:
                     raise
                 # A table too large for the time there is: figures are made all the same, and it is tried
                 # again in a day.
-                log.warning("rollup.not_surveyed", rollup=self.rollup.name, error=type(error.orig).__name__)
-            self._set(connection, surveyed_at=self.now)
+                log.warning(
+                    "rollup.daily_snapshot_failed", rollup=self.rollup.name, error=type(error.orig).__name__
+                )
+            self._set(connection, daily_snapshot_at=self.now)
 
     def _close(self, bucket: Bucket) -> State:
         """Compute a bucket as a whole, and move the watermark to its end."""
@@ -346,7 +348,7 @@ class Run:
     def _revisit_due(self, state: State) -> bool:
         window = self._window(state)
         pace = ROUND / max(1, len(window))
-        return bool(window) and (state.revisited_at is None or self.now - state.revisited_at >= pace)
+        return bool(window) and (state.recomputed_at is None or self.now - state.recomputed_at >= pace)
 
     def _revisit(self) -> State:
         """Compute the next closed bucket again; they take turns, so that each is looked at once a ROUND."""
@@ -356,7 +358,7 @@ class Run:
             if not self._revisit_due(state):
                 return state
             window = self._window(state)
-            later = [one for one in window if state.revisit_at is not None and one.end > state.revisit_at]
+            later = [one for one in window if state.recompute_at is not None and one.end > state.recompute_at]
             bucket = later[0] if later else window[0]
             if frozen(self.rollup, state, bucket):
                 self.progress.frozen += 1
@@ -365,9 +367,9 @@ class Run:
                 self.progress.revisited += 1
             # Of a long pause it is enough to make up for one round.
             pace = ROUND / len(window)
-            last = state.revisited_at or self.now - pace
-            state = replace(state, revisit_at=bucket.end, revisited_at=max(last + pace, self.now - ROUND))
-            self._set(connection, revisit_at=state.revisit_at, revisited_at=state.revisited_at)
+            last = state.recomputed_at or self.now - pace
+            state = replace(state, recompute_at=bucket.end, recomputed_at=max(last + pace, self.now - ROUND))
+            self._set(connection, recompute_at=state.recompute_at, recomputed_at=state.recomputed_at)
         self.watch(self.progress)
         return state
 
@@ -512,9 +514,9 @@ _STATE = select(
     RollupState.frozen_to,
     RollupState.ticked_at,
     RollupState.probe,
-    RollupState.surveyed_at,
-    RollupState.revisit_at,
-    RollupState.revisited_at,
+    RollupState.daily_snapshot_at,
+    RollupState.recompute_at,
+    RollupState.recomputed_at,
 )
 
 

@@ -1,4 +1,4 @@
-"""Analytics: each rollup of the pages is a task of its own; `analytics.room` computes one room at once."""
+"""Analytics: each rollup is a task of its own; `analytics.room` computes one room at once."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -104,7 +104,7 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     pydantic_strict=False,
 )
 def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
-    """Compute one room's figures at once; say how many changed. Its periodic twin is the rollup itself."""
+    """Compute one room's figures at once; say how many changed. Its recovery job is the rollup itself."""
     settings = get_settings()
     if AUDIOROOMS in availability.disabled(settings):
         return f"left to the rollup: {AUDIOROOMS} is switched off"

@@ -1,4 +1,4 @@
-"""The applications. A sixth is a models file, a page, a factory and one line in `APPS`."""
+"""The applications. A sixth is a models file, a definition, a factory and one line in `APPS`."""
 
 import difflib
 from collections.abc import Collection
@@ -83,11 +83,11 @@ def policies(settings: Settings) -> dict[str, Sweep]:
     Raises:
         SettingsError: see `enabled`.
     """
-    pages = [*(app.policies for app in enabled(settings).values()), OWN]
+    groups = [*(app.policies for app in enabled(settings).values()), OWN]
     return {
         policy.name: policy
-        for page in pages
-        for policy in page
+        for group in groups
+        for policy in group
         if policy.name not in settings.sweep_off
         and not (policy.off_until_set and after(policy, settings) is None)
     }
@@ -99,8 +99,10 @@ def rollups(settings: Settings) -> dict[str, Rollup]:
     Raises:
         SettingsError: see `enabled`.
     """
-    pages = [*(app.rollups for app in enabled(settings).values()), OWN_ROLLUPS]
-    return {rollup.name: rollup for page in pages for rollup in page if rollup.name not in settings.sweep_off}
+    groups = [*(app.rollups for app in enabled(settings).values()), OWN_ROLLUPS]
+    return {
+        rollup.name: rollup for group in groups for rollup in group if rollup.name not in settings.sweep_off
+    }
 
 
 def zone(rollup: Rollup, settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""The platform's own page: what it keeps for a while.
+"""The platform's own definition: what it keeps for a while.
 
 Published rows of the outbox are not here: `outbox.relay` removes them itself, beside publishing others.
 """
@@ -33,7 +33,7 @@ OWN = (
     Sweep(
         name="roomkeeper.runs",
         model=JobRun,
-        rule="runs in the ledger older than {after} are deleted",
+        rule="runs in the job history older than {after} are deleted",
         why="Some policies run every few seconds; what is older is seen in metrics.",
         due=JobRun.started_at < NOW - AFTER,
         action=Delete(),

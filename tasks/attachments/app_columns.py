@@ -1,4 +1,4 @@
-"""What an application's own API sees of its attachments, in the columns that its page names.
+"""What an application's own API sees of its attachments, in the columns that its definition names.
 
 Unscanned means unserved: the addresses are taken away when work begins, and come with a clean verdict only.
 """
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Update, bindparam, func, select, update
 
-from tasks.attachments.objects import Addresses
+from tasks.attachments.objects import ObjectUrls
 from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import Column, table_of
 
@@ -88,7 +88,7 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
     return _write(connection, table, row_id, values, live=True)
 
 
-def readdressed(connection: Connection, table: AttachmentTable, row_id: UUID, fresh: Addresses) -> None:
+def renew_urls(connection: Connection, table: AttachmentTable, row_id: UUID, fresh: ObjectUrls) -> None:
     """Write new addresses of a served file, if it is still there."""
     to = table.mirror
     columns = {"small": to.small_url, "large": to.large_url}

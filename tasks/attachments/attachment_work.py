@@ -1,4 +1,4 @@
-"""The state of each attachment: claimed, leased, waiting, finished or parked.
+"""The state of each attachment: claimed, leased, waiting, finished or failed.
 
 The holder of the latest claim alone may write: each write names its attempt and does nothing when another
 has claimed the file since. Order of locks in every transaction: our row, then the application's.
@@ -70,16 +70,16 @@ class Claim:
     override_reason: str | None = None
     rewritten_sha256: str | None = None
     #: The claim that found the file dead too often: there is nothing to do but to clean up after it.
-    parked: bool = False
+    failed: bool = False
 
 
 def claim(
     connection: Connection, app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: Settings
 ) -> Claim | None:
-    """Claim the attachment, or return None where there is nothing to do: done, parked, or in good hands.
+    """Claim the attachment; None where it is finished, has failed, or is leased by a live worker.
 
     A claim whose lease ran out was held by a worker that died; after `attachment_attempts` of those the
-    file is parked with the reason, and so says the claim.
+    file has failed, with the reason, and so says the claim.
 
     Raises:
         UnknownAttachmentError: the application has no such row.
@@ -89,12 +89,12 @@ def claim(
         its = (Job.app == app) & (Job.attachment_id == row_id)
         if row is None and not connection.execute(select(Job.state).where(its)).all():
             raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
-        # Our row goes with the application's, or the twin would announce it for ever. A row that is
+        # Our row goes with the application's, or the recovery job would announce it for ever. A row that is
         # restored later is new to us; but what an operator has said of it is not forgotten.
         idle = or_(Job.state == "waiting", due())
         connection.execute(delete(Job).where(its, idle, Job.override.is_(None)))
         connection.execute(
-            update(Job).where(its, idle).values(state="parked", lease_until=None, reason="row_deleted")
+            update(Job).where(its, idle).values(state="failed", lease_until=None, reason="row_deleted")
         )
         return None
 
@@ -133,8 +133,8 @@ def claim(
     if held.failures >= settings.attachment_attempts:
         detail = f"{held.failures} attempts failed or died, the last one at: {held.phase}"
         _park(connection, mine, "worker_lost", detail)
-        history.note(connection, app, row_id, "parked", attempt=mine.attempt, why=f"worker_lost: {detail}")
-        return replace(mine, parked=True)
+        history.note(connection, app, row_id, "given_up", attempt=mine.attempt, why=f"worker_lost: {detail}")
+        return replace(mine, failed=True)
     app_columns.working(connection, table, row_id)
     left = {"failures": held.failures, "last_at": held.phase} if held.failures else {}
     history.note(connection, app, row_id, "claimed", attempt=mine.attempt, worker=worker, **left)
@@ -162,7 +162,7 @@ def wait(
     failures = mine.failures + failed
     if failures >= settings.attachment_attempts:
         _park(connection, mine, reason, detail, failures=failures)
-        return "parked"
+        return "failed"
     pause = min(
         settings.attachment_retry_seconds * 2 ** min(mine.waits, 20), settings.attachment_retry_max_seconds
     )
@@ -224,7 +224,7 @@ def reopen(
             not_before=None,
             enqueued_at=None,
             lease_until=None,
-            address_expires_at=None,
+            url_expires_at=None,
             updated_at=func.now(),
             **also,
         ).returning(Job.attempt)
@@ -253,7 +253,7 @@ def due() -> ColumnElement[bool]:
 
 
 def _park(connection: Connection, mine: Claim, reason: str, detail: str, **also: Any) -> None:
-    _fenced(connection, mine, _PARKED, reason=reason, detail=detail, **also)
+    _fenced(connection, mine, _FAILED, reason=reason, detail=detail, **also)
     app_columns.failed(connection, mine.table, mine.id, f"{reason}: {detail}")
 
 
@@ -333,4 +333,4 @@ _WAITING = _HELD.values(
     state="waiting", lease_until=None, not_before=_in_seconds("pause_seconds"), waits=_JOBS.c.waits + 1
 )
 _FINISHED = _HELD.values(state="finished", lease_until=None, phase="finished", finished_at=func.now())
-_PARKED = _HELD.values(state="parked", lease_until=None)
+_FAILED = _HELD.values(state="failed", lease_until=None)

@@ -3,7 +3,7 @@
 from tasks.attachments import attachment_work, duplicates, objects, verdicts
 from tasks.attachments.app_columns import AppView
 from tasks.attachments.examine import AttemptContext, Findings
-from tasks.attachments.objects import Addresses, delete_pictures, picture_key, quarantine_name
+from tasks.attachments.objects import ObjectUrls, delete_pictures, picture_key, quarantine_name
 from workers.db import transaction
 from workers.storage import ObjectChanged, ObjectStore
 
@@ -65,7 +65,7 @@ def clear_away(mine: attachment_work.Claim, store: ObjectStore) -> None:
             store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
 
 
-def _store(desk: AttemptContext, found: Findings) -> Addresses:
+def _store(desk: AttemptContext, found: Findings) -> ObjectUrls:
     """Store the pictures, publish the original; return the addresses of all."""
     mine, store = desk.mine, desk.store
     media_type = found.corrected or mine.media_type
@@ -98,7 +98,7 @@ def _picture_keys(desk: AttemptContext, found: Findings) -> dict[str, str]:
     return {name: picture_key(desk.mine.app, desk.mine.id, name) for name in found.pictures}
 
 
-def _values(desk: AttemptContext, found: Findings, addresses: Addresses | None) -> dict[str, object]:
+def _values(desk: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> dict[str, object]:
     """Return what our own row is to say."""
     mine, fetched, version = desk.mine, found.fetched, found.version
     stored = found.stripped or fetched
@@ -120,12 +120,12 @@ def _values(desk: AttemptContext, found: Findings, addresses: Addresses | None) 
         "small_key": keys.get("small"),
         "large_key": keys.get("large"),
         "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
-        "address_expires_at": addresses.expires_at if addresses else None,
+        "url_expires_at": addresses.expires_at if addresses else None,
         "timings": desk.story.timings(),
     }
 
 
-def _seen(desk: AttemptContext, found: Findings, addresses: Addresses | None) -> AppView:
+def _seen(desk: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> AppView:
     """Return what the application is to see."""
     mine, fetched, version = desk.mine, found.fetched, found.version
     stored = found.stripped or fetched

@@ -1,4 +1,4 @@
-"""Has a file's pictures drawn in the jail, and believes nothing of what comes back."""
+"""Has a file's pictures drawn in the sandbox, and believes nothing of what comes back."""
 
 import re
 import stat
@@ -23,7 +23,7 @@ class DrawingFailedError(Exception):
 
 
 class Kind(NamedTuple):
-    """How files of one kind are drawn: the work in the jail, and what it may use."""
+    """How files of one kind are drawn: the work in the sandbox, and what it may use."""
 
     work: str
     options: Callable[[Settings], dict[str, Any]]
@@ -81,7 +81,7 @@ def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") 
             seconds=settings.draw_timeout_seconds,
             memory_bytes=settings.draw_memory_bytes,
         )
-    except sandbox.Jailed as error:
+    except sandbox.SandboxFailure as error:
         raise DrawingFailedError(str(error)) from error
     try:
         return _checked(answer, folder.resolve(), kind)

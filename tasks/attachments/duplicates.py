@@ -11,8 +11,8 @@ from workers.db import transaction
 from workers.settings import get_settings
 
 
-def unaware() -> ColumnElement[bool]:
-    """Return the condition on the jobs whose file is served by nobody's word that it may be infected.
+def served_jobs() -> ColumnElement[bool]:
+    """Return the condition on the jobs whose file is served, unless an operator released it as infected.
 
     Those of applications that are switched off are left until they are there again.
     """
@@ -36,7 +36,7 @@ def withdraw(sha256: str, why: str) -> int:
         with transaction() as connection:
             served = connection.execute(
                 select(Job.app, Job.attachment_id)
-                .where(Job.sha256 == sha256, unaware())
+                .where(Job.sha256 == sha256, served_jobs())
                 # In the same order whoever does it, so that two of them do not wait for each other.
                 .order_by(Job.app, Job.attachment_id)
                 .limit(BATCH)

@@ -19,7 +19,7 @@ from tasks.attachments.scan import Verdict
 from tasks.attachments.traits import phrase
 from workers import metrics, sandbox
 from workers.db import transaction
-from workers.sandbox import Jailed
+from workers.sandbox import SandboxFailure
 from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings
 from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge
@@ -209,15 +209,15 @@ def _mismatch(mine: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] 
 
 def _identify(desk: AttemptContext, content: Path, found: Findings) -> policy.Decision:
     try:
-        seen = identify.parse(_jailed("tasks.attachments.identify:inspect", content, desk))
-    except (Jailed, ValueError) as error:
+        seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, desk))
+    except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, desk) from error
     decision = policy.decide(seen, desk.mine.media_type, desk.mine.name, desk.mine.table.rules)
     found.media_type, found.traits, found.risk = seen.media_type, decision.findings, decision.risk
     return decision
 
 
-def _jailed(work: str, content: Path, desk: AttemptContext, **options: Any) -> dict[str, Any]:
+def _in_sandbox(work: str, content: Path, desk: AttemptContext, **options: Any) -> dict[str, Any]:
     return sandbox.run(
         work,
         content,
@@ -229,10 +229,10 @@ def _jailed(work: str, content: Path, desk: AttemptContext, **options: Any) -> d
 
 
 def _failed(reason: str, error: Exception, desk: AttemptContext) -> NotYetError:
-    """Return how an attempt ends whose work in the jail came to nothing."""
-    if isinstance(error, Jailed) and error.reason == "jail_closed":
+    """Return how an attempt ends whose work in the sandbox came to nothing."""
+    if isinstance(error, SandboxFailure) and error.reason == "sandbox_closed":
         # The machine's fault: no file can be looked into.
-        return NotYetError("jail_unavailable", phrase(error.detail))
+        return NotYetError("sandbox_unavailable", phrase(error.detail))
     if disk_usage(desk.folder).free < FULL_BYTES:
         # Looked up, not believed: a file that only says so would be tried for ever.
         return NotYetError("disk_full", "no room for what is made of the file")
@@ -279,8 +279,8 @@ def _strip(desk: AttemptContext, content: Path, found: Findings) -> dict[str, An
     """Take the personal metadata out of the original; return what is to be told of it."""
     assert found.media_type is not None
     try:
-        said = _jailed("tasks.attachments.strip:strip", content, desk, media_type=found.media_type)
-    except Jailed as error:
+        said = _in_sandbox("tasks.attachments.strip:strip", content, desk, media_type=found.media_type)
+    except SandboxFailure as error:
         raise _failed("strip_failed", error, desk) from error
     path = desk.folder / "stripped"
     if said.get("changed") is not True or not path.is_file():

@@ -1,6 +1,6 @@
 """What a file's content is: its media type by libmagic, and its traits. Nothing here believes the uploader.
 
-Strangers' bytes are looked at by `inspect` in a confined process; `parse` takes nothing from there that is
+Untrusted input is looked at by `inspect` in a confined process; `parse` takes nothing from there that is
 not as it must be.
 """
 

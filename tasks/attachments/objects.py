@@ -38,7 +38,7 @@ def delete_pictures(
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class ObjectUrls:
     """Where clients get a served file: `pictures` by name; `expires_at` is when the first of them ends."""
 
     original: str
@@ -48,13 +48,13 @@ class Addresses:
 
 def addresses(
     store: ObjectStore, key: str, media_type: str, file_name: str, pictures: Mapping[str, str]
-) -> Addresses:
+) -> ObjectUrls:
     """Return the addresses of a served file and its pictures, whose keys are given by name."""
     original = store.url(key, media_type, file_name)
     drawn: dict[str, Address] = {
         name: store.url(picture, PICTURE_TYPE, f"{name}.webp") for name, picture in pictures.items()
     }
     ends = [address.expires_at for address in (original, *drawn.values()) if address.expires_at]
-    return Addresses(
+    return ObjectUrls(
         original.url, {name: address.url for name, address in drawn.items()}, min(ends, default=None)
     )

@@ -22,8 +22,8 @@ from workers.db import transaction
 from workers.settings import get_settings, variable
 
 #: What a job may be asked for by.
-WITH_ATTACHMENTS = tuple(name for name, page in APPS.items() if page.attachments)
-STATES = ("waiting", "running", "finished", "parked")
+WITH_ATTACHMENTS = tuple(name for name, application in APPS.items() if application.attachments)
+STATES = ("waiting", "running", "finished", "failed")
 OUTCOMES = ("accepted", "refused", "quarantined")
 
 #: act → what it sets on the job. Release and quarantine stand above the verdict; a retry changes neither.
@@ -66,7 +66,11 @@ def act(name: str, app: str, attachment_id: UUID, *, actor: str, reason: str) ->
 
 def elsewhere(app: str, attachment_id: UUID) -> list[str]:
     """Return the other enabled applications that have an attachment of that id."""
-    others = {name: page.attachments for name, page in available(get_settings()).items() if name != app}
+    others = {
+        name: application.attachments
+        for name, application in available(get_settings()).items()
+        if name != app
+    }
     with transaction() as connection:
         return [
             name
@@ -96,11 +100,11 @@ def why_idle(app: str, attachment_id: UUID) -> str:
     if app not in enabled(settings):
         return f"it is in the table, but {variable('apps')} does not name {app}"
     if not row.unprocessed:
-        return "its row says that it is done, so the periodic twin passes over it; retry has it looked at"
+        return "its row says that it is done, so the recovery job passes over it; retry has it looked at"
     if table.unprocessed is None:
-        return "it is in the table; the periodic twin takes it up when its round comes to that row"
+        return "it is in the table; the recovery job takes it up when its round comes to that row"
     seconds = settings.attachment_grace_seconds + settings.recover_every_seconds
-    return f"it is in the table; the periodic twin takes it up within {seconds:g} s"
+    return f"it is in the table; the recovery job takes it up within {seconds:g} s"
 
 
 def look(app: str, attachment_id: UUID) -> tuple[Row[Any] | None, Sequence[Row[Any]]]:
@@ -119,11 +123,11 @@ def look(app: str, attachment_id: UUID) -> tuple[Row[Any] | None, Sequence[Row[A
 
 
 def _table(app: str) -> AttachmentTable:
-    page = APPS.get(app)
-    if page is None or page.attachments is None:
+    application = APPS.get(app)
+    if application is None or application.attachments is None:
         named = ", ".join(WITH_ATTACHMENTS)
         raise UnknownAttachmentError(f"{app!r} is no application with attachments: {named}")
-    return page.attachments
+    return application.attachments
 
 
 def find(
@@ -165,15 +169,15 @@ def find(
 def file_names(rows: Sequence[Row[Any]]) -> dict[tuple[str, UUID], str]:
     """Return what the attachments of these jobs are called, by application and id, if they are still there.
 
-    The names are strangers' words.
+    The names come from outside.
     """
     found: dict[tuple[str, UUID], str] = {}
     apps = available(get_settings())
     with transaction() as connection:
-        for name, page in apps.items():
+        for name, application in apps.items():
             ids = [row.attachment_id for row in rows if row.app == name]
-            if page.attachments and ids:
-                table = page.attachments
+            if application.attachments and ids:
+                table = application.attachments
                 named = connection.execute(select(table.id, table.name).where(table.id.in_(ids)))
                 found.update({(name, row_id): file_name for row_id, file_name in named})
     return found

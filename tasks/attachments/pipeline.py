@@ -44,13 +44,13 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     """
     with transaction() as connection:
         mine = attachment_work.claim(connection, app, table, row_id, worker, settings)
-        if mine is not None and mine.parked:
+        if mine is not None and mine.failed:
             _tidy(mine, settings)
     if mine is None:
         return "nothing to do"
-    if mine.parked:
-        metrics.ATTEMPTS.labels(app, "parked", "", "worker_lost").inc()
-        return "parked (worker_lost)"
+    if mine.failed:
+        metrics.ATTEMPTS.labels(app, "failed", "", "worker_lost").inc()
+        return "failed (worker_lost)"
     try:
         return _attempt(mine, settings)
     except attachment_work.LeaseLostError as error:
@@ -123,8 +123,8 @@ def _put_off(
                 state = attachment_work.wait(
                     connection, mine, why.reason, why.detail, settings, failed=failed
                 )
-                if state == "parked":
-                    story.add("parked", why=f"{why.reason}: {why.detail}")
+                if state == "failed":
+                    story.add("given_up", why=f"{why.reason}: {why.detail}")
                     _tidy(mine, settings)
                 story.write(connection)
             break
@@ -139,14 +139,14 @@ def _put_off(
 
 
 def _tidy(mine: attachment_work.Claim, settings: Settings) -> None:
-    """Remove the pictures of a file that is parked: an attempt may have stored them before it failed.
+    """Remove the pictures of a file that has failed: an attempt may have stored them before it failed.
 
     While its row is locked: an operator may want it served in a moment.
     """
     try:
         delete_pictures(store_for(mine.provider, settings), mine.app, mine.id)
     except (StoreError, OSError) as error:
-        # Nobody links to them; a store that is away is no reason to try a parked file again.
+        # Nobody links to them; a store that is away is no reason to try a failed file again.
         log.warning("attachment.pictures_left", app=mine.app, id=str(mine.id), error=str(error))
 
 

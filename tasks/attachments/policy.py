@@ -55,7 +55,7 @@ _RISKY = frozenset({"macros", "external_template"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What one application wants otherwise. Stands on its page.
+    """What one application wants otherwise; part of its definition.
 
     Attributes:
         allow: the only media types that are accepted, `image/*` for all that begin so; None for any.

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
-from models.platform import Position
+from models.platform import Checkpoint
 from tasks.policies.app import AttachmentTable
 
 JOB = "attachments.popularity"
@@ -18,7 +18,9 @@ def note_popularity(connection: Connection, name: str, table: AttachmentTable) -
     """Bring the next stretch of our rows up to date with the application's counter, if it has one."""
     if table.downloads is None:
         return
-    start = connection.scalar(select(Position.position).where(Position.job == JOB, Position.app == name))
+    start = connection.scalar(
+        select(Checkpoint.position).where(Checkpoint.job == JOB, Checkpoint.app == name)
+    )
     rows = select(table.id.label("id"), table.downloads.label("downloads")).order_by(table.id).limit(STRETCH)
     if start is not None:
         rows = rows.where(table.id > start)
@@ -33,9 +35,9 @@ def note_popularity(connection: Connection, name: str, table: AttachmentTable) -
         .values(popularity=popularity)
     )
     end = connection.scalar(select(rows.subquery().c.id).order_by("id").offset(STRETCH - 1).limit(1))
-    place = insert(Position).values(job=JOB, app=name, position=end)
+    place = insert(Checkpoint).values(job=JOB, app=name, position=end)
     connection.execute(
         place.on_conflict_do_update(
-            index_elements=[Position.job, Position.app], set_={"position": place.excluded.position}
+            index_elements=[Checkpoint.job, Checkpoint.app], set_={"position": place.excluded.position}
         )
     )

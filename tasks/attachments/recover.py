@@ -1,4 +1,4 @@
-"""`attachments.recover`: the periodic twin of `attachments.process`.
+"""`attachments.recover`: the recovery job of `attachments.process`.
 
 The broker may lose a message, an API service may never send one, a worker may die, a scanner may be away.
 The rows know. This finds those that nobody works on, and announces them.
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, up
 from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
-from models.platform import Position
+from models.platform import Checkpoint
 from tasks.attachments import attachment_work
 from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
@@ -37,10 +37,10 @@ def recover() -> None:
     with job_history.run(JOB) as run:
         if run is None:
             return
-        for name, page in apps.items():
-            if page.attachments is None:
+        for name, application in apps.items():
+            if application.attachments is None:
                 continue
-            new, more = _adopt(run.connection, name, page.attachments, settings)
+            new, more = _adopt(run.connection, name, application.attachments, settings)
             due = _due(run.connection, name, settings)
             # Published before the commit: a crash in between announces a file twice, which is harmless. The
             # other way round would leave files marked as announced that were not.
@@ -81,8 +81,8 @@ def _adopt(
     new = list(connection.scalars(statement.on_conflict_do_nothing().returning(Job.attachment_id)))
     full = len(new) == BATCH
     if stretch and stretch.end != stretch.start and not full:
-        place = insert(Position).values(job=JOB, app=name, position=stretch.end)
-        key = [Position.job, Position.app]
+        place = insert(Checkpoint).values(job=JOB, app=name, position=stretch.end)
+        key = [Checkpoint.job, Checkpoint.app]
         connection.execute(
             place.on_conflict_do_update(index_elements=key, set_={"position": place.excluded.position})
         )
@@ -106,7 +106,7 @@ def _stretch(connection: Connection, name: str, table: AttachmentTable) -> _Stre
 
     Comparing the whole table with our jobs would take a second for a million rows, at each turn.
     """
-    place = select(Position.position).where(Position.job == JOB, Position.app == name)
+    place = select(Checkpoint.position).where(Checkpoint.job == JOB, Checkpoint.app == name)
     start = connection.scalar(place)
     ahead = select(table.id).order_by(table.id).offset(STRETCH - 1).limit(1)
     if start is not None:

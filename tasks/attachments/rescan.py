@@ -60,11 +60,11 @@ def rescan() -> None:
         _withdraw_known()
         if not settings.rescan_share:
             return
-        for name, page in apps.items():
-            if page.attachments is not None:
+        for name, application in apps.items():
+            if application.attachments is not None:
                 # On its own, like all that follows: the run's transaction only holds the job's lock.
                 with transaction() as connection:
-                    note_popularity(connection, name, page.attachments)
+                    note_popularity(connection, name, application.attachments)
         if _in_debt(run.connection, settings):
             run.outcome = "more"
             return
@@ -90,7 +90,7 @@ def rescan() -> None:
                         return
         except (ScannerUnavailable, NotYetError) as error:
             # The files wait for the next turn; a scanner that is away is told by others.
-            log.warning("rescan.put_off", error=str(error))
+            log.warning("rescan.postponed", error=str(error))
             run.outcome = "more"
 
 
@@ -100,7 +100,7 @@ def _withdraw_known() -> None:
         bad = connection.execute(
             select(ScanVerdict.sha256, ScanVerdict.signature)
             .join(Job, Job.sha256 == ScanVerdict.sha256)
-            .where(ScanVerdict.verdict == "infected", duplicates.unaware())
+            .where(ScanVerdict.verdict == "infected", duplicates.served_jobs())
             .distinct()
             .limit(BATCH)
         ).all()

@@ -1,4 +1,4 @@
-"""Takes personal metadata out of an original, without touching a pixel. Runs in the jail only."""
+"""Takes personal metadata out of an original, without touching a pixel. Runs in the sandbox only."""
 
 import importlib
 from pathlib import Path

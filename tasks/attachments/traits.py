@@ -148,7 +148,7 @@ DETAIL_CHARS = 200
 
 
 def phrase(text: str) -> str:
-    """Return what may hold strangers' names as one line that shows itself as it is, cut to length."""
+    """Return what may hold names from outside as one line that shows itself as it is, cut to length."""
     # `isprintable` leaves out control characters and those that turn the direction of writing.
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return shown if len(shown) <= DETAIL_CHARS else shown[: DETAIL_CHARS - 1] + "…"

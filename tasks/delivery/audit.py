@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from models.platform import Position
+from models.platform import Checkpoint
 from tasks.availability import available
 from tasks.delivery import counts
 from tasks.delivery.pointers import lock_conversations
@@ -56,7 +56,9 @@ def _walk(app: str, table: ReadPointers, deadline: float) -> tuple[int, bool]:
     """Go on from where the last run stopped; return how many rows were wrong, and whether it ended."""
     repaired = 0
     with transaction() as connection:
-        place = connection.scalar(select(Position.position).where(Position.job == JOB, Position.app == app))
+        place = connection.scalar(
+            select(Checkpoint.position).where(Checkpoint.job == JOB, Checkpoint.app == app)
+        )
     while True:
         with transaction() as connection:
             key = table.conversation_id
@@ -75,10 +77,10 @@ def _walk(app: str, table: ReadPointers, deadline: float) -> tuple[int, bool]:
 
 
 def _stop_at(connection: Connection, app: str, place: UUID | None) -> None:
-    statement = insert(Position).values(job=JOB, app=app, position=place)
+    statement = insert(Checkpoint).values(job=JOB, app=app, position=place)
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=[Position.job, Position.app], set_={"position": statement.excluded.position}
+            index_elements=[Checkpoint.job, Checkpoint.app], set_={"position": statement.excluded.position}
         )
     )
 
@@ -97,7 +99,7 @@ def _recount(app: str, table: ReadPointers, conversation: UUID) -> int:
         if kind_of(error) is not ErrorKind.CONTENTION:
             raise
         # Too large for one statement, or locked by somebody for too long: the others have their turn.
-        log.warning("audit.put_off", app=app, conversation=str(conversation), error=type(error).__name__)
+        log.warning("audit.postponed", app=app, conversation=str(conversation), error=type(error).__name__)
         return 0
     for name, rows in drift.items():
         if rows:

@@ -51,8 +51,8 @@ def _written(element: UUID | str | datetime | None) -> str:
     return element.isoformat() if isinstance(element, datetime) else str(element)
 
 
-def given(**types: TypeEngine[Any]) -> FromClause:
-    """Return the table `given`: its columns are parameters of the same names, executed with lists."""
+def batch_table(**types: TypeEngine[Any]) -> FromClause:
+    """Return the table `batch_table`: its columns are parameters of the same names, executed with lists."""
     return unpacked(
         types,
         [
@@ -65,7 +65,7 @@ def given(**types: TypeEngine[Any]) -> FromClause:
 def unpacked(types: dict[str, TypeEngine[Any]], arrays: Iterable[ScalarSelect[Any]]) -> FromClause:
     """Return the rows that are in arrays, one for each column."""
     columns: Any = [column(name, its) for name, its in types.items()]
-    return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+    return func.unnest(*arrays).table_valued(*columns, name="batch_table").render_derived()
 
 
 def not_before(at: Any, sent_at: Any) -> ColumnElement[Any]:

@@ -1,4 +1,4 @@
-"""Merges events into the tables of an application, in the way that its page says."""
+"""Merges events into the tables of an application, in the way that its definition says."""
 
 from collections.abc import Sequence
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from tasks.delivery.batch_table import given, not_before, unpacked
+from tasks.delivery.batch_table import batch_table, not_before, unpacked
 from tasks.delivery.positions import Named, lowest, places, spans
 from tasks.policies.status import ReadPointers
 
@@ -31,7 +31,7 @@ from tasks.policies.status import ReadPointers
 @cache
 def found(table: ReadPointers) -> Select[Any]:
     """Return the query for those of the given pairs (`message`, `user`) that can be recorded."""
-    pairs = given(message=Uuid(), user=Uuid())
+    pairs = batch_table(message=Uuid(), user=Uuid())
     message, reader = Named(table.message, "message"), Named(table.participant, "reader")
     # The first one at or behind the place where it has to be, in the order of the unique index: else the
     # planner, to whom all conversations are of one size, reads every participant of a large one.
@@ -60,7 +60,7 @@ def found(table: ReadPointers) -> Select[Any]:
 @cache
 def readers_locked(table: ReadPointers) -> Select[Any]:
     """Return the statement that locks the given participants, in the order of their ids."""
-    readers, reader = given(participant=Uuid()), Named(table.participant, "reader")
+    readers, reader = batch_table(participant=Uuid()), Named(table.participant, "reader")
     key = reader(table.participant)
     return (
         select(key)

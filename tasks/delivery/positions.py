@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 
-from tasks.delivery.batch_table import given
+from tasks.delivery.batch_table import batch_table
 from tasks.policies.columns import Column, table_of
 from tasks.policies.status import ReadPointers
 
@@ -42,7 +42,7 @@ _HIGHEST = literal(UUID(int=2**128 - 1), Uuid())
 
 
 class Named:
-    """A table, under a name of its own in the statement if need be; its columns are found by the page's."""
+    """A table, under a name of its own if need be; its columns are those of the definition."""
 
     def __init__(self, key: Column, name: str | None = None) -> None:
         owner: Any = key.class_
@@ -62,7 +62,7 @@ def places(table: ReadPointers) -> CTE:
     participant has read last so far, as far as it is known. Nothing of what is given was read before it was
     sent, unless its own time is that of a wrong clock.
     """
-    events = given(
+    events = batch_table(
         message=Uuid(),
         participant=Uuid(),
         reached_at=DateTime(),

@@ -6,7 +6,7 @@ from functools import cache
 from sqlalchemy import Connection, DateTime, Select, Uuid, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
-from tasks.delivery.batch_table import given, looked_up, not_before
+from tasks.delivery.batch_table import batch_table, looked_up, not_before
 from tasks.delivery.events import Event, Pair, fold
 from tasks.policies.columns import table_of
 from tasks.policies.status import ReadMarks
@@ -31,7 +31,7 @@ def merge(connection: Connection, table: ReadMarks, events: Sequence[Event]) -> 
 @cache
 def _statement(table: ReadMarks) -> Select[tuple[object, object]]:
     """Return the statement that merges what is known, and returns what is not."""
-    batch = given(message_id=Uuid(), user_id=Uuid(), read_at=DateTime(timezone=True))
+    batch = batch_table(message_id=Uuid(), user_id=Uuid(), read_at=DateTime(timezone=True))
     known = looked_up(table, batch, table.sender, table.sent_at.label("sent_at"))
     target = table_of(table.model)
     message, user, read_at = (

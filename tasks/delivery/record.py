@@ -45,7 +45,7 @@ def record(request: RecordStatus) -> str:
         except DBAPIError as error:
             if is_unavailable(error):
                 raise
-            log.warning("delivery.put_off", app=request.app, error=type(error.orig).__name__)
+            log.warning("delivery.postponed", app=request.app, error=type(error.orig).__name__)
     with transaction() as connection:
         inbox.put(connection, request.app, dumped(request.events), _now(connection))
     return f"{len(request.events)} wait"

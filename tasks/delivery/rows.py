@@ -6,7 +6,7 @@ from functools import cache
 from sqlalchemy import Connection, DateTime, Select, Text, Uuid, case, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from tasks.delivery.batch_table import given, looked_up, not_before
+from tasks.delivery.batch_table import batch_table, looked_up, not_before
 from tasks.delivery.events import Event, Pair, fold
 from tasks.policies.columns import table_of
 from tasks.policies.status import StatusRows
@@ -29,7 +29,7 @@ def merge(connection: Connection, table: StatusRows, events: Sequence[Event]) ->
 def _statement(table: StatusRows) -> Select[tuple[object, object]]:
     """Return the statement that merges what is known, and returns what is not."""
     moment = DateTime(timezone=True)
-    batch = given(message_id=Uuid(), user_id=Uuid(), status=Text(), delivered_at=moment, read_at=moment)
+    batch = batch_table(message_id=Uuid(), user_id=Uuid(), status=Text(), delivered_at=moment, read_at=moment)
     known = looked_up(table, batch, table.sent_at.label("sent_at"))
     target = table_of(table.model)
     name = {field: getattr(table, field).property.columns[0].name for field in _WRITTEN}

@@ -1,4 +1,4 @@
-"""What an application's page may say. A page is data: records that the job families' code reads."""
+"""An application's definition: records that the job families' code reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,7 +20,7 @@ from workers.inspection import Need
 
 
 class Job(Protocol):
-    """What a page says of one job: the tables that it is fed from, and what it needs of them."""
+    """What a definition says of one job: the tables that it is fed from, and what it needs of them."""
 
     def __hash__(self) -> int:
         """It is a key: each is one record, made at import."""
@@ -91,9 +91,9 @@ class AttachmentTable:
         encrypted: whether the bytes are end-to-end encrypted; None for never.
         sha256: the stored bytes' SHA-256 in hexadecimal, as declared; None where no column has it.
         live: the rows worth working on.
-        unprocessed: among the live, those the application believes unprocessed; the periodic twin looks
-            for them, and an index should serve it. None where the table has no such state: the twin then
-            walks through all rows, a stretch at each turn.
+        unprocessed: among the live, those the application believes unprocessed; the recovery job looks
+            for them, and an index should serve it. None where the table has no such state: the recovery job
+            then walks through all rows, a stretch at each turn.
         created_at: when the row was inserted.
         downloads: how often the file was downloaded; None where nobody counts.
         rules: what this application takes beyond the platform's own policy; None for all that it allows.
@@ -180,7 +180,9 @@ class App:
         names = [*(policy.name for policy in self.policies), *(rollup.name for rollup in self.rollups)]
         for name in names:
             if not name.startswith(f"{self.name}."):
-                raise PolicyError(f"{name}: it is on the page of {self.name}; call it {self.name}.something.")
+                raise PolicyError(
+                    f"{name}: it is in the definition of {self.name}; call it {self.name}.something."
+                )
             if names.count(name) > 1:
                 raise PolicyError(f"{name}: this name is used twice; call one of them something else.")
 
@@ -194,6 +196,6 @@ class App:
         return [table for table in Base.metadata.tables.values() if table.schema in self.models.SCHEMAS]
 
     def jobs(self) -> list[Job]:
-        """Return what the page feeds to jobs."""
+        """Return the tables that jobs use, and what for."""
         named: tuple[Job | None, ...] = (self.attachments, self.delivery)
         return [*(job for job in named if job), *self.policies, *self.rollups]

@@ -1,4 +1,4 @@
-"""Tables and columns, as the pages name them."""
+"""Tables and columns, as definitions name them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""What a page may say of retention: which rows have had their time, and what becomes of what refers to them.
+"""A retention record: which rows have had their time, and what becomes of what refers to them.
 
 Nothing is deleted by accident. So a policy names every foreign key that leads to its table, and says for
 each whether the rows behind it go too, keep theirs alive, or are changed; one that forgets a key does not
@@ -127,7 +127,8 @@ class Retention(Sweep):
         archive: whether rows are archived before they go.
         must_archive: whether an operator may not do without (`ROOMKEEPER_ARCHIVE_OFF`).
         ignored: what of other rows it ignores, and tells at each run.
-        follows: policies of the same page that take what keeps rows of this one alive; told to people only.
+        follows: policies of the same application that take what keeps rows of this one alive; told to people
+            only.
         due: made of the above. What rollups count goes only when its buckets are closed, besides
             (`tasks/analytics/rollup_guard.py`).
     """
@@ -278,7 +279,7 @@ def _paths(before: tuple[Cascade, ...], refers: tuple[Any, ...]) -> Iterator[tup
 
 
 def referred(one: Reference) -> "TableColumn[Any]":
-    """Return the column that is referred to: by a foreign key, or as the page says where there is none."""
+    """Return the column that is referred to: by a foreign key, or named by the policy where there is none."""
     if one.to is not None:
         named: TableColumn[Any] = one.to.property.columns[0]
         return named

@@ -1,4 +1,4 @@
-"""What a page may say of a rollup: which figures are made of which rows, bucket by bucket, and when.
+"""A rollup record: which figures are made of which rows, bucket by bucket, and when.
 
 A rollup is a record. Its select computes one bucket, [FROM, TO), inside PostgreSQL; the engine
 (`tasks/analytics/engine.py`) puts what it gives in the place of what was there.

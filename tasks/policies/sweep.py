@@ -1,4 +1,4 @@
-"""What a page may say of a sweep: which rows of a table are due, and what becomes of them.
+"""A sweep record: which rows of a table are due, and what becomes of them.
 
 A policy is a record. It is checked when it is declared: one that would be wrong, or slow, does not start.
 

@@ -7,7 +7,7 @@ nothing is.
 
 from tasks.attachments.tables import CannotAskError
 from tasks.reconcile.listing import ListingLostError, WrongPrefixError
-from tasks.reconcile.result import Found
+from tasks.reconcile.result import Result
 from tasks.reconcile.run import JOB, reconcile
 
-__all__ = ["JOB", "CannotAskError", "Found", "ListingLostError", "WrongPrefixError", "reconcile"]
+__all__ = ["JOB", "CannotAskError", "ListingLostError", "Result", "WrongPrefixError", "reconcile"]

@@ -23,7 +23,7 @@ from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import normal
-from tasks.reconcile.result import SAMPLES, Found, most
+from tasks.reconcile.result import SAMPLES, Result, most
 from workers.db import transaction
 from workers.storage import ObjectChanged, ObjectMissing, ObjectStore, ObjectTooLarge
 
@@ -36,7 +36,7 @@ _LISTED = table_of(ListedObject).c
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingObject:
     """A row that names an object which was not listed; `attempt` tells whether it was worked on since."""
 
     app: str
@@ -68,7 +68,7 @@ class Look:
         """Return the query for the rows that are looked at."""
         return self.served(app, store).where(self._below(normal(self.asked[app].key)))
 
-    def missing(self, app: str, store: str) -> Generator[Missing, None, None]:
+    def missing(self, app: str, store: str) -> Generator[MissingObject, None, None]:
         """Yield those of them whose object was not listed."""
         same = normal(_LISTED.key) == normal(self.asked[app].key)
         listed = select(1).where(_LISTED.store == store, same).exists()
@@ -77,7 +77,7 @@ class Look:
             unlisted = self.rows(app, store).where(~listed)
             with connection.execute(unlisted, execution_options={"yield_per": _AT_ONCE}) as stream:
                 for row in stream:
-                    yield Missing(app, row.id, row.key, row.attempt)
+                    yield MissingObject(app, row.id, row.key, row.attempt)
 
     def expected(self, store: str) -> bool:
         """Say whether rows name objects below the prefixes, originals or pictures."""
@@ -93,7 +93,7 @@ class Look:
         return or_(false(), *(func.starts_with(key, prefix) for prefix in self.prefixes))
 
 
-def count(found: Found, look: Look, store: ObjectStore, share: float, watch: Callable[[str], None]) -> None:
+def count(found: Result, look: Look, store: ObjectStore, share: float, watch: Callable[[str], None]) -> None:
     """Find out how many rows there are, and whose object is gone; no more of these than are too many.
 
     Raises:
@@ -117,7 +117,7 @@ def count(found: Found, look: Look, store: ObjectStore, share: float, watch: Cal
 
 
 def reopen(
-    found: Found,
+    found: Result,
     look: Look,
     store: ObjectStore,
     share: float,
@@ -143,7 +143,7 @@ def reopen(
                 watch(f"{found.store}: {found.reopened:,} of {found.gone:,} rows reopened")
 
 
-def _is_gone(one: Missing, store: ObjectStore) -> bool:
+def _is_gone(one: MissingObject, store: ObjectStore) -> bool:
     """Ask the store itself: it may have been listed wrongly, or lie in quarantine."""
     nowhere = Path(os.devnull)
     for ask, name in (
@@ -161,7 +161,7 @@ def _is_gone(one: Missing, store: ObjectStore) -> bool:
     return True
 
 
-def _reopen(one: Missing, table: AttachmentTable, actor: str, reason: str) -> bool:
+def _reopen(one: MissingObject, table: AttachmentTable, actor: str, reason: str) -> bool:
     with transaction() as connection:
         # Unless somebody has worked on it since.
         still = select(Job.attempt).where(

@@ -14,7 +14,7 @@ from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import below, foreign, named, normal, still_named
-from tasks.reconcile.result import SAMPLES, Found, most
+from tasks.reconcile.result import SAMPLES, Result, most
 from tasks.retention import receipts
 from workers.db import transaction
 from workers.storage import ObjectStore
@@ -61,7 +61,7 @@ class Cut:
         return (_LISTED.store == store) & app
 
 
-def count(found: Found, cut: Cut) -> None:
+def count(found: Result, cut: Cut) -> None:
     """Find out how many objects there are, and how many are orphans."""
     listed = select(func.count(), func.coalesce(func.sum(_LISTED.size_bytes), 0)).where(
         cut.whose(found.store)
@@ -92,7 +92,12 @@ def count(found: Found, cut: Cut) -> None:
 
 
 def delete(
-    found: Found, cut: Cut, store: ObjectStore, share: float, receipt: "Receipt", watch: Callable[[str], None]
+    found: Result,
+    cut: Cut,
+    store: ObjectStore,
+    share: float,
+    receipt: "Receipt",
+    watch: Callable[[str], None],
 ) -> None:
     """Remove the orphans.
 
@@ -114,7 +119,7 @@ def delete(
                 watch(f"{found.store}: {found.deleted:,} of {found.orphans:,} orphans removed")
 
 
-def _delete(found: Found, cut: Cut, batch: Any, store: ObjectStore, receipt: "Receipt") -> None:
+def _delete(found: Result, cut: Cut, batch: Any, store: ObjectStore, receipt: "Receipt") -> None:
     with transaction() as connection:
         unhurried(connection)
         query = still_named(cut.asked, found.store)

@@ -10,7 +10,7 @@ SAMPLES = 5
 
 
 @dataclass(slots=True)
-class Found:
+class Result:
     """What was found in one store, and what became of it.
 
     Attributes:
@@ -57,7 +57,7 @@ def most(of: int, share: float) -> int:
     return max(FEW, int(of * share))
 
 
-def judge(found: Found, *, expected: bool, share: float) -> str | None:
+def reason_to_stop(found: Result, *, expected: bool, share: float) -> str | None:
     """Return why nothing is to be changed, None if it may.
 
     Args:

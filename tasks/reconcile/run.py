@@ -11,13 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.apps import enabled
 from tasks.attachments.tables import askable
 from tasks.reconcile import listing, missing_objects, orphans
-from tasks.reconcile.result import Found, judge
+from tasks.reconcile.result import Result, reason_to_stop
 from workers import job_history
 from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore, store_for
 
-#: Its name in the ledger.
+#: Its name in the job history.
 JOB = orphans.POLICY
 #: How long a run may take.
 LONGEST = timedelta(days=1)
@@ -33,7 +33,7 @@ def reconcile(
     reason: str = "",
     now: datetime | None = None,
     watch: Callable[[str], None] = lambda _said: None,
-) -> list[Found] | None:
+) -> list[Result] | None:
     """Compare; return what was found in each store, None where another run is under way.
 
     Nothing is changed unless `apply`, and nothing anywhere if too much would be in one of the stores.
@@ -87,7 +87,7 @@ class _Run:
         now: datetime,
         watch: Callable[[str], None],
     ) -> None:
-        self.found = [Found(name) for name in stores]
+        self.found = [Result(name) for name in stores]
         self._settings, self._stores, self._watch = settings, stores, watch
         with transaction() as connection:
             asked = askable(connection, settings)
@@ -114,7 +114,7 @@ class _Run:
             self._watch(f"{found.store}: comparing")
             orphans.count(found, self._cut)
             missing_objects.count(found, look, store, share, self._watch)
-            found.stopped = judge(found, expected=look.expected(found.store), share=share)
+            found.stopped = reason_to_stop(found, expected=look.expected(found.store), share=share)
 
     def mend(self, actor: str, reason: str) -> None:
         """Remove the orphans, and reopen the rows whose object is gone."""

@@ -370,7 +370,7 @@ class RetentionBatches(Batches):
             keys = [one.key for one in archived]
             noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
             if noted.rowcount != len(keys):
-                # Its connection to the ledger was lost, not this one.
+                # Its connection to the job history was lost, not this one.
                 raise ArchiveError("another run has taken this one for dead, and removed its archives")
         gone.receipt = receipts.append(
             connection,

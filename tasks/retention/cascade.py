@@ -145,10 +145,10 @@ class Files:
 @cache
 def files_of(policy: Retention) -> Files | None:
     """Return the statements on the attachments that go; None if none do."""
-    page = APPS.get(policy.app)
-    if page is None or page.attachments is None or not isinstance(policy.action, Delete):
+    application = APPS.get(policy.app)
+    if application is None or application.attachments is None or not isinstance(policy.action, Delete):
         return None
-    attachments: AttachmentTable = page.attachments
+    attachments: AttachmentTable = application.attachments
     root = key_of(policy.table)
     path = policy.path_to(table_of(attachments.model))
     if path is None:

@@ -23,12 +23,12 @@ def place(app: str, entity: str, entity_id: UUID, *, reason: str, actor: str) ->
     Raises:
         HoldError: there is no such entity, or it is on hold already.
     """
-    page = APPS.get(app)
-    if page is None:
+    application = APPS.get(app)
+    if application is None:
         raise HoldError(f"{app!r} is not an application: {', '.join(APPS)}.")
-    if entity not in page.entities:
-        raise HoldError(f"{app} has no {entity!r} to put on hold: {', '.join(page.entities)}.")
-    model = page.entities[entity]
+    if entity not in application.entities:
+        raise HoldError(f"{app} has no {entity!r} to put on hold: {', '.join(application.entities)}.")
+    model = application.entities[entity]
     with transaction() as connection:
         connection.execute(select(func.set_config("lock_timeout", f"{STORE_SECONDS}s", True)))
         connection.execute(select(func.set_config("statement_timeout", f"{STORE_SECONDS}s", True)))

@@ -176,7 +176,7 @@ def _end_jobs(connection: Connection, app: str, ids: Sequence[UUID]) -> dict[UUI
         raise Refused("a worker has begun to process one of the attachments")
     connection.execute(delete(Job).where(its, Job.override.is_(None)))
     # What an operator has said of a file is not forgotten.
-    kept = {"state": "parked", "lease_until": None, "outcome": None, "reason": "row_deleted"}
+    kept = {"state": "failed", "lease_until": None, "outcome": None, "reason": "row_deleted"}
     connection.execute(update(Job).where(its).values(**kept, quarantine_key=None))
     return {job.attachment_id: job.quarantine_key for job in jobs if job.quarantine_key is not None}
 
@@ -231,10 +231,14 @@ def _lock(connection: Connection, its: ColumnElement[bool], waiting: Callable[[f
 
 def keys_in(app: str, table: str, rows: "pa.Table") -> set[str]:
     """Return the keys of objects that archived rows of a table name."""
-    page = APPS.get(app)
-    if page is None or page.attachments is None or table_of(page.attachments.model).fullname != table:
+    application = APPS.get(app)
+    if (
+        application is None
+        or application.attachments is None
+        or table_of(application.attachments.model).fullname != table
+    ):
         return set()
-    columns = filter(None, (page.attachments.key, page.attachments.mirror.small_key))
+    columns = filter(None, (application.attachments.key, application.attachments.mirror.small_key))
     names = {column.property.columns[0].name for column in columns} & {*rows.column_names}
     return {key for name in names for key in rows[name].to_pylist() if key is not None}
 
@@ -245,10 +249,10 @@ def cancel(connection: Connection, receipt: int, app: str) -> int:
     Returns:
         how many objects stay because of it.
     """
-    page = APPS.get(app)
-    if page is None or page.attachments is None:
+    application = APPS.get(app)
+    if application is None or application.attachments is None:
         return 0
-    table = page.attachments
+    table = application.attachments
     there = (PENDING.c.attachment_id == table.id) & or_(PENDING.c.key.is_(None), PENDING.c.key == table.key)
     cancelled = connection.execute(
         delete(PENDING)

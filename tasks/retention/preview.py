@@ -70,7 +70,7 @@ class Referring:
     """What refers to the rows that would go, by one key.
 
     Attributes:
-        one: the reference, as the page says it; `path` leads to it, through what goes too.
+        one: the reference, as the policy names it; `path` leads to it, through what goes too.
         rows: of `Cascade`, those that go; of `SetValues`, those that change, at most; of `Restrict`, the
             policy's own rows that are old enough and are kept.
         size: of those that go, in bytes.
@@ -333,8 +333,8 @@ def _is_referred_to(one: Restrict, table: Table) -> Any:
 
 def _file_bytes(policy: Retention, rows: FromClause) -> Any:
     """Return the size of an attachment's object, as its row says; None if these rows are none that go."""
-    page = APPS.get(policy.app)
-    attachments = page.attachments if page is not None else None
+    application = APPS.get(policy.app)
+    attachments = application.attachments if application is not None else None
     table = getattr(rows, "element", rows)
     if (
         attachments is None

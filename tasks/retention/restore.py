@@ -18,7 +18,7 @@ from models.base import Base
 from tasks.retention import object_deletions, pending_deletions, receipts
 from tasks.retention.archive import Archived, copy_in, read
 from tasks.retention.cascade import NOW_SUFFIX
-from tasks.retention.partitions import PartitionError, make_room
+from tasks.retention.partitions import PartitionError, create_for_rows
 from tasks.sweeps.batch import Contested
 from tasks.sweeps.statements import key_of
 from workers.db import transaction
@@ -170,7 +170,7 @@ def _rows(connection: Connection, one: Archived, rows: "pa.Table", done: Restore
     columns = {row.name: row for row in connection.execute(_COLUMNS, {"real": real})}
     _all_known(one, rows, columns)
     try:
-        make_room(connection, table, rows)
+        create_for_rows(connection, table, rows)
     except PartitionError as error:
         raise RestoreError(str(error)) from error
     names = [quote(name) for name in rows.column_names if not columns[name].generated]

@@ -1,4 +1,4 @@
-"""The brake of retention: how many rows a run may take without an operator's word, and with it."""
+"""The safety limit of retention: how many rows a run may take without an operator's word, and with it."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Retention: each policy of the pages is a task of its own, run in batches that are archived and receipted.
+"""Retention: each policy is a task of its own, run in batches that are archived and receipted.
 
 Before a run takes anything it counts. More than `ROOMKEEPER_RETENTION_FACTOR` times what its runs usually
 take, and more than `ROOMKEEPER_RETENTION_FLOOR`, is more likely an accident than age: the run stops and waits
@@ -55,7 +55,7 @@ def run(
         operator: who runs it by hand; receipts name them.
 
     Raises:
-        ApprovalRequired: it waits for an approval; nothing was done. The ledger says so.
+        ApprovalRequired: it waits for an approval; nothing was done. The job history says so.
         StoreError: there is no archive, or it or the objects cannot be reached.
     """
     seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
@@ -171,7 +171,7 @@ def _make(policy: Retention) -> None:
         try:
             run(policy, settings, slot=slot)
         except ApprovalRequired:
-            # The ledger says so, the metric, and `roomkeeper check`: it is no fault of the task's.
+            # The job history says so, the metric, and `roomkeeper check`: it is no fault of the task's.
             return
 
 

@@ -68,14 +68,14 @@ class Taken:
         rows: how many rows of the policy's table it changed.
         remaining: how many it saw and could not change.
         error: why some could not, where it is known.
-        told: what its event tells of each row, in the order of the event's columns.
+        event_rows: what its event carries of each row, in the order of the event's columns.
         seconds_after: how long it worked on after its commit, when it held nothing any more.
     """
 
     rows: int = 0
     remaining: int = 0
     error: str | None = None
-    told: list[Sequence[Any]] = field(default_factory=list)
+    event_rows: list[Sequence[Any]] = field(default_factory=list)
     seconds_after: float = 0.0
 
 
@@ -86,7 +86,7 @@ class Batches:
     Attributes:
         now: the moment that the run goes by.
         after: the period that is set.
-        tells: whether what its event tells is wanted.
+        emits: whether its event is wanted.
         closed: how far the rollups have come that count its rows.
         looked_at: in what time each row of its table is looked at.
     """
@@ -94,7 +94,7 @@ class Batches:
     policy: Sweep
     now: datetime
     after: timedelta | None
-    tells: bool = False
+    emits: bool = False
     closed: Closed = field(default_factory=Closed)
     looked_at: timedelta = timedelta(0)
 
@@ -170,8 +170,8 @@ class Batches:
                 values["keys"] = held
                 changed = connection.execute(made.change, values).all()
                 taken.rows = len(changed)
-                told = self._told(connection, [tuple(row)[1:] for row in changed])
-                taken.told = told if self.tells else []
+                event_rows = self._event_rows(connection, [tuple(row)[1:] for row in changed])
+                taken.event_rows = event_rows if self.emits else []
                 swept = {**values, "keys": [row[0] for row in changed]}
                 self._along(connection, made, swept)
                 if made.forget is not None and changed:
@@ -247,10 +247,10 @@ class Batches:
         result = connection.execute(statement, values)
         if not result.returns_rows:
             return Taken(rows=result.rowcount)
-        told = self._told(connection, [tuple(row) for row in result])
-        return Taken(rows=len(told), told=told if self.tells else [])
+        event_rows = self._event_rows(connection, [tuple(row) for row in result])
+        return Taken(rows=len(event_rows), event_rows=event_rows if self.emits else [])
 
-    def _told(self, connection: Connection, changed: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    def _event_rows(self, connection: Connection, changed: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """Freeze the buckets of what was deleted; return what else was returned of each row."""
         freezing = self._statements.freezing
         if not freezing:
@@ -263,7 +263,7 @@ class Batches:
 
     @property
     def _statements(self) -> Statements:
-        return statements(self.policy, told=self.tells)
+        return statements(self.policy, with_event=self.emits)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from time import monotonic, perf_counter
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 
-from models.platform import SweepPosition
+from models.platform import SweepCheckpoint
 from tasks.policies.sweep import Sweep
 from tasks.sweeps.batch import Batches, Contested, Refused, Seen, Taken, begin
 
@@ -327,12 +327,12 @@ class Run:
 _EXTENT = text("""
     SELECT coalesce(max(pg_relation_size(part.relid)), pg_relation_size(class.oid))
            / current_setting('block_size')::bigint,
-           coalesce((SELECT page FROM roomkeeper.sweeps WHERE policy = :policy), 0)
+           coalesce((SELECT page FROM roomkeeper.sweep_checkpoints WHERE policy = :policy), 0)
       FROM pg_catalog.pg_class AS class
       JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
       LEFT JOIN LATERAL pg_partition_tree(class.oid) AS part ON part.isleaf
      WHERE space.nspname = :of AND class.relname = :called
      GROUP BY class.oid
 """)
-_REMEMBER = insert(SweepPosition.__table__)  # type: ignore[arg-type]
+_REMEMBER = insert(SweepCheckpoint.__table__)  # type: ignore[arg-type]
 _REMEMBER = _REMEMBER.on_conflict_do_update(index_elements=["policy"], set_={"page": _REMEMBER.excluded.page})

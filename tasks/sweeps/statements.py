@@ -73,7 +73,7 @@ class Statements:
         note: notes rows of given keys that wait; `forget` deletes the notes of given rows.
         parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
-        change: changes given rows, which are locked, if they are due still: their keys, and what is told.
+        change: changes given rows, which are locked, if they are due still: keys, and the event's values.
         along: changes rows of other tables that belong to given ones, those that nobody holds.
         still_due: counts those of given rows that are due.
         due_on_pages: counts those on some pages, of a policy that looks at each row alone without those with
@@ -104,8 +104,8 @@ class Statements:
 
 
 @cache
-def statements(policy: Sweep, *, told: bool = False) -> Statements:
-    """Return the statements of `policy`; those that change rows return what its event tells, if `told`."""
+def statements(policy: Sweep, *, with_event: bool = False) -> Statements:
+    """Return the statements of `policy`; those that change rows return the event's values, if wanted."""
     table = policy.table
     due_or_waits = rollup_guard.due(policy)
     due = future_timestamps.settled(policy, due_or_waits)
@@ -120,7 +120,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
     key = key_of(table)
     # Retention has all that it deletes.
     moments = [] if isinstance(policy, Retention) else _moments(policy)
-    tells = [*(_tells(policy) if told else []), *(moment for _, moment in moments)]
+    returned = [*(_event_values(policy) if with_event else []), *(moment for _, moment in moments)]
     parent = policy.lock_first.property.columns[0] if policy.lock_first is not None else None
     home = next(iter(parent.foreign_keys)).column if parent is not None else None
     locked = select(key).where(key == any_of(key, "keys"), due)
@@ -134,7 +134,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
 
     def changed(which: ColumnElement[bool]) -> Executable:
         change = _change(table, policy.action).where(which, alone)
-        return change.returning(*tells) if tells else change
+        return change.returning(*returned) if returned else change
 
     def taken(which: ColumnElement[bool], limit: bool) -> ColumnElement[bool]:
         some = select(_part.label("part"), _place.label("place")).select_from(table).where(which)
@@ -172,7 +172,7 @@ def statements(policy: Sweep, *, told: bool = False) -> Statements:
         rows=locked.with_for_update(skip_locked=True, key_share=stays),
         change=_change(table, policy.action)
         .where(key == any_of(key, "keys"), due)
-        .returning(key.label("swept"), *tells),
+        .returning(key.label("swept"), *returned),
         along=tuple(_along(policy, one) for one in policy.related),
         still_due=_count(select(key).where(key == any_of(key, "keys"), due)),
         due_on_pages=_count(select(key).where(on_these_pages, alone)),
@@ -214,7 +214,7 @@ def _along(policy: Sweep, along: Related) -> Executable:
     return change.where(swept == any_of(swept, "keys"))
 
 
-def _tells(policy: Sweep) -> list[ColumnElement[Any]]:
+def _event_values(policy: Sweep) -> list[ColumnElement[Any]]:
     if policy.event is None:
         return []
     return [column.property.columns[0].label(f"told_{n}") for n, column in enumerate(policy.event.columns())]

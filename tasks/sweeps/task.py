@@ -1,4 +1,4 @@
-"""Cleanup: each policy of the pages is a task of its own, run by the sweep engine, one run at a time."""
+"""Cleanup: each policy is a task of its own, run by the sweep engine, one run at a time."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -33,16 +33,16 @@ def run(
     """Run `policy` once; return what it did, or None where another run of it is under way.
 
     Args:
-        slot: when it was to begin, for the ledger.
+        slot: when it was to begin, for the job history.
         now: the moment that it goes by; the database's clock if None.
         by_hand: to the end, however long that takes, and through the whole table where no index serves.
         watch: is called after each batch.
     """
-    tells = socketio.wanted(policy, settings)
+    emits = socketio.wanted(policy, settings)
 
     def after_batch(progress: Progress, taken: Taken) -> None:
-        if tells and taken.told:
-            socketio.tell(policy, taken.told, settings)
+        if emits and taken.event_rows:
+            socketio.emit(policy, taken.event_rows, settings)
         watch(progress)
 
     # Well before a soft limit that is shorter.
@@ -59,7 +59,7 @@ def run(
             policy,
             moment,
             after(policy, settings),
-            tells,
+            emits,
             rolled_up,
             looked_at=max(turn, policy.full_pass_every or turn),
         )

@@ -55,7 +55,7 @@ def history(chance: random.Random, zone: str) -> Rows:
             finished,
             app=chance.choice(APPS),
             verdict=None if again else chance.choice(VERDICTS),
-            state=chance.choice(["waiting", "parked"]) if again or finished is None else "finished",
+            state=chance.choice(["waiting", "failed"]) if again or finished is None else "finished",
             size_bytes=chance.choice([None, 0, 1, 10_000_000_000]),
         )
     return rows

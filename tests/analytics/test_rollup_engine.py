@@ -406,7 +406,7 @@ def test_it_does_not_overlap_with_itself(platform: Platform) -> None:
 
 
 def test_two_at_once_that_know_nothing_of_each_other_count_nothing_twice(platform: Platform) -> None:
-    """As after a lost connection to the ledger: the state's row alone keeps them in order."""
+    """As after a lost connection to the job history: the state's row alone keeps them in order."""
     log(platform, *(at(days=-day, hours=hour) for day in range(30) for hour in range(3)))
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(tick, [at(hours=12, minutes=number) for number in range(3)]))

@@ -79,7 +79,7 @@ def test_processing_is_of_those_that_are_finished(platform: Platform) -> None:
             for length in took:
                 job(rows, NOON, NOON + length)
             # Neither one that goes through once more, nor one that nobody works on any more.
-            for state in ("waiting", "parked"):
+            for state in ("waiting", "failed"):
                 job(rows, NOON, NOON + timedelta(hours=9), state=state)
             job(rows, NOON)
             rows.write(connection)

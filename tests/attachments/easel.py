@@ -1,4 +1,4 @@
-"""Where a test has one file drawn, outside the jail, and opens what came of it."""
+"""Where a test has one file drawn, outside the sandbox, and opens what came of it."""
 
 from collections.abc import Callable
 from pathlib import Path

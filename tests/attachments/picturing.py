@@ -24,7 +24,7 @@ def settings(**values: object) -> Settings:
 
 
 def draw_bytes(directory: Path, content: bytes, kind: str = "picture", **values: object) -> Drawing:
-    """Draw content, in the jail, with settings as given, made sure that nothing is left behind."""
+    """Draw content, in the sandbox, with settings as given, made sure that nothing is left behind."""
     source, folder = directory / "source", directory / "out"
     source.write_bytes(content)
     folder.mkdir(exist_ok=True)

@@ -120,7 +120,7 @@ def test_an_object_that_changes_while_it_is_read_is_given_up(
     shelf.workplace()
     row_id = shelf.upload(version(), "a.png", "image/png")
     with changed_while_it_is_read(monkeypatch, lambda: shelf.replace(row_id, version()), proxy):
-        for end in ("waiting", "waiting", "parked"):
+        for end in ("waiting", "waiting", "failed"):
             assert shelf.again(row_id) == f"{end} (object_changed)"
             shelf.assert_unserved(row_id)
             assert work_is_clear(shelf)
@@ -132,7 +132,7 @@ def test_an_object_that_changes_after_its_scan_is_never_served(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_id = shelf.upload(version(), "a.png", "image/png")
-    for end in ("waiting", "waiting", "parked"):
+    for end in ("waiting", "waiting", "failed"):
         at_scan(monkeypatch, lambda: shelf.replace(row_id, version()))
         assert shelf.again(row_id) == f"{end} (object_changed)"
         shelf.assert_unserved_row(row_id)
@@ -490,6 +490,6 @@ def test_a_file_that_kills_while_it_is_stored_leaves_no_pictures_when_it_is_park
             shelf.again(row_id) if attempt > 1 else shelf.work(row_id)
         assert len(shelf.pictures(row_id)) == 2
         shelf.assert_unserved_row(row_id)
-    assert shelf.again(row_id) == "parked (worker_lost)"
+    assert shelf.again(row_id) == "failed (worker_lost)"
     shelf.assert_unserved(row_id)
     shelf.assert_nothing_else_is_left()

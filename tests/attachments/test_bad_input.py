@@ -21,7 +21,7 @@ from tests.attachments.shelf import Shelf
 from tests.platform import Platform
 from workers import sandbox
 from workers.known_bad import EICAR, encrypted_zip, zipped
-from workers.sandbox import Jailed
+from workers.sandbox import SandboxFailure
 
 S3 = pytest.mark.parametrize("shelf", ["s3"], indirect=True)
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -296,7 +296,7 @@ def test_what_a_taken_over_process_says_can_be_written_down(
 
     def run(asked: str, *arguments: object, **options: object) -> object:
         if asked.endswith(work):
-            raise Jailed("jail_raised", "ValueError: \0 \ud800 \u202e \x1b[2J" + "x" * 400)
+            raise SandboxFailure("sandbox_raised", "ValueError: \0 \ud800 \u202e \x1b[2J" + "x" * 400)
         return real(asked, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sandbox, "run", run)
@@ -307,6 +307,6 @@ def test_what_a_taken_over_process_says_can_be_written_down(
         work, "drawing_failed"
     )
     assert desk.work(row_id) == f"waiting ({reason})"
-    assert desk.again(row_id) == f"parked ({reason})"
-    assert desk.job(row_id).detail.startswith("jail_raised: ValueError: ")
+    assert desk.again(row_id) == f"failed ({reason})"
+    assert desk.job(row_id).detail.startswith("sandbox_raised: ValueError: ")
     desk.assert_unserved(row_id)

@@ -14,14 +14,14 @@ from workers import sandbox
 
 
 def webp(path: Path, width: int = 30, height: int = 20) -> dict[str, Any]:
-    """Write a picture and return how the jail describes it."""
+    """Write a picture and return how the sandbox describes it."""
     Image.new("RGB", (width, height)).save(path, "WEBP")
     return {"file": path.name, "width": width, "height": height, "bytes": path.stat().st_size}
 
 
 @pytest.fixture
 def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have the jail answer what is given, and return what `draw` makes of it."""
+    """Have the sandbox answer what is given, and return what `draw` makes of it."""
     folder = tmp_path / "out"
     folder.mkdir()
     good = {name: webp(folder / f"{name}.webp") for name in draw.NAMES}
@@ -39,7 +39,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("kind", draw.KINDS)
-def test_every_kind_is_drawn_by_work_that_the_jail_knows(kind: str) -> None:
+def test_every_kind_is_drawn_by_work_that_the_sandbox_knows(kind: str) -> None:
     assert draw.KINDS[kind].work in sandbox.WORKS
     assert draw.KINDS[kind].options(settings(max_pixels=77))["max_pixels"] == 77
 
@@ -144,13 +144,13 @@ def test_texts_are_cut_and_can_be_stored(answered: Any) -> None:
 
 
 def test_drawing_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(DrawingFailedError, match=r"jail_timed_out: took longer than 0\.02 s"):
+    with pytest.raises(DrawingFailedError, match=r"sandbox_timed_out: took longer than 0\.02 s"):
         draw_bytes(tmp_path, animation(), draw_timeout_seconds=0.02)
 
 
 def test_drawing_that_takes_too_much_memory_is_a_failure(tmp_path: Path) -> None:
     content = saved(Image.new("RGB", (7000, 7000)), "PNG")
-    with pytest.raises(DrawingFailedError, match="jail_out_of_memory"):
+    with pytest.raises(DrawingFailedError, match="sandbox_out_of_memory"):
         draw_bytes(tmp_path, content, draw_memory_bytes=200 * 2**20)
 
 

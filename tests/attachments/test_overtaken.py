@@ -13,7 +13,7 @@ from tests.attachments.desk import Desk, stored
 from tests.platform import Platform
 from workers import sandbox
 from workers.known_bad import EICAR
-from workers.sandbox import Jailed
+from workers.sandbox import SandboxFailure
 from workers.storage.local import LocalStore
 
 
@@ -115,19 +115,19 @@ def test_pictures_of_who_serves_it_now_stay(desk: Desk, monkeypatch: pytest.Monk
     assert desk.pictures(row_id) == ["large.webp", "small.webp"]
 
 
-def test_a_jail_that_cannot_be_had_is_not_the_files_fault(
+def test_a_sandbox_that_cannot_be_had_is_not_the_files_fault(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_id = desk.upload(b"hello\n")
     real = sandbox.run
 
     def closed(*_: Any, **__: Any) -> dict[str, Any]:
-        raise Jailed("jail_closed", "the helper does not start")
+        raise SandboxFailure("sandbox_closed", "the helper does not start")
 
     monkeypatch.setattr(sandbox, "run", closed)
-    assert desk.work(row_id) == "waiting (jail_unavailable)"
+    assert desk.work(row_id) == "waiting (sandbox_unavailable)"
     for _ in range(4):
-        assert desk.again(row_id) == "waiting (jail_unavailable)"
+        assert desk.again(row_id) == "waiting (sandbox_unavailable)"
     assert desk.job(row_id).failures == 0
     monkeypatch.setattr(sandbox, "run", real)
     assert desk.again(row_id) == "accepted"

@@ -1,4 +1,4 @@
-"""Still pictures, drawn in the jail from real files: what is shown, what is gone, what is refused."""
+"""Still pictures, drawn in the sandbox from real files: what is shown, what is gone, what is refused."""
 
 import base64
 import io

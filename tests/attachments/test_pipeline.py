@@ -352,9 +352,9 @@ def test_a_missing_object_is_given_up_after_so_many_attempts(desk: Desk) -> None
     row_id = desk.upload(None)
     assert desk.work(row_id) == "waiting (object_missing)"
     assert desk.again(row_id) == "waiting (object_missing)"
-    assert desk.again(row_id) == "parked (object_missing)"
+    assert desk.again(row_id) == "failed (object_missing)"
     job = desk.job(row_id)
-    assert (job.state, job.failures, job.reason, job.outcome) == ("parked", 3, "object_missing", None)
+    assert (job.state, job.failures, job.reason, job.outcome) == ("failed", 3, "object_missing", None)
     desk.assert_unserved(row_id)
     if desk.app == "openchat":
         assert desk.row(row_id).processing_status == "failed"
@@ -384,7 +384,7 @@ def test_a_store_that_is_not_set_up_is_said(open_desk: Desk, provider: str) -> N
     open_desk.platform.set(attachment_attempts=2)
     row_id = open_desk.upload(b"Milk\n", storage_provider=provider)
     assert open_desk.work(row_id) == "waiting (unknown_provider)"
-    assert open_desk.again(row_id) == "parked (unknown_provider)"
+    assert open_desk.again(row_id) == "failed (unknown_provider)"
     assert provider in open_desk.job(row_id).detail
     open_desk.assert_unserved(row_id)
 
@@ -405,7 +405,7 @@ def test_a_hostile_key_leads_nowhere(desk: Desk) -> None:
         row_id = desk.upload(None, file_size=5, **_hash_of(desk, uuid4().bytes))
         name = {"openchat": "openchat.attachment", "pern": "pern.attachments"}[desk.app]
         desk.platform.sql(f"UPDATE {name} SET {column} = :key WHERE id = :id", key=key, id=row_id)
-        assert desk.work(row_id) == "parked (object_missing)", key
+        assert desk.work(row_id) == "failed (object_missing)", key
         assert str(secret) not in desk.job(row_id).detail
         desk.assert_unserved(row_id)
     assert secret.read_bytes() == b"Milk\n"
@@ -420,7 +420,7 @@ def test_drawing_that_fails_is_tried_again_and_then_given_up(open_desk: Desk) ->
     row_id = open_desk.upload(drawing("PNG"), "a.png", "image/png")
     assert open_desk.work(row_id) == "waiting (drawing_failed)"
     open_desk.assert_unserved(row_id)
-    assert open_desk.again(row_id) == "parked (drawing_failed)"
+    assert open_desk.again(row_id) == "failed (drawing_failed)"
     open_desk.assert_unserved(row_id)
     other = open_desk.upload(unique(drawing("PNG")), "a.png", "image/png")
     assert open_desk.work(other) == "waiting (drawing_failed)"
@@ -440,7 +440,7 @@ def test_a_fault_of_our_own_is_a_failure_and_said(open_desk: Desk, monkeypatch: 
     assert open_desk.work(row_id) == "waiting (internal_error)"
     assert open_desk.job(row_id).detail == "ZeroDivisionError"
     at_scan(monkeypatch, fault)
-    assert open_desk.again(row_id) == "parked (internal_error)"
+    assert open_desk.again(row_id) == "failed (internal_error)"
     open_desk.assert_unserved(row_id)
 
 

@@ -1,4 +1,4 @@
-"""The periodic twin: it announces what nobody works on, once, and nothing else."""
+"""The recovery job: it announces what nobody works on, once, and nothing else."""
 
 import base64
 import json
@@ -90,7 +90,7 @@ def announced(platform: Platform) -> list[tuple[str, UUID]]:
 
 
 def runs(platform: Platform) -> list[tuple[int, str, str | None]]:
-    """Return the ledger: rows, outcome, error of each run."""
+    """Return the job history: rows, outcome, error of each run."""
     rows = platform.sql(
         "SELECT job, rows, outcome, error, started_at, finished_at FROM roomkeeper.job_runs ORDER BY id"
     )
@@ -167,7 +167,7 @@ DUE: tuple[tuple[str, dict[str, str], bool], ...] = (
     ("running", {"lease_until": "now()"}, False),
     ("running", {"lease_until": "now() - interval '1 microsecond'"}, True),
     ("finished", {"outcome": "'accepted'"}, False),
-    ("parked", {}, False),
+    ("failed", {}, False),
     # Announced before: once more only after the requeue time, 900 s.
     ("waiting", {"enqueued_at": "now()"}, False),
     ("waiting", {"enqueued_at": "now() - interval '900 s'"}, False),
@@ -223,11 +223,11 @@ def everybody(connection: Any) -> dict[UUID, dict[str, Any]]:
 
 
 def test_each_kind_is_announced_in_one_run(platform: Platform, configure: Configure) -> None:
-    new, waiting, left, held, parked, done = (upload(platform, "pern") for _ in range(6))
+    new, waiting, left, held, failed, done = (upload(platform, "pern") for _ in range(6))
     enter(platform, "pern", waiting, "waiting", not_before="now() - interval '1 s'", waits=3)
     enter(platform, "pern", left, "running", lease_until="now() - interval '1 s'", attempt=1)
     enter(platform, "pern", held, "running", lease_until="now() + interval '60 s'", attempt=1)
-    enter(platform, "pern", parked, "parked")
+    enter(platform, "pern", failed, "failed")
     enter(platform, "pern", done, "finished", outcome="'accepted'")
     other = upload(platform, "openchat")
     recover.run()

@@ -11,7 +11,7 @@ from stack.demo.samples import drawing, photo
 from tasks.attachments import attachment_work
 from tests.attachments.desk import BOTH, Desk, stored
 from tests.platform import Platform
-from workers.sandbox import Jailed
+from workers.sandbox import SandboxFailure
 from workers.scanner import Answer, Scanner
 from workers.storage.local import LocalStore
 
@@ -130,13 +130,13 @@ def test_stripping_that_fails_is_tried_again(desk: Desk, monkeypatch: pytest.Mon
 
     def run(work: str, *rest: object, **more: object) -> dict[str, object]:
         if work.endswith(":strip"):
-            raise Jailed("jail_died", "in a test")
+            raise SandboxFailure("sandbox_died", "in a test")
         return real(work, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sandbox, "run", run)
     row_id = desk.upload(photo(400, 300), "photo.jpg", "image/jpeg")
     assert desk.work(row_id) == "waiting (strip_failed)"
-    assert desk.again(row_id) == "parked (strip_failed)"
+    assert desk.again(row_id) == "failed (strip_failed)"
     desk.assert_unserved(row_id)
 
 

@@ -47,8 +47,8 @@ MOMENTS = (
 #: Tests, and what they test, that read the clock.
 FILES = (
     "tests/analytics",
-    "tests/attachments/test_addresses.py",
-    "tests/attachments/test_jobs.py",
+    "tests/attachments/test_urls.py",
+    "tests/attachments/test_attachment_work.py",
     "tests/attachments/test_recover.py",
     "tests/cleanup",
     "tests/client/test_ways_in.py",

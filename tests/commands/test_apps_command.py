@@ -3,10 +3,12 @@
 import re
 import subprocess
 
+from syrupy.assertion import SnapshotAssertion
+
 from commands import app_tables
 from stack.programs import roomkeeper as command
 from tasks.apps import APPS
-from tests.commands.cli import roomkeeper
+from tests.commands.cli import refused, roomkeeper
 
 
 def printed(out: str) -> list[str]:
@@ -31,10 +33,8 @@ def test_one_application_is_printed_with_its_jobs() -> None:
     assert re.search(r"│ openchat\.attachment +│ attachments\.process +│", outcome.out)
 
 
-def test_an_unknown_application_is_a_sentence() -> None:
-    outcome = roomkeeper("apps", "opencat")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == "'opencat' is not an application: echoroom, openchat, connect, pern, audiorooms.\n"
+def test_an_unknown_application_is_a_sentence(snapshot: SnapshotAssertion) -> None:
+    assert refused(roomkeeper("apps", "opencat"), "'opencat'", *APPS) == snapshot
 
 
 def test_the_file_holds_what_the_definitions_say() -> None:

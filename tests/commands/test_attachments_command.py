@@ -7,11 +7,12 @@ import subprocess
 from uuid import UUID, uuid4
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from stack.programs import roomkeeper as command
 from tasks.attachments import operator_actions
 from tests.attachments.desk import Desk
-from tests.commands.cli import on
+from tests.commands.cli import on, refused, stable
 from tests.platform import Platform
 from workers.known_bad import EICAR
 
@@ -36,16 +37,15 @@ def told_by(desk: Desk) -> list[tuple[str, str]]:
     ("option", "wrong", "right"),
     [
         ("--app", "echoroom", ("openchat", "pern")),
-        ("--state", "parkd", ("waiting", "running", "finished", "parked")),
+        ("--state", "parkd", ("waiting", "running", "finished", "failed")),
         ("--outcome", "rejected", ("accepted", "refused", "quarantined")),
     ],
 )
 def test_what_is_asked_for_must_be_known(
-    platform: Platform, option: str, wrong: str, right: tuple[str, ...]
+    platform: Platform, option: str, wrong: str, right: tuple[str, ...], snapshot: SnapshotAssertion
 ) -> None:
-    named = f"{', '.join(right[:-1])} or {right[-1]}"
-    told = on(platform, "attachments", "list", option, wrong)
-    assert (told.code, told.out, told.err) == (1, "", f"{option} must be {named}, not {wrong!r}.\n")
+    outcome = on(platform, "attachments", "list", option, wrong)
+    assert refused(outcome, option, *right, repr(wrong)) == snapshot
     for value in right:
         assert on(platform, "attachments", "list", option, value).code == 0
     explained = " ".join(re.sub("[│╭╮╰╯─]", " ", on(platform, "attachments", "list", "--help").out).split())
@@ -69,8 +69,7 @@ def test_what_can_be_asked_for_is_what_there_is(
 
 @pytest.mark.parametrize("wrong", ["", "ab", "g" * 64, "a" * 63, "a" * 65, "a" * 64 + "\n"])
 def test_a_hash_must_look_like_one(platform: Platform, wrong: str) -> None:
-    told = on(platform, "attachments", "list", "--sha256", wrong)
-    assert (told.code, told.err) == (1, "--sha256 must be 64 hexadecimal digits.\n")
+    refused(on(platform, "attachments", "list", "--sha256", wrong), "--sha256 ", " 64 ")
     assert on(platform, "attachments", "list", "--sha256", "aB" * 32).out == "None.\n"
 
 
@@ -152,52 +151,48 @@ def test_who_has_no_name_has_a_number(desk: Desk, monkeypatch: pytest.MonkeyPatc
     assert told_by(desk) == [(f"uid {os.getuid()}", "x")]
 
 
-def test_a_file_that_was_told_is_queued(desk: Desk) -> None:
+def test_a_file_that_was_told_is_queued(desk: Desk, snapshot: SnapshotAssertion) -> None:
     row_id = desk.upload(b"text")
     told = on(desk.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
-    assert told.out == (
-        f"retry: openchat {row_id} is queued; see: roomkeeper attachments show openchat {row_id}\n"
-    )
+    assert (told.code, told.err) == (0, "")
+    assert f"roomkeeper attachments show openchat {row_id}\n" in told.out
+    assert stable(told, row=row_id) == snapshot
 
 
 # -- what nobody has worked on ----------------------------------------------------------------------------
 
 
-def shown(desk: Desk, row_id: UUID, app: str = "openchat") -> str:
-    told = on(desk.platform, "attachments", "show", app, str(row_id))
-    assert (told.code, told.out) == (1, "")
-    return told.err.removeprefix(f"Nobody has worked on {app} {row_id} yet: ")
+def shown(desk: Desk, row_id: UUID, app: str = "openchat", **known: object) -> str:
+    """Return what is said of a row that nobody has worked on."""
+    return refused(
+        on(desk.platform, "attachments", "show", app, str(row_id)), str(row_id), row=row_id, **known
+    )
 
 
-def test_a_row_without_a_job_is_said_to_be_there(desk: Desk) -> None:
+def test_a_row_without_a_job_is_said_to_be_there(desk: Desk, snapshot: SnapshotAssertion) -> None:
     desk.platform.set(attachment_grace_seconds=7, recover_every_seconds=2.5)
     row_id = desk.upload(b"text")
-    assert shown(desk, row_id) == ("it is in the table; the periodic twin takes it up within 9.5 s.\n")
+    assert " 9.5 s." in on(desk.platform, "attachments", "show", "openchat", str(row_id)).err
+    assert shown(desk, row_id) == snapshot(name="new")
     pern = desk.platform.pern_attachment(b"text")
-    assert shown(desk, pern, "pern") == (
-        "it is in the table; the periodic twin takes it up when its round comes to that row.\n"
-    )
+    assert shown(desk, pern, "pern") == snapshot(name="without a time")
     desk.platform.set(apps="pern")
-    assert shown(desk, row_id) == "it is in the table, but ROOMKEEPER_APPS does not name openchat.\n"
+    assert shown(desk, row_id) == snapshot(name="not enabled")
 
 
-def test_a_row_that_the_twin_passes_over_is_said_to_be_so(desk: Desk) -> None:
+def test_a_row_that_the_twin_passes_over_is_said_to_be_so(desk: Desk, snapshot: SnapshotAssertion) -> None:
     done, deleted = desk.upload(b"1", processing_status="completed"), desk.upload(b"2", is_deleted=True)
-    assert shown(desk, done) == (
-        "its row says that it is done, so the periodic twin passes over it; retry has it looked at.\n"
-    )
-    assert shown(desk, deleted) == "openchat has deleted it.\n"
+    assert shown(desk, done) == snapshot(name="done")
+    assert shown(desk, deleted) == snapshot(name="deleted")
 
 
-def test_a_row_that_is_another_application_s_is_found_there(desk: Desk) -> None:
+def test_a_row_that_is_another_application_s_is_found_there(desk: Desk, snapshot: SnapshotAssertion) -> None:
     row_id = desk.platform.pern_attachment(b"text")
-    found = f"openchat has no attachment {row_id}. pern has one: roomkeeper attachments show pern {row_id}\n"
-    assert shown(desk, row_id) == found
-    told = on(desk.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
-    assert told.code == 1
-    assert told.err.endswith(f". pern has one: roomkeeper attachments show pern {row_id}\n")
-    nobody = uuid4()
-    assert shown(desk, nobody) == f"openchat has no attachment {nobody}.\n"
+    found = f"roomkeeper attachments show pern {row_id}"
+    for arguments in (("show",), ("retry", "--reason", "x")):
+        outcome = on(desk.platform, "attachments", arguments[0], "openchat", str(row_id), *arguments[1:])
+        assert refused(outcome, found, row=row_id) == snapshot(name=f"{arguments[0]}, there")
+    assert shown(desk, uuid4()) == snapshot(name="nowhere")
     # Not looked for where nothing is looked for.
     desk.platform.set(apps="openchat")
-    assert shown(desk, row_id) == f"openchat has no attachment {row_id}.\n"
+    assert shown(desk, row_id) == snapshot(name="nowhere")

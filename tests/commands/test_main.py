@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from commands.main import ENTRIES
 from stack.ports import free_port
 from stack.programs import PROGRAMS
 from stack.programs import roomkeeper as command
-from tests.commands.cli import roomkeeper
+from tests.commands.cli import refused, roomkeeper, stable
 from tests.platform import Platform, environment
 from workers import revision
 
@@ -64,36 +65,40 @@ def test_without_a_command_it_says_what_there_is() -> None:
         assert path[0] in outcome.out + outcome.err
 
 
-@pytest.mark.parametrize("path", [("check",), ("worker", "attachments"), ("beat",), ("db", "upgrade")])
-def test_a_wrong_setting_is_a_sentence(path: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "path", [("check",), ("worker", "attachments"), ("beat",), ("db", "upgrade")], ids=" ".join
+)
+def test_a_wrong_setting_is_a_sentence(path: tuple[str, ...], snapshot: SnapshotAssertion) -> None:
     with environment(
         {"DATABASE_URL": "mysql://root:geheim@h/d", "ROOMKEEPER_BROKER_ULR": "redis://:geheim@h"}
     ):
         outcome = roomkeeper(*path)
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.splitlines() == [
-        "ROOMKEEPER_BROKER_ULR is not a setting; did you mean ROOMKEEPER_BROKER_URL?",
-        "DATABASE_URL is wrong: must begin with postgresql://.",
-    ]
+    first, second = outcome.err.splitlines()
+    assert "ROOMKEEPER_BROKER_ULR" in first and "ROOMKEEPER_BROKER_URL" in first
+    assert "DATABASE_URL" in second
+    assert "geheim" not in outcome.err
+    assert outcome.err == snapshot
 
 
-def test_a_setting_that_is_missing_is_named() -> None:
+def test_a_setting_that_is_missing_is_named(snapshot: SnapshotAssertion) -> None:
     # A process of its own: this one's environment may hold it.
     done = subprocess.run(command(("check",)), env={}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "DATABASE_URL is not set; it must be given.\n"
+    assert "DATABASE_URL" in done.stderr
+    assert done.stderr == snapshot
 
 
-@pytest.mark.parametrize("path", [("db", "upgrade"), ("db", "bootstrap")])
-def test_a_database_that_is_away_is_a_sentence(path: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("path", [("db", "upgrade"), ("db", "bootstrap")], ids=" ".join)
+def test_a_database_that_is_away_is_a_sentence(path: tuple[str, ...], snapshot: SnapshotAssertion) -> None:
     with environment({"DATABASE_URL": f"postgresql://ada:geheim@localhost:{free_port()}/chat"}):
         outcome = roomkeeper(*path)
     assert (outcome.code, outcome.out) == (1, "")
     ((sentence, advice),) = outcome.faults
-    assert sentence.startswith("The database does not answer: connection failed")
     assert sentence.endswith("Connection refused.")
-    assert advice == "Start it, or name another in DATABASE_URL."
     assert "geheim" not in outcome.err
+    # What the driver says depends on how many addresses localhost has.
+    assert [sentence.partition(":")[0], advice] == snapshot
 
 
 def test_a_fault_of_ours_keeps_its_traceback(platform: Platform) -> None:
@@ -103,30 +108,26 @@ def test_a_fault_of_ours_keeps_its_traceback(platform: Platform) -> None:
         roomkeeper("db", "upgrade")
 
 
-def test_an_unknown_kind_of_worker_is_a_sentence() -> None:
-    outcome = roomkeeper("worker", "attachment")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == "'attachment' is not a kind of worker: attachments, delivery, maintenance.\n"
+def test_an_unknown_kind_of_worker_is_a_sentence(snapshot: SnapshotAssertion) -> None:
+    assert refused(roomkeeper("worker", "attachment"), "'attachment'") == snapshot
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "name"),
     [
-        ({}, "ROOMKEEPER_FLOWER_PASSWORD is not set; Flower does not run without a password."),
-        (
-            {"ROOMKEEPER_FLOWER_PASSWORD": ""},
-            "ROOMKEEPER_FLOWER_PASSWORD is not set; Flower does not run without a password.",
-        ),
-        (
-            {"ROOMKEEPER_FLOWER_PASSWORD": "geheim,eva:pw"},
-            "ROOMKEEPER_FLOWER_USER and its password must not contain a comma.",
-        ),
+        ({}, "ROOMKEEPER_FLOWER_PASSWORD"),
+        ({"ROOMKEEPER_FLOWER_PASSWORD": ""}, "ROOMKEEPER_FLOWER_PASSWORD"),
+        ({"ROOMKEEPER_FLOWER_PASSWORD": "geheim,eva:pw"}, "ROOMKEEPER_FLOWER_USER"),
     ],
+    ids=["none", "empty", "comma"],
 )
-def test_flower_does_not_run_without_a_password(settings: dict[str, str], sentence: str) -> None:
+def test_flower_does_not_run_without_a_password(
+    settings: dict[str, str], name: str, snapshot: SnapshotAssertion
+) -> None:
     with environment({"DATABASE_URL": "postgresql://h/d"} | settings):
         outcome = roomkeeper("flower")
-    assert (outcome.code, outcome.out, outcome.err) == (1, "", f"{sentence}\n")
+    assert "geheim" not in outcome.err
+    assert refused(outcome, name) == snapshot
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_flower_does_not_run_without_a_password(settings: dict[str, str], senten
     # The second is nobody's on any machine.
     [("127.0.0.1", "Address already in use"), ("192.0.2.1", "Cannot assign requested address")],
 )
-def test_flower_says_where_it_cannot_be_served(address: str, why: str) -> None:
+def test_flower_says_where_it_cannot_be_served(address: str, why: str, snapshot: SnapshotAssertion) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         settings = {"FLOWER_PASSWORD": "x", "FLOWER_ADDRESS": address, "FLOWER_PORT": str(port)}
@@ -142,10 +143,7 @@ def test_flower_says_where_it_cannot_be_served(address: str, why: str) -> None:
             {"DATABASE_URL": "postgresql://h/d"} | {f"ROOMKEEPER_{k}": v for k, v in settings.items()}
         ):
             outcome = roomkeeper("flower")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == (
-        f"Flower cannot be served on {address}:{port}: {why}; set ROOMKEEPER_FLOWER_PORT.\n"
-    )
+    assert refused(outcome, f" {address}:{port}: {why};", port=port) == snapshot
 
 
 def test_the_module_is_the_command() -> None:
@@ -173,7 +171,9 @@ def test_garbage_is_looked_for_once_it_has_started_but_not_among_what_was_import
 # -- a worker that must not start -------------------------------------------------------------------------
 
 
-def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Platform) -> None:
+def test_a_worker_does_not_start_on_a_database_without_our_schema(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
     platform.sql("DROP SCHEMA roomkeeper CASCADE")
     done = subprocess.run(
         command(("worker", "attachments")),
@@ -183,21 +183,17 @@ def test_a_worker_does_not_start_on_a_database_without_our_schema(platform: Plat
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == [
-        f"✗ The schema roomkeeper is absent, and this version needs {revision.newest()}.",
-        "  Run: roomkeeper db upgrade",
-    ]
+    assert "roomkeeper db upgrade" in done.stderr
+    assert stable(done.stderr, newest=revision.newest()) == snapshot
 
 
 @pytest.mark.parametrize("kind", ["attachments", "delivery", "maintenance"])
-def test_a_worker_does_not_start_where_a_table_of_ours_is_missing(platform: Platform, kind: str) -> None:
+def test_a_worker_does_not_start_where_a_table_of_ours_is_missing(
+    platform: Platform, kind: str, snapshot: SnapshotAssertion
+) -> None:
     platform.sql("ALTER TABLE roomkeeper.dead_letters RENAME TO letters")
     outcome = roomkeeper("worker", kind)
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.faults == [
-        (
-            "The table roomkeeper.dead_letters does not exist.",
-            "Run the application's migrations, or say in ROOMKEEPER_SCHEMAS what its schema is really "
-            "called.",
-        )
-    ]
+    ((sentence, _),) = outcome.faults
+    assert "roomkeeper.dead_letters" in sentence
+    assert outcome.err == snapshot

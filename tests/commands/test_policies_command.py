@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text
+from syrupy.assertion import SnapshotAssertion
 
 from commands import policies as command
 from models.echoroom import ChatSession, TypingIndicator, User
@@ -20,7 +21,7 @@ from tasks.apps.platform import OWN
 from tasks.policies.columns import table_of
 from tasks.policies.sweep import Sweep
 from tasks.sweeps import task as cleanup
-from tests.commands.cli import Outcome, on
+from tests.commands.cli import Outcome, on, refused, stable, timeless
 from tests.platform import Platform
 from tests.sweeps.sweeping import add, rows
 from workers.settings import load
@@ -86,23 +87,23 @@ def test_every_policy_is_shown_with_its_rule_and_period(platform: Platform, colu
         shown = words(outcome)
         for policy in POLICIES.values():
             assert f"{policy.name} ({policy.table.fullname})" in shown
-        assert "participants without any sign of life for 30 minutes leave, with their voice status" in shown
-        assert "every 5 s; last run: never; due now: 0" in shown
-        assert "calls that began more than 365 days ago and ended" in shown
+        # One of each kind of period.
+        assert " 30 minutes " in shown
+        assert " 365 days " in shown
         for rollup in ROLLUPS.values():
             assert f"{rollup.name} ({rollup.table.fullname}) {rollup.rule}" in shown
-        assert "every 5 min; last run: never; closed up to: –" in shown
 
 
-def test_one_application_is_shown(platform: Platform) -> None:
-    outcome = wide(platform, "policies", "echoroom")
+@pytest.mark.parametrize("columns", [80, 200])
+def test_one_application_is_shown(platform: Platform, columns: int, snapshot: SnapshotAssertion) -> None:
+    outcome = wide(platform, "policies", "echoroom", columns=columns)
     for name in POLICIES:
         assert (name in outcome.out) is name.startswith("echoroom.")
+    assert outcome.out == snapshot(name="application")
     assert "roomkeeper.runs" in wide(platform, "policies", "roomkeeper").out
-    assert on(platform, "policies", "echorom").err == (
-        "'echorom' is not an application: echoroom, openchat, connect, pern, audiorooms, roomkeeper. "
-        "Did you mean 'echoroom'?\n"
-    )
+    wrong = on(platform, "policies", "echorom")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert wrong.err == snapshot(name="wrong name")
 
 
 def test_last_run_and_due_rows_are_shown(platform: Platform) -> None:
@@ -120,14 +121,15 @@ def test_last_run_and_due_rows_are_shown(platform: Platform) -> None:
         assert line(wide(platform, "policies", "echoroom"), TYPING.name)[4].endswith("; running now")
 
 
-def test_what_is_wrong_is_shown(platform: Platform) -> None:
+def test_what_is_wrong_is_shown(platform: Platform, snapshot: SnapshotAssertion) -> None:
     platform.sql(
         "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome, remaining, error)"
         " VALUES ('echoroom.typing', '2026-01-01Z', '2026-01-01Z', 0, 'failed', 7, :error)",
         error="Refused: [red]no\nnever",
     )
     shown = line(wide(platform, "policies", "echoroom", columns=300), TYPING.name)
-    assert shown[4] == "2026-01-01 00:00:00, 0 rows, 7 remain, failed: Refused: [red]no; overdue"
+    assert "Refused: [red]no;" in shown[4]
+    assert shown[4] == snapshot
 
 
 def test_settings_are_shown(platform: Platform) -> None:
@@ -142,16 +144,19 @@ def test_settings_are_shown(platform: Platform) -> None:
     assert line(outcome, "echoroom.voice")[3] == "every 2 h"
     # What is off is never overdue, and what is due is seen all the same.
     assert line(outcome, TYPING.name)[3:] == ["off", "never", "1"]
-    assert "without any sign of life for 1 day leave" in words(outcome)
+    ghosts = POLICIES["echoroom.ghosts"]
+    assert line(outcome, ghosts.name)[2].startswith(ghosts.rule.replace("{after}", "1 day"))
 
 
-def test_applications_that_are_not_enabled_are_shown_as_off(platform: Platform) -> None:
+def test_applications_that_are_not_enabled_are_shown_as_off(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
     platform.sql("DROP SCHEMA echoroom CASCADE")
     platform.set(apps="openchat")
     outcome = wide(platform, "policies")
     assert (outcome.code, outcome.err) == (0, "")
     assert line(outcome, TYPING.name)[3:] == ["off", "never", "–"]
-    assert "echoroom: mood-based voice rooms; not in ROOMKEEPER_APPS, so none of these runs" in words(outcome)
+    assert [one.strip() for one in outcome.out.splitlines() if "ROOMKEEPER_APPS" in one] == snapshot
     assert line(outcome, "roomkeeper.runs")[3] == "every 1 h"
     # One that should be there.
     platform.set(apps="echoroom")
@@ -180,19 +185,17 @@ def test_counting_does_not_take_long(platform: Platform, monkeypatch: pytest.Mon
     assert line(outcome, "echoroom.voice")[5] == "0"
 
 
-def test_a_dry_run_that_takes_too_long_is_a_sentence(platform: Platform) -> None:
+def test_a_dry_run_that_takes_too_long_is_a_sentence(platform: Platform, snapshot: SnapshotAssertion) -> None:
     # It may take as long as any statement, and no longer.
     slow(platform)
     platform.set(statement_timeout_ms=2500)
     outcome = on(platform, "run", TYPING.name, "--dry-run")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == (
-        "Counting what is due takes longer than ROOMKEEPER_STATEMENT_TIMEOUT_MS allows, 2,500 ms; give it "
-        "more for this command.\n"
-    )
+    assert refused(outcome, "ROOMKEEPER_STATEMENT_TIMEOUT_MS", " 2,500 ms") == snapshot
 
 
-def test_a_table_that_is_being_altered_is_not_waited_for(platform: Platform) -> None:
+def test_a_table_that_is_being_altered_is_not_waited_for(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
     platform.set(lock_timeout_ms=300)
     with platform.engine.begin() as somebody:
         somebody.exec_driver_sql("LOCK TABLE echoroom.typing_indicators")
@@ -201,13 +204,8 @@ def test_a_table_that_is_being_altered_is_not_waited_for(platform: Platform) -> 
     assert (outcome.code, outcome.err) == (0, "")
     assert line(outcome, TYPING.name)[5] == "?"
     assert (dry.code, dry.out) == (1, "")
-    assert dry.faults == [
-        (
-            "The database refuses: canceling statement due to lock timeout.",
-            "Another transaction holds a row or a table that is needed, such as a migration or an open "
-            "session of psql: see pg_stat_activity, and try again when it has ended.",
-        )
-    ]
+    assert len(dry.faults) == 1
+    assert dry.err == snapshot
 
 
 @pytest.mark.parametrize("arguments", [("policies",), ("run", "echoroom.typing")])
@@ -215,14 +213,13 @@ def test_a_database_that_will_not_do_is_a_sentence(platform: Platform, arguments
     platform.sql("DROP SCHEMA roomkeeper CASCADE")
     outcome = on(platform, *arguments)
     assert (outcome.code, outcome.out) == (1, "")
-    ((sentence, advice),) = outcome.faults
-    assert sentence.startswith("The schema roomkeeper is absent")
-    assert advice == "Run: roomkeeper db upgrade"
+    ((_, advice),) = outcome.faults
+    assert "roomkeeper db upgrade" in advice
     platform.environment["DATABASE_URL"] = "postgresql://ada:geheim@127.0.0.1:1/chat"
     outcome = on(platform, *arguments)
     assert (outcome.code, outcome.out) == (1, "")
-    ((sentence, _),) = outcome.faults
-    assert sentence.startswith("The database does not answer: ")
+    ((_, advice),) = outcome.faults
+    assert "DATABASE_URL" in advice
     assert "geheim" not in outcome.err
 
 
@@ -231,23 +228,23 @@ def test_every_rule_says_its_period_or_how_to_set_it() -> None:
     for policy in POLICIES.values():
         said = command.rule(policy, settings)
         assert "{" not in said
-        assert ("a time that is not set" in said) is policy.off_until_set
-        assert said.endswith(f"; set ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
+        assert said.endswith(f" ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
 
 
-def test_retention_is_off_until_its_period_is_set(platform: Platform) -> None:
+def test_retention_is_off_until_its_period_is_set(platform: Platform, snapshot: SnapshotAssertion) -> None:
     shown = line(wide(platform, "policies", "pern"), "pern.messages")
-    assert shown[2].startswith("messages older than a time that is not set in conversations without ")
-    assert shown[2].endswith("; set ROOMKEEPER_RETENTION_DAYS=pern.messages=DAYS")
+    assert shown[2].endswith(" ROOMKEEPER_RETENTION_DAYS=pern.messages=DAYS")
+    assert shown[2] == snapshot(name="off")
     assert shown[3:] == ["off", "never", "–"]
     platform.set(retention_days="pern.messages=30")
     shown = line(wide(platform, "policies", "pern"), "pern.messages")
-    assert shown[2].startswith("messages older than 30 days in conversations without ")
+    assert " 30 days " in shown[2]
+    assert shown[2] == snapshot(name="set")
     assert shown[3:] == ["every 1 h", "never", "0"]
     # Its rows say it themselves.
     assert line(wide(platform, "policies", "pern"), "pern.messages_by_conversation")[3] == "every 1 h"
     audit = line(wide(platform, "policies", "pern"), "pern.audit_info")
-    assert audit[2].endswith("; add pern.audit_info=DAYS to ROOMKEEPER_RETENTION_DAYS")
+    assert "pern.audit_info=DAYS" in audit[2]
 
 
 def test_a_run_that_was_stopped_is_shown(platform: Platform) -> None:
@@ -302,7 +299,8 @@ def test_a_rollup_is_shown_with_its_application(platform: Platform) -> None:
     assert shown[5] == f"{midnight(1):%Y-%m-%d}"
     platform.set(sweep_off=EVENTS.name, rollup_zones=f"{EVENTS.name}=Asia/Tokyo", sweep_every="pern.daily=60")
     outcome = wide(platform, "policies", "pern", columns=250)
-    assert line(outcome, EVENTS.name)[2:4] == [f"{EVENTS.rule} (days of Asia/Tokyo)", "off"]
+    rule, runs = line(outcome, EVENTS.name)[2:4]
+    assert (rule.startswith(EVENTS.rule), "Asia/Tokyo" in rule, runs) == (True, True, "off")
     assert line(outcome, "pern.daily")[3] == "every 1 min"
 
 
@@ -328,7 +326,7 @@ def test_a_rollup_that_is_late_is_red(platform: Platform, monkeypatch: pytest.Mo
 # -- run -------------------------------------------------------------------------------------------------
 
 
-def test_a_policy_is_run_by_hand(platform: Platform) -> None:
+def test_a_policy_is_run_by_hand(platform: Platform, snapshot: SnapshotAssertion) -> None:
     for _ in range(3):
         typing(platform)
     stays = typing(platform, datetime.now(UTC) + timedelta(hours=1))
@@ -336,12 +334,11 @@ def test_a_policy_is_run_by_hand(platform: Platform) -> None:
     platform.set(sweep_off=TYPING.name)
     outcome = on(platform, "run", TYPING.name)
     assert (outcome.code, outcome.err) == (0, "")
-    assert re.fullmatch(r"echoroom\.typing: 3 rows deleted in 1 batch, \d+\.\d s\.\n", outcome.out)
+    assert stable(outcome) == snapshot(name="three rows")
     assert set(rows(platform, TypingIndicator)) == {stays}
     ((slot, outcome_told, number),) = platform.sql("SELECT slot, outcome, rows FROM roomkeeper.job_runs")
     assert (slot, outcome_told, number) == (None, "done", 3)
-    again = on(platform, "run", TYPING.name)
-    assert again.out.startswith("echoroom.typing: 0 rows deleted in 0 batches, ")
+    assert stable(on(platform, "run", TYPING.name)) == snapshot(name="none")
 
 
 def test_it_goes_on_to_the_end(platform: Platform) -> None:
@@ -356,103 +353,77 @@ def test_it_goes_on_to_the_end(platform: Platform) -> None:
     # A run of beat's would be over after the first batch.
     platform.set(sweep_seconds=0.000001)
     outcome = on(platform, "run", TYPING.name)
-    assert re.match(r"echoroom\.typing: 1,200 rows deleted in \d+ batches, ", outcome.out)
+    assert outcome.out.startswith("echoroom.typing: 1,200 rows ")
     assert rows(platform, TypingIndicator) == {}
 
 
-def test_rows_that_are_updated_are_changed(platform: Platform) -> None:
+def test_rows_that_are_updated_are_changed(platform: Platform, snapshot: SnapshotAssertion) -> None:
     room = add(platform, ChatSession, category="Calm", current_participants=7)
-    assert on(platform, "run", "echoroom.counts").out.startswith(
-        "echoroom.counts: 1 row changed in 1 batch, "
-    )
+    assert stable(on(platform, "run", "echoroom.counts")) == snapshot
     assert rows(platform, ChatSession)[room]["current_participants"] == 0
 
 
-def test_a_dry_run_counts_and_changes_nothing(platform: Platform) -> None:
+def test_a_dry_run_counts_and_changes_nothing(platform: Platform, snapshot: SnapshotAssertion) -> None:
     ids = {str(typing(platform)) for _ in range(7)}
     before = platform.everything()
     outcome = on(platform, "run", TYPING.name, "--dry-run")
     assert (outcome.code, outcome.err) == (0, "")
-    told, *samples, nothing = outcome.out.splitlines()
-    assert re.fullmatch(
-        r"echoroom\.typing: 7 rows are due at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, for example:", told
-    )
+    first, *samples, _ = outcome.out.splitlines()
+    assert first.startswith("echoroom.typing: 7 rows ")
     assert len(samples) == 5 and {sample.strip() for sample in samples} <= ids
-    assert nothing == "Nothing was changed."
+    assert timeless(stable(outcome)) == snapshot
     assert platform.everything() == before
     assert before["roomkeeper.job_runs"] == []
 
 
-def test_a_dry_run_of_nothing(platform: Platform) -> None:
+def test_a_dry_run_of_nothing(platform: Platform, snapshot: SnapshotAssertion) -> None:
     outcome = on(platform, "run", TYPING.name, "--dry-run", "--now", "2026-03-01T11:30:00+01:00")
-    assert outcome.out == (
-        "echoroom.typing: 0 rows are due at 2026-03-01 10:30:00 UTC.\nNothing was changed.\n"
-    )
+    assert " 0 rows " in outcome.out
+    assert " 2026-03-01 10:30:00 UTC" in outcome.out
+    assert outcome.out == snapshot
 
 
 def test_it_goes_by_the_time_that_is_given(platform: Platform) -> None:
     old = typing(platform, datetime(2026, 3, 1, 9, 59, 59, tzinfo=UTC))
     young = typing(platform, datetime(2026, 3, 1, 10, 0, 1, tzinfo=UTC))
     outcome = on(platform, "run", TYPING.name, "--now", "2026-03-01T10:00:00Z")
-    assert outcome.out.startswith("echoroom.typing: 1 row deleted in 1 batch, ")
+    assert outcome.out.startswith("echoroom.typing: 1 row ")
     assert set(rows(platform, TypingIndicator)) == {young} != {old}
 
 
-def test_a_time_to_come_is_for_dry_runs_only(platform: Platform) -> None:
+def test_a_time_to_come_is_for_dry_runs_only(platform: Platform, snapshot: SnapshotAssertion) -> None:
     typing(platform, datetime.now(UTC) + timedelta(hours=1))
     soon = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
     before = platform.everything()
     outcome = on(platform, "run", TYPING.name, "--now", soon)
-    assert (outcome.code, outcome.out) == (1, "")
-    assert "is still to come: what is alive now would be swept. Say --dry-run as well" in outcome.err
+    assert "--dry-run" in refused(outcome)
+    assert timeless(stable(outcome, soon=soon)) == snapshot
     assert platform.everything() == before
-    assert (
-        "echoroom.typing: 1 row is due at "
-        in on(platform, "run", TYPING.name, "--now", soon, "--dry-run").out
-    )
+    dry = on(platform, "run", TYPING.name, "--now", soon, "--dry-run")
+    assert dry.out.startswith("echoroom.typing: 1 row ")
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (
-            "2026-03-01T10:00:00",
-            "--now 2026-03-01T10:00:00 does not say in which zone: write 2026-03-01T10:00:00Z if it is UTC, "
-            "or with its offset, 2026-03-01T10:00:00+01:00.",
-        ),
-        (
-            "2026-03-01",
-            "--now 2026-03-01 does not say in which zone: write 2026-03-01T00:00:00Z if it is UTC, or with "
-            "its offset, 2026-03-01T00:00:00+01:00.",
-        ),
-        (
-            "yesterday",
-            "--now must be a time like 2026-03-01T10:00:00Z or 2026-03-01T11:00:00+01:00 (got 'yesterday').",
-        ),
-        ("0001-01-01T00:00:00+14:00", "--now 0001-01-01T00:00:00+14:00 is beyond what a date can be."),
-    ],
+    "given", ["2026-03-01T10:00:00", "2026-03-01", "yesterday", "0001-01-01T00:00:00+14:00"]
 )
-def test_a_time_that_is_none_is_a_sentence(platform: Platform, given: str, sentence: str) -> None:
+def test_a_time_that_is_none_is_a_sentence(
+    platform: Platform, given: str, snapshot: SnapshotAssertion
+) -> None:
     for dry in ((), ("--dry-run",)):
         outcome = on(platform, "run", TYPING.name, "--now", given, *dry)
-        assert (outcome.code, outcome.out, outcome.err) == (1, "", f"{sentence}\n")
+        assert refused(outcome, "--now ", given) == snapshot(name="either")
 
 
-def test_a_policy_that_there_is_not(platform: Platform) -> None:
-    outcome = on(platform, "run", "echoroom.typng")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == (
-        "'echoroom.typng' is not a policy or a rollup; `roomkeeper policies` lists them. "
-        "Did you mean 'echoroom.typing'?\n"
-    )
+def test_a_policy_that_there_is_not(platform: Platform, snapshot: SnapshotAssertion) -> None:
+    assert refused(on(platform, "run", "echoroom.typng"), "'echoroom.typing'?") == snapshot
 
 
-@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_a_policy_of_an_application_that_is_not_enabled(platform: Platform, dry: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "dry"])
+def test_a_policy_of_an_application_that_is_not_enabled(
+    platform: Platform, dry: tuple[str, ...], snapshot: SnapshotAssertion
+) -> None:
     platform.set(apps="pern,connect")
-    outcome = on(platform, "run", TYPING.name, *dry)
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == "echoroom is not enabled: ROOMKEEPER_APPS names pern, connect.\n"
+    assert refused(on(platform, "run", TYPING.name, *dry), "ROOMKEEPER_APPS") == snapshot
     # The platform's own always is.
     assert on(platform, "run", "roomkeeper.runs", *dry).code == 0
 
@@ -463,30 +434,26 @@ def test_a_table_that_is_missing_is_a_sentence(platform: Platform) -> None:
     platform.sql("DROP SCHEMA openchat CASCADE")
     outcome = on(platform, "run", TYPING.name)
     assert (outcome.code, outcome.out) == (1, "")
-    assert [sentence for sentence, _ in outcome.faults] == [
-        "The table echoroom.typing_indicators does not exist."
-    ]
+    ((sentence, _),) = outcome.faults
+    assert "echoroom.typing_indicators" in sentence
 
 
-def test_two_runs_at_once_are_one_too_many(platform: Platform) -> None:
+def test_two_runs_at_once_are_one_too_many(platform: Platform, snapshot: SnapshotAssertion) -> None:
     key = typing(platform)
     with under_way(platform):
         outcome = on(platform, "run", TYPING.name)
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == (
-        "Another run of echoroom.typing is under way: nothing was done here; see: roomkeeper policies\n"
-    )
+    assert refused(outcome, TYPING.name) == snapshot
     assert set(rows(platform, TypingIndicator)) == {key}
 
 
-def test_what_is_left_is_said_with_the_reason(platform: Platform) -> None:
+def test_what_is_left_is_said_with_the_reason(platform: Platform, snapshot: SnapshotAssertion) -> None:
     key = typing(platform)
     with platform.engine.begin() as somebody:
         table = table_of(TypingIndicator)
         somebody.execute(select(table).where(table.c.id == key).with_for_update())
         held = on(platform, "run", TYPING.name)
     assert held.code == 0
-    assert held.out.splitlines()[1] == "1 row is due still: somebody holds them, or changes them."
+    assert stable(held) == snapshot(name="held")
     platform.sql(
         "CREATE FUNCTION refuse() RETURNS trigger AS 'BEGIN RAISE ''not today''; END' LANGUAGE plpgsql"
     )
@@ -494,18 +461,19 @@ def test_what_is_left_is_said_with_the_reason(platform: Platform) -> None:
         "CREATE TRIGGER refuse BEFORE DELETE ON echoroom.typing_indicators"
         " FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
-    refused = on(platform, "run", TYPING.name)
-    assert refused.out.splitlines()[-1] == "1 row is due still: the database says RaiseException: not today."
+    last = on(platform, "run", TYPING.name).out.splitlines()[-1]
+    assert "RaiseException: not today" in last
+    assert last == snapshot(name="refused")
 
 
 def test_long_work_is_told_in_lines_where_nobody_looks(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
 ) -> None:
     monkeypatch.setattr("commands.progress.LINE_SECONDS", 0)
     add(platform, ChatSession, category="Calm", current_participants=7)
     outcome = on(platform, "run", "echoroom.counts")
-    assert outcome.err == "echoroom.counts: 1 row, page 0 of 1\n"
-    assert outcome.out.startswith("echoroom.counts: 1 row changed")
+    assert outcome.err == snapshot
+    assert outcome.out.startswith("echoroom.counts: 1 row ")
 
 
 def test_at_a_terminal_a_bar_comes_and_goes(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,11 +484,11 @@ def test_at_a_terminal_a_bar_comes_and_goes(platform: Platform, monkeypatch: pyt
     assert "echoroom.typing: 1 row" in outcome.err
     # What it drew is taken away, and what it did is in the output.
     assert "\x1b[2K" in outcome.err
-    assert "1 row deleted in 1 batch" in outcome.out
+    assert "echoroom.typing: 1 row " in outcome.out
 
 
 def test_one_that_is_broken_off_says_what_is_done(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
 ) -> None:
     real: Any = cleanup.run
 
@@ -535,11 +503,13 @@ def test_one_that_is_broken_off_says_what_is_done(
     monkeypatch.setattr(cleanup, "run", impatient)
     outcome = on(platform, "run", TYPING.name)
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err == "echoroom.typing: broken off; 1 row deleted.\n"
+    assert outcome.err == snapshot
     assert rows(platform, TypingIndicator) == {}
 
 
-def test_a_rollup_is_run_by_hand(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollup_is_run_by_hand(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
+) -> None:
     log(platform, midnight(40), midnight(3), datetime.now(UTC))
     behind(platform, midnight(3))
     platform.sql("UPDATE roomkeeper.pern_security_daily SET events = 7")
@@ -551,12 +521,14 @@ def test_a_rollup_is_run_by_hand(platform: Platform, monkeypatch: pytest.MonkeyP
     ((watermark,),) = platform.sql("SELECT watermark FROM roomkeeper.rollups")
     closed = (watermark - midnight(3)).days
     assert closed in {2, 3}
-    lines = dict.fromkeys(outcome.err.splitlines())
-    wanted = [f"{EVENTS.name}: {number} of {closed} days closed" for number in range(closed + 1)]
-    assert list(lines) in (wanted, wanted[1:])
-    assert re.fullmatch(
-        rf"pern\.security_daily: {closed} days closed, 2 rows of figures changed, \d+\.\d s\.\n", outcome.out
+    counts = dict.fromkeys(
+        tuple(map(int, re.findall(r"\d+", told.removeprefix(EVENTS.name))))
+        for told in outcome.err.splitlines()
     )
+    wanted = [(number, closed) for number in range(closed + 1)]
+    assert list(counts) in (wanted, wanted[1:])
+    last = outcome.err.splitlines()[-1].replace(str(closed), "<closed>")
+    assert [last, stable(outcome.out.replace(f" {closed} ", " <closed> ", 1))] == snapshot
     runs = platform.sql("SELECT job, outcome, rows FROM roomkeeper.job_runs ORDER BY id")
     assert runs[-1] == (EVENTS.name, "done", 2)
 
@@ -564,60 +536,54 @@ def test_a_rollup_is_run_by_hand(platform: Platform, monkeypatch: pytest.MonkeyP
 def test_the_first_run_of_a_rollup_by_hand(platform: Platform) -> None:
     log(platform, midnight(40))
     outcome = on(platform, "run", EVENTS.name)
-    assert re.match(r"pern\.security_daily: (39|40) days closed, 1 row of figures changed, ", outcome.out)
+    assert re.match(r"pern\.security_daily: (39|40) .* 1 row ", outcome.out)
 
 
-def test_a_dry_run_of_a_rollup_says_what_is_to_be_closed(platform: Platform) -> None:
-    assert on(platform, "run", EVENTS.name, "--dry-run").out == (
-        f"{EVENTS.name} has never run: its first run begins with the day of the earliest row that it "
-        "counts.\n"
-        "Nothing was changed.\n"
-    )
+def test_a_dry_run_of_a_rollup_says_what_is_to_be_closed(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
+    assert on(platform, "run", EVENTS.name, "--dry-run").out == snapshot(name="never run")
     behind(platform, datetime(2026, 3, 1, tzinfo=UTC))
     before = platform.everything()
 
-    def dry(now: str) -> str:
+    def dry(now: str) -> Outcome:
         outcome = on(platform, "run", EVENTS.name, "--dry-run", "--now", now)
         assert (outcome.code, outcome.err) == (0, "")
-        said, nothing = outcome.out.splitlines()
-        assert nothing == "Nothing was changed."
-        return said.removeprefix(f"{EVENTS.name}: ")
+        return outcome
 
-    for now, said in (
-        ("2026-03-02T01:59:59Z", "0 days are to be closed at 2026-03-02 01:59:59 UTC."),
-        ("2026-03-02T02:00:00Z", "1 day is to be closed at 2026-03-02 02:00:00 UTC: 2026-03-01."),
-        (
-            "2026-03-11T02:00:00Z",
-            "10 days are to be closed at 2026-03-11 02:00:00 UTC: 2026-03-01 to 2026-03-10.",
-        ),
+    for now, count in (
+        ("2026-03-02T01:59:59Z", 0),
+        ("2026-03-02T02:00:00Z", 1),
+        ("2026-03-11T02:00:00Z", 10),
     ):
-        assert dry(now) == said
+        outcome = dry(now)
+        assert outcome.out.startswith(f"{EVENTS.name}: {count} day")
+        assert outcome.out == snapshot(name=now)
     platform.set(rollup_zones=f"{EVENTS.name}=Asia/Tokyo")
     ((covered,),) = platform.sql("SELECT covered_from FROM roomkeeper.rollups")
-    assert dry("2026-03-11T02:00:00Z") == (
-        f"{EVENTS.name} has counted days of UTC: its next run computes all since {covered:%Y-%m-%d} anew, as "
-        "days of Asia/Tokyo."
-    )
+    outcome = dry("2026-03-11T02:00:00Z")
+    assert f" {covered:%Y-%m-%d} " in outcome.out
+    assert stable(outcome, covered=f"{covered:%Y-%m-%d}") == snapshot(name="another zone")
     assert platform.everything() == before
 
 
-def test_a_rollup_goes_by_the_clock(platform: Platform) -> None:
+def test_a_rollup_goes_by_the_clock(platform: Platform, snapshot: SnapshotAssertion) -> None:
     outcome = on(platform, "run", EVENTS.name, "--now", "2026-03-11T02:00:00Z")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.startswith(f"{EVENTS.name} goes by the clock, ")
+    assert refused(outcome, EVENTS.name) == snapshot
     assert platform.sql("SELECT * FROM roomkeeper.rollups") == []
 
 
-def test_two_runs_of_a_rollup_at_once_are_one_too_many(platform: Platform) -> None:
+def test_two_runs_of_a_rollup_at_once_are_one_too_many(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
     with under_way(platform, EVENTS.name):
         outcome = on(platform, "run", EVENTS.name)
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == (
-        f"Another run of {EVENTS.name} is under way: nothing was done here; see: roomkeeper policies\n"
-    )
+    assert refused(outcome, EVENTS.name) == snapshot
 
 
-def test_a_rollup_that_is_broken_off(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollup_that_is_broken_off(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
+) -> None:
     behind(platform, midnight(9))
 
     def impatient(*_: Any, watch: Any, **__: Any) -> None:
@@ -627,7 +593,7 @@ def test_a_rollup_that_is_broken_off(platform: Platform, monkeypatch: pytest.Mon
     monkeypatch.setattr(analytics, "run", impatient)
     outcome = on(platform, "run", EVENTS.name)
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err == f"{EVENTS.name}: broken off; 2 days closed.\n"
+    assert outcome.err == snapshot
 
 
 def test_every_page_has_its_policies_shown(platform: Platform) -> None:
@@ -642,4 +608,4 @@ def test_each_of_our_own_policies_can_be_asked(platform: Platform, policy: Sweep
     platform.set(retention_days=f"{policy.name}=400" if policy.off_until_set else "")
     outcome = on(platform, "run", policy.name, "--dry-run")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "0 rows are due" in outcome.out
+    assert outcome.out.startswith(f"{policy.name}: 0 rows ")

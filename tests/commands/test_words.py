@@ -1,19 +1,17 @@
 """What the command line says to people, word for word: it stands in files, so that words are improved there.
 
-`pytest tests/commands/test_words.py --snapshot-update` writes the files; the difference is for a reviewer.
+`pytest tests/commands --snapshot-update` writes the files; the difference is for a reviewer.
 """
 
-import re
 from collections.abc import Iterator
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from commands.main import ENTRIES
-from tests.commands.cli import on, roomkeeper
+from tests.commands.cli import on, roomkeeper, stable
 from tests.platform import Platform
-
-COLUMNS = "100"
+from workers import revision
 
 
 def paths() -> Iterator[tuple[str, ...]]:
@@ -23,11 +21,6 @@ def paths() -> Iterator[tuple[str, ...]]:
         yield (name,)
         for below in getattr(entry.load(name), "commands", ()):
             yield name, below
-
-
-@pytest.fixture(autouse=True)
-def _width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", COLUMNS)
 
 
 @pytest.mark.parametrize("path", list(paths()), ids=lambda path: " ".join(("roomkeeper", *path)))
@@ -63,6 +56,4 @@ def test_check(platform: Platform, snapshot: SnapshotAssertion, wrong: str) -> N
     platform.set(max_file_bytes=100_000)
     platform.sql(WRONG[wrong].format(database=platform.engine.url.database))
     outcome = on(platform, "check")
-    # Folders and ports are this run's.
-    told = re.sub(r"/[\w/.-]*pytest-of-[\w/.-]*", "/FOLDER", outcome.out + outcome.err)
-    assert re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", told) == snapshot
+    assert stable(outcome, newest=revision.newest()) == snapshot

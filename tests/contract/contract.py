@@ -33,7 +33,7 @@ from tests.sweeps.sweeping import figures_closed
 #: Tables of ours in which every run leaves something.
 _OURS = {
     "roomkeeper.job_runs",
-    "roomkeeper.sweeps",
+    "roomkeeper.sweep_checkpoints",
     "roomkeeper.rollups",
     "roomkeeper.future_timestamps",
     "roomkeeper.receipts",

@@ -11,7 +11,7 @@ def _job(attempt: int) -> tuple[Row, ...]:
     values = {
         AttachmentJob.app: Of(AttachmentEvent.app),
         AttachmentJob.attachment_id: Of(AttachmentEvent.attachment_id),
-        AttachmentJob.state: "parked",
+        AttachmentJob.state: "failed",
         AttachmentJob.attempt: attempt,
     }
     return (Row(model=AttachmentJob, values=values),)
@@ -53,6 +53,6 @@ EXAMPLES = (
             {ScanVerdict.verdict: verdict, ScanVerdict.signature: "Eicar"}
             for verdict in ("infected", "suspicious")
         ),
-        protected_by=(refers(AttachmentJob.sha256, {AttachmentJob.state: "parked"}),),
+        protected_by=(refers(AttachmentJob.sha256, {AttachmentJob.state: "failed"}),),
     ),
 )

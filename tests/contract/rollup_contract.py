@@ -46,12 +46,12 @@ def _sources_are_the_feeds(example: Example) -> None:
         moments = names_of(column for source in sources for column in source.at)
         assert moments in (set(), names_of(feed.at)), (
             f"{rollup.name}: rows of {feed.table.fullname} count by {', '.join(sorted(moments))}, and its "
-            f"`feeds` names {', '.join(sorted(names_of(feed.at)))}."
+            f"`source_tables` names {', '.join(sorted(names_of(feed.at)))}."
         )
     for source in example.sources:
         table = table_of(source.of)
         assert source.of in rollup.models, (
-            f"{rollup.name}: rows of {table.fullname} count, and its `feeds` does not name that table."
+            f"{rollup.name}: rows of {table.fullname} count, and its `source_tables` does not name it."
         )
 
 

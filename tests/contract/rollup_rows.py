@@ -147,7 +147,7 @@ class SourceRows:
 
     def take(self) -> None:
         """Delete the rows of the first two buckets as retention does: up to the latest of their moments, as
-        the rollup's `feeds` name them, buckets are frozen."""
+        the rollup's `source_tables` name them, buckets are frozen."""
         moments = []
         with _writing() as connection:
             for table in reversed(sort_tables(set(self._tables.values()))):

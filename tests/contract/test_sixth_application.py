@@ -137,7 +137,7 @@ def notes(platform: Platform, sixth: Any) -> Iterator[Any]:
 def emptied(platform: Platform) -> None:
     platform.sql(
         "TRUNCATE notes.author, notes.note, notes.tag, notes.link, roomkeeper.holds,"
-        " roomkeeper.approvals, roomkeeper.sweeps"
+        " roomkeeper.approvals, roomkeeper.sweep_checkpoints"
     )
 
 

@@ -114,7 +114,7 @@ def test_what_was_merged_is_right_already(platform: Platform) -> None:
     before = platform.everything()
     audits.audit()
     after = platform.everything()
-    ours = {"roomkeeper.job_runs", "roomkeeper.positions"}
+    ours = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
     assert {name: rows for name, rows in before.items() if name not in ours} == {
         name: rows for name, rows in after.items() if name not in ours
     }

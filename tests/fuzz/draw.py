@@ -1,4 +1,4 @@
-"""Feeds changed files to everything that draws or strips, through the jail, and keeps what it does not stand.
+"""Feeds changed files to all that draws or strips, through the sandbox, and keeps those that make it fail.
 
     python -m tests.fuzz.draw --minutes 10
 
@@ -51,7 +51,7 @@ def faults(content: bytes, folder: Path) -> Iterator[str | None]:
         try:
             sandbox.run(work, source, folder, how, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
             yield None
-        except sandbox.Jailed as error:
+        except sandbox.SandboxFailure as error:
             yield f"{work}: {error}"
 
 

@@ -12,7 +12,7 @@ from tests.sweeps.sweeping import NOW, figures_closed
 #: Tables of ours in which a run leaves something.
 OURS = {
     "roomkeeper.job_runs",
-    "roomkeeper.sweeps",
+    "roomkeeper.sweep_checkpoints",
     "roomkeeper.receipts",
     "roomkeeper.deletion_events",
     "roomkeeper.rollups",

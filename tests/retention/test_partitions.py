@@ -26,7 +26,14 @@ from tasks.retention import archive, partitions, receipts
 from tasks.retention.archive import Archived
 from tasks.retention.batch import RetentionBatches
 from tasks.retention.cascade import files_of
-from tasks.retention.partitions import PartitionError, archives, drop, make_coming, make_room, missing
+from tasks.retention.partitions import (
+    PartitionError,
+    archives,
+    create_for_rows,
+    create_upcoming,
+    drop,
+    missing_months,
+)
 from tasks.retention.partitions.catalog import Found
 from tasks.retention.partitions.policies import running, whole
 from tasks.retention.restore import restore
@@ -66,14 +73,14 @@ def plan(platform: Platform, name: str, by: str | None = None, now: datetime = N
 def switch(platform: Platform, name: str, now: datetime) -> None:
     """Run what the plan says, as the application's migration would."""
     made = plan(platform, name, now=now)
-    assert (made.reasons, made.switch is None) == ([], False)
-    assert made.switch is not None
+    assert (made.reasons, made.conversion is None) == ([], False)
+    assert made.conversion is not None
     url = platform.environment["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True) as connection:
-        for statement in made.switch.before:
+        for statement in made.conversion.before:
             connection.execute(statement.encode())
         with connection.transaction():
-            for statement in made.switch.at_once:
+            for statement in made.conversion.at_once:
                 connection.execute(statement.encode())
 
 
@@ -88,7 +95,7 @@ def monthly(platform: Platform) -> Platform:
     """`pern.audit_logs`, partitioned a quarter before NOW: what was before December, and six months."""
     switch(platform, "pern.audit_logs", datetime(2025, 11, 10, tzinfo=UTC))
     days(platform, **{f"pern.audit_{severity}": PERIOD for severity in SEVERITIES})
-    make_coming(find(platform), NOW)
+    create_upcoming(find(platform), NOW)
     return platform
 
 
@@ -156,7 +163,7 @@ def test_the_plan_works_on_a_filled_table(platform: Platform) -> None:
     platform.sql("DELETE FROM pern.users")
     assert {row["user_id"] for row in rows(platform, AuditLog).values()} == {None}
     made = plan(platform, "pern.audit_logs")
-    assert (made.reasons, made.switch, made.coming, made.past) == ([], None, [], [])
+    assert (made.reasons, made.conversion, made.coming, made.past) == ([], None, [], [])
     late = log(platform, MARCH + timedelta(days=150))
     assert late in rows(platform, AuditLog)
     with pytest.raises(Exception, match="audit_logs_user_id_fkey"):
@@ -183,7 +190,7 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_a_table_whose_keys_are_needed_cannot_be_partitioned(platform: Platform, name: str) -> None:
     made = plan(platform, name)
-    assert made.switch is None
+    assert made.conversion is None
     for reason in REASONS[name]:
         assert any(reason in one for one in made.reasons), made.reasons
 
@@ -234,7 +241,7 @@ def test_a_table_with_row_security_stays_secure(platform: Platform) -> None:
         add(platform, RoomLog, event_type="something else", created_at=NOW)
     found = find(platform, table_of(RoomLog), "created_at")
     # The switch has made April to July; from May on, three months ahead are one more.
-    assert make_coming(found, datetime(2026, 5, 1, tzinfo=UTC)) == ["audit_log_y2026m08"]
+    assert create_upcoming(found, datetime(2026, 5, 1, tzinfo=UTC)) == ["audit_log_y2026m08"]
     secured = platform.sql(
         "SELECT bool_and(relrowsecurity), count(*) FROM pg_class WHERE relname LIKE 'audit_log%'"
         " AND relkind IN ('r', 'p') AND relnamespace = 'audiorooms'\\:\\:regnamespace"
@@ -269,17 +276,17 @@ def test_numbering_goes_on(platform: Platform) -> None:
 def test_this_month_and_three_ahead_are_made_once(monthly: Platform) -> None:
     coming = [f"audit_logs_y2026m0{number}" for number in (3, 4, 5, 6)]
     assert names(monthly)[-4:] == coming
-    assert make_coming(find(monthly), NOW) == []
+    assert create_upcoming(find(monthly), NOW) == []
     # Until the last instant of the month it is this one.
-    assert make_coming(find(monthly), APRIL - INSTANT) == []
+    assert create_upcoming(find(monthly), APRIL - INSTANT) == []
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: make_coming(find(monthly), APRIL), range(4)))
+        made = list(pool.map(lambda _: create_upcoming(find(monthly), APRIL), range(4)))
     assert sorted(name for one in made for name in one) == ["audit_logs_y2026m07"]
     owners = monthly.sql("SELECT DISTINCT relowner FROM pg_class WHERE relname LIKE 'audit_logs%'")
     assert len(owners) == 1
     monthly.sql("DROP TABLE pern.audit_logs_y2026m05")
     assert plan(monthly, "pern.audit_logs").coming == [datetime(2026, 5, 1, tzinfo=UTC)]
-    assert make_coming(find(monthly), NOW) == ["audit_logs_y2026m05"]
+    assert create_upcoming(find(monthly), NOW) == ["audit_logs_y2026m05"]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +302,7 @@ def test_this_month_and_three_ahead_are_made_once(monthly: Platform) -> None:
     ],
 )
 def test_months_to_come_are_those_of_the_calendar(moment: str, months: list[str]) -> None:
-    coming = missing([], datetime.fromisoformat(moment))
+    coming = missing_months([], datetime.fromisoformat(moment))
     assert [f"{begins:%Y-%m}" for begins in coming] == months
     assert all((begins.day, begins.hour, begins.tzinfo) == (1, 0, UTC) for begins in coming)
 
@@ -304,10 +311,10 @@ def test_a_default_partition_that_holds_rows_of_a_month_to_come_is_told(monthly:
     monthly.sql("CREATE TABLE pern.rest PARTITION OF pern.audit_logs DEFAULT")
     kept = log(monthly, datetime(2026, 7, 31, tzinfo=UTC))
     with pytest.raises(PartitionError, match=r"The default partition rest holds 1 rows of 2026-07: while"):
-        make_coming(find(monthly), APRIL)
+        create_upcoming(find(monthly), APRIL)
     assert list(rows(monthly, AuditLog)) == [kept]
     monthly.sql("UPDATE pern.audit_logs SET created_at = '2026-08-01Z'")
-    assert make_coming(find(monthly), APRIL) == ["audit_logs_y2026m07"]
+    assert create_upcoming(find(monthly), APRIL) == ["audit_logs_y2026m07"]
 
 
 def test_a_partition_of_a_part_of_a_month_is_told(monthly: Platform) -> None:
@@ -316,13 +323,13 @@ def test_a_partition_of_a_part_of_a_month_is_told(monthly: Platform) -> None:
         " FOR VALUES FROM ('2026-07-01Z') TO ('2026-07-08Z')"
     )
     with pytest.raises(PartitionError, match="week has some of 2026-07, from 2026-07-01 00:00 to 2026-07-08"):
-        make_coming(find(monthly), APRIL)
+        create_upcoming(find(monthly), APRIL)
 
 
 def test_a_table_in_the_way_is_told(monthly: Platform) -> None:
     monthly.sql("ALTER TABLE pern.audit_logs DETACH PARTITION pern.audit_logs_y2026m06")
     with pytest.raises(PartitionError, match="which is no partition of it: was it detached"):
-        make_coming(find(monthly), NOW)
+        create_upcoming(find(monthly), NOW)
 
 
 # -- partitions that are over ----------------------------------------------------------------------------
@@ -474,7 +481,7 @@ def test_what_was_dropped_comes_back(monthly: Platform) -> None:
         assert {one.content["operator"] for one in written} == {"ada"}
         for one in written:
             for archived in one.content["archives"]:
-                make_room(connection, AUDIT, archive.read(store, Archived(**archived)))
+                create_for_rows(connection, AUDIT, archive.read(store, Archived(**archived)))
     for one in written:
         restore(one.number, monthly.settings, operator="ada", reason="a mistake")
     assert everything(monthly) == before
@@ -505,7 +512,7 @@ def test_a_large_partition_is_archived_in_parts(monthly: Platform, monkeypatch: 
     with monthly.engine.begin() as connection:
         store = archive_for(monthly.settings)
         assert store is not None
-        make_room(connection, AUDIT, archive.read(store, Archived(**archived[0])))
+        create_for_rows(connection, AUDIT, archive.read(store, Archived(**archived[0])))
     for number in (info.number, security.number):
         restore(number, monthly.settings, operator="ada", reason="a mistake")
     assert everything(monthly) == before
@@ -696,7 +703,7 @@ def test_who_writes_does_not_wait_for_an_archive(monthly: Platform, monkeypatch:
     monkeypatch.setattr(archive, "write", write)
     with writing(monthly) as took:
         assert dropped(monthly)["audit_logs_y2026m01"] is None
-        make_coming(find(monthly), APRIL)
+        create_upcoming(find(monthly), APRIL)
     assert during
     assert set(during) == {1}
     # Others write all the time, and none of their statements fails.

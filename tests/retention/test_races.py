@@ -136,7 +136,7 @@ def test_a_table_that_nobody_told_of_takes_nothing_along(platform: Platform) -> 
 def test_a_run_that_was_taken_for_dead_takes_nothing(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection to the ledger is lost, not the one that deletes: the next run removes its archives."""
+    """Its connection to job history is lost, the one that deletes is not; the next run removes archives."""
     old = message(platform, conversation(platform), OLD)
     others: list[Any] = []
     write = archive.write

@@ -225,7 +225,7 @@ def test_counters_are_right_afterwards(
     assert {row["last_read_message_id"] for row in after.values()} <= {None, *found}
     before = platform.everything()
     audits.audit()
-    ours = {"roomkeeper.job_runs", "roomkeeper.positions"}
+    ours = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
     assert {name: rows for name, rows in platform.everything().items() if name not in ours} == {
         name: rows for name, rows in before.items() if name not in ours
     }
@@ -306,7 +306,7 @@ def forgotten(
         assert rows(platform, model) == left
     after = platform.everything()
     names = {table_of(model).fullname for model in tables}
-    names |= {"roomkeeper.job_runs", "roomkeeper.sweeps", "roomkeeper.receipts"}
+    names |= {"roomkeeper.job_runs", "roomkeeper.sweep_checkpoints", "roomkeeper.receipts"}
     assert {name: found for name, found in after.items() if name not in names} == {
         name: found for name, found in before.items() if name not in names
     }

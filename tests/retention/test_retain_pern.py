@@ -280,7 +280,7 @@ def test_a_file_of_several_messages_that_all_go_goes_once(platform: Platform) ->
 
 
 def job(platform: Platform, of: UUID, **values: Any) -> None:
-    platform_job = {"app": "pern", "attachment_id": of, "state": "parked", **values}
+    platform_job = {"app": "pern", "attachment_id": of, "state": "failed", **values}
     with platform.engine.begin() as connection:
         connection.execute(insert(table_of(AttachmentJob)).values(platform_job))
 
@@ -343,7 +343,7 @@ def test_what_an_operator_said_of_a_file_is_not_forgotten(platform: Platform) ->
     assert retain(platform, GLOBAL).rows == 1
     found = platform.job(file)
     assert found is not None
-    assert (found.state, found.outcome, found.reason) == ("parked", None, "row_deleted")
+    assert (found.state, found.outcome, found.reason) == ("failed", None, "row_deleted")
     assert {name: getattr(found, name) for name in words} == words
 
 

@@ -344,7 +344,7 @@ def test_what_cleanup_deletes_freezes_buckets_too(platform: Platform, way: str) 
         taken = batches.on_pages(0, 10)
     else:
         taken = batches.take(batches.look(10)[0])
-    assert (taken.rows, taken.told) == (4, [])
+    assert (taken.rows, taken.event_rows) == (4, [])
     assert set(rows(platform, AuditLog)) == {stay}
     assert frozen_to(platform, "pern.security_daily") == CLOSED - INSTANT
 

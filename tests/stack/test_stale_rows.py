@@ -27,7 +27,7 @@ from workers.settings import load
 
 pytestmark = pytest.mark.system
 
-#: The ledger has rows enough of its own.
+#: The job history has rows enough of its own.
 NAMES = [name for name in POLICIES if name != "roomkeeper.runs"]
 RETAINED = [name for name, policy in POLICIES.items() if isinstance(policy, Retention)]
 #: What is due without waiting: it is wrong, not old.

@@ -19,7 +19,12 @@ from tests.platform import Platform
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 INSTANT = timedelta(microseconds=1)
 #: Tables of ours in which every run leaves something.
-OURS = {"roomkeeper.job_runs", "roomkeeper.sweeps", "roomkeeper.rollups", "roomkeeper.future_timestamps"}
+OURS = {
+    "roomkeeper.job_runs",
+    "roomkeeper.sweep_checkpoints",
+    "roomkeeper.rollups",
+    "roomkeeper.future_timestamps",
+}
 
 
 def ago(*, than: timedelta = timedelta(0), **parts: float) -> datetime:

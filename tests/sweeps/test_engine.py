@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, insert, make_url, select
 
 from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
-from models.platform import JobRun, SweepPosition
+from models.platform import JobRun, SweepCheckpoint
 from tasks.analytics import rollup_guard
 from tasks.apps import POLICIES
 from tasks.policies.retention import Retention
@@ -282,7 +282,9 @@ def test_where_no_index_serves_each_run_walks_its_share(platform: Platform) -> N
 
     def place() -> int:
         with platform.engine.begin() as connection:
-            found = connection.scalar(select(SweepPosition.page).where(SweepPosition.policy == policy.name))
+            found = connection.scalar(
+                select(SweepCheckpoint.page).where(SweepCheckpoint.policy == policy.name)
+            )
             return found or 0
 
     # A row here and there keeps no run going on.
@@ -297,7 +299,7 @@ def test_where_no_index_serves_each_run_walks_its_share(platform: Platform) -> N
     # A crowd does, to its end.
     platform.sql("UPDATE echoroom.voice_status SET is_muted = true WHERE ctid < '(150,0)'")
     # The update has put them behind all others.
-    platform.sql("UPDATE roomkeeper.sweeps SET page = :pages", pages=pages)
+    platform.sql("UPDATE roomkeeper.sweep_checkpoints SET page = :pages", pages=pages)
     crowd = platform.sql("SELECT count(*) FROM echoroom.voice_status WHERE is_muted")[0][0]
     assert run(policy, share=0.1).rows > crowd * 0.9
     # By hand through all of it, whatever the position.
@@ -315,7 +317,7 @@ def test_a_small_table_is_walked_as_a_whole(platform: Platform) -> None:
 def test_a_walk_ends_at_its_beginning_and_survives_a_table_that_shrinks(platform: Platform) -> None:
     policy = POLICIES["echoroom.voice_speaking"]
     add(platform, VoiceStatus, is_speaking=True, last_updated=ago(days=1))
-    platform.sql("INSERT INTO roomkeeper.sweeps VALUES (:name, 1000000)", name=policy.name)
+    platform.sql("INSERT INTO roomkeeper.sweep_checkpoints VALUES (:name, 1000000)", name=policy.name)
     done = sweep(platform, policy.name, by_hand=False)
     assert done.rows == 1
     platform.sql("TRUNCATE echoroom.voice_status")

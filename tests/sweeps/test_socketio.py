@@ -142,7 +142,7 @@ def test_a_policy_without_an_event_tells_nothing(settings: Settings, listener: L
     quiet = dataclasses.replace(TYPING, event=None)
     assert not socketio.wanted(quiet, settings)
     assert socketio.wanted(TYPING, settings)
-    socketio.tell(quiet, [(uuid4(), uuid4())], settings)
+    socketio.emit(quiet, [(uuid4(), uuid4())], settings)
     assert listener.heard() == []
 
 
@@ -187,7 +187,7 @@ def with_data(data: dict[str, Any]) -> Sweep:
 def told(settings: Settings, listener: Listener, data: dict[str, Any], *values: Any) -> Any:
     """Return the event's argument for these values of columns."""
     place = uuid4()
-    socketio.tell(with_data(data), [(place, *values)], settings)
+    socketio.emit(with_data(data), [(place, *values)], settings)
     ((_, (_, packet, _)),) = listener.heard()
     return packet["data"][1]
 
@@ -231,19 +231,19 @@ def test_columns_and_plain_values_keep_their_places(settings: Settings, listener
 def test_a_column_that_is_both_room_and_told(settings: Settings, listener: Listener) -> None:
     place = uuid4()
     policy = with_data({"session_id": TypingIndicator.session_id})
-    socketio.tell(policy, [(place, place)], settings)
+    socketio.emit(policy, [(place, place)], settings)
     assert listener.heard() == [message(place, "typing-stop", session_id=str(place))]
 
 
 def test_a_room_may_be_anything_that_is_a_text(settings: Settings, listener: Listener) -> None:
-    socketio.tell(TYPING, [(7, None), ("#ö#", None)], settings)
+    socketio.emit(TYPING, [(7, None), ("#ö#", None)], settings)
     told = [(channel, options["rooms"]) for channel, (_, _, options) in listener.heard()]
     assert told == [("socket.io#/#7#", ["7"]), ("socket.io#/##ö##", ["#ö#"])]
 
 
 def test_what_clients_would_not_know_is_not_told(settings: Settings) -> None:
     with pytest.raises(TypeError, match="an event cannot tell a date"):
-        socketio.tell(TYPING, [(uuid4(), date(2026, 3, 1))], settings)
+        socketio.emit(TYPING, [(uuid4(), date(2026, 3, 1))], settings)
 
 
 # -- a Redis that is away ---------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_a_sweep_succeeds_without_it_and_tells_again_later(
     # One wait, then it is left alone.
     assert monotonic() - begun < 2 * socketio.TIMEOUT_SECONDS
     ((name, policy, events),) = [(line["event"], line["policy"], line["events"]) for line in logs]
-    assert (name, policy, events) == ("live.untold", TYPING.name, 1)
+    assert (name, policy, events) == ("socketio.emit_failed", TYPING.name, 1)
     assert rows(telling, TypingIndicator) == {}
     outcomes = telling.sql("SELECT outcome, rows FROM roomkeeper.job_runs WHERE job = :job", job=TYPING.name)
     assert outcomes == [("done", 1)] * 4
@@ -288,10 +288,10 @@ def test_a_connection_that_was_closed_meanwhile_costs_no_event(
     settings: Settings, valkey: ValkeyServer, listener: Listener
 ) -> None:
     place = uuid4()
-    socketio.tell(TYPING, [(place, None)], settings)
+    socketio.emit(TYPING, [(place, None)], settings)
     with Redis.from_url(valkey.url()) as client:
         client.client_kill_filter(_type="normal", skipme=True)
-        socketio.tell(TYPING, [(place, None)], settings)
+        socketio.emit(TYPING, [(place, None)], settings)
     assert listener.heard() == [stopped(place, None)] * 2
 
 
@@ -301,7 +301,7 @@ def test_an_address_that_makes_no_sense_is_like_one_that_is_away(telling: Platfo
     typing(telling, room(telling))
     with capture_logs() as logs:
         assert sweep(telling, TYPING.name).rows == 1
-    assert [line["event"] for line in logs] == ["live.untold"]
+    assert [line["event"] for line in logs] == ["socketio.emit_failed"]
 
 
 def test_what_may_have_arrived_is_not_sent_again(valkey: ValkeyServer, listener: Listener) -> None:
@@ -324,10 +324,10 @@ def test_what_may_have_arrived_is_not_sent_again(valkey: ValkeyServer, listener:
         settings = load({"DATABASE_URL": "postgresql://127.0.0.1:1/none", "ROOMKEEPER_SOCKETIO_URL": url})
         place = uuid4()
         with capture_logs() as logs:
-            socketio.tell(TYPING, [(place, None)], settings)
+            socketio.emit(TYPING, [(place, None)], settings)
         proxy.shutdown()
         thread.join()
-    assert [line["event"] for line in logs] == ["live.untold"]
+    assert [line["event"] for line in logs] == ["socketio.emit_failed"]
     assert listener.heard() == [stopped(place, None)]
 
 
@@ -335,7 +335,7 @@ def test_a_forked_child_has_a_connection_of_its_own(
     settings: Settings, valkey: ValkeyServer, listener: Listener
 ) -> None:
     rooms = [uuid4() for _ in range(4)]
-    socketio.tell(TYPING, [(rooms[0], None)], settings)
+    socketio.emit(TYPING, [(rooms[0], None)], settings)
     with Redis.from_url(valkey.url()) as client:
         before = {one["id"] for one in client.client_list()}
         told, tells = os.pipe()
@@ -344,7 +344,7 @@ def test_a_forked_child_has_a_connection_of_its_own(
         if not child:
             # Whatever happens, the child must not go on with the tests.
             try:
-                socketio.tell(TYPING, [(rooms[1], None)], settings)
+                socketio.emit(TYPING, [(rooms[1], None)], settings)
                 os.write(tells, b"told")
                 os.read(stays, 1)
             finally:
@@ -352,7 +352,7 @@ def test_a_forked_child_has_a_connection_of_its_own(
         os.close(tells)
         try:
             assert os.read(told, 4) == b"told"
-            socketio.tell(TYPING, [(rooms[2], None)], settings)
+            socketio.emit(TYPING, [(rooms[2], None)], settings)
             after = {one["id"] for one in client.client_list()}
         finally:
             os.write(ends, b".")
@@ -362,7 +362,7 @@ def test_a_forked_child_has_a_connection_of_its_own(
     # The child's came, and nobody's went.
     assert before < after
     assert len(after) == len(before) + 1
-    socketio.tell(TYPING, [(rooms[3], None)], settings)
+    socketio.emit(TYPING, [(rooms[3], None)], settings)
     assert by_room(listener.heard()) == by_room(stopped(place, None) for place in rooms)
 
 

@@ -19,8 +19,8 @@ from models.platform import AttachmentJob, PendingDeletion
 from tasks.attachments.objects import picture_key
 from tasks.reconcile import (
     CannotAskError,
-    Found,
     ListingLostError,
+    Result,
     WrongPrefixError,
     listing,
     missing_objects,
@@ -73,7 +73,7 @@ class Side:
             statement = insert(AttachmentJob)
             connection.execute(statement.values(app=app, attachment_id=row_id, attempt=1, **values | columns))
 
-    def run(self, *, later: timedelta = GRACE + timedelta(minutes=1), **options: Any) -> Found:
+    def run(self, *, later: timedelta = GRACE + timedelta(minutes=1), **options: Any) -> Result:
         """Reconcile this store, so much later than it is."""
         given: dict[str, Any] = {"store": self.name, "now": datetime.now(UTC) + later}
         found = compare(self.platform.settings, **given | options)
@@ -82,7 +82,7 @@ class Side:
         assert self.platform.sql("SELECT * FROM roomkeeper.listed_objects") == []
         return one
 
-    def apply(self, **options: Any) -> Found:
+    def apply(self, **options: Any) -> Result:
         given: dict[str, Any] = {"apply": True, "actor": "ada", "reason": "monthly"}
         return self.run(**given | options)
 
@@ -171,9 +171,9 @@ def test_by_the_clock_what_is_new_is_no_orphan(side: Side) -> None:
 
 
 def test_what_a_row_names_stays_whatever_the_row_says_else(side: Side) -> None:
-    keys = {f"uploads/{state}" for state in ("waiting", "running", "refused", "parked", "deleted", "None")}
+    keys = {f"uploads/{state}" for state in ("waiting", "running", "refused", "failed", "deleted", "None")}
     side.put(*keys, "uploads/orphan")
-    for state in ("waiting", "refused", "parked"):
+    for state in ("waiting", "refused", "failed"):
         side.attachment(f"uploads/{state}", state=state)
     side.attachment("uploads/deleted", is_deleted=True)
     side.attachment("uploads/None", state=None)
@@ -439,7 +439,7 @@ def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> Non
     assert (event.event, event.actor, event.reason) == ("object_missing", "ada", "monthly")
     for _ in range(side.platform.settings.attachment_attempts):
         outcome = desk.again(lost)
-    assert outcome == "parked (object_missing)"
+    assert outcome == "failed (object_missing)"
     assert desk.row(kept).storage_url
     assert side.apply().gone == 0
     assert run_rows(side.platform)[1][:2] == ("done", 1)
@@ -455,7 +455,7 @@ def test_an_encrypted_file_that_is_gone_is_reopened_too(local: Side) -> None:
     assert (found.state, found.attempt) == ("waiting", 2)
 
 
-@pytest.mark.parametrize("state", ["waiting", "refused", "quarantined", "parked", None])
+@pytest.mark.parametrize("state", ["waiting", "refused", "quarantined", "failed", None])
 def test_a_row_that_is_not_served_is_not_looked_at(local: Side, state: str | None) -> None:
     local.attachment("uploads/gone", state=state)
     assert local.run().rows == 0
@@ -508,7 +508,7 @@ def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
     def reopen(*args: Any) -> None:
         missing = missing_objects.Look.missing
 
-        def slow(self: missing_objects.Look, app: str, store: str) -> Iterator[missing_objects.Missing]:
+        def slow(self: missing_objects.Look, app: str, store: str) -> Iterator[missing_objects.MissingObject]:
             for one in missing(self, app, store):
                 local.platform.sql("UPDATE roomkeeper.attachment_jobs SET attempt = 2")
                 yield one

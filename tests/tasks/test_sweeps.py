@@ -45,7 +45,7 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
     ("changes", "sentence"),
     [
         ({"evry": 5}, "echoroom.test: 'evry' is not a field of a policy; did you mean 'every'?"),
-        ({"zzz": 5}, "echoroom.test: 'zzz' is not a field of a policy: name, model, rule, why, due, then,"),
+        ({"zzz": 5}, "echoroom.test: 'zzz' is not a field of a policy: name, model, rule, why, due, action,"),
         ({"why": ..., "every": ...}, "echoroom.test: give why, every; see tasks.policies.sweep."),
         ({"name": "Typing"}, "Typing: call it application.what, in small letters."),
         ({"rule": "gone"}, "echoroom.test: say in a sentence what its rule is."),
@@ -113,7 +113,9 @@ def test_a_name_is_used_once_and_on_the_page_of_its_application() -> None:
     page("echoroom.one", "echoroom.two")
     with pytest.raises(PolicyError, match=r"^echoroom\.one: this name is used twice; call one of them"):
         page("echoroom.one", "echoroom.one")
-    with pytest.raises(PolicyError, match=r"^pern\.one: it is on the page of echoroom; call it echoroom\."):
+    with pytest.raises(
+        PolicyError, match=r"^pern\.one: it is in the definition of echoroom; call it echoroom\."
+    ):
         page("pern.one")
 
 

@@ -180,7 +180,7 @@ def test_there_is_nothing_when_the_caller_rolls_back(service: Service) -> None:
 def test_the_callers_own_work_goes_with_what_is_refused(service: Service, platform: Platform) -> None:
     before = platform.everything()
     with pytest.raises(psycopg.errors.InvalidParameterValue), service.transaction():
-        service.execute("INSERT INTO roomkeeper.positions (job, app) VALUES ('a', 'b')")
+        service.execute("INSERT INTO roomkeeper.checkpoints (job, app) VALUES ('a', 'b')")
         enqueue(service, "attachments.process", {})
     assert platform.everything() == before
 

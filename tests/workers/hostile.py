@@ -1,4 +1,4 @@
-"""What a decoder that was taken over might do in the jail. Imported there by name, as work."""
+"""What a decoder that was taken over might do in the sandbox. Imported there by name, as work."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The ledger: a row a run, one run of a job at a time; and what it tells of the jobs' health."""
+"""The job history: a row a run, one run of a job at a time; and what it tells of the jobs' health."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,7 +29,7 @@ def ran(platform: Platform, outcome: str = "done", *, ago: timedelta, job: str =
     )
 
 
-def asked(**periods: timedelta) -> health.Ledger:
+def asked(**periods: timedelta) -> health.JobHistory:
     with transaction() as connection:
         return health.ask(connection, periods or {JOB: EVERY})
 
@@ -88,7 +88,7 @@ def test_a_second_run_at_the_same_time_is_skipped(platform: Platform) -> None:
 
 def test_an_empty_ledger_is_no_fault(platform: Platform) -> None:
     found = asked()
-    assert found == health.Ledger(True, {JOB: Health(None, None, False, False)})
+    assert found == health.JobHistory(True, {JOB: Health(None, None, False, False)})
     assert health.faults(found) == []
 
 
@@ -129,7 +129,7 @@ def test_one_that_never_ran_is_given_an_hour_more(platform: Platform) -> None:
 
 
 def test_one_that_is_new_with_others_is_given_its_time(platform: Platform) -> None:
-    """As after an upgrade: the ledger is old, and the policies in it are not."""
+    """As after an upgrade: the job history is old, and the policies in it are not."""
     ran(platform, ago=timedelta(days=3), job="another")
     ran(platform, ago=3 * SECOND, job="first")
     periods = {JOB: EVERY, "first": EVERY}

@@ -135,7 +135,7 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
         ("openchat", "waiting", "now() - interval '50 s'"),
         ("openchat", "waiting", "now() + interval '50 s'"),
         ("pern", "waiting", "now() + interval '50 s'"),
-        ("pern", "parked", "NULL"),
+        ("pern", "failed", "NULL"),
     ):
         platform.sql(
             "INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state, not_before)"
@@ -152,7 +152,7 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
     assert jobs == {
         (("app", "openchat"), ("state", "waiting")): 3,
         (("app", "pern"), ("state", "waiting")): 1,
-        (("app", "pern"), ("state", "parked")): 1,
+        (("app", "pern"), ("state", "failed")): 1,
     }
     ages = {
         labels: v for (name, labels), v in found.items() if name == "roomkeeper_attachment_queue_age_seconds"

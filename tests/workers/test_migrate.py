@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from alembic import command
@@ -37,6 +38,7 @@ OURS = {
     "attachment_jobs",
     "attachments_daily",
     "audiorooms_long_stays",
+    "checkpoints",
     "connect_calls_daily",
     "connect_daily",
     "dead_letters",
@@ -56,14 +58,13 @@ OURS = {
     "pern_daily",
     "pern_security_daily",
     "pern_sessions_daily",
-    "positions",
     "receipts",
     "rollup_live",
     "rollups",
     "scan_verdicts",
     "sql_tasks",
     "status_inbox",
-    "sweeps",
+    "sweep_checkpoints",
     "unfinished_archives",
 }
 
@@ -154,6 +155,103 @@ def test_runs_of_an_earlier_version_stay_in_the_ledger(engine: Engine) -> None:
     with engine.begin() as connection:
         (run,) = connection.execute(text("SELECT * FROM roomkeeper.job_runs")).all()
     assert (run.job, run.rows, run.slot, run.batches, run.remaining) == ("attachments.recover", 3, None, 0, 0)
+
+
+#: What the tables at revision 0008 take in a column, where not any value of its type is allowed.
+ALLOWED = {
+    ("attachment_jobs", "state"): "'parked'",
+    ("attachment_jobs", "reason"): "'jail_unavailable'",
+    ("attachment_jobs", "outcome"): "NULL",
+    ("attachment_jobs", "verdict"): "'clean'",
+    ("attachment_jobs", "lease_until"): "NULL",
+    ("attachment_jobs", "override"): "'release'",
+    ("attachment_events", "event"): "'parked'",
+    ("deletion_events", "outcome"): "'kept'",
+    ("holds", "entity"): "'user'",
+    ("holds", "lifted_at"): "NULL",
+    ("holds", "lifted_by"): "NULL",
+    ("job_runs", "job"): "'attachments.renew_addresses'",
+    ("job_runs", "outcome"): "'done'",
+    ("receipts", "kind"): "'taken'",
+    ("scan_verdicts", "verdict"): "'clean'",
+}
+ANY = {
+    "text": "'text'",
+    "uuid": "gen_random_uuid()",
+    "timestamptz": "now()",
+    "date": "current_date",
+    "jsonb": """'{"key": 1}'""",
+    "_text": "'{text}'",
+    "bool": "true",
+    **dict.fromkeys(("int2", "int4", "int8", "float8", "numeric"), "7"),
+}
+RENAMED_TABLES = {"positions": "checkpoints", "sweeps": "sweep_checkpoints"}
+RENAMED_COLUMNS = {
+    "address_expires_at": "url_expires_at",
+    "surveyed_at": "daily_snapshot_at",
+    "revisit_at": "recompute_at",
+    "revisited_at": "recomputed_at",
+}
+RENAMED_VALUES = {
+    ("attachment_jobs", "state"): "failed",
+    ("attachment_jobs", "reason"): "sandbox_unavailable",
+    ("attachment_events", "event"): "given_up",
+    ("job_runs", "job"): "attachments.renew_urls",
+}
+
+
+def test_rows_of_every_table_are_carried_over_to_new_names_and_back(engine: Engine) -> None:
+    def content() -> dict[str, list[Any]]:
+        with engine.begin() as connection:
+            return {
+                name: list(
+                    connection.execute(text(f"SELECT to_jsonb(t) FROM roomkeeper.{name} AS t")).scalars()
+                )
+                for name in tables(engine) - {"alembic_version"}
+            }
+
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        command.downgrade(migrate._config(connection), "0008")
+        for name in set(inspect(connection).get_table_names(schema=SCHEMA)) - {
+            "alembic_version",
+            "sql_tasks",
+        }:
+            columns = connection.execute(
+                text(
+                    "SELECT column_name, udt_name FROM information_schema.columns WHERE is_identity = 'NO'"
+                    " AND table_schema = 'roomkeeper' AND table_name = :name"
+                ),
+                {"name": name},
+            ).all()
+            names = ", ".join(column for column, _ in columns)
+            values = ", ".join(ALLOWED.get((name, column)) or ANY[kind] for column, kind in columns)
+            connection.exec_driver_sql(f"INSERT INTO roomkeeper.{name} ({names}) VALUES ({values})")
+    before = content()
+    assert all(before.values())
+    migrate.upgrade(engine)
+    expected = {
+        RENAMED_TABLES.get(name, name): [
+            {
+                RENAMED_COLUMNS.get(column, column): RENAMED_VALUES.get((name, column), value)
+                for column, value in row.items()
+            }
+            for row in rows
+        ]
+        for name, rows in before.items()
+    }
+    assert content() == expected
+    with engine.begin() as connection:
+        command.downgrade(migrate._config(connection), "0008")
+    assert content() == before
+
+
+def test_from_0009_on_each_revision_says_which_workers_it_serves() -> None:
+    scripts = ScriptDirectory(str(revision.SCRIPTS)).walk_revisions()
+    late = [script for script in scripts if script.revision >= "0009"]
+    assert {script.revision: "0009" <= script.module.oldest_worker <= script.revision for script in late} == {
+        script.revision: True for script in late
+    }
 
 
 def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_database: str) -> None:

@@ -1,4 +1,4 @@
-"""What draws a file's pictures. Runs in the jail only: these modules open bytes of strangers.
+"""What draws a file's pictures. Runs in the sandbox only: these modules open untrusted input.
 
 picture.py    raster pictures; `render` makes the small and the large one of what any of them decoded
 document.py   the first page of documents

@@ -2,7 +2,7 @@
 
 Nothing here makes an application's table a partitioned one: `plan` explains whether it can be, and says what
 the application's own migration would run. Where a table is partitioned by the age that retention goes by,
-`make_coming` and `drop_past` keep its partitions; the sweep takes the rest row by row.
+`create_upcoming` and `drop_past` keep its partitions; the sweep takes the rest row by row.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from datetime import datetime
 
 from tasks.policies.retention import Retention
 from tasks.retention.partitions.catalog import PartitionError, find, partitions
-from tasks.retention.partitions.create import make_coming, make_room, missing
+from tasks.retention.partitions.create import create_for_rows, create_upcoming, missing_months
 from tasks.retention.partitions.drop import Dropped, DropResult, drop_past, past
 from tasks.retention.partitions.plan import Plan, plan
 from tasks.retention.partitions.policies import age_of, named, policies_of
@@ -49,7 +49,7 @@ def keep(
         return []
     problems = []
     parts: tuple[Callable[[], object], ...] = (
-        lambda: make_coming(found, now),
+        lambda: create_upcoming(found, now),
         lambda: drop_past(policy.table, settings, now, operator=operator, seconds=seconds),
     )
     for part in parts:
@@ -66,12 +66,12 @@ __all__ = [
     "PartitionError",
     "Plan",
     "age_of",
+    "create_for_rows",
+    "create_upcoming",
     "drop_past",
     "find",
     "keep",
-    "make_coming",
-    "make_room",
-    "missing",
+    "missing_months",
     "named",
     "partitions",
     "past",

@@ -18,7 +18,7 @@ _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "A
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class Conversion:
     """Statements, each without its semicolon.
 
     Attributes:
@@ -32,10 +32,12 @@ class Switch:
     until: datetime
 
 
-def switch(connection: Connection, found: Found, asked: TableFacts, until: datetime, ahead: int) -> Switch:
+def convert(
+    connection: Connection, found: Found, asked: TableFacts, until: datetime, ahead: int
+) -> Conversion:
     """Return the statements; the old table keeps what is older than `until`, a month's beginning."""
     made = _Writing(connection, found, asked, until)
-    return Switch(tuple(made.before()), tuple(made.at_once(ahead)), until)
+    return Conversion(tuple(made.before()), tuple(made.at_once(ahead)), until)
 
 
 class _Writing:

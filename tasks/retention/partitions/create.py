@@ -42,12 +42,12 @@ _STATEMENT_MS = 60_000
 _DATE = re.compile(r"(?P<month>\d{4}-\d\d)-\d\d(?!.*BC)")
 
 
-def missing(there: list[Partition], now: datetime) -> list[datetime]:
+def missing_months(there: list[Partition], now: datetime) -> list[datetime]:
     """Return the beginnings of the months, from this one to three ahead, that have no partition."""
     return [begins for ahead in range(AHEAD + 1) if not _covered(there, begins := month(now, ahead))]
 
 
-def make_coming(found: Found, now: datetime) -> list[str]:
+def create_upcoming(found: Found, now: datetime) -> list[str]:
     """Make the partitions that are missing, of this month and three ahead; return their names.
 
     Raises:
@@ -61,7 +61,7 @@ def make_coming(found: Found, now: datetime) -> list[str]:
     return made
 
 
-def make_room(connection: Connection, table: Table, rows: "pa.Table") -> list[str]:
+def create_for_rows(connection: Connection, table: Table, rows: "pa.Table") -> list[str]:
     """Make the partitions in which archived rows were, where they have gone; return their names.
 
     Nothing is done if the table is not partitioned by its age. In the caller's transaction.
@@ -81,7 +81,7 @@ def make_room(connection: Connection, table: Table, rows: "pa.Table") -> list[st
             name = _make(connection, found, begins)
             made += [name] if name else []
     except DBAPIError as error:
-        raise _said(found, error) from error
+        raise _as_reported(found, error) from error
     return made
 
 
@@ -102,7 +102,7 @@ def _patiently(found: Found, begins: datetime) -> str | None:
         except Refused as error:
             raise PartitionError(f"The partition of {begins:%Y-%m} cannot be made: {error}.") from error
         except DBAPIError as error:
-            raise _said(found, error) from error
+            raise _as_reported(found, error) from error
     raise PartitionError(
         f"{found.row.schema}.{found.row.name} is in use all the time by others that lock it: the partition "
         f"of {begins:%Y-%m} could not be made; the next run tries again."
@@ -122,7 +122,7 @@ def _make(connection: Connection, found: Found, begins: datetime) -> str | None:
     for one in there:
         if overlap(one, begins, ends):
             raise PartitionError(
-                f"{one.name} has some of {begins:%Y-%m}, from {_told(one.begins)} to {_told(one.ends)}: "
+                f"{one.name} has some of {begins:%Y-%m}, from {_shown(one.begins)} to {_shown(one.ends)}: "
                 "make a partition of the rest yourself; partitions that are made here are whole months."
             )
         if one.default:
@@ -171,11 +171,11 @@ def _none_in_default(
         )
 
 
-def _told(moment: datetime | None) -> str:
+def _shown(moment: datetime | None) -> str:
     return "ever" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _said(found: Found, error: DBAPIError) -> Exception:
+def _as_reported(found: Found, error: DBAPIError) -> Exception:
     if isinstance(error.orig, InsufficientPrivilege):
         return PartitionError(
             f"The role may not make partitions of {found.row.schema}.{found.row.name}: who does must be "

@@ -15,8 +15,8 @@ from tasks.apps import APPS, POLICIES
 from tasks.policies.status import StatusRows
 from tasks.policies.sweep import Update
 from tasks.retention.partitions.catalog import TIMES, Found, Partition, month, partitions
-from tasks.retention.partitions.convert import Switch, switch
-from tasks.retention.partitions.create import AHEAD, missing
+from tasks.retention.partitions.convert import Conversion, convert
+from tasks.retention.partitions.create import AHEAD, missing_months
 from tasks.retention.partitions.drop import past
 from tasks.retention.partitions.table_facts import TableFacts, ask
 from workers.settings import Settings
@@ -34,7 +34,7 @@ class Plan:
     Attributes:
         reasons: why it cannot be partitioned by month, in sentences; none if it can, or is.
         notes: what one should know besides.
-        switch: what the application's migration would run; None if it cannot, or is already.
+        conversion: what the application's migration would run; None if it cannot, or is already.
         partitions: those that it has; None if it is not partitioned by its age.
         coming: the beginnings of months that have no partition, and should have one.
         past: those whose time is over.
@@ -47,7 +47,7 @@ class Plan:
     bytes: int
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    switch: Switch | None = None
+    conversion: Conversion | None = None
     partitions: list[Partition] | None = None
     coming: list[datetime] = field(default_factory=list)
     past: list[Partition] = field(default_factory=list)
@@ -59,7 +59,7 @@ def plan(connection: Connection, found: Found, settings: Settings, now: datetime
     made = Plan(f"{found.row.schema}.{found.row.name}", found.age, asked.rows, asked.bytes)
     if found.partitioned:
         made.partitions = partitions(connection, found)
-        made.coming = missing(made.partitions, now)
+        made.coming = missing_months(made.partitions, now)
         made.past = past(connection, found, settings, now)
         return made
     made.reasons = [*_shape(found), *_keys(found, asked), *_referred(found, asked), *_written(found, asked)]
@@ -71,7 +71,7 @@ def plan(connection: Connection, found: Found, settings: Settings, now: datetime
             made.reasons.append(why_not)
         else:
             made.notes = [*_notes(found, asked)]
-            made.switch = switch(connection, found, asked, bound, AHEAD)
+            made.conversion = convert(connection, found, asked, bound, AHEAD)
     return made
 
 

@@ -195,8 +195,8 @@ WRONG = (
     ),
     Wrong(
         "retention does not learn of every moment",
-        _with(feeds=(SourceTable(Visit, (Visit.came_at,)),)),
-        "rows of sixth.visit count by came_at, left_at, and its `feeds` names came_at",
+        _with(source_tables=(SourceTable(Visit, (Visit.came_at,)),)),
+        "rows of sixth.visit count by came_at, left_at, and its `source_tables` names came_at",
     ),
     Wrong(
         "closed days are not computed again", _with(recompute_for=None), "closed buckets are to be computed"

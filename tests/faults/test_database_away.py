@@ -14,14 +14,8 @@ from redis import Redis
 from tasks.apps import APPS
 from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, at, event
-from tests.living.conftest import ReadOnly
-from tests.living.replication import (
-    follow,
-    multi_host_url,
-    primary_and_replica,
-    promote,
-    refuse_writes,
-)
+from tests.faults.conftest import ReadOnly
+from tests.faults.replication import follow, multi_host_url, primary_and_replica, promote, refuse_writes
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer
 from workers import migrate
@@ -165,7 +159,7 @@ def test_messages_wait_for_a_database_that_is_read_only(
     with read_only():
         good, bad = report(platform, bob, messages), invalid(platform)
         met(worker, "ReadOnlySqlTransaction", MESSAGES)
-        met(worker, "task.again_later", len(bad))
+        met(worker, "task.postponed", len(bad))
         if killed:
             kill(worker, platform, good | bad)
     if killed:
@@ -182,7 +176,7 @@ def test_messages_wait_for_a_database_that_is_down(platform: Platform, postgres:
     report(platform, bob, messages)
     bad = invalid(platform)
     met(worker, "retry", MESSAGES)
-    met(worker, "task.again_later", len(bad))
+    met(worker, "task.postponed", len(bad))
     postgres.start()
     eventually(lambda: rows(platform, messages) == merged(bob, messages))
     eventually(lambda: letters(platform) == bad)

@@ -15,11 +15,11 @@ from models.openchat import Attachment, Message
 from tasks.attachments.objects import picture_key
 from tasks.retention import receipts
 from tests.fault_proxy import Fault, FaultProxy
-from tests.living.deleting import POLICY, away, complete, deleted, events, pending, put_back, recover
-from tests.living.deleting import _period as _period
-from tests.living.deleting import provider as provider
-from tests.living.deleting import proxy as proxy
 from tests.platform import Platform, eventually
+from tests.retention.deleting import POLICY, away, complete, deleted, events, pending, put_back, recover
+from tests.retention.deleting import _period as _period
+from tests.retention.deleting import provider as provider
+from tests.retention.deleting import proxy as proxy
 from tests.retention.dying import kill_at
 from tests.retention.retaining import everything, retain
 from tests.sweeps.sweeping import rows

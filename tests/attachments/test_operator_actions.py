@@ -157,7 +157,7 @@ def test_an_encrypted_file_can_be_quarantined_and_released(platform: Platform) -
 def test_a_parked_file_is_tried_again(open_desk: Desk) -> None:
     open_desk.platform.set(attachment_attempts=1)
     row_id = open_desk.upload(None, file_size=5)
-    assert open_desk.work(row_id) == "parked (object_missing)"
+    assert open_desk.work(row_id) == "failed (object_missing)"
     assert open_desk.work(row_id) == "nothing to do"
     open_desk.platform.put(b"Milk\n", open_desk.key(row_id))
     act(open_desk, "retry", row_id, "the object was restored from backup")
@@ -168,7 +168,7 @@ def test_a_parked_file_is_tried_again(open_desk: Desk) -> None:
         "claimed",
         "fetch",
         "failed",
-        "parked",
+        "failed",
         "retry",
         "claimed",
         "fetch",
@@ -265,7 +265,7 @@ def test_a_broker_that_is_away_stops_nobody(open_desk: Desk, valkey: ValkeyServe
     assert told.code == 0
     assert "The broker is away" in told.out
     open_desk.assert_unserved(row_id)
-    # The periodic twin finds it: nothing says that it has been announced.
+    # The recovery job finds it: nothing says that it has been announced.
     assert open_desk.job(row_id).enqueued_at is None
 
 
@@ -318,7 +318,7 @@ def test_jobs_are_found_by_what_became_of_them(open_desk: Desk) -> None:
     assert listed("--outcome", "quarantined") == {str(bad), str(bad_again)}
     assert listed("--reason", "malware", "--app", "openchat") == {str(bad), str(bad_again)}
     assert listed("--app", "pern") == set()
-    assert listed("--state", "parked") == set()
+    assert listed("--state", "failed") == set()
     assert listed("--sha256", open_desk.job(good).sha256.upper()) == {str(good)}
     assert listed("--event", "release") == set()
     assert len(listed("--outcome", "quarantined", "--limit", "1")) == 1

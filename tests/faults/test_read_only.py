@@ -24,8 +24,8 @@ from tasks.sweeps import task as cleanup
 from tests.attachments.desk import Desk, at_scan
 from tests.commands.cli import on
 from tests.delivery.people import Pern, event
-from tests.living.conftest import ReadOnly
-from tests.living.replication import multi_host_url, primary_and_replica, run
+from tests.faults.conftest import ReadOnly
+from tests.faults.replication import multi_host_url, primary_and_replica, run
 from tests.platform import Platform, ago, environment, eventually
 from tests.servers import PostgresServer
 from tests.sweeps.sweeping import add
@@ -115,7 +115,7 @@ def test_a_run_that_fails_as_its_database_goes_away_raises_its_own_error(
     ):
         away.enter_context(read_only())
         _ = 1 / 0
-    (line,) = [line for line in logs if line["event"] == "ledger.not_written"]
+    (line,) = [line for line in logs if line["event"] == "job_history.not_written"]
     assert (line["job"], line["error"], line["also"]) == (JOB, "ZeroDivisionError", "InternalError")
     with job_history.run(JOB) as again:
         assert again is not None

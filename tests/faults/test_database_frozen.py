@@ -15,9 +15,9 @@ from redis import Redis
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from tests.living.brokers import held
-from tests.living.test_messages_stay import Report
-from tests.living.test_quarantine import message
+from tests.faults.brokers import held
+from tests.faults.test_messages_stay import Report
+from tests.faults.test_quarantine import message
 from tests.platform import Platform, eventually
 from tests.servers import PostgresServer
 from workers import outstanding

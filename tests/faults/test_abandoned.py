@@ -11,7 +11,7 @@ from kombu import Connection
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tests.living.test_quarantine import message
+from tests.faults.test_quarantine import message
 from tests.platform import Platform, eventually
 from workers import unacknowledged
 from workers.broker_clock import clock

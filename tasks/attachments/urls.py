@@ -1,4 +1,4 @@
-"""`attachments.renew_addresses`: signed addresses expire; those in the rows are renewed in time."""
+"""`attachments.renew_urls`: signed addresses expire; those in the rows are renewed in time."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sqlalchemy import Float, Row, Select, bindparam, func, select, update
 
 from models.platform import AttachmentJob
 from tasks.attachments import app_columns, objects
-from tasks.attachments.objects import Addresses
+from tasks.attachments.objects import ObjectUrls
 from tasks.availability import available
 from tasks.policies.app import AttachmentTable
 from tasks.policies.columns import table_of
@@ -24,14 +24,14 @@ from workers.storage import StoreError, store_for
 
 log = structlog.get_logger(__name__)
 
-JOB = "attachments.renew_addresses"
+JOB = "attachments.renew_urls"
 #: How many rows one transaction renews, and how many transactions one run has for one application.
 BATCH = 200
 BATCHES = 50
 
 
 @task(name=JOB, queue=MAINTENANCE)
-def renew_addresses() -> None:
+def renew_urls() -> None:
     """Sign anew the addresses that have a third of their time left, the first to expire first.
 
     One that cannot be signed now is put off to the end of the queue, so that it is in nobody's way.
@@ -41,13 +41,13 @@ def renew_addresses() -> None:
     with job_history.run(JOB) as run:
         if run is None:
             return
-        for name, page in apps.items():
-            if page.attachments is None:
+        for name, application in apps.items():
+            if application.attachments is None:
                 continue
             # Chosen once: where credentials end sooner than that third, what was just renewed is due again.
             due = _due(name, settings)
             for start in range(0, len(due), BATCH):
-                run.rows += _renew(name, page.attachments, due[start : start + BATCH], settings)
+                run.rows += _renew(name, application.attachments, due[start : start + BATCH], settings)
             if len(due) == BATCH * BATCHES:
                 run.outcome = "more"
 
@@ -69,7 +69,7 @@ def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Set
             its = {"its_app": name, "its_id": job.attachment_id}
             if job.id is None:
                 # Deleted; whoever removes its objects removes our row.
-                connection.execute(_EXPIRES, its | {"address_expires_at": None})
+                connection.execute(_EXPIRES, its | {"url_expires_at": None})
                 continue
             try:
                 fresh = _signed(job, settings)
@@ -77,14 +77,14 @@ def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Set
                 away[str(error)] += 1
                 connection.execute(_PUT_OFF, its | left)
                 continue
-            app_columns.readdressed(connection, table, job.attachment_id, fresh)
-            connection.execute(_EXPIRES, its | {"address_expires_at": fresh.expires_at})
+            app_columns.renew_urls(connection, table, job.attachment_id, fresh)
+            connection.execute(_EXPIRES, its | {"url_expires_at": fresh.expires_at})
     for why, rows in away.items():
-        log.warning("addresses.put_off", app=name, rows=rows, why=why)
+        log.warning("urls.postponed", app=name, rows=rows, why=why)
     return len(expiring) - away.total()
 
 
-def _signed(job: Row[Any], settings: Settings) -> Addresses:
+def _signed(job: Row[Any], settings: Settings) -> ObjectUrls:
     store = store_for(job.provider, settings)
     keys = {"small": job.small_key, "large": job.large_key}
     drawn = {name: picture for name, picture in keys.items() if picture}
@@ -115,7 +115,7 @@ def _described(table: AttachmentTable) -> Select[Any]:
         )
         .select_from(_JOBS.outerjoin(table_of(table.model), table.id == _JOBS.c.attachment_id))
         .where(*_IS_DUE, _JOBS.c.attachment_id == func.any(bindparam("ids")))
-        .order_by(_JOBS.c.address_expires_at)
+        .order_by(_JOBS.c.url_expires_at)
         .with_for_update(skip_locked=True, of=_JOBS)
     )
 
@@ -125,15 +125,12 @@ _SOON = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("left", type
 _IS_DUE = (
     _JOBS.c.app == bindparam("app"),
     _JOBS.c.outcome == "accepted",
-    _JOBS.c.address_expires_at < _SOON,
+    _JOBS.c.url_expires_at < _SOON,
 )
 _DUE = (
-    select(_JOBS.c.attachment_id)
-    .where(*_IS_DUE)
-    .order_by(_JOBS.c.address_expires_at)
-    .limit(bindparam("limit"))
+    select(_JOBS.c.attachment_id).where(*_IS_DUE).order_by(_JOBS.c.url_expires_at).limit(bindparam("limit"))
 )
 _ITS = (_JOBS.c.app == bindparam("its_app"), _JOBS.c.attachment_id == bindparam("its_id"))
 _EXPIRES = update(_JOBS).where(*_ITS)
 #: Behind all that are due now, and before those that will be: the next run tries it again, at the end.
-_PUT_OFF = update(_JOBS).where(*_ITS).values(address_expires_at=_SOON)
+_PUT_OFF = update(_JOBS).where(*_ITS).values(url_expires_at=_SOON)

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from models.platform import DeadLetter
 from tests.commands.cli import on
-from tests.living.brokers import alive, held, logged, own_broker
+from tests.faults.brokers import alive, held, logged, own_broker
 from tests.platform import Platform, environment, eventually
 from tests.servers import PostgresServer, ValkeyServer
 from tests.workers.test_metrics import asked

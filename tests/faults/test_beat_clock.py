@@ -16,7 +16,7 @@ from kombu import Connection, Queue
 from redbeat.decoder import RedBeatJSONEncoder
 from redis import Redis
 
-from tests.living.brokers import alive, logged
+from tests.faults.brokers import alive, logged
 from tests.platform import Platform, Program, eventually
 from workers import beat as beats
 from workers import broker_clock

@@ -124,7 +124,7 @@ STATES = (
     ("lease_until = now()", False),
     ("lease_until = now() - interval '1 microsecond'", True),
     ("state = 'finished', lease_until = NULL, outcome = 'accepted'", False),
-    ("state = 'parked', lease_until = NULL", False),
+    ("state = 'failed', lease_until = NULL", False),
 )
 
 
@@ -170,7 +170,7 @@ def test_a_row_that_says_nothing_of_deletion_is_worked_on(platform: Platform) ->
 @pytest.mark.parametrize("deletion", ["UPDATE {} SET is_deleted = true", "DELETE FROM {}"])
 def test_a_job_does_not_outlive_its_row_unless_it_tells_something(platform: Platform, deletion: str) -> None:
     platform.set(attachment_attempts=1)
-    for state in ("waiting", "left behind", "in good hands", "finished", "parked"):
+    for state in ("waiting", "left behind", "leased by a live worker", "finished", "failed"):
         row_id = platform.openchat_attachment(b"x")
         mine = claimed(platform, "openchat", row_id)
         if state == "waiting":
@@ -179,7 +179,7 @@ def test_a_job_does_not_outlive_its_row_unless_it_tells_something(platform: Plat
             expire(platform, row_id)
         elif state == "finished":
             finish(platform, mine)
-        elif state == "parked":
+        elif state == "failed":
             wait(platform, mine, failed=True)
         before = platform.job(row_id)
         platform.sql(deletion.format("openchat.attachment") + " WHERE id = :id", id=row_id)
@@ -325,11 +325,11 @@ def test_a_file_that_fails_is_parked_after_exactly_so_many_attempts(
     for number in range(1, attempts + 1):
         come_due(platform, row_id)
         state = wait(platform, claimed(platform, app, row_id), failed=True)
-        assert state == ("parked" if number == attempts else "waiting")
+        assert state == ("failed" if number == attempts else "waiting")
         assert job(platform, row_id).failures == number
-    parked = job(platform, row_id)
-    assert (parked.state, parked.attempt, parked.reason) == ("parked", attempts, "because")
-    assert (parked.outcome, parked.verdict, parked.lease_until) == (None, None, None)
+    failed = job(platform, row_id)
+    assert (failed.state, failed.attempt, failed.reason) == ("failed", attempts, "because")
+    assert (failed.outcome, failed.verdict, failed.lease_until) == (None, None, None)
     come_due(platform, row_id)
     assert claim(platform, app, row_id) is None
     if app == "openchat":
@@ -350,10 +350,10 @@ def test_a_file_that_kills_its_workers_is_parked(platform: Platform, app: str, a
         expire(platform, row_id)
     last = claim(platform, app, row_id)
     assert last is not None
-    assert last.parked
-    parked = job(platform, row_id)
-    assert (parked.state, parked.failures, parked.reason) == ("parked", attempts, "worker_lost")
-    assert parked.detail == f"{attempts} attempts failed or died, the last one at: draw"
+    assert last.failed
+    failed = job(platform, row_id)
+    assert (failed.state, failed.failures, failed.reason) == ("failed", attempts, "worker_lost")
+    assert failed.detail == f"{attempts} attempts failed or died, the last one at: draw"
     assert claim(platform, app, row_id) is None
 
 
@@ -376,7 +376,7 @@ def test_failures_are_kept_through_an_outage(platform: Platform) -> None:
     for failed in (True, False, False, True):
         come_due(platform, row_id)
         states.append(wait(platform, claimed(platform, "pern", row_id), failed=failed))
-    assert states == ["waiting", "waiting", "waiting", "parked"]
+    assert states == ["waiting", "waiting", "waiting", "failed"]
 
 
 def test_pauses_double_up_to_the_longest_with_jitter(platform: Platform) -> None:

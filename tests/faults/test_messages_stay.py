@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, InternalError
 
 from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, at, event
-from tests.living.conftest import ReadOnly
+from tests.faults.conftest import ReadOnly
 from tests.platform import Platform, Program, eventually
 from tests.servers import PostgresServer, ValkeyServer
 from workers import task as tasks

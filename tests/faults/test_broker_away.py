@@ -15,7 +15,7 @@ from redis.exceptions import OutOfMemoryError
 
 from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, event
-from tests.living.brokers import alive, held, logged, own_broker, publish
+from tests.faults.brokers import alive, held, logged, own_broker, publish
 from tests.platform import Platform, Program, eventually
 from tests.servers import ClamdServer, PostgresServer, ValkeyServer
 from workers import broker_scripts

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.living.replication import database_refuses_writes
+from tests.faults.replication import database_refuses_writes
 from tests.platform import Platform
 from tests.servers import PostgresServer
 

@@ -14,7 +14,7 @@ from models.platform import SCHEMA
 from stack.ports import free_port
 from tasks import availability
 from tasks.apps import APPS
-from tasks.attachments import addresses, process, recover, rescan
+from tasks.attachments import process, recover, rescan, urls
 from tasks.attachments.payload import ProcessAttachment
 from tasks.delivery import audit, drain, record
 from tasks.delivery.events import RecordStatus
@@ -145,7 +145,7 @@ def test_its_attachments_wait_and_are_found_again(broken: Platform) -> None:
     assert task(request) == "waits: no job of openchat runs here"
     assert broken.job(theirs) is None
     # Periodic work of all applications.
-    for job in (recover.recover, addresses.renew_addresses, rescan.rescan, audit.audit):
+    for job in (recover.recover, urls.renew_urls, rescan.rescan, audit.audit):
         job()
     assert broken.job(theirs) is None
     assert broken.job(others) is not None

@@ -15,9 +15,9 @@ from models.openchat import Attachment, Message
 from tasks.apps import ROLLUPS
 from tasks.retention import object_deletions, pending_deletions, receipts
 from tests.commands.cli import on
-from tests.living.deleting import POLICY, away, deleted, events, pending, put_back, recover
-from tests.living.deleting import provider as provider
 from tests.platform import Platform, environment, eventually
+from tests.retention.deleting import POLICY, away, deleted, events, pending, put_back, recover
+from tests.retention.deleting import provider as provider
 from tests.retention.retaining import days, retain
 from tests.sweeps.sweeping import ago, naive, rows
 from workers.db import get_engine

@@ -23,8 +23,8 @@ from tasks.availability import Faults
 from tasks.policies.columns import table_of
 from tasks.retention import partitions
 from tasks.sweeps import index_check
-from tests.living.filling import fill, free
 from tests.servers import PostgresServer
+from tests.sweeps.filling import fill, free
 from workers import migrate
 from workers.bootstrap import bootstrap
 from workers.db import create
@@ -359,10 +359,10 @@ def partitioned(lived: Lived) -> None:
     with lived.engine.begin() as connection:
         found = partitions.find(connection, table, partitions.age_of(table))
         plan = partitions.plan(connection, found, lived.settings, datetime(2026, 3, 1, tzinfo=UTC))
-    assert plan.switch is not None
-    lived.psql(*plan.switch.before)
+    assert plan.conversion is not None
+    lived.psql(*plan.conversion.before)
     with psycopg.connect(lived.url) as connection:
-        for statement in plan.switch.at_once:
+        for statement in plan.conversion.at_once:
             connection.execute(statement.encode())
 
 

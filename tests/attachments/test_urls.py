@@ -11,8 +11,8 @@ import structlog
 from botocore.credentials import RefreshableCredentials
 
 from stack.demo.samples import drawing
-from tasks.attachments import addresses
-from tasks.attachments.addresses import JOB, renew_addresses
+from tasks.attachments import urls
+from tasks.attachments.urls import JOB, renew_urls
 from tests.attachments.desk import Desk
 from tests.platform import Platform, environment
 from tests.servers import SeaweedFSServer
@@ -35,13 +35,13 @@ def upload(desk: Desk, content: bytes, *said: str) -> UUID:
     return desk.upload(content, *said, storage_provider="s3")
 
 
-def urls(row: Any) -> tuple[str | None, ...]:
+def urls_of(row: Any) -> tuple[str | None, ...]:
     return row.storage_url, row.thumbnail_url, row.preview_url
 
 
 def expire(desk: Desk, row_id: UUID, seconds: float) -> None:
     desk.platform.sql(
-        "UPDATE roomkeeper.attachment_jobs SET address_expires_at = now() + make_interval(secs => :left)"
+        "UPDATE roomkeeper.attachment_jobs SET url_expires_at = now() + make_interval(secs => :left)"
         " WHERE attachment_id = :id",
         left=seconds,
         id=row_id,
@@ -52,17 +52,17 @@ def test_addresses_with_a_third_of_their_time_left_are_renewed(desk: Desk) -> No
     rows = [upload(desk, drawing("PNG"), "a.png", "image/png") for _ in range(2)]
     for row_id in rows:
         assert desk.work(row_id) == "accepted"
-        left = desk.job(row_id).address_expires_at - datetime.now(UTC)
+        left = desk.job(row_id).url_expires_at - datetime.now(UTC)
         assert timedelta(days=2.9) < left <= timedelta(days=3)
     due, fine = rows
     # A day is the third.
     expire(desk, due, DAY - 60)
     expire(desk, fine, DAY + 60)
-    before = {row_id: urls(desk.row(row_id)) for row_id in rows}
+    before = {row_id: urls_of(desk.row(row_id)) for row_id in rows}
     desk.platform.sql("UPDATE openchat.attachment SET storage_url = 'old', thumbnail_url = 'old'")
-    renew_addresses.run()
+    renew_urls.run()
     assert desk.row(fine).storage_url == "old"
-    after = urls(desk.row(due))
+    after = urls_of(desk.row(due))
     assert all(url and url != "old" for url in after)
     for url, earlier in zip(after, before[due], strict=True):
         assert url and earlier
@@ -70,26 +70,24 @@ def test_addresses_with_a_third_of_their_time_left_are_renewed(desk: Desk) -> No
         assert url.partition("?")[0] == earlier.partition("?")[0]
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert answer.read()
-    assert desk.job(due).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    assert desk.job(due).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
     runs = desk.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
     assert [tuple(run) for run in runs] == [(1, "done")]
 
 
 def test_all_that_are_due_are_renewed_in_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "BATCH", 2)
+    monkeypatch.setattr(urls, "BATCH", 2)
     rows = [upload(desk, bytes([65 + n])) for n in range(5)]
     for row_id in rows:
         desk.work(row_id)
         expire(desk, row_id, 60)
-    monkeypatch.setattr(addresses, "BATCHES", 1)
-    renew_addresses.run()
-    renewed = sum(
-        desk.job(row_id).address_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows
-    )
+    monkeypatch.setattr(urls, "BATCHES", 1)
+    renew_urls.run()
+    renewed = sum(desk.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
     assert renewed == 2
-    monkeypatch.setattr(addresses, "BATCHES", 50)
-    renew_addresses.run()
-    assert all(desk.job(row_id).address_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
+    monkeypatch.setattr(urls, "BATCHES", 50)
+    renew_urls.run()
+    assert all(desk.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
 
 
 def test_what_is_not_served_gets_no_address(desk: Desk) -> None:
@@ -104,11 +102,11 @@ def test_what_is_not_served_gets_no_address(desk: Desk) -> None:
         "UPDATE roomkeeper.attachment_jobs SET state = 'waiting', outcome = NULL WHERE attachment_id = :id",
         id=withdrawn,
     )
-    renew_addresses.run()
+    renew_urls.run()
     assert desk.row(withdrawn).storage_url is None
     assert desk.row(deleted).storage_url is None
     # And a second run does not ask again for what is deleted.
-    renew_addresses.run()
+    renew_urls.run()
     runs = sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
     assert [run.rows for run in runs] == [1, 0]
 
@@ -129,20 +127,20 @@ def test_one_that_cannot_be_signed_stops_nobody(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str]
 ) -> None:
     # A run for one row: what stays at the front would be all that is ever tried.
-    monkeypatch.setattr(addresses, "BATCH", 1)
-    monkeypatch.setattr(addresses, "BATCHES", 1)
+    monkeypatch.setattr(urls, "BATCH", 1)
+    monkeypatch.setattr(urls, "BATCHES", 1)
     bad, good = failing(desk, **columns), upload(desk, b"text")
     desk.work(good)
     expire(desk, bad, 60)
     expire(desk, good, 120)
     before = desk.row(bad)
     with structlog.testing.capture_logs() as logs:
-        renew_addresses.run()
-    (told,) = [line for line in logs if line["event"] == "addresses.put_off"]
+        renew_urls.run()
+    (told,) = [line for line in logs if line["event"] == "urls.postponed"]
     assert (told["app"], told["rows"], told["log_level"]) == ("openchat", 1, "warning")
     assert told["why"]
-    renew_addresses.run()
-    assert desk.job(good).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    renew_urls.run()
+    assert desk.job(good).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
     assert desk.row(bad) == before
     # It is tried again as soon as nobody else is due.
     desk.platform.sql(
@@ -150,8 +148,8 @@ def test_one_that_cannot_be_signed_stops_nobody(
         key=desk.row(good).storage_key,
         id=bad,
     )
-    renew_addresses.run()
-    assert desk.job(bad).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    renew_urls.run()
+    assert desk.job(bad).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
     runs = desk.platform.sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
     assert [run.rows for run in runs] == [0, 1, 1]
 
@@ -161,15 +159,15 @@ def test_one_among_others_in_its_batch_stops_nobody(desk: Desk) -> None:
     for seconds, row_id in enumerate((first, bad, last)):
         desk.work(row_id)
         expire(desk, row_id, 60 + seconds)
-    renew_addresses.run()
+    renew_urls.run()
     for row_id in (first, last):
-        assert desk.job(row_id).address_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+        assert desk.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
 
 
 def test_where_credentials_end_soon_a_run_renews_each_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses, "BATCH", 2)
+    monkeypatch.setattr(urls, "BATCH", 2)
     rows = [upload(desk, bytes([65 + n])) for n in range(5)]
     for row_id in rows:
         desk.work(row_id)
@@ -183,8 +181,8 @@ def test_where_credentials_end_soon_a_run_renews_each_once(
     )
     for _ in range(2):
         # However much is due at once, and is due again as soon as it is done.
-        renew_addresses.run()
-        assert {desk.job(row_id).address_expires_at for row_id in rows} == {end}
+        renew_urls.run()
+        assert {desk.job(row_id).url_expires_at for row_id in rows} == {end}
     runs = desk.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
     assert [tuple(run) for run in runs] == [(5, "done"), (5, "done")]
 
@@ -194,6 +192,6 @@ def test_addresses_that_do_not_expire_are_left_alone(platform: Platform) -> None
     row_id = desk.upload(b"text")
     desk.work(row_id)
     before = desk.row(row_id)
-    renew_addresses.run()
+    renew_urls.run()
     assert desk.row(row_id) == before
-    assert desk.job(row_id).address_expires_at is None
+    assert desk.job(row_id).url_expires_at is None
