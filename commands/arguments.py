@@ -25,7 +25,8 @@ def reason(text: str) -> str:
         SettingsError: there is none; or it is the placeholder of a command that was pasted.
     """
     why = printable(text).strip()
-    if not any(map(str.isalnum, why)) or why == advice.REASON:
+    # The command may have been at the end of a sentence.
+    if not any(map(str.isalnum, why)) or why.rstrip(".") == advice.REASON:
         raise SettingsError("--reason must say why, in a few words.")
     return why
 

@@ -175,7 +175,7 @@ def test_all_policies_are_previewed_roughly(
         ("approve", AUDIT, "--reason", " "),
         ("restore", "1", "--reason", " "),
         # The advice was pasted as it is.
-        ("approve", AUDIT, "--reason", "REASON"),
+        ("approve", AUDIT, "--reason", "REASON."),
         ("approve", AUDIT, "--reason", "…"),
         ("receipt", "7"),
         ("restore", "7", "--reason", "x"),

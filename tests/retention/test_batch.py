@@ -94,7 +94,7 @@ COMMITTED = [
     # After four archives, six pictures and an original; each object has two names.
     ("pathlib.Path.unlink:before:19", 3),
     ("workers.storage.local.LocalStore.delete_many:after:1", 1),
-    ("tasks.retention.batch.Retiring.take:after:1", 1),
+    ("tasks.retention.batch.RetentionBatches.take:after:1", 1),
 ]
 
 

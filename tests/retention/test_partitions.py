@@ -591,7 +591,7 @@ def test_a_run_that_is_killed_leaves_all_as_it_was(monthly: Platform, step: str)
     program = f"""
 import os, signal
 import {step.rpartition(".")[0]} as owner
-from tasks import partitions
+from tasks.retention import partitions
 does = owner.{step.rpartition(".")[2]}
 def deadly(*given, **named):
     found = does(*given, **named)
