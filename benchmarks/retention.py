@@ -37,7 +37,7 @@ from tests.platform import environment
 from tests.servers import PostgresServer
 from workers import migrate
 from workers.bootstrap import bootstrap
-from workers.db import create
+from workers.db import clock, create
 from workers.settings import load
 
 ROWS, ROUNDS = sized((1_000_000, 3), (2_000, 1))
@@ -83,7 +83,6 @@ def retain(values: dict[str, str], rows: int) -> tuple[float, float]:
 
 def _retain(values: dict[str, str], rows: int) -> tuple[float, float]:
     from tasks.apps import POLICIES
-    from tasks.eligible_rows import clock
     from tasks.policies.retention import Retention
     from tasks.retention import task as retention
 

@@ -35,8 +35,9 @@ from benchmarks._harness import Aim, Result, sized
 from stack.ports import free_port
 from stack.servers.postgres import Postgres
 from tasks.analytics import task as analytics
+from tasks.analytics.backfill import Backfill
 from tasks.analytics.calendar import Bucket, buckets
-from tasks.analytics.engine import Run
+from tasks.analytics.engine import RollupRun
 from tasks.apps import APPS, ROLLUPS
 from tests.platform import environment, eventually
 from tests.servers import PostgresServer
@@ -49,6 +50,7 @@ STAYS, ROOMS, DAYS, FEW_DAYS = sized((5_000_000, 2_000, 30, 3), (3_000, 100, 4, 
 TIMES, IDLE_RUNS = sized((5, 20), (1, 2))
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 LAST = FIRST + timedelta(days=DAYS)
+NOW = LAST + timedelta(hours=1)
 NAME = "audiorooms.room_analytics"
 Database = psycopg.Connection[tuple[object, ...]]
 
@@ -150,9 +152,9 @@ def days(number: int = DAYS) -> list[Bucket]:
     return buckets(FIRST, FIRST + timedelta(days=number), ROLLUPS[NAME].grain, "UTC")
 
 
-def run() -> Run:
+def run() -> RollupRun:
     """Return a run of the rollup, after all stays."""
-    return Run(ROLLUPS[NAME], LAST + timedelta(hours=1), "UTC", seconds=3600)
+    return RollupRun(ROLLUPS[NAME], NOW, "UTC", seconds=3600)
 
 
 def forget(database: Database) -> None:
@@ -169,11 +171,10 @@ def backfill(values: dict[str, str], number: int, jobs: int) -> tuple[float, flo
 
 def _backfill(values: dict[str, str], number: int, jobs: int) -> tuple[float, float]:
     with environment(values):
-        rolling = run()
-        rolling.begin()
+        run().begin()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.perf_counter()
-        rolling.backfill_all(days(number), jobs)
+        Backfill(ROLLUPS[NAME], NOW, "UTC").compute_all(days(number), jobs)
         seconds = time.perf_counter() - began
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return seconds, grown / 1024
@@ -182,7 +183,7 @@ def _backfill(values: dict[str, str], number: int, jobs: int) -> tuple[float, fl
 def one_day() -> float:
     """Return how long one day takes."""
     (*_, middle) = days(DAYS // 2)
-    return median(_timed(lambda: run().backfill(middle)) for _ in range(TIMES))
+    return median(_timed(lambda: Backfill(ROLLUPS[NAME], NOW, "UTC").compute(middle)) for _ in range(TIMES))
 
 
 def ticks(database: Database, values: dict[str, str]) -> tuple[float, float]:

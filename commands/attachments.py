@@ -14,7 +14,7 @@ from commands import arguments
 from commands.formatting import alternatives, printable
 from tasks.attachments import operator_actions
 from tasks.attachments.attachment_work import UnknownAttachmentError
-from tasks.attachments.traits import phrase
+from tasks.attachments.content.finding import phrase
 from workers.settings import SettingsError
 
 app = typer.Typer(help="One file's story; retry, quarantine or release it.", no_args_is_help=True)

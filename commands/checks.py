@@ -24,7 +24,7 @@ from commands import rollup_status
 from models.platform import SCHEMA
 from tasks import availability
 from tasks.apps import enabled, every, policies, rollups, zone
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
 from tasks.sweeps import index_check

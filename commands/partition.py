@@ -10,7 +10,7 @@ from rich.table import Table as Shown
 
 from commands import arguments, checks
 from commands.formatting import quantity
-from workers.db import transaction
+from workers.db import clock, transaction
 from workers.settings import Settings, SettingsError, get_settings
 from workers.storage import StoreError
 
@@ -35,7 +35,6 @@ def plan(
     ] = None,
 ) -> None:
     """Explain whether a table can be partitioned by month, and how; or how its partitions stand."""
-    from tasks.eligible_rows import clock
     from tasks.retention import partitions
 
     settings = get_settings()
@@ -109,7 +108,6 @@ def run(
     actor: arguments.Actor = "",
 ) -> None:
     """Make the partitions of this month and three ahead, and drop those past retention, archived before."""
-    from tasks.eligible_rows import clock
     from tasks.retention import partitions
     from tasks.retention.safety_limit import ApprovalRequired
 

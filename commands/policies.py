@@ -20,12 +20,12 @@ from commands import checks, formatting, rollup_status
 from commands.formatting import did_you_mean, duration, quantity, rough_duration, short_duration, timestamp
 from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
 from tasks.apps.platform import OWN, OWN_ROLLUPS
-from tasks.eligible_rows import clock, eligible
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
+from tasks.sweeps.eligible_rows import eligible
 from workers import health
 from workers.database_errors import ErrorKind, kind_of
-from workers.db import get_engine, transaction
+from workers.db import clock, get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 
 J = TypeVar("J")

@@ -20,7 +20,7 @@ from commands.reporting.records import Page
 from tasks.apps import APPS, every, policies, rollups
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
-from workers.db import transaction
+from workers.db import clock, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 
 #: So many days are shown if nobody says which, and at most.
@@ -74,8 +74,6 @@ def _page(app: str) -> Page:
 
 
 def _read(app: str, page: Page, first: date | None, last: date | None, settings: Settings) -> Report:
-    from tasks.eligible_rows import clock
-
     now = clock()
     start, end = _days(first, last, now.date())
     running: dict[str, Sweep | Rollup] = {**policies(settings), **rollups(settings)}

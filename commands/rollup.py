@@ -18,9 +18,10 @@ from sqlalchemy import Connection, Row
 from commands import formatting, progress, rollup_status
 from commands.formatting import did_you_mean, quantity, rough_duration, timestamp
 from commands.policies import OURS, named, ready
+from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
-from tasks.analytics.engine import OtherZoneError, Run, State, differences, frozen, state_of
-from tasks.analytics.engine import Progress as Computed
+from tasks.analytics.engine import differences
+from tasks.analytics.state import State, frozen, state_of
 from tasks.apps import APPS, ROLLUPS, rollups, zone
 from tasks.policies.rollup import Rollup
 from workers.db import get_engine, transaction
@@ -124,9 +125,9 @@ def backfill(
         raise SettingsError(f"--from {days[0]} is still to come: it is {timestamp(standing.now)} UTC.")
     began = monotonic()
     with _backfilling(rollup) as watch:
-        run = Run(rollup, standing.now, state.zone, watch=watch)
+        run = Backfill(rollup, standing.now, state.zone, watch=watch)
         try:
-            done = run.backfill_all(wanted, jobs)
+            done = run.compute_all(wanted, jobs)
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False, soft_wrap=True).print(
                 f"{rollup.name}: broken off; {run.progress.buckets:,} of "
@@ -148,12 +149,12 @@ def backfill(
 
 
 @contextmanager
-def _backfilling(rollup: Rollup) -> Iterator[Callable[[Computed], None]]:
+def _backfilling(rollup: Rollup) -> Iterator[Callable[[BackfillProgress], None]]:
     """Yield what shows how far a backfill is, and how fast."""
     began = monotonic()
     with progress.watching(rollup.name) as show:
 
-        def watch(done: Computed) -> None:
+        def watch(done: BackfillProgress) -> None:
             over = done.buckets + done.frozen
             rate = done.buckets / max(monotonic() - began, 0.001)
             show(
@@ -165,7 +166,7 @@ def _backfilling(rollup: Rollup) -> Iterator[Callable[[Computed], None]]:
         yield watch
 
 
-def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Computed) -> Iterator[str]:
+def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: BackfillProgress) -> Iterator[str]:
     """Yield what else is to be known of a backfill."""
     unit = rollup.grain
     if done.frozen:

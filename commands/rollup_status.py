@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from commands import formatting
 from commands.formatting import first_names, rough_duration
 from tasks.analytics.calendar import Bucket, bucket_at, preceding
-from tasks.analytics.engine import State, lag, states_of
+from tasks.analytics.state import State, lag, states_of
 from tasks.apps import rollups
 from tasks.policies.rollup import Rollup
 from workers.inspection import Fault

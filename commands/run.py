@@ -13,22 +13,22 @@ from sqlalchemy.exc import OperationalError
 from commands import arguments, formatting, progress, rollup_status
 from commands.formatting import quantity, timestamp
 from commands.policies import lacks_period, named, parsed, quiet, ready
-from tasks import eligible_rows
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
-from tasks.analytics.engine import MovedError, due_by
-from tasks.analytics.engine import Progress as Computed
+from tasks.analytics.engine import MovedError, RollupProgress
+from tasks.analytics.state import due_by
 from tasks.apps import POLICIES, ROLLUPS, zone
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Delete, Sweep
 from tasks.retention.foreign_keys import UnknownReferenceError
 from tasks.retention.safety_limit import ApprovalRequired
-from workers.db import transaction
+from tasks.sweeps import eligible_rows
+from workers.db import clock, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.storage import StoreError
 
 if TYPE_CHECKING:
-    from tasks.sweeps.engine import Progress as Done
+    from tasks.sweeps.engine import SweepProgress
 
 SAMPLED = 5
 #: More rows than there are.
@@ -61,10 +61,10 @@ def run(
     if off := lacks_period(wanted, settings):
         raise SettingsError(f"{off}.")
     ready(settings, wanted)
-    clock = eligible_rows.clock()
+    at = clock()
     if dry_run:
-        _tell_what_is_due(wanted, settings, moment or clock)
-    elif moment is not None and moment > clock:
+        _tell_what_is_due(wanted, settings, moment or at)
+    elif moment is not None and moment > at:
         raise SettingsError(
             f"{timestamp(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
             "well to see what would be due then."
@@ -139,7 +139,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
     closed = 0
     with progress.watching(rollup.name) as show:
 
-        def watch(done: Computed) -> None:
+        def watch(done: RollupProgress) -> None:
             nonlocal closed
             closed = done.closed
             show(f"{rollup.name}: {closed:,}{of} {rollup.grain}s closed", closed, total)
@@ -188,8 +188,8 @@ def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> No
 
 
 def _run(
-    policy: Sweep, settings: Settings, moment: datetime | None, watch: Callable[["Done"], None]
-) -> "Done | None":
+    policy: Sweep, settings: Settings, moment: datetime | None, watch: Callable[["SweepProgress"], None]
+) -> "SweepProgress | None":
     """Run it; what keeps retention from running is a sentence."""
     from tasks.retention import task as retention
     from tasks.sweeps import task as cleanup
@@ -212,7 +212,7 @@ def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
     so_far = 0
     with progress.watching(policy.name) as show:
 
-        def watch(done: "Done") -> None:
+        def watch(done: "SweepProgress") -> None:
             nonlocal so_far
             so_far = done.rows
             show(f"{policy.name}: {_so_far(done)}", done.page, done.pages or None)
@@ -248,7 +248,7 @@ def _under_way(name: str) -> str:
     return f"Another run of {name} is under way: nothing was done here; see: roomkeeper policies"
 
 
-def _so_far(done: "Done") -> str:
+def _so_far(done: "SweepProgress") -> str:
     pages = f", page {done.page:,} of {done.pages:,}" if done.pages else ""
     return f"{quantity(done.rows, 'row')}{pages}"
 

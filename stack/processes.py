@@ -19,7 +19,7 @@ _LAST_LINES = 15
 #: Sleeps for so many seconds; raises to make the waiting end.
 Pause = Callable[[float], None]
 #: Runs a command to its end; raises `StackError` if it fails.
-Run = Callable[[Sequence[str]], None]
+RunCommand = Callable[[Sequence[str]], None]
 
 
 @cache

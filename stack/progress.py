@@ -16,7 +16,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
-class Progress:
+class ProgramProgress:
     """Compares what programs have done with what they had done before.
 
     Args:

@@ -21,7 +21,7 @@ from stack import session
 from stack.errors import PortTakenError, StackError
 from stack.patience import Patience
 from stack.processes import POLL_SECONDS, Pause, bound, ending, last_lines
-from stack.progress import Progress
+from stack.progress import ProgramProgress
 from stack.sockets import socket_path
 
 #: A program that ends sooner than this after its start waits, each time a second longer, before the next.
@@ -126,7 +126,7 @@ class Supervisor:
             )
         # Its own is written late; a start that is killed meanwhile must be found as well.
         self._pid_file.write_text(str(self._process.pid))
-        patience, progress = Patience(), Progress([words, self._log])
+        patience, progress = Patience(), ProgramProgress([words, self._log])
         while not self._answers():
             if progress.made([self._process.pid]):
                 patience.progress()
@@ -176,7 +176,7 @@ class Supervisor:
         """
         programs = programs or (name,)
         patience = patience or Patience()
-        progress = Progress([self.log(one) for one in programs])
+        progress = ProgramProgress([self.log(one) for one in programs])
         ends: dict[str, list[float]] = {}
         looked = time.monotonic()
         while True:

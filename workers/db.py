@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from functools import lru_cache
 from threading import RLock
 from typing import Any
 
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import InternalError, SQLAlchemyError
 
 from workers.database_url import split_hosts
@@ -166,6 +167,13 @@ def transaction() -> Iterator[Connection]:
         if own is not None:
             raise own  # noqa: B904 - the rollback's failure is its context
         raise
+
+
+def clock() -> datetime:
+    """Return the database's time."""
+    with transaction() as connection:
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment
 
 
 def _after_fork() -> None:

@@ -16,8 +16,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Run:
-    """A run in progress.
+class RunEntry:
+    """The entry of a run in progress, which is written when the run ends.
 
     Attributes:
         connection: its transaction.
@@ -45,7 +45,7 @@ def run(
     quiet: bool = False,
     slot: datetime | None = None,
     longest: timedelta = timedelta(minutes=10),
-) -> Iterator[Run | None]:
+) -> Iterator[RunEntry | None]:
     """Open a transaction for one run of `job`; None where another run of it is under way.
 
     The run's row is written in the same transaction; a failed run leaves one with its error, if the database
@@ -68,10 +68,10 @@ def run(
             started, taken, *_ = connection.execute(_TAKE, asked).one()
             if not taken:
                 if not quiet:
-                    _write(connection, job, slot, Run(connection, started, outcome="skipped"))
+                    _write(connection, job, slot, RunEntry(connection, started, outcome="skipped"))
                 yield None
                 return
-            this = Run(connection, started)
+            this = RunEntry(connection, started)
             yield this
             if this.rows or not quiet:
                 _write(connection, job, slot, this)
@@ -82,13 +82,13 @@ def run(
 
 
 def _write_failed(
-    job: str, slot: datetime | None, started: datetime, this: Run | None, error: BaseException
+    job: str, slot: datetime | None, started: datetime, this: RunEntry | None, error: BaseException
 ) -> None:
     """Write the row of a run that failed; if that fails, too, the run's own error is what is raised."""
     try:
         with transaction() as connection:
             # What it changed in transactions of its own is changed.
-            failed = this or Run(connection, started)
+            failed = this or RunEntry(connection, started)
             failed.outcome = "failed"
             failed.error = f"{type(error).__name__}: {error}"[:1000]
             _write(connection, job, slot, failed)
@@ -109,7 +109,7 @@ _TAKE = select(
 _INSERT = insert(JobRun.__table__).values(finished_at=func.clock_timestamp())  # type: ignore[arg-type]
 
 
-def _write(connection: Connection, job: str, slot: datetime | None, run: Run) -> None:
+def _write(connection: Connection, job: str, slot: datetime | None, run: RunEntry) -> None:
     connection.execute(
         _INSERT,
         {

@@ -140,12 +140,12 @@ class Settings(BaseModel):
     attachment_lease_seconds: float = Field(
         default=30,
         ge=1,
-        description="After this long without a sign of life of its worker a file is taken up by another.",
+        description="After this long without a sign of life of its worker another one takes the file over.",
     )
     attachment_attempts: int = Field(
         default=3,
         ge=1,
-        description="How often a file may fail or kill its worker until it counts as failed, with a reason.",
+        description="How often a file may fail or kill its worker before it needs an operator.",
     )
     attachment_retry_seconds: float = Field(
         default=10,
@@ -158,20 +158,20 @@ class Settings(BaseModel):
     attachment_grace_seconds: float = Field(
         default=30,
         ge=0,
-        description="How long a new row may be without a message before the recovery job takes it up.",
+        description="How long a new row may be without a message before the recovery job enqueues it.",
     )
     attachment_requeue_seconds: float = Field(
         default=900,
         gt=0,
-        description="How long the recovery job waits before it announces the same file again.",
+        description="How long the recovery job waits before it enqueues the same file again.",
     )
     delivery_wait_seconds: float = Field(
         default=300,
         gt=0,
-        description="How long a message status waits for its message to be there before it is a dead letter.",
+        description="How long a status waits for its message to exist before it becomes a dead letter.",
     )
     drain_every_seconds: float = Field(
-        default=1, gt=0, description="How often the inbox of message statuses is looked into."
+        default=1, gt=0, description="How often the statuses in the inbox are merged."
     )
     audit_every_seconds: float = Field(
         default=60,
@@ -179,7 +179,7 @@ class Settings(BaseModel):
         description="How often counters of conversations are recounted, three seconds' worth.",
     )
     recover_every_seconds: float = Field(
-        default=10, gt=0, description="How often the recovery job looks for attachments nobody works on."
+        default=10, gt=0, description="How often the recovery job looks for attachments without a worker."
     )
     scan_timeout_seconds: float = Field(
         default=120, gt=0, description="How long clamd may take over one file before it counts as 'not yet'."
@@ -188,7 +188,7 @@ class Settings(BaseModel):
         default=3, gt=0, description="Virus signatures that are older than this are a fault."
     )
     rescan_every_seconds: float = Field(
-        default=15, gt=0, description="How often served files are looked at again when signatures are new."
+        default=15, gt=0, description="How often served files are scanned again when signatures are new."
     )
     rescan_share: float = Field(
         default=0.2,
@@ -197,31 +197,30 @@ class Settings(BaseModel):
         description="The share of one scanner thread's time that rescans may take; 0 for no rescans.",
     )
     outbox_every_seconds: float = Field(
-        default=1, gt=0, description="How often what was enqueued in SQL is published."
+        default=1, gt=0, description="How often tasks that were enqueued in SQL are published."
     )
     outbox_keep_seconds: float = Field(
-        default=24 * 3600, ge=0, description="How long what was published is kept to be looked at."
+        default=24 * 3600, ge=0, description="How long published tasks are kept for inspection."
     )
     sweep_every: dict[str, float] = Field(
         default={},
-        description="How often policies and rollups run, in seconds, where not as `roomkeeper policies` "
-        "says: `echoroom.typing=2,openchat.sessions=3600`.",
+        description="How often policies and rollups run, in seconds, instead of their own schedule: "
+        "`echoroom.typing=2,openchat.sessions=3600`.",
     )
     sweep_after: dict[str, float] = Field(
         default={},
-        description="The periods of policies, in seconds, where not as `roomkeeper policies` says: "
-        "`echoroom.ghosts=900`.",
+        description="The periods of policies, in seconds, instead of their own: `echoroom.ghosts=900`.",
     )
     sweep_off: tuple[str, ...] = Field(
         default=(), description="Policies and rollups that do not run, comma separated."
     )
     sweep_seconds: float = Field(
-        default=5, gt=0, description="How long one run of a policy goes on; the next one takes up the rest."
+        default=5, gt=0, description="How long one run of a policy may take; the next one does the rest."
     )
     rollup_zones: dict[str, str] = Field(
         default={},
         description="The time zones whose days rollups count, where not UTC: "
-        "`audiorooms.room_analytics=Europe/Berlin`. After a change all days are computed anew.",
+        "`audiorooms.room_analytics=Europe/Berlin`. After a change all days are computed again.",
     )
     retention_days: dict[str, float] = Field(
         default={},
@@ -231,11 +230,11 @@ class Settings(BaseModel):
     retention_factor: float = Field(
         default=5,
         ge=1,
-        description="A run of retention that would take more than so many times the usual rows stops, and "
+        description="A retention run that would delete more than so many times the usual rows stops, and "
         "waits for `roomkeeper retention approve`.",
     )
     retention_floor: int = Field(
-        default=10_000, ge=1, description="Fewer rows than these a run of retention may always take."
+        default=10_000, ge=1, description="A retention run may always delete this many rows."
     )
     approval_hours: float = Field(
         default=24, gt=0, description="How long an approval of `roomkeeper retention approve` holds."
@@ -258,10 +257,10 @@ class Settings(BaseModel):
     reconcile_prefixes: tuple[str, ...] = Field(
         default=("derived/",),
         description="What the keys of attachments' objects begin with, comma separated: objects below them "
-        "that no row names are orphans. Nothing else in the store is looked at.",
+        "that no row names are orphans. Nothing else in the store is listed.",
     )
     reconcile_grace_hours: float = Field(
-        default=7 * 24, gt=0, description="An object younger than this is no orphan: its row may be to come."
+        default=7 * 24, gt=0, description="An object younger than this is no orphan: its row may follow."
     )
     reconcile_share: float = Field(
         default=0.05,
@@ -272,8 +271,8 @@ class Settings(BaseModel):
     )
     socketio_url: SecretStr | None = Field(
         default=None,
-        description="The Redis of the API services' `@socket.io/redis-adapter`: what sweeps change is told "
-        "to the people who see it. Nothing is told if unset.",
+        description="The Redis of the API services' `@socket.io/redis-adapter`: events of "
+        "sweeps are emitted through it to users. Nothing is emitted if unset.",
     )
     strip_originals: tuple[str, ...] = Field(
         default=(),
@@ -282,28 +281,28 @@ class Settings(BaseModel):
     )
     work_root: Path | None = Field(
         default=None,
-        description="Where files lie while they are worked on; the system's temporary directory if unset.",
+        description="Where files are while they are processed; the system's temporary directory if unset.",
     )
     identify_timeout_seconds: float = Field(
-        default=20, gt=0, description="How long finding out what a file is may take."
+        default=20, gt=0, description="How long identifying a file may take."
     )
     draw_timeout_seconds: float = Field(
-        default=60, gt=0, description="How long drawing one file's pictures may take."
+        default=60, gt=0, description="How long rendering one file's thumbnails may take."
     )
     draw_memory_bytes: int = Field(
-        default=1024 * MIB, gt=0, description="The address space that the drawing process may use, in bytes."
+        default=1024 * MIB, gt=0, description="The address space of the process that renders, in bytes."
     )
     draw_animation_frames: int = Field(
         default=120,
         ge=2,
-        description="The most frames that an animation keeps in its pictures; of more, every second, third… "
+        description="The most frames that an animation keeps in thumbnails; of more, every second, third… "
         "is kept and shown for longer.",
     )
     draw_animation_pixels: int = Field(
         default=24_000_000,
         gt=0,
-        description="The most pixels of all frames together in an animation's large picture, which is made "
-        "smaller to fit, but never smaller than the small one.",
+        description="The most pixels of all frames together in an animation's preview, which is scaled "
+        "down to fit, but never below its thumbnail.",
     )
     task_soft_limit_seconds: int = Field(
         default=300, gt=0, description="After this long a task is asked to stop and its file waits."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.errors import StackError
-from stack.processes import Run, bound, run
+from stack.processes import RunCommand, bound, run
 from stack.servers.signatures import Signatures
 from stack.sockets import socket_path
 
@@ -61,7 +61,7 @@ class Clamd:
         """See `Server`."""
         return (*bound(self.stop_signal), str(self._binary), f"--config-file={self._config}")
 
-    def prepare(self, run: Run = run) -> None:  # noqa: ARG002 - nothing needs to be run
+    def prepare(self, run: RunCommand = run) -> None:  # noqa: ARG002 - nothing needs to be run
         """See `Server`."""
         installed = system_binary()
         if self.max_file_bytes + _HEADROOM > _LARGEST:

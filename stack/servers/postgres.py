@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from stack.errors import StackError
-from stack.processes import Run, bound, run
+from stack.processes import RunCommand, bound, run
 from stack.session import working_in
 
 USER = "roomkeeper"
@@ -117,7 +117,7 @@ class Postgres:
             *settings,
         )
 
-    def prepare(self, run: Run = run) -> None:
+    def prepare(self, run: RunCommand = run) -> None:
         """See `Server`."""
         if self._data.exists():
             if (self._data / _CONTROL_FILE).exists():

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stack.errors import StackError
-from stack.processes import Run, bound, run
+from stack.processes import RunCommand, bound, run
 from stack.sockets import socket_path
 
 #: What its parts listen on; only the first is for clients.
@@ -90,7 +90,7 @@ class SeaweedFS:
         settings = [f"-{name}={value}" for name, value in options.items()]
         return (*bound(self.stop_signal), str(binary()), "-logtostderr=true", "server", *settings)
 
-    def prepare(self, run: Run = run) -> None:  # noqa: ARG002 - nothing needs to be run
+    def prepare(self, run: RunCommand = run) -> None:  # noqa: ARG002 - nothing needs to be run
         """See `Server`."""
         binary()
         _remove_sockets()

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 from typing import Protocol
 
-from stack.processes import Run, run
+from stack.processes import RunCommand, run
 
 
 class Server(Protocol):
@@ -30,7 +30,7 @@ class Server(Protocol):
     def stop_signal(self) -> signal.Signals:
         """The signal that ends it in good order, without waiting for its clients."""
 
-    def prepare(self, run: Run = run) -> None:
+    def prepare(self, run: RunCommand = run) -> None:
         """Make everything that it needs before it starts; again is harmless.
 
         Raises:

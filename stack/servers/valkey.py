@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from stack.errors import StackError
-from stack.processes import Run, bound, run
+from stack.processes import RunCommand, bound, run
 
 
 @cache
@@ -71,7 +71,7 @@ class Valkey:
         settings = [part for name, value in options.items() for part in (f"--{name}", value)]
         return (*bound(self.stop_signal), str(binary()), *settings)
 
-    def prepare(self, run: Run = run) -> None:  # noqa: ARG002 - nothing needs to be run
+    def prepare(self, run: RunCommand = run) -> None:  # noqa: ARG002 - nothing needs to be run
         """See `Server`."""
         binary()
         self.directory.mkdir(parents=True, exist_ok=True)

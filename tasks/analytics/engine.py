@@ -17,23 +17,22 @@ different moments; those of a backfill share it, and each holds its bucket. Buck
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from threading import Lock
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Executable, Row, Table, bindparam, delete, func, select, update
+from sqlalchemy import Connection, Executable, Row, Table, delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models.analytics import RollupLive, RollupState
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
+from tasks.analytics.state import State, due_by, frozen, set_state, state_of
 from tasks.analytics.statements import PROBE, statements
 from tasks.policies.rollup import CLOCKS_SET, Rollup
 from workers.database_errors import is_unavailable
@@ -49,6 +48,8 @@ PAUSE = timedelta(hours=1)
 SLACK = timedelta(minutes=10)
 #: How often a bucket is computed at most, if what it is about goes meanwhile.
 TURNS = 3
+#: How long one statement may take, if not said otherwise.
+LONGEST_MS = 120_000
 #: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
 #: not compiled, which takes longer than most of them run. Of what the steps of a select give PostgreSQL knows
 #: nothing, and sorts it all to merge a few rows, where it could look them up. A commit does not wait for the
@@ -61,27 +62,8 @@ _SET = """
 """
 
 
-class FrozenError(Exception):
-    """A bucket has lost rows, or may have: what could be computed of it now is less than what it says."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A rollup's row of `roomkeeper.rollups`; see there."""
-
-    zone: str
-    watermark: datetime
-    covered_from: datetime
-    frozen_to: datetime | None
-    ticked_at: datetime | None
-    probe: str | None
-    daily_snapshot_at: datetime | None
-    recompute_at: datetime | None
-    recomputed_at: datetime | None
-
-
 @dataclass(slots=True)
-class Progress:
+class RollupProgress:
     """What a run has done so far.
 
     Attributes:
@@ -89,7 +71,6 @@ class Progress:
         closed: buckets.
         revisited: closed buckets that it computed again.
         buckets: all that it computed, as a whole or in part.
-        todo: buckets that a backfill has before it; 0 for other runs.
         frozen: buckets that it left as they are, because rows of them are gone.
         more: whether it stopped with work left.
     """
@@ -98,7 +79,6 @@ class Progress:
     closed: int = 0
     revisited: int = 0
     buckets: int = 0
-    todo: int = 0
     frozen: int = 0
     more: bool = False
 
@@ -107,26 +87,8 @@ class MovedError(Exception):
     """Another run, of other settings maybe, has moved the watermark; the next run goes by what it finds."""
 
 
-class OtherZoneError(Exception):
-    """The rollup counts the days of another time zone than the one that is set here."""
-
-
-def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
-    """Return whether a bucket must stay as it is: its rows are gone, or go as soon as it is closed."""
-    # What was never counted is left by retention and cleanup until it is.
-    if bucket.end <= state.covered_from:
-        return False
-    gone = state.frozen_to is not None and bucket.start <= state.frozen_to
-    return gone or (rollup.recompute_for is None and bucket.end <= state.watermark)
-
-
-def due_by(rollup: Rollup, bucket: Bucket) -> datetime:
-    """Return from when on a bucket is to be closed."""
-    return bucket.end + rollup.grace
-
-
 @dataclass(slots=True)
-class Run:
+class RollupRun:
     """One run of a rollup.
 
     Attributes:
@@ -141,12 +103,11 @@ class Run:
     now: datetime
     zone: str
     seconds: float = 60
-    longest_ms: int = 120_000
-    watch: Callable[[Progress], None] = lambda _progress: None
-    progress: Progress = field(default_factory=Progress)
-    _adding: Lock = field(default_factory=Lock, init=False, repr=False)
+    longest_ms: int = LONGEST_MS
+    watch: Callable[[RollupProgress], None] = lambda _progress: None
+    progress: RollupProgress = field(default_factory=RollupProgress)
 
-    def go(self) -> Progress:
+    def go(self) -> RollupProgress:
         """Do it; return what it did. What it raises, it raises between two whole transactions."""
         deadline = monotonic() + self.seconds
         with self._transaction() as connection:
@@ -240,7 +201,7 @@ class Run:
         return state_of(connection, self.rollup, lock=True)
 
     def _set(self, connection: Connection, **values: Any) -> None:
-        connection.execute(update(RollupState).where(RollupState.name == self.rollup.name).values(**values))
+        set_state(connection, self.rollup, **values)
 
     # -- the steps ------------------------------------------------------------------------------------------
 
@@ -382,74 +343,6 @@ class Run:
             assert state is not None
             self._replace_keys(connection, state, todo)
 
-    def backfill(self, bucket: Bucket) -> None:
-        """Compute one bucket anew, as a whole.
-
-        Raises:
-            FrozenError: rows of it are gone; nothing was changed.
-            OtherZoneError: the rollup counts the days of another zone; nothing was changed.
-        """
-        if not self._compute(bucket):
-            raise FrozenError(bucket.label)
-        self._cover([bucket])
-
-    def backfill_all(self, wanted: Iterable[Bucket], jobs: int = 1) -> Progress:
-        """Compute buckets anew, the newest first; return what was done. What is frozen stays as it is.
-
-        They go in rounds: between two of them whoever waits for the rollup's state has his turn. Whatever
-        breaks it off, Ctrl-C too, the buckets that have begun are ended.
-
-        Args:
-            jobs: how many at once, each on a connection of its own; a process has four.
-
-        Raises:
-            OtherZoneError: the rollup counts the days of another zone.
-        """
-        todo = sorted(wanted, reverse=True)
-        self.progress.todo = len(todo)
-        with ThreadPoolExecutor(jobs) as threads:
-            for first in range(0, len(todo), jobs):
-                going = {threads.submit(self._compute, one): one for one in todo[first : first + jobs]}
-                try:
-                    for ended in as_completed(going):
-                        ended.result()
-                        self.watch(self.progress)
-                finally:
-                    wait(going)
-                    self._cover([one for job, one in going.items() if not job.exception() and job.result()])
-        return self.progress
-
-    def _compute(self, bucket: Bucket) -> bool:
-        """Compute one bucket, while others may be; return whether it is not frozen."""
-        with self._transaction() as connection:
-            # Shared: whoever moves the watermark, or freezes buckets, waits, and other buckets do not.
-            state = state_of(connection, self.rollup, share=True)
-            assert state is not None
-            if state.zone != self.zone:
-                raise OtherZoneError(state.zone)
-            if frozen(self.rollup, state, bucket):
-                with self._adding:
-                    self.progress.frozen += 1
-                return False
-            # One bucket by one alone: of two moments the later one must be written last.
-            connection.execute(_ALONE, {"key": f"roomkeeper:{self.rollup.name}:{bucket.label}"})
-            self._replace(connection, bucket)
-        return True
-
-    def _cover(self, computed: Iterable[Bucket]) -> None:
-        """Note that what reaches up to what is covered is covered, too."""
-        # Even if there is nothing to note: for this one queues up behind those who wait, which a lock that is
-        # shared does not.
-        with self._transaction() as connection:
-            state = self._locked(connection)
-            assert state is not None
-            start = state.covered_from
-            for bucket in sorted(computed, reverse=True):
-                if bucket.end == start:
-                    start = bucket.start
-            if start != state.covered_from:
-                self._set(connection, covered_from=start)
-
     def _replace_keys(self, connection: Connection, state: State, todo: Mapping[UUID, datetime]) -> None:
         oldest = max(state.covered_from, self.now - (self.rollup.recompute_for or timedelta(0)))
         most = self.rollup.keyed.most if self.rollup.keyed is not None else 0
@@ -464,24 +357,8 @@ class Run:
                 self._replace(connection, bucket, keys)
 
     def _replace(self, connection: Connection, bucket: Bucket, keys: Sequence[UUID] | None = None) -> None:
-        made = statements(self.rollup)
-        values = parameters(bucket, self.now)
-        statement: Executable = made.replace
-        if keys is not None:
-            assert made.replace_keys is not None
-            statement, values = made.replace_keys, {**values, "keys": list(keys)}
-        for turn in range(1, TURNS + 1):
-            try:
-                with connection.begin_nested():
-                    written, gone = connection.execute(statement, values).one()
-                break
-            except IntegrityError:
-                # A room that was there when it was computed is not any more.
-                if turn == TURNS:
-                    raise
-        with self._adding:
-            self.progress.rows += written + gone
-            self.progress.buckets += 1
+        self.progress.rows += replace_bucket(connection, self.rollup, bucket, self.now, keys)
+        self.progress.buckets += 1
 
     def _bucket(self, moment: datetime) -> Bucket:
         return bucket_at(moment, self.rollup.grain, self.zone)
@@ -495,11 +372,46 @@ class Run:
         said: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
         return said if said is not None and said.endswith("/on") else None
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with transaction() as connection:
-            connection.exec_driver_sql(_SET, {"longest": str(self.longest_ms)})
-            yield connection
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return computing(self.longest_ms)
+
+
+@contextmanager
+def computing(longest_ms: int = LONGEST_MS) -> Iterator[Connection]:
+    """Open a transaction that computes buckets.
+
+    Args:
+        longest_ms: how long one statement may take.
+    """
+    with transaction() as connection:
+        connection.exec_driver_sql(_SET, {"longest": str(longest_ms)})
+        yield connection
+
+
+def replace_bucket(
+    connection: Connection, rollup: Rollup, bucket: Bucket, now: datetime, keys: Sequence[UUID] | None = None
+) -> int:
+    """Compute one bucket in the place of what is there; return how many rows were written or taken away.
+
+    Args:
+        keys: the keys that are computed; None for the whole bucket.
+    """
+    made = statements(rollup)
+    values = parameters(bucket, now)
+    statement: Executable = made.replace
+    if keys is not None:
+        assert made.replace_keys is not None
+        statement, values = made.replace_keys, {**values, "keys": list(keys)}
+    for turn in range(1, TURNS + 1):
+        try:
+            with connection.begin_nested():
+                written, gone = connection.execute(statement, values).one()
+            break
+        except IntegrityError:
+            # A room that was there when it was computed is not any more.
+            if turn == TURNS:
+                raise
+    return int(written + gone)
 
 
 def parameters(bucket: Bucket, now: datetime) -> dict[str, Any]:
@@ -507,60 +419,12 @@ def parameters(bucket: Bucket, now: datetime) -> dict[str, Any]:
     return {"bucket_from": bucket.start, "bucket_to": bucket.end, "bucket": bucket.label, "now": now}
 
 
-_STATE = select(
-    RollupState.zone,
-    RollupState.watermark,
-    RollupState.covered_from,
-    RollupState.frozen_to,
-    RollupState.ticked_at,
-    RollupState.probe,
-    RollupState.daily_snapshot_at,
-    RollupState.recompute_at,
-    RollupState.recomputed_at,
-)
-
-
-#: One bucket is computed by one transaction at a time.
-_ALONE = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)))
-
-
-def state_of(
-    connection: Connection, rollup: Rollup, *, lock: bool = False, share: bool = False
-) -> State | None:
-    """Return how far a rollup has come; None if it has never run.
-
-    Args:
-        lock: nobody else computes anything of it, or changes this, until the transaction's end.
-        share: nobody changes this until then; others may compute buckets, each its own.
-    """
-    asked = _STATE.where(RollupState.name == rollup.name)
-    if lock or share:
-        asked = asked.with_for_update(read=share)
-    row = connection.execute(asked).one_or_none()
-    return None if row is None else State(*row)
-
-
-def states_of(connection: Connection, names: Iterable[str]) -> dict[str, State]:
-    """Return how far the rollups of these names have come, without those that have never run."""
-    wanted = RollupState.name.in_(list(names))
-    found = connection.execute(_STATE.add_columns(RollupState.name).where(wanted))
-    return {name: State(*state) for *state, name in found}
-
-
 def _quoted(table: Table, real: Mapping[Any, Any], connection: Connection) -> str:
     quote = connection.dialect.identifier_preparer.quote
     return f"{quote(real.get(table.schema, table.schema))}.{quote(table.name)}"
 
 
-def lag(rollup: Rollup, state: State, now: datetime) -> timedelta:
-    """Return for how long the next bucket should have been closed; nothing if it is not yet to be."""
-    if state.watermark > now:
-        return timedelta(0)
-    bucket = bucket_at(state.watermark, rollup.grain, state.zone)
-    return max(timedelta(0), now - due_by(rollup, bucket))
-
-
 def differences(connection: Connection, rollup: Rollup, bucket: Bucket, now: datetime) -> Sequence[Row[Any]]:
     """Return what computing a bucket again would change, row by row; see `Statements.differs`."""
-    connection.exec_driver_sql(_SET, {"longest": "120000"})
+    connection.exec_driver_sql(_SET, {"longest": str(LONGEST_MS)})
     return connection.execute(statements(rollup).differs, parameters(bucket, now)).all()

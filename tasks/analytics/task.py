@@ -2,24 +2,23 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import func, select
 
 from models.audiorooms import AudioRoom, RoomParticipant
 from tasks import availability
-from tasks.analytics.engine import Progress, Run
+from tasks.analytics.engine import RollupProgress, RollupRun
 from tasks.analytics.payload import RecomputeRoom
 from tasks.apps import ROLLUPS, zone
 from tasks.apps.audiorooms_rollups import LIST_OF_KEYS
 from tasks.apps.audiorooms_stays import SKEW
-from tasks.eligible_rows import clock
+from tasks.jobs import BY_HAND, periodic
 from tasks.policies.rollup import CLOCKS_SET, Rollup
-from tasks.sweeps.task import BY_HAND, slot_of
 from workers import job_history
 from workers.app import task
-from workers.db import transaction
+from workers.db import clock, transaction
 from workers.queues import MAINTENANCE
 from workers.settings import Settings, get_settings
 from workers.task import PlatformTask
@@ -40,8 +39,8 @@ def run(
     slot: datetime | None = None,
     now: datetime | None = None,
     by_hand: bool = False,
-    watch: Callable[[Progress], None] = lambda _progress: None,
-) -> Progress | None:
+    watch: Callable[[RollupProgress], None] = lambda _progress: None,
+) -> RollupProgress | None:
     """Run `rollup` once; return what it did, or None where another run of it is under way.
 
     Args:
@@ -55,7 +54,7 @@ def run(
     with job_history.run(rollup.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
         if entry is None:
             return None
-        rolling = Run(
+        rolling = RollupRun(
             rollup, now or entry.started_at, zone(rollup, settings), seconds, longest_ms, watch=watch
         )
         try:
@@ -89,7 +88,7 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     if found is None:
         raise UnknownRoomError("there is no such room")
     key, since = found
-    rolling = Run(rollup, moment, zone(rollup, settings))
+    rolling = RollupRun(rollup, moment, zone(rollup, settings))
     state = rolling.begin()
     rolling.compute_keys({key: since or state.watermark})
     return rolling.progress.rows
@@ -114,14 +113,5 @@ def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
         self.not_there_yet(error)
 
 
-def _make(rollup: Rollup) -> None:
-    # Not retried: the next run finds all that this one would have.
-    @task(name=rollup.task, queue=MAINTENANCE, bind=True, autoretry_for=())
-    def compute(self: Any) -> None:
-        settings, slot = get_settings(), slot_of(self.request.headers)
-        if not availability.skipped(rollup.name, settings, slot):
-            run(rollup, settings, slot=slot)
-
-
 for _rollup in ROLLUPS.values():
-    _make(_rollup)
+    periodic(_rollup.task, MAINTENANCE, partial(run, _rollup))

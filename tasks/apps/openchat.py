@@ -20,7 +20,8 @@ from models.openchat import (
     Verification,
 )
 from tasks.apps.openchat_rollups import OPENCHAT_ROLLUPS
-from tasks.policies.app import App, AttachmentTable, Mirror
+from tasks.policies.app import App
+from tasks.policies.attachment import AttachmentTable, Mirror
 from tasks.policies.columns import Column
 from tasks.policies.retention import GOING, Cascade, Owners, Restrict, Retention, SetValues
 from tasks.policies.status import ReadPointers

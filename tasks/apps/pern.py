@@ -37,7 +37,8 @@ from models.pern import (
     User,
     UserPublicKey,
 )
-from tasks.policies.app import App, AttachmentTable, Mirror
+from tasks.policies.app import App
+from tasks.policies.attachment import AttachmentTable, Mirror
 from tasks.policies.columns import Column
 from tasks.policies.retention import Cascade, Ignored, Owners, Retention, SetValues
 from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Update, bindparam, func, select, update
 
 from tasks.attachments.objects import ObjectUrls
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import Column, table_of
 
 

@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
 from tasks.attachments import app_columns, history
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from workers.settings import Settings
 

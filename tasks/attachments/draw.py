@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.attachments.objects import PICTURE_NAMES
 from workers import sandbox
 from workers.settings import Settings
 
-#: The pictures, from the small to the large.
-NAMES = ("small", "large")
 #: The largest metadata that is kept: values in all, or in a list of them, and characters of a text.
 MOST_VALUES = 256
 LONGEST_TEXT = 500
@@ -105,7 +104,7 @@ def _checked(answer: dict[str, Any], folder: Path, kind: str) -> Drawing:
     described = _dict(answer["pictures"])
     # A song without a cover has none.
     if described or kind == "picture":
-        pictures = {name: _file(_dict(described[name]), folder, name) for name in NAMES}
+        pictures = {name: _file(_dict(described[name]), folder, name) for name in PICTURE_NAMES}
         metadata |= {name: _size(described[name], path) for name, path in pictures.items()}
     else:
         pictures = {}

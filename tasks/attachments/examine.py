@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
 from shutil import disk_usage
@@ -11,12 +11,12 @@ from typing import Any
 from sqlalchemy import select
 
 from tasks.attachments import attachment_work, draw, identify, policy, scan, scanner_selftest, verdicts
+from tasks.attachments.content.finding import phrase
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import quarantine_name
 from tasks.attachments.scan import Verdict
-from tasks.attachments.traits import phrase
 from workers import metrics, sandbox
 from workers.db import transaction
 from workers.sandbox import SandboxFailure
@@ -38,9 +38,12 @@ class Stripped:
     size: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Findings:
-    """What is known of the file so far; `reason` says why it is not served."""
+    """What is known of the file; `reason` says why it is not served.
+
+    Each step returns what it found, and `examine` puts that together.
+    """
 
     outcome: str = "accepted"
     verdict: str | None = None
@@ -59,10 +62,47 @@ class Findings:
     pictures: dict[str, Path] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    def refuse(self, reason: str, detail: str, verdict: str | None = None) -> None:
-        """Decide that the file is not served."""
-        self.outcome, self.reason, self.detail = "refused", reason, detail
-        self.verdict = verdict or self.verdict
+    def refused(self, reason: str, detail: str, verdict: str | None = None) -> "Findings":
+        """Return the findings of a file that is not served."""
+        return replace(self, outcome="refused", reason=reason, detail=detail, verdict=verdict or self.verdict)
+
+    def accepted(self) -> "Findings":
+        """Return the findings of a file that is served, whatever was found against it."""
+        return replace(self, outcome="accepted", reason=None, detail=None)
+
+    def judged(self, verdict: Verdict) -> "Findings":
+        """Return the findings with the scanner's verdict, whatever it is."""
+        found = replace(self, verdict=verdict.name, signature=verdict.signature)
+        if verdict.reason:
+            found = found.refused(verdict.reason, verdict.signature or "")
+        if verdict.name == "infected":
+            found = replace(found, outcome="quarantined")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The scanner's verdict, by which version; `known` if that version had judged the content before."""
+
+    verdict: Verdict
+    version: Version
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stripping:
+    """What came of stripping: the stripped original, or why the file is not served, or neither.
+
+    Attributes:
+        event: for the attempt's event log.
+        verdict: of the scanner, where that is the reason.
+    """
+
+    event: dict[str, Any]
+    stripped: Stripped | None = None
+    reason: str | None = None
+    detail: str = ""
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +130,20 @@ def examine(desk: AttemptContext) -> Findings:
     Raises:
         NotYetError, jobs.LeaseLostError, StoreError, OSError.
     """
-    mine, found = desk.mine, Findings()
+    mine = desk.mine
     content = desk.folder / "content"
 
     with desk.phase("fetch") as detail:
         try:
-            found.fetched, found.in_quarantine = _fetch(desk, content)
+            fetched, in_quarantine = _fetch(desk, content)
         except ObjectTooLarge as error:
             # Not scanned, so not clean: what is too large to look into is suspicious.
-            found.refuse("too_large", str(error), "suspicious")
-            return _overridden(desk, found)
-        detail |= {"bytes": found.fetched.size, "sha256": found.fetched.sha256}
-    metrics.BYTES.labels(mine.app).inc(found.fetched.size)
+            return _overridden(desk, Findings().refused("too_large", str(error), "suspicious"))
+        detail |= {"bytes": fetched.size, "sha256": fetched.sha256}
+    metrics.BYTES.labels(mine.app).inc(fetched.size)
+    found = Findings(fetched=fetched, in_quarantine=in_quarantine)
     if mine.override != "quarantine":
-        _look_into(desk, content, found)
+        found = _look_into(desk, content, fetched, found)
     return _overridden(desk, found)
 
 
@@ -111,12 +151,11 @@ def _overridden(desk: AttemptContext, found: Findings) -> Findings:
     """Do what an operator has said, in spite of what was found."""
     mine = desk.mine
     if mine.override == "quarantine":
-        found.refuse("operator", "quarantined by an operator", "suspicious")
-        found.outcome = "quarantined"
-    elif _released(desk, found):
-        found.outcome, found.reason, found.detail = "accepted", None, None
-        # Nobody has looked into it.
-        found.verdict = found.verdict or "opaque"
+        refused = found.refused("operator", "quarantined by an operator", "suspicious")
+        return replace(refused, outcome="quarantined")
+    if _released(desk, found):
+        # Nobody has looked into it, if there is no verdict.
+        return replace(found.accepted(), verdict=found.verdict or "opaque")
     return found
 
 
@@ -130,58 +169,61 @@ def _released(desk: AttemptContext, found: Findings) -> bool:
     return same
 
 
-def _look_into(desk: AttemptContext, content: Path, found: Findings) -> None:
+def _look_into(desk: AttemptContext, content: Path, fetched: Fetched, found: Findings) -> Findings:
     """Find out whether the file may be served, and what is to be shown of it."""
     mine = desk.mine
-    assert found.fetched is not None
-    if found.fetched.size == 0:
-        found.refuse("empty", "the object has no bytes")
-        return
-    mismatch = _mismatch(mine, found.fetched)
+    if fetched.size == 0:
+        return found.refused("empty", "the object has no bytes")
+    mismatch = _mismatch(mine, fetched)
     if mine.encrypted:
         with transaction() as connection:
-            known_bad = verdicts.infected(connection, found.fetched.sha256)
+            known_bad = verdicts.infected(connection, fetched.sha256)
         if known_bad:
             # Not what its row says, then: somebody has uploaded the same bytes elsewhere.
-            _take_over(found, known_bad)
-        elif mismatch:
-            found.refuse(*mismatch)
-        else:
-            found.verdict = "opaque"
-        return
+            return found.judged(known_bad)
+        return found.refused(*mismatch) if mismatch else replace(found, verdict="opaque")
 
     with desk.phase("identify") as detail:
-        decision = _identify(desk, content, found)
+        actual, decision = _identify(desk, content)
+        found = replace(found, media_type=actual, traits=decision.findings, risk=decision.risk)
         detail |= {"type": found.media_type, "traits": list(found.traits)}
 
     # What will be refused is scanned all the same: malware under a false name belongs in quarantine.
     with desk.phase("scan") as detail:
-        known = _scan(content, found, desk.settings)
-        detail |= {"verdict": found.verdict, "signature": found.signature, "known": known}
+        scanned = _scan(content, fetched.sha256, desk.settings)
+        fresh = None if scanned.known else scanned.verdict
+        found = replace(found, version=scanned.version, fresh_verdict=fresh).judged(scanned.verdict)
+        detail |= {"verdict": found.verdict, "signature": found.signature, "known": scanned.known}
     if found.verdict == "suspicious" and decision.verdict == "suspicious":
         # The scanner only says that it could not look; ours may say why.
-        found.refuse(decision.reason or "", decision.detail or "")
+        found = found.refused(decision.reason or "", decision.detail or "")
     if found.verdict == "clean" and mismatch:
-        found.refuse(*mismatch)
+        found = found.refused(*mismatch)
     elif found.verdict == "clean" and decision.reason:
-        found.refuse(decision.reason, decision.detail or "", decision.verdict)
+        found = found.refused(decision.reason, decision.detail or "", decision.verdict)
     if _released(desk, found):
-        found.outcome, found.reason, found.detail = "accepted", None, None
+        found = found.accepted()
     if found.reason or found.verdict != "clean":
-        return
+        return found
     # Another spelling is no correction: it would cost a text its charset.
     if decision.media_type != policy.normal(mine.media_type):
-        found.corrected = decision.media_type
+        found = replace(found, corrected=decision.media_type)
 
     if mine.app in desk.settings.strip_originals:
         with desk.phase("strip") as detail:
-            detail |= _strip(desk, content, found)
-        if found.outcome != "accepted":
-            return
+            stripping = _strip(desk, content, actual)
+            detail |= stripping.event
+        if stripping.reason:
+            return found.refused(stripping.reason, stripping.detail, stripping.verdict)
+        found = replace(found, stripped=stripping.stripped)
     if decision.draw:
         with desk.phase("draw") as detail:
-            _draw(content, decision.draw, desk, found)
-            detail["pictures"] = sorted(found.pictures)
+            drawing = _draw(content, decision.draw, desk)
+            detail["pictures"] = sorted(drawing.pictures)
+        if drawing.reason:
+            found = found.refused(drawing.reason, drawing.detail or "")
+        found = replace(found, pictures=drawing.pictures, metadata=drawing.metadata)
+    return found
 
 
 def _fetch(desk: AttemptContext, content: Path) -> tuple[Fetched, bool]:
@@ -207,14 +249,14 @@ def _mismatch(mine: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] 
     return None
 
 
-def _identify(desk: AttemptContext, content: Path, found: Findings) -> policy.Decision:
+def _identify(desk: AttemptContext, content: Path) -> tuple[str, policy.Decision]:
+    """Return the media type of the content, and what the policy says of it."""
     try:
         seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, desk))
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, desk) from error
-    decision = policy.decide(seen, desk.mine.media_type, desk.mine.name, desk.mine.table.rules)
-    found.media_type, found.traits, found.risk = seen.media_type, decision.findings, decision.risk
-    return decision
+    mine = desk.mine
+    return seen.media_type, policy.decide(seen, mine.media_type, mine.name, mine.table.rules)
 
 
 def _in_sandbox(work: str, content: Path, desk: AttemptContext, **options: Any) -> dict[str, Any]:
@@ -240,30 +282,17 @@ def _failed(reason: str, error: Exception, desk: AttemptContext) -> NotYetError:
     return FailedError(reason, phrase(str(error)))
 
 
-def _scan(content: Path, found: Findings, settings: Settings) -> bool:
-    """Judge the file. Return whether its content had been judged before."""
-    assert found.fetched is not None
+def _scan(content: Path, sha256: str, settings: Settings) -> Scanned:
+    """Judge the file; content that the same signatures have judged before is not scanned again."""
     with _scanner(settings) as scanner:
         # Before the scan: signatures that arrive in between only make the file be scanned again.
-        found.version = version = scanner.versions()
+        version = scanner.versions()
         scanner_selftest.check(scanner, version, settings)
         with transaction() as connection:
-            verdict = verdicts.known(connection, found.fetched.sha256, version)
-        known = verdict is not None
-        if verdict is None:
-            verdict = found.fresh_verdict = scan.judge(scanner.scan_file(content))
-    metrics.VERDICTS.labels(verdict.name, "known" if known else "scanner").inc()
-    _take_over(found, verdict)
-    return known
-
-
-def _take_over(found: Findings, verdict: Verdict) -> None:
-    """Take over the scanner's verdict, whatever it is."""
-    found.verdict, found.signature = verdict.name, verdict.signature
-    if verdict.reason:
-        found.refuse(verdict.reason, verdict.signature or "")
-    if verdict.name == "infected":
-        found.outcome = "quarantined"
+            known = verdicts.known(connection, sha256, version)
+        verdict = scan.judge(scanner.scan_file(content)) if known is None else known
+    metrics.VERDICTS.labels(verdict.name, "scanner" if known is None else "known").inc()
+    return Scanned(verdict, version, known is not None)
 
 
 @contextmanager
@@ -275,17 +304,16 @@ def _scanner(settings: Settings) -> Iterator[Scanner]:
         raise NotYetError("scanner_unavailable", str(error)) from error
 
 
-def _strip(desk: AttemptContext, content: Path, found: Findings) -> dict[str, Any]:
-    """Take the personal metadata out of the original; return what is to be told of it."""
-    assert found.media_type is not None
+def _strip(desk: AttemptContext, content: Path, media_type: str) -> Stripping:
+    """Take the personal metadata out of the original."""
     try:
-        said = _in_sandbox("tasks.attachments.strip:strip", content, desk, media_type=found.media_type)
+        said = _in_sandbox("tasks.attachments.strip:strip", content, desk, media_type=media_type)
     except SandboxFailure as error:
         raise _failed("strip_failed", error, desk) from error
     path = desk.folder / "stripped"
     if said.get("changed") is not True or not path.is_file():
         # Served as it is where it cannot be stripped: the alternative is to refuse every format unknown.
-        return {"changed": False, "unavailable": phrase(str(said.get("unavailable") or ""))}
+        return Stripping({"changed": False, "unavailable": phrase(str(said.get("unavailable") or ""))})
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     table = desk.mine.table
@@ -295,24 +323,21 @@ def _strip(desk: AttemptContext, content: Path, found: Findings) -> dict[str, An
             taken = connection.scalar(other)
         if taken is not None:
             # Before the object is touched: the row could never be made to fit it.
-            found.refuse("duplicate", f"without its metadata it is attachment {taken}, and hashes are unique")
-            return {"changed": False}
+            detail = f"without its metadata it is attachment {taken}, and hashes are unique"
+            return Stripping({"changed": False}, reason="duplicate", detail=detail)
     # What is served must have been scanned, and these bytes have not been.
     with _scanner(desk.settings) as scanner:
         verdict = scan.judge(scanner.scan_file(path))
     if verdict.reason:
-        found.verdict = verdict.name
-        found.refuse(verdict.reason, f"without its metadata: {verdict.signature}")
-        return {"verdict": verdict.name}
-    found.stripped = Stripped(path, digest, path.stat().st_size)
-    return {"changed": True, "bytes": found.stripped.size, "sha256": digest}
+        detail = f"without its metadata: {verdict.signature}"
+        event = {"verdict": verdict.name}
+        return Stripping(event, reason=verdict.reason, detail=detail, verdict=verdict.name)
+    stripped = Stripped(path, digest, path.stat().st_size)
+    return Stripping({"changed": True, "bytes": stripped.size, "sha256": digest}, stripped)
 
 
-def _draw(content: Path, kind: str, desk: AttemptContext, found: Findings) -> None:
+def _draw(content: Path, kind: str, desk: AttemptContext) -> draw.Drawing:
     try:
-        drawing = draw.draw(content, desk.folder, desk.settings, kind)
+        return draw.draw(content, desk.folder, desk.settings, kind)
     except draw.DrawingFailedError as error:
         raise _failed("drawing_failed", error, desk) from error
-    if drawing.reason:
-        found.refuse(drawing.reason, drawing.detail or "")
-    found.pictures, found.metadata = drawing.pictures, drawing.metadata

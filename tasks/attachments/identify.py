@@ -13,9 +13,10 @@ from typing import Any
 
 from tasks.attachments.content import archives, markup, office, ole, packed, pdf, polyglot, zips
 from tasks.attachments.content.budget import MAX_MEMBER_BYTES, Budget
+from tasks.attachments.content.finding import DETAIL_CHARS, Content, Finding, phrase
 from tasks.attachments.content.source import Source
-from tasks.attachments.media_types import ACTIVE, PROGRAM, TEXT, normal
-from tasks.attachments.traits import DETAIL_CHARS, TRAIT, Content, Finding, phrase
+from tasks.policies.media_types import ACTIVE, PROGRAM, TEXT, normal
+from tasks.policies.traits import TRAIT
 
 UNKNOWN = "application/octet-stream"
 #: Enough for libmagic, of what stands before an archive.

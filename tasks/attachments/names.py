@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
-from tasks.attachments.media_types import ACTIVE, PROGRAM, implied
+from tasks.policies.media_types import ACTIVE, PROGRAM, implied
 
 #: What systems run or follow on a double click, beside what the table of media types knows as programs.
 RUNNABLE = re.compile(

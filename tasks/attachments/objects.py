@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from tasks.attachments.draw import NAMES
 from workers.storage import ObjectStore
 from workers.storage.base import Address
 
+#: The pictures, from the small to the large.
+PICTURE_NAMES = ("small", "large")
 PICTURE_TYPE = "image/webp"
 
 
@@ -32,7 +33,7 @@ def delete_pictures(
     Args:
         but: by name, those that stay.
     """
-    for name in NAMES:
+    for name in PICTURE_NAMES:
         if name not in (but or {}):
             store.delete(picture_key(app, attachment_id, name))
 

@@ -17,7 +17,7 @@ from tasks.apps import APPS, enabled
 from tasks.attachments import attachment_work, history
 from tasks.attachments.attachment_work import UnknownAttachmentError
 from tasks.availability import available
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from workers.db import transaction
 from workers.settings import get_settings, variable
 

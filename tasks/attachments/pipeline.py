@@ -19,7 +19,7 @@ from tasks.attachments.examine import AttemptContext, examine
 from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
 from tasks.attachments.objects import delete_pictures
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from workers import metrics
 from workers.database_errors import is_transient
 from workers.db import transaction

@@ -1,17 +1,20 @@
 """Which content may call itself what, and what is done with content of which trait.
 
-Two tables decide: one record per family of types (`media_types.py`), one per trait (`traits.py`). Content is
-what was found by the bytes; a claim is the declared type, or what the file name's extension stands for. A
-claim agrees with content of its own type, or of its own family where the family allows it.
+Two tables of `tasks/policies` decide: one record per family of types (`media_types.py`), one per trait
+(`traits.py`). Content is what was found by the bytes; a claim is the declared type, or what the file name's
+extension stands for. A claim agrees with content of its own type, or of its own family where the family
+allows it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from tasks.attachments import names
-from tasks.attachments.media_types import (
+from tasks.attachments.content.finding import Content
+from tasks.policies.attachment import Rules
+from tasks.policies.media_types import (
     ACTIVE,
     ALSO_TEXT,
     ELUSIVE,
@@ -25,9 +28,9 @@ from tasks.attachments.media_types import (
     normal,
     risk,
 )
-from tasks.attachments.traits import ACTIONS, TRAIT, TRAITS, Action, Content
+from tasks.policies.traits import TRAITS
 
-__all__ = ["DRAWN", "Decision", "Kind", "Rules", "decide", "normal"]
+__all__ = ["DRAWN", "Decision", "Kind", "decide", "normal"]
 
 #: What pictures are made of what.
 Kind = Literal["picture", "document", "video", "audio"]
@@ -51,29 +54,6 @@ DRAWN: Mapping[str, Kind] = MappingProxyType(
 )
 #: Traits by which a document is as much at risk as a program.
 _RISKY = frozenset({"macros", "external_template"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What one application wants otherwise; part of its definition.
-
-    Attributes:
-        allow: the only media types that are accepted, `image/*` for all that begin so; None for any.
-        refuse: media types that are not, whatever `allow` says.
-        actions: what is done with a trait where its record says otherwise: 'accept', 'refuse', 'suspicious'.
-    """
-
-    allow: tuple[str, ...] | None = None
-    refuse: tuple[str, ...] = ()
-    actions: Mapping[str, Action] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for pattern in (*(self.allow or ()), *self.refuse):
-            if normal(pattern) != pattern or "/" not in pattern:
-                raise ValueError(f"{pattern!r} is not a media type in its common spelling")
-        for name, action in self.actions.items():
-            if name not in TRAIT or action not in ACTIONS:
-                raise ValueError(f"{name}: {action} is not a trait and what is done with it")
 
 
 @dataclass(frozen=True, slots=True)

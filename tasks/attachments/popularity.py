@@ -5,7 +5,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentJob as Job
 from models.platform import Checkpoint
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 
 JOB = "attachments.popularity"
 #: How many rows of an application's table one turn looks at.

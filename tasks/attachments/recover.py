@@ -16,7 +16,7 @@ from tasks.attachments import attachment_work
 from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
 from tasks.availability import available
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from workers import job_history
 from workers.app import task
 from workers.queues import MAINTENANCE

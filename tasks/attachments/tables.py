@@ -7,7 +7,7 @@ names it, all these tables must be readable.
 from sqlalchemy import Connection, text
 
 from tasks.apps import APPS, enabled
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import names_of, table_of
 from workers.inspection import Fault, Need, inspect
 from workers.settings import Settings, variable

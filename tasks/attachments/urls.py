@@ -13,7 +13,7 @@ from models.platform import AttachmentJob
 from tasks.attachments import app_columns, objects
 from tasks.attachments.objects import ObjectUrls
 from tasks.availability import available
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from workers import job_history
 from workers.app import task

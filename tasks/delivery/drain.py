@@ -52,7 +52,7 @@ def drain() -> None:
                 run.outcome = "more"
 
 
-def _drain(app: str, run: job_history.Run, settings: Settings, deadline: float) -> bool:
+def _drain(app: str, run: job_history.RunEntry, settings: Settings, deadline: float) -> bool:
     """Merge what is due of one application; say whether that was all."""
     rows = inbox.ROWS
     while True:

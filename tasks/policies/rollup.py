@@ -13,7 +13,7 @@ A rollup is a record. Its select computes one bucket, [FROM, TO), inside Postgre
         select=select(BUCKET.label("day"), func.count().label("sessions"), ...)
             .where(AuthSession.created_at >= FROM, AuthSession.created_at < TO)
             .having(func.count() > 0),
-        feeds=(SourceTable(AuthSession, (AuthSession.created_at,)),),
+        source_tables=(SourceTable(AuthSession, (AuthSession.created_at,)),),
     )
 
 A bucket without anything in it gives no row. Conditions on time stand on the bare column, so that an index

@@ -1,6 +1,7 @@
 """A sweep record: which rows of a table are due, and what becomes of them.
 
-A policy is a record. It is checked when it is declared: one that would be wrong, or slow, does not start.
+A policy is a record. It is checked when it is declared: one that is wrong does not start. Whether an index of
+the models serves it is checked by a contract test, and by `roomkeeper check` for the real indexes.
 
     Sweep(
         name="echoroom.typing",
@@ -38,7 +39,6 @@ from sqlalchemy import Column as TableColumn
 from sqlalchemy.sql.selectable import SelectBase
 
 from tasks.policies.columns import Column, Model, parts_of, table_of
-from tasks.policies.served import first_columns, served
 from workers.inspection import Need
 
 #: The moment that a run goes by: the database's clock at its beginning, once, or what an operator gives.
@@ -196,14 +196,6 @@ class Sweep:
             isinstance(key.type, Uuid) for key in self.table.primary_key.columns
         ):
             yield "`ahead` is for tables whose key is a uuid."
-        advice = f"the first column of one of the table's indexes ({', '.join(first_columns(self.table))})"
-        if self.indexed is not None and not served(self.indexed, self.table):
-            yield f"no index serves `indexed`. Compare {advice} in it with NOW or with plain values."
-        if self.full_pass_every is None and not served(self.due, self.table):
-            yield (
-                f"no index of {self.table.fullname} serves `due`. Compare {advice} in it with NOW or with "
-                "plain values, or say in `full_pass_every` in how long the table is to be looked through."
-            )
         if self.full_pass_every is not None and self.full_pass_every < self.every:
             given = self.full_pass_every
             yield f"`full_pass_every` must not be shorter than `every`, {self.every}, not {given}."

@@ -19,7 +19,7 @@ from models.platform import AttachmentJob as Job
 from models.platform import ListedObject
 from tasks.attachments import attachment_work, history
 from tasks.attachments.objects import quarantine_name
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import normal

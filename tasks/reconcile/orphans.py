@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, select, true
 
 from models.platform import ListedObject
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import below, foreign, named, normal, still_named

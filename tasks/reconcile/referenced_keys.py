@@ -24,9 +24,8 @@ from sqlalchemy import (
 )
 
 from models.platform import PendingDeletion
-from tasks.attachments.draw import NAMES
-from tasks.attachments.objects import picture_key
-from tasks.policies.app import AttachmentTable
+from tasks.attachments.objects import PICTURE_NAMES, picture_key
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from workers.storage.keys import DERIVED
 
@@ -44,7 +43,7 @@ def named(asked: Mapping[str, AttachmentTable], store: str) -> Subquery:
     for name, table in asked.items():
         its = table.store_name() == store
         found.append(select(normal(table.key).label("key")).where(its))
-        found += [select(_picture(name, table.id, each)).where(its) for each in NAMES]
+        found += [select(_picture(name, table.id, each)).where(its) for each in PICTURE_NAMES]
         if (small := table.mirror.small_key) is not None:
             found.append(select(normal(small)).where(its, small.is_not(None)))
     # Retention deletes these itself, and keeps count of them.
@@ -53,7 +52,7 @@ def named(asked: Mapping[str, AttachmentTable], store: str) -> Subquery:
         found.append(select(normal(key)).where(pending.store == store, key.is_not(None)))
     for name in asked:
         its = and_(pending.store == store, pending.app == name)
-        found += [select(_picture(name, pending.attachment_id, each)).where(its) for each in NAMES]
+        found += [select(_picture(name, pending.attachment_id, each)).where(its) for each in PICTURE_NAMES]
     return union_all(*found).subquery("named")
 
 

@@ -5,7 +5,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.apps import enabled
@@ -13,7 +12,7 @@ from tasks.attachments.tables import askable
 from tasks.reconcile import listing, missing_objects, orphans
 from tasks.reconcile.result import Result, reason_to_stop
 from workers import job_history
-from workers.db import transaction
+from workers.db import clock, transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore, store_for
 
@@ -55,7 +54,7 @@ def reconcile(
     with job_history.run(JOB, longest=LONGEST) as entry:
         if entry is None:
             return None
-        run = _Run(settings, stores, app, now or entry.started_at, watch)
+        run = _Comparison(settings, stores, app, now or entry.started_at, watch)
         try:
             run.compare()
             if apply and not run.stopped():
@@ -76,8 +75,8 @@ def reconcile(
     return run.found
 
 
-class _Run:
-    """One run, and what it has found and done so far."""
+class _Comparison:
+    """One comparison, and what it has found and done so far."""
 
     def __init__(
         self,
@@ -107,9 +106,7 @@ class _Run:
         listing.empty()
         for found in self.found:
             store = self._stores[found.store]
-            with transaction() as connection:
-                began: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-            self._looks[found.store] = look = missing_objects.Look(self._on, began, prefixes)
+            self._looks[found.store] = look = missing_objects.Look(self._on, clock(), prefixes)
             listing.fill(found.store, store, prefixes, self._watch)
             self._watch(f"{found.store}: comparing")
             orphans.count(found, self._cut)

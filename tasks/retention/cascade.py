@@ -22,7 +22,7 @@ from sqlalchemy import (
 from models.platform import AttachmentJob as Job
 from tasks.analytics import rollup_guard
 from tasks.apps import APPS
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Cascade, Retention, SetValues, referred
 from tasks.policies.sweep import Delete

@@ -24,8 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models.platform import DeletionEvent
 from tasks.apps import enabled
-from tasks.attachments.draw import NAMES
-from tasks.attachments.objects import picture_key
+from tasks.attachments.objects import PICTURE_NAMES, picture_key
 from tasks.attachments.tables import CannotAskError
 from tasks.policies.columns import table_of
 from tasks.retention.key_references import named
@@ -212,7 +211,7 @@ class _Plan:
         """Yield the keys of the objects."""
         yield from (key for key in objects_of(self.row) if key not in self.stay)
         if not self.there:
-            yield from (picture_key(self.row.app, self.row.attachment_id, name) for name in NAMES)
+            yield from (picture_key(self.row.app, self.row.attachment_id, name) for name in PICTURE_NAMES)
 
     def quarantined(self) -> Iterator[str]:
         """Yield the name of the object in quarantine, if it is there."""

@@ -34,7 +34,6 @@ from sqlalchemy import (
     true,
 )
 
-from tasks import eligible_rows
 from tasks.analytics import rollup_guard
 from tasks.apps import APPS, after
 from tasks.policies.columns import model_of, table_of
@@ -42,7 +41,7 @@ from tasks.policies.retention import Cascade, Reference, Restrict, Retention, Se
 from tasks.policies.sweep import Delete
 from tasks.retention.safety_limit import Allowance, ApprovalRequired, allowance
 from tasks.sweeps.statements import key_of, on_pages, on_these_pages
-from workers.db import get_engine
+from workers.db import clock, get_engine
 from workers.settings import Settings
 
 SAMPLED = 5
@@ -145,7 +144,7 @@ def preview(
         now: the moment that it would go by; the database's clock if None.
         watch: is called with how many pages were read, of how many, where the table is read.
     """
-    found = Preview(policy, now or eligible_rows.clock(), after(policy, settings))
+    found = Preview(policy, now or clock(), after(policy, settings))
     with reading() as connection:
         try:
             found.allowed = allowance(connection, policy, settings)

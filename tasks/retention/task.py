@@ -7,15 +7,16 @@ for an operator. So does a policy whose rows were put back since: they are due s
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import structlog
 from sqlalchemy import Connection, select
 
-from tasks import availability
 from tasks.analytics import rollup_guard
-from tasks.apps import POLICIES, after, every
+from tasks.apps import POLICIES, after
+from tasks.jobs import periodic
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
 from tasks.retention import foreign_keys, partitions
@@ -23,14 +24,13 @@ from tasks.retention.archive import archives_of
 from tasks.retention.batch import PACE, Enough, RetentionBatches, remove_unfinished
 from tasks.retention.safety_limit import Allowance, ApprovalRequired, allowance
 from tasks.sweeps.batch import Taken
-from tasks.sweeps.engine import Progress, Run
+from tasks.sweeps.engine import SweepProgress, SweepRun
+from tasks.sweeps.limits import table_share, time_limit
 from tasks.sweeps.statements import key_of
-from tasks.sweeps.task import BY_HAND, slot_of
 from workers import advice, job_history
-from workers.app import task
 from workers.db import transaction
 from workers.queues import MAINTENANCE
-from workers.settings import Settings, get_settings, variable
+from workers.settings import Settings, variable
 
 #: So many rows are named of those that say what is ignored.
 TOLD = 10
@@ -46,8 +46,8 @@ def run(
     now: datetime | None = None,
     by_hand: bool = False,
     operator: str | None = None,
-    watch: Callable[[Progress], None] = lambda _progress: None,
-) -> Progress | None:
+    watch: Callable[[SweepProgress], None] = lambda _progress: None,
+) -> SweepProgress | None:
     """Run `policy` once; return what it did, or None where another run of it is under way.
 
     Args:
@@ -58,8 +58,7 @@ def run(
         ApprovalRequired: it waits for an approval; nothing was done. The job history says so.
         StoreError: there is no archive, or it or the objects cannot be reached.
     """
-    seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
-    longest = BY_HAND if by_hand else timedelta(seconds=seconds)
+    longest = time_limit(settings, by_hand=by_hand)
     period = after(policy, settings)
     if policy.off_until_set and period is None:
         raise ApprovalRequired(
@@ -70,14 +69,9 @@ def run(
         if entry is None:
             return None
         moment = now or entry.started_at
-        share = (
-            1.0
-            if by_hand or policy.full_pass_every is None
-            else every(policy, settings) / policy.full_pass_every
-        )
         archives = archives_of(policy, settings)
         remove_unfinished(policy.name, archives)
-        sweep: Run | None = None
+        sweep: SweepRun | None = None
         try:
             with transaction() as connection:
                 if strangers := foreign_keys.unknown(connection, policy):
@@ -106,10 +100,13 @@ def run(
                 allowed=allowed.rows,
             )
 
-            def after_batch(progress: Progress, _taken: Taken) -> None:
+            def after_batch(progress: SweepProgress, _taken: Taken) -> None:
                 watch(progress)
 
-            sweep = Run(batches, longest.total_seconds(), share=share, pace=PACE, after_batch=after_batch)
+            share = table_share(policy, settings, by_hand=by_hand)
+            sweep = SweepRun(
+                batches, longest.total_seconds(), share=share, pace=PACE, after_batch=after_batch
+            )
             if allowed.approval is None and sweep.foresee(allowed.rows + 1) > allowed.rows:
                 raise _far_more(policy, allowed)
             try:
@@ -122,9 +119,7 @@ def run(
             entry.outcome, entry.error = "stopped", str(reason)
         finally:
             if sweep is not None:
-                done = sweep.progress
-                entry.rows, entry.batches, entry.remaining = done.rows, done.batches, done.remaining
-                entry.error = entry.error or done.error
+                sweep.progress.record(entry)
         if stopped is None and sweep is not None and sweep.progress.more:
             entry.outcome = "more"
     if stopped is not None:
@@ -161,20 +156,14 @@ def _far_more(policy: Retention, allowed: Allowance) -> ApprovalRequired:
     )
 
 
-def _make(policy: Retention) -> None:
-    # Not retried: the next run finds all that this one would have.
-    @task(name=policy.task, queue=MAINTENANCE, bind=True, autoretry_for=())
-    def retain(self: Any) -> None:
-        settings, slot = get_settings(), slot_of(self.request.headers)
-        if availability.skipped(policy.name, settings, slot):
-            return
-        try:
-            run(policy, settings, slot=slot)
-        except ApprovalRequired:
-            # The job history says so, the metric, and `roomkeeper check`: it is no fault of the task's.
-            return
+def _scheduled(policy: Retention, settings: Settings, *, slot: datetime | None) -> None:
+    try:
+        run(policy, settings, slot=slot)
+    except ApprovalRequired:
+        # The job history says so, the metric, and `roomkeeper check`: it is no fault of the task's.
+        return
 
 
 for _policy in POLICIES.values():
     if isinstance(_policy, Retention):
-        _make(_policy)
+        periodic(_policy.task, MAINTENANCE, partial(_scheduled, _policy))

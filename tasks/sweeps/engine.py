@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import insert
 from models.platform import SweepCheckpoint
 from tasks.policies.sweep import Sweep
 from tasks.sweeps.batch import Batches, Contested, Refused, Seen, Taken, begin
+from workers import job_history
 
 #: By heap range if more rows than these are due for each page: below, an index is faster.
 ROWS_A_PAGE = 3
@@ -63,8 +64,8 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Progress:
-    """What a run has done so far.
+class SweepProgress:
+    """What a run of a policy has done so far.
 
     Attributes:
         batches: transactions that changed rows.
@@ -84,6 +85,11 @@ class Progress:
     error: str | None = None
     longest_seconds: float = 0.0
 
+    def record(self, entry: job_history.RunEntry) -> None:
+        """Put it into the run's entry in the job history."""
+        entry.rows, entry.batches, entry.remaining = self.rows, self.batches, self.remaining
+        entry.error = entry.error or self.error
+
 
 @dataclass(slots=True)
 class _Size:
@@ -98,7 +104,7 @@ class _Size:
         self.now = min(self.most, max(1, int(self.now * factor)))
 
 
-class Run:
+class SweepRun:
     """One run of a policy."""
 
     def __init__(
@@ -108,7 +114,7 @@ class Run:
         *,
         share: float = 1.0,
         pace: Pace = Pace(),
-        after_batch: Callable[[Progress, Taken], None] = lambda _progress, _taken: None,
+        after_batch: Callable[[SweepProgress, Taken], None] = lambda _progress, _taken: None,
     ) -> None:
         """Prepare it.
 
@@ -118,7 +124,7 @@ class Run:
             after_batch: is called after each commit, with what the run and the batch did; what it raises ends
                 the run.
         """
-        self.progress = Progress()
+        self.progress = SweepProgress()
         self._batches = batches
         self._policy: Sweep = batches.policy
         self._deadline = monotonic() + seconds
@@ -130,7 +136,7 @@ class Run:
         self._look = pace.look
         self._refusals = 0
 
-    def go(self) -> Progress:
+    def go(self) -> SweepProgress:
         """Do it; return what it did. What it raises, it raises between two whole batches."""
         whole = False
         if self._policy.index_condition is not None:

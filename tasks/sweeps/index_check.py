@@ -1,7 +1,7 @@
 """Do the real database's indexes serve the policies? Its catalogue is asked, never the planner.
 
 A plan goes by statistics: of a table that was analysed while it was empty it says nothing. An index serves or
-does not at any number of rows, so each is judged as those of the models are (`tasks/policies/served.py`).
+does not at any number of rows, so each is judged as those of the models are (`tasks/sweeps/index_shapes.py`).
 """
 
 from collections import defaultdict
@@ -14,9 +14,9 @@ from sqlalchemy import Column, Connection, Index, Row, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
-from tasks.policies import predicates
-from tasks.policies.served import Shape, declared, lacking, served
 from tasks.policies.sweep import Sweep
+from tasks.sweeps import predicates
+from tasks.sweeps.index_shapes import Shape, declared, lacking, served
 from workers.inspection import Fault
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]

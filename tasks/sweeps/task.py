@@ -1,24 +1,22 @@
 """Cleanup: each policy is a task of its own, run by the sweep engine, one run at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
 
-from tasks import availability, socketio
+from tasks import socketio
 from tasks.analytics import rollup_guard
 from tasks.apps import POLICIES, after, every
+from tasks.jobs import periodic
 from tasks.policies.retention import Retention
 from tasks.policies.sweep import Sweep
 from tasks.sweeps.batch import Batches, Taken
-from tasks.sweeps.engine import Progress, Run
+from tasks.sweeps.engine import SweepProgress, SweepRun
+from tasks.sweeps.limits import table_share, time_limit
 from workers import job_history
-from workers.app import task
 from workers.db import transaction
 from workers.queues import CLEANUP
-from workers.settings import Settings, get_settings
-
-#: How long a run by hand may take.
-BY_HAND = timedelta(days=1)
+from workers.settings import Settings
 
 
 def run(
@@ -28,8 +26,8 @@ def run(
     slot: datetime | None = None,
     now: datetime | None = None,
     by_hand: bool = False,
-    watch: Callable[[Progress], None] = lambda _progress: None,
-) -> Progress | None:
+    watch: Callable[[SweepProgress], None] = lambda _progress: None,
+) -> SweepProgress | None:
     """Run `policy` once; return what it did, or None where another run of it is under way.
 
     Args:
@@ -40,14 +38,12 @@ def run(
     """
     emits = socketio.wanted(policy, settings)
 
-    def after_batch(progress: Progress, taken: Taken) -> None:
+    def after_batch(progress: SweepProgress, taken: Taken) -> None:
         if emits and taken.event_rows:
             socketio.emit(policy, taken.event_rows, settings)
         watch(progress)
 
-    # Well before a soft limit that is shorter.
-    seconds = min(settings.sweep_seconds, settings.task_soft_limit_seconds / 2)
-    longest = BY_HAND if by_hand else timedelta(seconds=seconds)
+    longest = time_limit(settings, by_hand=by_hand)
     with job_history.run(policy.name, slot=slot, longest=longest + timedelta(minutes=1)) as entry:
         if entry is None:
             return None
@@ -63,37 +59,17 @@ def run(
             rolled_up,
             looked_at=max(turn, policy.full_pass_every or turn),
         )
-        share = 1.0 if by_hand or policy.full_pass_every is None else turn / policy.full_pass_every
-        sweep = Run(batches, longest.total_seconds(), share=share, after_batch=after_batch)
+        share = table_share(policy, settings, by_hand=by_hand)
+        sweep = SweepRun(batches, longest.total_seconds(), share=share, after_batch=after_batch)
         try:
             progress = sweep.go()
         finally:
             # Of a run that fails too: what it has changed is changed.
-            done = sweep.progress
-            entry.rows, entry.batches, entry.remaining = done.rows, done.batches, done.remaining
-            entry.error = done.error
+            sweep.progress.record(entry)
         entry.outcome = "more" if progress.more else "done"
     return progress
 
 
-def slot_of(headers: Mapping[str, Any] | None) -> datetime | None:
-    """Return when beat was to send a message; None for one of somebody else."""
-    try:
-        slot = datetime.fromisoformat(str((headers or {}).get("slot")))
-    except ValueError:
-        return None
-    return slot if slot.tzinfo else None
-
-
-def _make(policy: Sweep) -> None:
-    # Not retried: the next run comes soon, and finds all that this one would have.
-    @task(name=policy.task, queue=CLEANUP, bind=True, autoretry_for=())
-    def sweep(self: Any) -> None:
-        settings, slot = get_settings(), slot_of(self.request.headers)
-        if not availability.skipped(policy.name, settings, slot):
-            run(policy, settings, slot=slot)
-
-
 for _policy in POLICIES.values():
     if not isinstance(_policy, Retention):
-        _make(_policy)
+        periodic(_policy.task, CLEANUP, partial(run, _policy))

@@ -23,8 +23,10 @@ from models.audiorooms import AudioRoom, RoomParticipant
 from models.pern import AuditLog
 from models.platform import JobRun
 from tasks.analytics import task as analytics
+from tasks.analytics.backfill import Backfill, FrozenError
 from tasks.analytics.calendar import buckets, day_of
-from tasks.analytics.engine import FrozenError, Progress, Run, State, lag, state_of
+from tasks.analytics.engine import RollupProgress, RollupRun
+from tasks.analytics.state import State, lag, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
 from tests.analytics.oracle_audiorooms import expected, figures
@@ -52,8 +54,8 @@ def log(platform: Platform, *moments: datetime) -> list[UUID]:
     return keys
 
 
-def tick(now: datetime, **options: Any) -> Progress:
-    return Run(EVENTS, now, options.pop("zone", "UTC"), **options).go()
+def tick(now: datetime, **options: Any) -> RollupProgress:
+    return RollupRun(EVENTS, now, options.pop("zone", "UTC"), **options).go()
 
 
 def events(platform: Platform) -> dict[date, int]:
@@ -222,13 +224,13 @@ def test_days_before_the_window_are_not_looked_at(platform: Platform) -> None:
 def test_days_whose_rows_go_soon_are_never_computed_again(platform: Platform) -> None:
     once = replace(EVENTS, recompute_for=None)
     log(platform, at(days=-1))
-    Run(once, at(hours=12), "UTC").go()
+    RollupRun(once, at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
         connection.execute(delete(AuditLog))
-    Run(once, at(days=2), "UTC").go()
+    RollupRun(once, at(days=2), "UTC").go()
     assert events(platform) == {date(2026, 3, 27): 1}
     with pytest.raises(FrozenError):
-        Run(once, at(days=2), "UTC").backfill(day_of(date(2026, 3, 27), "UTC"))
+        Backfill(once, at(days=2), "UTC").compute(day_of(date(2026, 3, 27), "UTC"))
 
 
 # -- what is gone ----------------------------------------------------------------------------------------
@@ -243,10 +245,9 @@ def test_a_day_that_lost_rows_is_frozen(platform: Platform, to: datetime, stays:
         connection.execute(delete(AuditLog))
     tick(at(days=1, hours=13))
     assert events(platform) == ({date(2026, 3, 26): 1} if stays else {})
-    run = Run(EVENTS, at(days=2), "UTC")
     if stays:
         with pytest.raises(FrozenError):
-            run.backfill(day_of(date(2026, 3, 26), "UTC"))
+            Backfill(EVENTS, at(days=2), "UTC").compute(day_of(date(2026, 3, 26), "UTC"))
         assert events(platform) == {date(2026, 3, 26): 1}
 
 
@@ -256,7 +257,7 @@ def test_a_room_does_not_lose_days_that_are_frozen(platform: Platform) -> None:
         connection.execute(insert(AudioRoom).values(id=one, code="ROOM01", password_hash="x"))
         stay = {"room_id": one, "client_id": "a", "joined_at": at(days=-2), "left_at": at(hours=1)}
         connection.execute(insert(RoomParticipant).values(id=uuid4(), **stay))
-    Run(ROOMS, at(hours=12), "UTC").go()
+    RollupRun(ROOMS, at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
         before = figures(connection)
         connection.execute(update(RoomParticipant).values(left_at=at(days=-2, hours=1)))
@@ -305,10 +306,10 @@ def test_today_comes_first(platform: Platform) -> None:
 def test_another_zone_does_not_compute_days_anew_whose_rows_are_gone(platform: Platform) -> None:
     once = replace(EVENTS, recompute_for=None)
     log(platform, at(days=-2, hours=1), at(days=-1, hours=1), at(hours=1))
-    Run(once, at(hours=12), "UTC").go()
+    RollupRun(once, at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
         connection.execute(delete(AuditLog).where(AuditLog.created_at < at()))
-    Run(once, at(hours=12), "Europe/Berlin").go()
+    RollupRun(once, at(hours=12), "Europe/Berlin").go()
     assert events(platform) == {date(2026, 3, 26): 1, date(2026, 3, 27): 1, TODAY: 1}
 
 
@@ -371,7 +372,7 @@ def test_one_that_fails_says_so_and_has_closed_what_it_closed(platform: Platform
     log(platform, at(days=-40))
     seen = 0
 
-    def watch(_: Progress) -> None:
+    def watch(_: RollupProgress) -> None:
         nonlocal seen
         seen += 1
         if seen == 3:
@@ -390,7 +391,7 @@ def test_it_does_not_overlap_with_itself(platform: Platform) -> None:
     rollup = ROLLUPS["pern.security_daily"]
     begun, go_on = threading.Event(), threading.Event()
 
-    def wait(_: Progress) -> None:
+    def wait(_: RollupProgress) -> None:
         begun.set()
         assert go_on.wait(60)
 

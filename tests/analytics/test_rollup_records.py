@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     "grain": DAY,
     "bucket": PernSessionsDaily.day,
     "select": select(bucket_of(PernSessionsDaily.day), func.count().label("sessions")),
-    "feeds": (SourceTable(AuthSession, (AuthSession.created_at,)),),
+    "source_tables": (SourceTable(AuthSession, (AuthSession.created_at,)),),
 }
 _ROOMS = ROLLUPS["audiorooms.room_analytics"]
 
@@ -45,7 +45,7 @@ _ROOMS = ROLLUPS["audiorooms.room_analytics"]
             "pern.test: roomkeeper.pern_sessions_daily has no column people.",
         ),
         ({"select": select(bucket_of(PernSessionsDaily.day))}, "pern.test: its select gives no figures."),
-        ({"feeds": ()}, "pern.test: say in `feeds` whose rows it counts."),
+        ({"source_tables": ()}, "pern.test: say in `source_tables` whose rows it counts."),
         ({"bucket": PernSecurityDaily.day}, "is not a column of roomkeeper.pern_sessions_daily."),
         ({"zone": "Berlin"}, "pern.test: there is no time zone 'Berlin'."),
         ({"grain": HOUR, "zone": "Europe/Berlin"}, "pern.test: hours are of UTC: give no zone."),

@@ -19,7 +19,7 @@ from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipan
 from models.supabase import User
 from tasks.analytics import task as analytics
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
-from tasks.analytics.engine import Progress, Run
+from tasks.analytics.engine import RollupProgress, RollupRun
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
 from tests.analytics.oracle_audiorooms import Figures, expected, figures
@@ -64,8 +64,8 @@ def user(platform: Platform) -> UUID:
     return key
 
 
-def tick(now: datetime, zone: str = "UTC") -> Progress:
-    return Run(SHORT, now, zone).go()
+def tick(now: datetime, zone: str = "UTC") -> RollupProgress:
+    return RollupRun(SHORT, now, zone).go()
 
 
 def of_day(platform: Platform) -> dict[UUID, tuple[int, int, int]]:
@@ -347,7 +347,7 @@ def test_many_rooms_are_computed_as_a_whole(platform: Platform, most: int, mende
     for number, of in enumerate(rooms):
         stay(platform, of, at(hours=1), at(hours=2 + number))
     assert SHORT.keyed is not None
-    Run(replace(SHORT, keyed=replace(SHORT.keyed, most=most)), at(hours=12), "UTC").go()
+    RollupRun(replace(SHORT, keyed=replace(SHORT.keyed, most=most)), at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
         found = figures(connection)
     assert found.pop((quiet, DAY1)) == (1, 30, 1 if mended else 9)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, text
 from models.analytics import EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatSession, User
 from tasks.analytics.calendar import bucket_at
-from tasks.analytics.engine import Run
+from tasks.analytics.engine import RollupRun
 from tasks.apps.echoroom_rollups import ROLLUPS
 from tasks.policies.columns import table_of
 from tasks.policies.rollup import Rollup
@@ -397,7 +397,7 @@ def test_the_engine_ends_in_the_figures_of_plain_python(database: str) -> None:
         def run(rollup: Rollup, now: datetime) -> None:
             with db.transaction() as connection:
                 observer.look(Echoroom(connection), now)
-            Run(rollup, now, rollup.zone).go()
+            RollupRun(rollup, now, rollup.zone).go()
 
         now = START + 30 * MINUTE
         for rollup in ROLLUPS:

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.attachments import identify
-from tasks.attachments.traits import Content
+from tasks.attachments.content.finding import Content
 
 
 def look(content: bytes, **options: int) -> Content:

@@ -17,7 +17,7 @@ from models import openchat, pern
 from tasks.apps import APPS
 from tasks.attachments import app_columns
 from tasks.attachments.app_columns import AppView, merged
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tests.examples import examples
 from tests.platform import Platform, eventually
 

@@ -16,7 +16,7 @@ from tasks.apps import APPS
 from tasks.attachments import attachment_work
 from tasks.attachments.app_columns import AppView
 from tasks.attachments.lease import Lease
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tests.platform import Platform, environment, eventually
 from workers.db import create
 

@@ -9,6 +9,7 @@ from PIL import Image
 from stack.demo.samples import animation, drawing
 from tasks.attachments import draw
 from tasks.attachments.draw import Drawing, DrawingFailedError
+from tasks.attachments.objects import PICTURE_NAMES
 from tests.attachments.picturing import draw_bytes, saved, settings
 from workers import sandbox
 
@@ -24,7 +25,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have the sandbox answer what is given, and return what `draw` makes of it."""
     folder = tmp_path / "out"
     folder.mkdir()
-    good = {name: webp(folder / f"{name}.webp") for name in draw.NAMES}
+    good = {name: webp(folder / f"{name}.webp") for name in PICTURE_NAMES}
 
     def run(change: dict[str, Any], kind: str = "picture") -> Drawing:
         answer = {"pictures": good, "metadata": {"width": 3, "height": 2}} | change
@@ -111,7 +112,7 @@ def test_an_answer_that_makes_no_sense_is_a_failure(answered: Any, change: dict[
 def test_a_picture_that_is_not_as_described_is_a_failure(
     answered: Any, change: dict[str, Any], tmp_path: Path
 ) -> None:
-    described = {name: webp(tmp_path / "out" / f"{name}.webp") for name in draw.NAMES}
+    described = {name: webp(tmp_path / "out" / f"{name}.webp") for name in PICTURE_NAMES}
     assert answered({"pictures": described}).pictures
     with pytest.raises(DrawingFailedError):
         answered({"pictures": described | {"small": described["small"] | change}})

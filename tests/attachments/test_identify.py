@@ -15,9 +15,10 @@ import pytest
 
 from stack.demo.samples import bomb, program
 from tasks.attachments import identify
-from tasks.attachments.media_types import normal
+from tasks.attachments.content.finding import Content
 from tasks.attachments.policy import decide
-from tasks.attachments.traits import TRAIT, Content
+from tasks.policies.media_types import normal
+from tasks.policies.traits import TRAIT
 from tests.attachments.carriers import (
     DOCX,
     HTML,

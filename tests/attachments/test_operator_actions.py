@@ -168,7 +168,7 @@ def test_a_parked_file_is_tried_again(open_desk: Desk) -> None:
         "claimed",
         "fetch",
         "failed",
-        "failed",
+        "given_up",
         "retry",
         "claimed",
         "fetch",

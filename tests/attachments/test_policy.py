@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from tasks.attachments import names, policy
-from tasks.attachments.media_types import FAMILIES, normal
-from tasks.attachments.policy import DRAWN, Decision, Rules
-from tasks.attachments.traits import TRAIT, TRAITS, Content, Finding, phrase
+from tasks.attachments.content.finding import Content, Finding, phrase
+from tasks.attachments.policy import DRAWN, Decision
+from tasks.policies.attachment import Rules
+from tasks.policies.media_types import FAMILIES, normal
+from tasks.policies.traits import TRAIT, TRAITS
 from tests.attachments.carriers import DOCX, OFFICE, XLSX
 
 PPTX = f"{OFFICE}.presentationml.presentation"

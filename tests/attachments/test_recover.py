@@ -20,7 +20,7 @@ from tasks.attachments import attachment_work
 from tasks.attachments import recover as module
 from tasks.attachments.process import process
 from tasks.attachments.recover import JOB, recover
-from tasks.policies.app import AttachmentTable
+from tasks.policies.attachment import AttachmentTable
 from tests.platform import Platform, ago, environment
 from tests.servers import ValkeyServer
 from workers import job_history

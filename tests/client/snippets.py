@@ -1,10 +1,10 @@
-"""The pieces of code in `docs/ways-in.md`, to be run."""
+"""The tables of `docs/enqueue.md`, and the URLs in its code."""
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/ways-in.md"
-#: Addresses in the pieces, which a test puts others in the place of.
+PAGE = Path(__file__).parents[2] / "docs/enqueue.md"
+#: URLs in the code, which a test replaces by those of its servers.
 BROKER, FLOWER = "redis://broker:6379/0", "http://flower:5555"
 
 
@@ -13,11 +13,6 @@ def section(heading: str) -> str:
     found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^## |^### |\Z)", _text(), re.MULTILINE | re.DOTALL)
     assert found, f"{PAGE.name} has no heading {heading!r}"
     return found[1]
-
-
-def snippets(heading: str, language: str) -> list[str]:
-    """Return the pieces below a heading in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", section(heading), re.MULTILINE | re.DOTALL)
 
 
 def rows(heading: str) -> list[list[str]]:

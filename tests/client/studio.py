@@ -1,4 +1,4 @@
-"""A room of `audiorooms` that closes, and its figures: what each of the ways in has computed."""
+"""A room of `audiorooms` that closes, and its statistics: what each way of enqueueing has computed."""
 
 import datetime
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Flower's HTTP API as a way in: what `docs/ways-in.md` says of it."""
+"""Enqueueing over Flower's HTTP API: what `docs/enqueue.md` says of it."""
 
 import base64
 import json
@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from stack.ports import free_port
-from tests.client.snippets import FLOWER, rows, snippets
+from tests.client.snippets import FLOWER, rows
+from tests.docs.blocks import block
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
 
@@ -86,7 +87,7 @@ def test_it_hands_work_over_with_the_password_only(platform: Platform, flower: F
 
 
 def test_the_piece_of_the_page(platform: Platform, flower: Flower) -> None:
-    (code,) = snippets("HTTP: Flower", "sh")
+    code = block("enqueue-flower")
     *curl, credentials, address, flag, data = shlex.split(code.replace("\\\n", " "))
     assert (curl, flag) == (["curl", "-fsS", "-u"], "-d")
     user, password = credentials.split(":")

@@ -51,7 +51,7 @@ FILES = (
     "tests/attachments/test_attachment_work.py",
     "tests/attachments/test_recover.py",
     "tests/cleanup",
-    "tests/client/test_ways_in.py",
+    "tests/client/test_enqueue_document.py",
     "tests/commands/test_check.py",
     "tests/commands/test_hold_command.py",
     "tests/commands/test_partition_command.py",

@@ -17,12 +17,12 @@ from commands.rollup_status import RollupStatus
 from models.echoroom import ChatSession, TypingIndicator, User
 from models.platform import SCHEMA
 from stack.ports import free_port
-from stack.processes import Run, run
+from stack.processes import RunCommand, run
 from stack.servers import signatures
 from stack.servers.clamd import Clamd
 from stack.servers.signatures import Signatures
 from stack.servers.valkey import Valkey
-from tasks.analytics.engine import state_of
+from tasks.analytics.state import state_of
 from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
@@ -809,7 +809,7 @@ def test_a_store_that_rows_name_and_that_is_not_set_up(
 class EditedClamd(Clamd):
     """clamd whose written configuration has been edited by hand."""
 
-    def prepare(self, run: Run = run) -> None:
+    def prepare(self, run: RunCommand = run) -> None:
         super().prepare(run)
         config = self.directory / "clamd.conf"
         changes = (self.directory / "changes").read_text().splitlines()

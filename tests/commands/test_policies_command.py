@@ -15,7 +15,7 @@ from commands import policies as command
 from models.echoroom import ChatSession, TypingIndicator, User
 from models.pern import AuditLog
 from tasks.analytics import task as analytics
-from tasks.analytics.engine import Progress
+from tasks.analytics.engine import RollupProgress
 from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.apps.platform import OWN
 from tasks.policies.columns import table_of
@@ -587,7 +587,7 @@ def test_a_rollup_that_is_broken_off(
     behind(platform, midnight(9))
 
     def impatient(*_: Any, watch: Any, **__: Any) -> None:
-        watch(Progress(closed=2))
+        watch(RollupProgress(closed=2))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(analytics, "run", impatient)

@@ -20,10 +20,13 @@ from models.base import Base
 from models.echoroom import ChatMessage, ChatSession, User
 from models.pern import AuditLog
 from models.platform import SCHEMA
+from tasks.analytics import backfill as backfilling
 from tasks.analytics import engine
 from tasks.analytics import task as analytics
+from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import day_of
-from tasks.analytics.engine import OtherZoneError, Progress, Run, State, state_of
+from tasks.analytics.engine import RollupProgress, replace_bucket
+from tasks.analytics.state import State, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
 from tests.commands.cli import Outcome, on, refused, relative, stable
@@ -59,7 +62,7 @@ def log(platform: Platform, *backs: int, severity: str = "info") -> None:
         add(platform, AuditLog, severity=severity, created_at=at(back), **what)
 
 
-def ran(platform: Platform, name: str = NAME, **settings: Any) -> Progress:
+def ran(platform: Platform, name: str = NAME, **settings: Any) -> RollupProgress:
     """Run a rollup now."""
     done = analytics.run(ROLLUPS[name], platform.settings, by_hand=True, **settings)
     assert done is not None
@@ -283,12 +286,12 @@ def test_it_is_broken_off_between_two_days(
     log(platform, 3)
     ran(platform)
     log(platform, *range(36, 46))
-    real = engine.Run.backfill_all
+    real = Backfill.compute_all
 
-    def impatient(run: Run, *arguments: Any) -> Any:
+    def impatient(run: Backfill, *arguments: Any) -> Any:
         watch = run.watch
 
-        def stop(done: Progress) -> None:
+        def stop(done: BackfillProgress) -> None:
             watch(done)
             if done.buckets >= 3:
                 raise KeyboardInterrupt
@@ -296,7 +299,7 @@ def test_it_is_broken_off_between_two_days(
         run.watch = stop
         return real(run, *arguments)
 
-    monkeypatch.setattr(engine.Run, "backfill_all", impatient)
+    monkeypatch.setattr(Backfill, "compute_all", impatient)
     outcome = backfill(platform, 45, 36)
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == snapshot
@@ -319,7 +322,7 @@ def test_another_zone_is_not_mixed_in(
     assert backfill(platform, 3, 3).code == 0
     # Nor by one that has begun before.
     with pytest.raises(OtherZoneError, match="Europe/Berlin"):
-        Run(EVENTS, datetime.now(UTC), "UTC").backfill(day_of(day(3), "UTC"))
+        Backfill(EVENTS, datetime.now(UTC), "UTC").compute(day_of(day(3), "UTC"))
 
 
 @pytest.mark.parametrize(
@@ -388,7 +391,7 @@ def test_two_days_are_computed_at_once(platform: Platform) -> None:
     log(platform, 3)
     ran(platform)
     spoil(platform, 3)
-    run = Run(EVENTS, datetime.now(UTC), "UTC")
+    run = Backfill(EVENTS, datetime.now(UTC), "UTC")
     with inside(platform), sharing(platform):
         assert run._compute(day_of(day(3), "UTC"))
     assert events(platform) == {3: 1}
@@ -397,11 +400,11 @@ def test_two_days_are_computed_at_once(platform: Platform) -> None:
 def test_one_day_is_computed_by_one_at_a_time(platform: Platform) -> None:
     log(platform, 3)
     ran(platform)
-    run = Run(EVENTS, datetime.now(UTC), "UTC")
+    run = Backfill(EVENTS, datetime.now(UTC), "UTC")
     with inside(platform):
         thread = threading.Thread(target=run._compute, args=(day_of(day(3), "UTC"),))
         with platform.engine.begin() as other:
-            other.execute(engine._ALONE, {"key": f"roomkeeper:{NAME}:{day(3)}"})
+            other.execute(backfilling._ALONE, {"key": f"roomkeeper:{NAME}:{day(3)}"})
             thread.start()
             eventually(lambda: waiting(platform) == 1)
             # Other days go on, also those of the same name in other rollups.
@@ -420,7 +423,7 @@ def test_whoever_freezes_waits_for_the_day_and_is_then_heeded(platform: Platform
         retention.execute(update(RollupState).where(its).values(frozen_to=at(3)))
         retention.execute(delete(AuditLog))
         with inside(platform):
-            run = Run(EVENTS, datetime.now(UTC), "UTC")
+            run = Backfill(EVENTS, datetime.now(UTC), "UTC")
             found: list[bool] = []
             thread = threading.Thread(target=lambda: found.append(run._compute(day_of(day(3), "UTC"))))
             thread.start()
@@ -447,21 +450,21 @@ def test_who_waits_has_his_turn_between_two_rounds(platform: Platform) -> None:
         # Both threads of the first round pass by here, maybe at once: one of them starts it.
         starts = iter([thread.start])
 
-        def watch(done: Progress) -> None:
+        def watch(done: BackfillProgress) -> None:
             told.append(f"day {done.buckets}")
 
-        real = Run._replace
+        real = replace_bucket
 
-        def slow(run: Run, connection: Any, bucket: Any, keys: Any = None) -> None:
+        def slow(*arguments: Any) -> int:
             for start in starts:
                 start()
                 eventually(lambda: waiting(platform) == 1)
-            real(run, connection, bucket, keys)
+            return real(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "_replace", slow)
-            run = Run(EVENTS, datetime.now(UTC), "UTC", watch=watch)
-            run.backfill_all([day_of(day(back), "UTC") for back in range(2, 12)], 2)
+            patch.setattr(backfilling, "replace_bucket", slow)
+            run = Backfill(EVENTS, datetime.now(UTC), "UTC", watch=watch)
+            run.compute_all([day_of(day(back), "UTC") for back in range(2, 12)], 2)
         thread.join(30)
     assert told.index("tick") <= 2
     assert told[-1] == "day 10"
@@ -592,7 +595,7 @@ def test_what_is_frozen_meanwhile_has_not_drifted(
     """Retention takes the rows of a day while the audit is at it."""
     log(platform, 3)
     ran(platform)
-    real = engine.state_of
+    real = state_of
 
     def retention(connection: Any, rollup: Any) -> Any:
         found = real(connection, rollup)

@@ -13,7 +13,6 @@ from sqlalchemy import select
 
 from models.platform import Receipt
 from tasks.apps import after
-from tasks.eligible_rows import eligible, samples
 from tasks.policies.columns import model_of, parts_of
 from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import AFTER, NOW, Sweep
@@ -22,7 +21,9 @@ from tasks.retention import task as retention
 from tasks.retention.preview import preview
 from tasks.retention.restore import restore
 from tasks.sweeps import task as cleanup
-from tasks.sweeps.engine import Progress
+from tasks.sweeps.eligible_rows import eligible, samples
+from tasks.sweeps.engine import SweepProgress
+from tasks.sweeps.index_shapes import first_columns, served
 from tasks.sweeps.statements import key_of
 from tests.contract.example import Example, case
 from tests.contract.scenario import Database, Scenario, build, column_of, period_of, snapshot
@@ -46,6 +47,27 @@ def check_complete(policy: Sweep, example: Example) -> None:
     """Fail if an example does not say all that the contract must know; AssertionError names what."""
     missing = "; ".join(sorted(_forgotten(policy, example)))
     assert not missing, f"The Example of {policy.name} is not complete: {missing}."
+
+
+def check_indexed(policy: Sweep) -> None:
+    """Fail if no index of the models serves a policy; AssertionError says what to do."""
+    faults = "; ".join(_unindexed(policy))
+    assert not faults, f"{policy.name}: {faults}."
+
+
+def _unindexed(policy: Sweep) -> Iterator[str]:
+    table = policy.table
+    advice = (
+        f"Compare the first column of one of the table's indexes ({', '.join(first_columns(table))}) in it "
+        "with NOW or with plain values"
+    )
+    if policy.indexed is not None and not served(policy.indexed, table):
+        yield f"no index of {table.fullname} serves `indexed`. {advice}"
+    if policy.full_pass_every is None and not served(policy.due, table):
+        yield (
+            f"no index of {table.fullname} serves `due`. {advice}, or say in `full_pass_every` in how long "
+            "the table is to be looked through"
+        )
 
 
 def _forgotten(policy: Sweep, example: Example) -> Iterator[str]:
@@ -80,7 +102,7 @@ def _forgotten(policy: Sweep, example: Example) -> Iterator[str]:
 def sweep_keeps_contract(platform: Platform, policy: Sweep, example: Example) -> None:
     """Test a sweep: AssertionError says in what it breaks the contract."""
 
-    def run(by_hand: bool) -> Progress | None:
+    def run(by_hand: bool) -> SweepProgress | None:
         return cleanup.run(policy, platform.settings, now=MOMENT, by_hand=by_hand)
 
     figures_closed(platform)
@@ -90,7 +112,7 @@ def sweep_keeps_contract(platform: Platform, policy: Sweep, example: Example) ->
 def retention_keeps_contract(platform: Platform, policy: Retention, example: Example) -> None:
     """Test a retention policy, with its archive: AssertionError says in what it breaks the contract."""
 
-    def run(by_hand: bool) -> Progress | None:
+    def run(by_hand: bool) -> SweepProgress | None:
         return retention.run(policy, platform.settings, now=MOMENT, by_hand=by_hand)
 
     figures_closed(platform)
@@ -122,7 +144,7 @@ def _receipts(platform: Platform) -> list[int]:
         return list(connection.execute(select(Receipt.number).order_by(Receipt.number.desc())).scalars())
 
 
-def _test(platform: Platform, scenario: Scenario, run: Callable[[bool], Progress | None]) -> Database:
+def _test(platform: Platform, scenario: Scenario, run: Callable[[bool], SweepProgress | None]) -> Database:
     """Run it twice; return the database as it was before."""
     policy, due = scenario.policy, scenario.keys(due=True)
     before = snapshot(platform)

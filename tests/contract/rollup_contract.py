@@ -9,7 +9,9 @@ from sqlalchemy import Connection, event, func, insert, select
 
 from models.analytics import RollupState
 from tasks.analytics import engine
-from tasks.analytics.engine import Progress, Run, State, differences, frozen, parameters, state_of
+from tasks.analytics.backfill import Backfill
+from tasks.analytics.engine import RollupProgress, RollupRun, differences, parameters
+from tasks.analytics.state import State, frozen, state_of
 from tasks.analytics.statements import statements
 from tasks.policies.columns import names_of, table_of
 from tasks.policies.rollup import HOUR, Rollup
@@ -30,11 +32,11 @@ _TABLES_WITH_ROWS = """
 
 def check(example: Example) -> None:
     """Fail with a sentence on the rule that the rollup breaks. The database is empty before."""
-    _sources_are_the_feeds(example)
+    _sources_are_complete(example)
     _Contract(example).check()
 
 
-def _sources_are_the_feeds(example: Example) -> None:
+def _sources_are_complete(example: Example) -> None:
     rollup = example.rollup
     assert (rollup.recompute_for is not None) == example.recomputed, (
         f"{rollup.name}: closed buckets are {'' if example.recomputed else 'not '}to be computed again: "
@@ -144,7 +146,7 @@ class _Contract:
                 if not frozen(self.rollup, state, one):
                     found = differences(connection, self.rollup, one, now)
                     self.rule(not found, f"an audit finds no difference; it found {found}")
-        done = Run(self.rollup, now, self.zone).backfill_all([bucket])
+        done = Backfill(self.rollup, now, self.zone).compute_all([bucket])
         sound = (done.rows, done.frozen) == (0, 0 if self.recomputed else 1)
         self.rule(sound, f"runs end in what one backfill computes, not {done}")
 
@@ -167,8 +169,8 @@ class _Contract:
 
     # -- what is there ----------------------------------------------------------------------------------
 
-    def run(self, now: datetime) -> Progress:
-        return Run(self.rollup, now, self.zone).go()
+    def run(self, now: datetime) -> RollupProgress:
+        return RollupRun(self.rollup, now, self.zone).go()
 
     def state(self) -> State:
         with get_engine().begin() as connection:

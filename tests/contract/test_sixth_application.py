@@ -14,7 +14,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.base import Aware, AwareNow, Base, DefaultFalse, GeneratedId, TextStr
 from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update
-from tests.contract.contract import check_complete, retention_keeps_contract, sweep_keeps_contract
+from tests.contract.contract import (
+    check_complete,
+    check_indexed,
+    retention_keeps_contract,
+    sweep_keeps_contract,
+)
 from tests.contract.example import NEW, Example, changes, goes, refers
 from tests.contract.examples import example_of
 from tests.platform import Platform
@@ -142,9 +147,11 @@ def emptied(platform: Platform) -> None:
 
 
 def test_a_sixth_application_is_tested_by_its_examples(platform: Platform, notes: Any) -> None:
+    check_indexed(sweep(notes))
     check_complete(sweep(notes), of_the_sweep(notes))
     sweep_keeps_contract(platform, sweep(notes), of_the_sweep(notes))
     emptied(platform)
+    check_indexed(retention(notes))
     check_complete(retention(notes), of_the_retention(notes))
     retention_keeps_contract(platform, retention(notes), of_the_retention(notes))
 
@@ -210,6 +217,11 @@ def test_an_example_that_is_not_complete_is_noticed(sixth: Any) -> None:
     ):
         with pytest.raises(AssertionError, match=says):
             check_complete(retention(sixth), lacking)
+
+
+def test_a_policy_without_an_index_is_noticed(sixth: Any) -> None:
+    with pytest.raises(AssertionError, match=r"no index of notes\.note serves `due`"):
+        check_indexed(sweep(sixth, due=sixth.Note.pinned.is_(True)))
 
 
 def test_a_policy_without_an_example_is_noticed() -> None:

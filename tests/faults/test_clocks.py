@@ -20,7 +20,6 @@ from commands.policies import rule
 from models import connect, echoroom, openchat
 from stack.demo.rows import Fed, Feed, Stale, a_connection, a_room, ada, bea, cleo, is_changed, is_gone
 from stack.demo.stale_rows import FEEDS
-from tasks import eligible_rows
 from tasks.apps import APPS, POLICIES
 from tasks.attachments.history import EventLog
 from tasks.delivery import drain as drains
@@ -30,6 +29,7 @@ from tasks.delivery.events import Event, RecordStatus, dumped
 from tasks.delivery.merge import merge
 from tasks.policies.retention import Retention
 from tasks.policies.sweep import Sweep
+from tasks.sweeps import eligible_rows
 from tasks.sweeps import task as cleanup
 from tests.delivery.people import DAY, Connect, Pern
 from tests.delivery.world import OpenchatWorld

@@ -128,14 +128,14 @@ def test_a_sweep_takes_no_row_for_refused(platform: Platform, read_only: ReadOnl
     room = add(platform, ChatSession, category="Calm")
     add(platform, TypingIndicator, username="Ada", user_id=ada, session_id=room, expires_at=ago(60))
     with contextlib.ExitStack() as away, pytest.raises(DBAPIError) as met:
-        real = sweep.Run.go
+        real = sweep.SweepRun.go
 
         def go(self: Any) -> Any:
             away.enter_context(read_only())
             return real(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sweep.Run, "go", go)
+            patch.setattr(sweep.SweepRun, "go", go)
             cleanup.run(POLICIES[JOB], platform.settings)
     assert is_unavailable(met.value)
     assert all(error is None for _, error in runs(platform))

@@ -1,4 +1,4 @@
-"""Node services with celery-node: workers do what they send; what `docs/ways-in.md` shows and warns of."""
+"""Node services with celery-node: workers do what they send; what `docs/enqueue.md` shows and warns of."""
 
 import json
 from collections.abc import Callable
@@ -11,16 +11,17 @@ import pytest
 
 from models import openchat
 from roomkeeper.payloads import QUEUES
-from tests.client.snippets import BROKER, snippets
+from tests.client.snippets import BROKER
 from tests.client.studio import studio
 from tests.delivery.people import Pern
+from tests.docs.blocks import block
 from tests.node.programs import HERE, Node, Outcome
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
 
 pytestmark = pytest.mark.system
 
-(SHOWN,) = snippets("Celery clients in other languages", "js")
+SHOWN = block("enqueue-celery-node")
 PLAIN = (HERE / "plain.mjs").read_text()
 NAMES = "const { attachmentId, messageId, userId } = given;\n"
 

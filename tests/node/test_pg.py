@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.client.snippets import snippets
 from tests.delivery.people import Pern
+from tests.docs.blocks import block
 from tests.node.programs import HERE, Node
 from tests.platform import Platform
 
@@ -110,7 +110,7 @@ def copying(platform: Platform, table: str, row_id: UUID, **instead: str) -> str
 
 
 def test_the_piece_of_the_page_for_node(platform: Platform, node: Node) -> None:
-    (code,) = snippets("Node, with `pg`", "js")
+    code = block("enqueue-node-pg")
     row_id = platform.openchat_attachment(b"Milk\n")
     insert = copying(platform, "openchat.attachment", row_id)
     for gap, filled in (("(…) VALUES (…)", insert.replace('"', '\\"')), ("[…]", "[]")):
@@ -129,7 +129,7 @@ def test_the_piece_of_the_page_for_node(platform: Platform, node: Node) -> None:
 
 
 def test_the_piece_of_the_page_for_python(platform: Platform) -> None:
-    (code,) = snippets("Python, with psycopg", "python")
+    code = block("enqueue-python-psycopg")
     row_id = platform.pern_attachment(b"encrypted")
     insert = copying(
         platform, "pern.attachments", row_id, id="gen_random_uuid()", file_hash="repeat('0', 64)"
@@ -143,7 +143,7 @@ def test_the_piece_of_the_page_for_python(platform: Platform) -> None:
     names: dict[str, Any] = {"message_id": uuid4(), "user_id": people[0]}
     with psycopg.connect(platform.environment["DATABASE_URL"]) as service:
         exec(
-            compile("from datetime import UTC, datetime\n" + code, "ways-in.md", "exec"),
+            compile("from datetime import UTC, datetime\n" + code, "enqueue.md", "exec"),
             names | {"connection": service},
         )
     ((payload,),) = platform.sql("SELECT payload FROM roomkeeper.outbox")

@@ -1,6 +1,5 @@
-"""Who hears what a sweep changes: people in the rooms of a Socket.IO service, as `docs/live.md` shows it."""
+"""Users in the rooms of a Socket.IO service receive the events of sweeps, as `docs/cleanup.md` shows."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -11,6 +10,7 @@ import pytest
 
 from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
 from stack.ports import free_port
+from tests.docs.blocks import block
 from tests.node.programs import HERE, Node, Running
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
@@ -18,8 +18,7 @@ from tests.sweeps.sweeping import NOW, add, ago, sweep
 
 pytestmark = pytest.mark.system
 
-PAGE = (HERE.parents[1] / "docs" / "live.md").read_text()
-(SHOWN,) = re.findall(r"^```js\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+SHOWN = block("socketio-service")
 PEOPLE = (HERE / "people.mjs").read_text()
 ADDRESS, PORT = "redis://live:6379", "3000"
 

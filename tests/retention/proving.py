@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from models.platform import Hold, Receipt
 from tasks.policies.columns import table_of
 from tasks.retention.restore import restore
-from tasks.sweeps.engine import Progress
+from tasks.sweeps.engine import SweepProgress
 from tasks.sweeps.statements import key_of
 from tests.platform import Platform
 from tests.retention.retaining import everything, policy, retain
@@ -45,7 +45,7 @@ def proven(
     changed: Mapping[Any, Mapping[Any, Mapping[str, Any]]] | None = None,
     by_hand: bool = True,
     restored: bool = True,
-) -> Progress:
+) -> SweepProgress:
     """Run a policy: exactly that goes and changes, in the whole database; a second run changes nothing.
 
     Then, if wanted, what its receipts name is restored, twice: everything is as it was before.

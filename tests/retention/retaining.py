@@ -5,7 +5,7 @@ from typing import Any
 from tasks.apps import POLICIES
 from tasks.policies.retention import Retention
 from tasks.retention import task as retention
-from tasks.sweeps.engine import Progress
+from tasks.sweeps.engine import SweepProgress
 from tests.platform import Platform
 from tests.sweeps.sweeping import NOW, figures_closed
 
@@ -38,7 +38,7 @@ def days(platform: Platform, **periods: float) -> None:
     )
 
 
-def retain(platform: Platform, name: str, *, by_hand: bool = True, **given: Any) -> Progress:
+def retain(platform: Platform, name: str, *, by_hand: bool = True, **given: Any) -> SweepProgress:
     """Run a policy at NOW, through its whole table, or as beat would."""
     figures_closed(platform)
     done = retention.run(policy(name), platform.settings, now=NOW, by_hand=by_hand, **given)

@@ -13,7 +13,6 @@ from models import openchat
 from models.pern import AuditLog
 from stack.demo.rows import SOON
 from stack.demo.stale_rows import Ephemera
-from tasks import eligible_rows
 from tasks.apps import POLICIES
 from tasks.policies.retention import Cascade, Restrict, Retention, SetValues
 from tasks.policies.sweep import Delete
@@ -25,6 +24,7 @@ from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, policy, retain
 from tests.sweeps.sweeping import INSTANT, NOW, add, ago, figures_closed, naive
+from workers.db import clock
 
 DAY = timedelta(days=1)
 
@@ -249,7 +249,7 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
         name for name, one in POLICIES.items() if isinstance(one, Retention)
     ]
     for one in retained:
-        moment = eligible_rows.clock() + SOON
+        moment = clock() + SOON
         found = preview(one, platform.settings, now=moment)
         assert found.rows >= 1, one.name
         done = retention.run(one, platform.settings, now=moment, by_hand=True)

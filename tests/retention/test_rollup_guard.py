@@ -17,9 +17,9 @@ from models.connect import InteractionLog, User
 from models.openchat import Message as OpenchatMessage
 from models.pern import AuditLog, AuthSession, Message, MessageStatus
 from models.platform import AttachmentJob
-from tasks import eligible_rows
 from tasks.analytics import rollup_guard
-from tasks.analytics.engine import FrozenError, Run
+from tasks.analytics.backfill import Backfill, FrozenError
+from tasks.analytics.engine import RollupRun
 from tasks.apps import POLICIES, ROLLUPS
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
@@ -28,6 +28,7 @@ from tasks.policies.sweep import Delete, Sweep
 from tasks.retention import preview as previews
 from tasks.retention.batch import PACE, RetentionBatches
 from tasks.retention.restore import restore
+from tasks.sweeps import eligible_rows
 from tasks.sweeps.batch import Batches
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
@@ -380,8 +381,8 @@ def stay(platform: Platform, place: UUID, joined: datetime, hours: float) -> UUI
     return add(platform, RoomParticipant, room_id=place, **values)
 
 
-def rolling(now: datetime = NOW) -> Run:
-    return Run(ROLLUPS[ROOM_ANALYTICS], now, "UTC")
+def rolling(now: datetime = NOW) -> RollupRun:
+    return RollupRun(ROLLUPS[ROOM_ANALYTICS], now, "UTC")
 
 
 def figures(platform: Platform) -> dict[Any, dict[str, Any]]:
@@ -394,7 +395,7 @@ def recompute(platform: Platform, places: Iterable[UUID], start: datetime, end: 
     run = rolling(NOW + DAY)
     for bucket in run._buckets(start, end):
         try:
-            run.backfill(bucket)
+            Backfill(run.rollup, run.now, run.zone).compute(bucket)
         except FrozenError:
             refused += 1
     run.compute_keys(dict.fromkeys(places, start))
@@ -501,7 +502,7 @@ def test_figures_never_become_less_whoever_computes_meanwhile(
                 run = rolling(NOW + DAY)
                 for bucket in run._buckets(ago(days=50), ago(days=38)):
                     with suppress(FrozenError):
-                        run.backfill(bucket)
+                        Backfill(run.rollup, run.now, run.zone).compute(bucket)
                         computed.append(1)
                     # A process has few connections: the other one is to get its turn.
                     over.wait(0.001)

@@ -9,12 +9,12 @@ from models.openchat import Message
 from stack.demo.history import HISTORIES, LIVE, past
 from stack.demo.rollups import Figures, Seen
 from stack.demo.rows import DAYS
-from tasks import eligible_rows
 from tasks.analytics import task as analytics
 from tasks.analytics.calendar import bucket_at
 from tasks.apps import ROLLUPS, rollups
 from tasks.policies.columns import model_of, table_of
 from tests.platform import Platform, eventually
+from workers.db import clock
 
 pytestmark = pytest.mark.usefixtures("same_day")
 
@@ -29,7 +29,7 @@ def roll(platform: Platform, *names: str) -> None:
 
 
 def midnight() -> datetime:
-    return eligible_rows.clock().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return clock().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def test_there_is_a_history_for_every_rollup() -> None:
@@ -73,7 +73,7 @@ def test_what_goes_on_is_counted_once_its_rollup_has_run(platform: Platform) -> 
     (seen,) = figures.look(platform.engine)
     assert seen.rollup.name == "pern.daily"
     # What goes on is a minute old: right after midnight it is yesterday's.
-    days = DAYS + (eligible_rows.clock() - timedelta(minutes=1) >= midnight())
+    days = DAYS + (clock() - timedelta(minutes=1) >= midnight())
     assert (seen.buckets, seen.total) == (days, len(past(midnight())) + LIVE)
 
     def again() -> list[Seen]:

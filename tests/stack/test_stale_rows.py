@@ -15,7 +15,6 @@ from models.echoroom import TypingIndicator
 from stack.demo.rollups import Figures
 from stack.demo.rows import SOON
 from stack.demo.stale_rows import FEEDS, Ephemera
-from tasks import eligible_rows
 from tasks.analytics import task as analytics
 from tasks.apps import APPS, POLICIES, ROLLUPS, every, policies, rollups
 from tasks.policies.retention import Retention
@@ -23,6 +22,7 @@ from tasks.retention import task as retention
 from tasks.sweeps import task as cleanup
 from tests.platform import Platform, environment
 from tests.sweeps.sweeping import rows
+from workers.db import clock
 from workers.settings import load
 
 pytestmark = pytest.mark.system
@@ -73,7 +73,7 @@ def test_they_are_swept_and_others_stay(platform: Platform, names: list[str]) ->
     assert ephemera.feed() == len(NAMES)
     assert all(case.rows >= 1 and case.fed.stays for case in ephemera.waiting)
     for name in names:
-        sweep(platform, eligible_rows.clock() + SOON, [name])
+        sweep(platform, clock() + SOON, [name])
         # By its own policy, and by none of those before it: or one that does nothing would pass.
         assert swept(ephemera) == {name}
     assert ephemera.waiting == []
@@ -84,7 +84,7 @@ def test_they_are_swept_and_others_stay(platform: Platform, names: list[str]) ->
 
 def test_nothing_is_swept_before_it_is_due(platform: Platform) -> None:
     ephemera = Ephemera(platform.engine, platform.settings)
-    before = eligible_rows.clock()
+    before = clock()
     ephemera.feed()
     sweep(platform, before)
     assert swept(ephemera) == AT_ONCE
@@ -97,11 +97,11 @@ def test_it_is_told_how_late_they_were_swept(platform: Platform) -> None:
     platform.set(apps="echoroom")
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
-    fed = eligible_rows.clock()
+    fed = clock()
     sweep(platform, fed + SOON)
     for effect in ephemera.look():
         late = effect.seconds + (0 if effect.case.policy.name in AT_ONCE else SOON.total_seconds())
-        assert 0 < late < (eligible_rows.clock() - fed).total_seconds() + 1
+        assert 0 < late < (clock() - fed).total_seconds() + 1
 
 
 def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
@@ -109,7 +109,7 @@ def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
         ephemera = Ephemera(platform.engine, platform.settings)
         ephemera.feed()
         before = ephemera.verified().receipts
-        sweep(platform, eligible_rows.clock() + SOON)
+        sweep(platform, clock() + SOON)
         effects = ephemera.look()
         assert {effect.case.policy.name for effect in effects} == set(NAMES)
         # Each has its own, and not one of those of the time before.
@@ -133,7 +133,7 @@ def test_a_period_that_is_set_holds(platform: Platform) -> None:
     platform.set(apps="echoroom", sweep_after="echoroom.ghosts=86400")
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
-    sweep(platform, eligible_rows.clock() + SOON, ["echoroom.ghosts"])
+    sweep(platform, clock() + SOON, ["echoroom.ghosts"])
     assert swept(ephemera) == {"echoroom.ghosts"}
 
 
@@ -176,7 +176,7 @@ class Group:
             self._platform.sql(self._harm)
         for rollup in self._rollups:
             assert analytics.run(rollup, self._platform.settings) is not None
-        sweep(self._platform, eligible_rows.clock() + SOON, self._names)
+        sweep(self._platform, clock() + SOON, self._names)
         self._rollups, self._names = [], ()
         if self._after:
             self._platform.sql(self._after)

@@ -12,7 +12,7 @@ from models.analytics import RollupState
 from tasks.apps import POLICIES, ROLLUPS
 from tasks.policies.columns import table_of
 from tasks.sweeps import task as cleanup
-from tasks.sweeps.engine import Progress
+from tasks.sweeps.engine import SweepProgress
 from tests.platform import Platform
 
 #: The moment that sweeps go by in tests.
@@ -57,7 +57,7 @@ def rolled_up(platform: Platform, name: str, **values: datetime | None) -> None:
         connection.execute(table.update().where(table.c.name == name).values(values))
 
 
-def sweep(platform: Platform, name: str, *, by_hand: bool = True, now: datetime = NOW) -> Progress:
+def sweep(platform: Platform, name: str, *, by_hand: bool = True, now: datetime = NOW) -> SweepProgress:
     """Run a policy at NOW, through its whole table, or as beat would. Figures keep nothing."""
     figures_closed(platform)
     done = cleanup.run(POLICIES[name], platform.settings, now=now, by_hand=by_hand)

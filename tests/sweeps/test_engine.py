@@ -49,9 +49,9 @@ def left(platform: Platform) -> int:
     return int(platform.sql("SELECT count(*) FROM echoroom.typing_indicators")[0][0])
 
 
-def run(policy: Sweep = TYPING, seconds: float = 60, share: float = 1.0, **pace: int) -> engine.Progress:
+def run(policy: Sweep = TYPING, seconds: float = 60, share: float = 1.0, **pace: int) -> engine.SweepProgress:
     paced = engine.Pace(**pace)
-    return engine.Run(Batches(policy, NOW, policy.after), seconds, share=share, pace=paced).go()
+    return engine.SweepRun(Batches(policy, NOW, policy.after), seconds, share=share, pace=paced).go()
 
 
 class Watched(Batches):
@@ -82,10 +82,10 @@ class Watched(Batches):
 
 def watched(
     policy: Sweep = TYPING, *, seconds: float = 60, share: float = 1.0, target: float = 0.05
-) -> tuple[list[tuple[str, int]], engine.Progress]:
+) -> tuple[list[tuple[str, int]], engine.SweepProgress]:
     """Run a policy; return how its batches were asked for, and what it did."""
     Watched.asked.clear()
-    done = engine.Run(
+    done = engine.SweepRun(
         Watched(policy, NOW, policy.after), seconds, share=share, pace=engine.Pace(seconds=target)
     ).go()
     return list(Watched.asked), done
@@ -209,7 +209,7 @@ def test_the_moment_is_the_database_s_own_and_one_for_the_whole_run(platform: Pl
     assert cleanup.run(TYPING, platform.settings).rows == 0  # type: ignore[union-attr]
     platform.sql("UPDATE echoroom.typing_indicators SET expires_at = clock_timestamp() - interval '1 second'")
 
-    def expire_more(_progress: engine.Progress) -> None:
+    def expire_more(_progress: engine.SweepProgress) -> None:
         typing(platform, 1)
         platform.sql("UPDATE echoroom.typing_indicators SET expires_at = clock_timestamp()")
 
@@ -235,7 +235,7 @@ def test_a_row_that_the_database_refuses_does_not_stop_the_others(platform: Plat
 def test_a_run_that_fails_says_what_it_had_done(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     typing(platform, 600)
 
-    def fall(_progress: engine.Progress) -> None:
+    def fall(_progress: engine.SweepProgress) -> None:
         raise RuntimeError("fell")
 
     with pytest.raises(RuntimeError):
@@ -579,7 +579,7 @@ def test_a_run_that_hangs_does_not_keep_others_from_running_for_ever(platform: P
 def test_a_run_that_is_broken_off_by_hand_leaves_its_row(platform: Platform) -> None:
     typing(platform, 600)
 
-    def stop(_progress: engine.Progress) -> None:
+    def stop(_progress: engine.SweepProgress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -24,9 +24,13 @@ from sqlalchemy import (
     select,
 )
 
-from tasks.policies.predicates import restriction
-from tasks.policies.served import served
+from models.audiorooms import RoomParticipant
+from models.echoroom import SessionParticipant, TypingIndicator
+from models.openchat import Session
+from tasks.policies import sweep as policies
 from tasks.sweeps import index_check
+from tasks.sweeps.index_shapes import served
+from tasks.sweeps.predicates import restriction
 from workers.db import create
 from workers.settings import load
 
@@ -182,3 +186,37 @@ def test_spellings_of_one_restriction(where: str) -> None:
 )
 def test_a_restriction_that_is_not_clear_is_not_guessed(where: str) -> None:
     assert restriction(where) is None
+
+
+@pytest.mark.parametrize(
+    ("condition", "right"),
+    [
+        (TypingIndicator.expires_at < policies.NOW, True),
+        (TypingIndicator.expires_at.is_(None), True),
+        (TypingIndicator.expires_at >= policies.NOW - policies.AFTER, True),
+        (TypingIndicator.session_id.in_([]), True),
+        # Not the first column of any index.
+        (TypingIndicator.user_id.is_(None), False),
+        # Compared with what another row may say otherwise.
+        (TypingIndicator.expires_at < TypingIndicator.started_at, False),
+        (func.coalesce(TypingIndicator.expires_at, policies.NOW) < policies.NOW, False),
+        (TypingIndicator.expires_at != policies.NOW, False),
+        (TypingIndicator.expires_at.is_not(None), False),
+        (and_(TypingIndicator.expires_at < policies.NOW, TypingIndicator.started_at < policies.NOW), True),
+        (or_(TypingIndicator.expires_at < policies.NOW, TypingIndicator.started_at < policies.NOW), False),
+        (or_(TypingIndicator.expires_at < policies.NOW, TypingIndicator.expires_at.is_(None)), True),
+    ],
+)
+def test_whether_an_index_serves_is_seen_by_the_condition(condition: Any, right: bool) -> None:
+    table: Any = TypingIndicator.__table__
+    assert served(condition, table) is right
+
+
+def test_a_partial_index_serves_what_it_is_restricted_to() -> None:
+    table: Any = RoomParticipant.__table__
+    assert served(and_(RoomParticipant.left_at.is_(None), RoomParticipant.role == "listener"), table)
+    assert not served(RoomParticipant.left_at < policies.NOW, table)
+    sessions: Any = Session.__table__
+    assert not served(Session.expires_at < policies.NOW, sessions)
+    participants: Any = SessionParticipant.__table__
+    assert served(SessionParticipant.is_active.is_(True), participants)

@@ -29,7 +29,7 @@ from tests.sweeps.sweeping import NOW, add, ago, rows, sweep
 from workers.settings import Settings, load
 
 TYPING = POLICIES["echoroom.typing"]
-PAGE = Path(__file__).parents[2] / "docs" / "live.md"
+PAGE = Path(__file__).parents[2] / "docs" / "cleanup.md"
 
 
 class Listener:

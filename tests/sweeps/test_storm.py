@@ -11,13 +11,13 @@ import pytest
 from psycopg.errors import DeadlockDetected
 
 from models.echoroom import ChatSession, SessionParticipant, User
-from tasks import eligible_rows
 from tasks.apps import APPS, POLICIES
 from tasks.sweeps import task as cleanup
 from tasks.sweeps.batch import Batches
-from tasks.sweeps.engine import Run
+from tasks.sweeps.engine import SweepRun
 from tests.platform import Platform
 from tests.sweeps.sweeping import add, rows
+from workers.db import clock
 
 CONNECTIONS, TURNS, ROOMS, PEOPLE = 8, 250, 6, 40
 SWEPT = [policy.name for policy in APPS["echoroom"].cleanup]
@@ -147,14 +147,14 @@ def test_sweeps_of_one_policy_and_of_others_do_not_wait_for_each_other_in_a_circ
         " SELECT room.id, who.id, now() - interval '1 hour', true"
         " FROM echoroom.chat_sessions AS room, echoroom.users AS who"
     )
-    now = eligible_rows.clock()
+    now = clock()
     totals: list[tuple[str, int]] = []
     errors: list[Exception] = []
 
     def go(name: str) -> None:
         try:
             policy = POLICIES[name]
-            totals.append((name, Run(Batches(policy, now, policy.after), 60).go().rows))
+            totals.append((name, SweepRun(Batches(policy, now, policy.after), 60).go().rows))
         except Exception as error:  # noqa: BLE001
             errors.append(error)
 

@@ -1,19 +1,15 @@
-"""A policy is checked when it is declared: one that would be wrong, or slow, is refused with what to do."""
+"""A policy is checked when it is declared: one that is wrong is refused with what to do."""
 
 from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import and_, func, or_
 
 from beat_schedule import timetable
-from models.audiorooms import RoomParticipant
-from models.echoroom import ChatSession, SessionParticipant, TypingIndicator, User, VoiceStatus
-from models.openchat import Session
+from models.echoroom import ChatSession, TypingIndicator, User, VoiceStatus
 from tasks.apps import APPS, POLICIES, enabled, policies
 from tasks.policies.app import App
-from tasks.policies.served import served
 from tasks.policies.sweep import AFTER, NOW, Delete, Event, PolicyError, Related, Sweep, Update
 from workers.settings import SettingsError, load
 
@@ -62,16 +58,6 @@ def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
         ),
         ({"rule": "older than {after} are deleted"}, "echoroom.test: its rule speaks of a period that"),
         (
-            {"due": TypingIndicator.started_at < NOW},
-            "echoroom.test: no index of echoroom.typing_indicators serves `due`. Compare the first column of "
-            "one of the table's indexes (expires_at, id, session_id) in it with NOW or with plain values, or "
-            "say in `full_pass_every` in how long the table is to be looked through.",
-        ),
-        (
-            {"indexed": TypingIndicator.started_at < NOW, "full_pass_every": timedelta(hours=1)},
-            "echoroom.test: no index serves `indexed`. Compare the first column of one of the table's ind",
-        ),
-        (
             {"full_pass_every": timedelta(seconds=4)},
             "echoroom.test: `full_pass_every` must not be shorter than `every`, 0:00:05, not 0:00:04.",
         ),
@@ -117,40 +103,6 @@ def test_a_name_is_used_once_and_on_the_page_of_its_application() -> None:
         PolicyError, match=r"^pern\.one: it is in the definition of echoroom; call it echoroom\."
     ):
         page("pern.one")
-
-
-@pytest.mark.parametrize(
-    ("condition", "right"),
-    [
-        (TypingIndicator.expires_at < NOW, True),
-        (TypingIndicator.expires_at.is_(None), True),
-        (TypingIndicator.expires_at >= NOW - AFTER, True),
-        (TypingIndicator.session_id.in_([]), True),
-        # Not the first column of any index.
-        (TypingIndicator.user_id.is_(None), False),
-        # Compared with what another row may say otherwise.
-        (TypingIndicator.expires_at < TypingIndicator.started_at, False),
-        (func.coalesce(TypingIndicator.expires_at, NOW) < NOW, False),
-        (TypingIndicator.expires_at != NOW, False),
-        (TypingIndicator.expires_at.is_not(None), False),
-        (and_(TypingIndicator.expires_at < NOW, TypingIndicator.started_at < NOW), True),
-        (or_(TypingIndicator.expires_at < NOW, TypingIndicator.started_at < NOW), False),
-        (or_(TypingIndicator.expires_at < NOW, TypingIndicator.expires_at.is_(None)), True),
-    ],
-)
-def test_whether_an_index_serves_is_seen_by_the_condition(condition: Any, right: bool) -> None:
-    table: Any = TypingIndicator.__table__
-    assert served(condition, table) is right
-
-
-def test_a_partial_index_serves_what_it_is_restricted_to() -> None:
-    table: Any = RoomParticipant.__table__
-    assert served(and_(RoomParticipant.left_at.is_(None), RoomParticipant.role == "listener"), table)
-    assert not served(RoomParticipant.left_at < NOW, table)
-    sessions: Any = Session.__table__
-    assert not served(Session.expires_at < NOW, sessions)
-    participants: Any = SessionParticipant.__table__
-    assert served(SessionParticipant.is_active.is_(True), participants)
 
 
 @each_policy

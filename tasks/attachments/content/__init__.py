@@ -1,5 +1,6 @@
 """What a file's bytes are besides their media type: traits. Pure functions, for the confined process.
 
+finding.py    what is found: traits, and what each was seen by
 source.py     bounded reading
 budget.py     how much may be unpacked
 zips.py       a zip archive's directory, read by nobody's rules but ours

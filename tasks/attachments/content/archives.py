@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from tasks.attachments import names
 from tasks.attachments.content import office, ole, packed, zips
 from tasks.attachments.content.budget import BOMB_BYTES, BOMB_RATIO, Budget
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
 from tasks.attachments.content.zips import Archive, Entry
-from tasks.attachments.traits import Finding
 
 #: An archive in an archive in … this many; the outermost counts. A workbook in a letter in a zip is three.
 MAX_DEPTH = 5

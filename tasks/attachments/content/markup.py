@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
-from tasks.attachments.media_types import ACTIVE, TEXT
-from tasks.attachments.traits import Finding
+from tasks.policies.media_types import ACTIVE, TEXT
 
 #: What has no business in a picture. Short ones only where text follows: compressed data holds them too.
 TAG = re.compile(

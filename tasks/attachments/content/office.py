@@ -6,8 +6,8 @@ from contextlib import suppress
 from xml.parsers import expat
 
 from tasks.attachments.content.budget import Budget
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.zips import Archive, Entry
-from tasks.attachments.traits import Finding
 
 #: Parts are read up to here.
 _PART_BYTES = 8 * 1024 * 1024

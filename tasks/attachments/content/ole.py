@@ -7,8 +7,8 @@ from typing import Any
 
 import olefile
 
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
-from tasks.attachments.traits import Finding
 
 MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
 #: Excel before OLE: a sheet's first record, and the kind of sheet in it.

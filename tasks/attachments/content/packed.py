@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Iterator
 
 from tasks.attachments.content.budget import BOMB_BYTES, BOMB_RATIO, Budget
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
-from tasks.attachments.traits import Finding
 
 RAR4, RAR5 = b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00"
 SEVEN = b"7z\xbc\xaf\x27\x1c"

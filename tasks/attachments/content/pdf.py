@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
-from tasks.attachments.traits import Finding
 
 HEADER = re.compile(rb"%PDF-\d\.\d")
 #: Readers look for the header this far into the file, and for the end this far from its end.

@@ -9,11 +9,11 @@ import struct
 from collections.abc import Iterator
 
 from tasks.attachments.content import packed, pdf, pictures, script
+from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.markup import TAG
 from tasks.attachments.content.source import Source
 from tasks.attachments.content.zips import Archive
-from tasks.attachments.media_types import ACTIVE, MEDIA, PICTURE, TEXT, fits
-from tasks.attachments.traits import Finding
+from tasks.policies.media_types import ACTIVE, MEDIA, PICTURE, TEXT, fits
 
 _NOUNS = {
     "image/jpeg": "a JPEG",

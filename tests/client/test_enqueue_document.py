@@ -1,4 +1,4 @@
-"""What `docs/ways-in.md` shows of Python runs, and does what it says."""
+"""The Python code of `docs/enqueue.md` runs, and does what the text says."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,9 +9,10 @@ import pytest
 from models import openchat
 from roomkeeper import payloads
 from tasks.delivery.events import Event, RecordStatus
-from tests.client.snippets import BROKER, rows, snippets
+from tests.client.snippets import BROKER, rows
 from tests.client.studio import CODE, studio
 from tests.delivery.people import Pern
+from tests.docs.blocks import block
 from tests.platform import Platform, eventually
 
 #: Days are counted back from today.
@@ -29,15 +30,15 @@ def world(platform: Platform) -> tuple[UUID, UUID, UUID]:
 
 
 def run(code: str, world: tuple[UUID, UUID, UUID], **names: object) -> dict[str, Any]:
-    """Run a piece with these names; return all names that there are then."""
+    """Run a code block with these names; return all names that there are then."""
     row_id, message, user = world
     names |= {"attachment_id": row_id, "message_id": message, "user_id": user}
-    exec(compile(code, "ways-in.md", "exec"), names)
+    exec(compile(code, "enqueue.md", "exec"), names)
     return names
 
 
-def test_the_piece_in_sql(platform: Platform, world: tuple[UUID, UUID, UUID]) -> None:
-    code, _ = snippets("Python", "python")
+def test_the_package_in_sql(platform: Platform, world: tuple[UUID, UUID, UUID]) -> None:
+    code = block("enqueue-package-sql")
     with psycopg.connect(platform.environment["DATABASE_URL"]) as connection:
         run(code, world, connection=connection)
     row_id, message, user = world
@@ -50,8 +51,8 @@ def test_the_piece_in_sql(platform: Platform, world: tuple[UUID, UUID, UUID]) ->
     assert (app, event.message_id, event.user_id, event.status) == ("pern", message, user, "read")
 
 
-def test_the_piece_with_a_broker(platform: Platform, world: tuple[UUID, UUID, UUID]) -> None:
-    _, code = snippets("Python", "python")
+def test_the_package_with_a_broker(platform: Platform, world: tuple[UUID, UUID, UUID]) -> None:
+    code = block("enqueue-package-broker")
     assert code.count(BROKER) == 1
     platform.set(worker_processes=1)
     platform.worker("attachments")
@@ -95,6 +96,6 @@ def test_the_page_says_which_tasks_sql_takes(platform: Platform) -> None:
 
 def test_the_event_of_the_page_is_one() -> None:
     # Its ids are cut.
-    (piece,) = snippets("SQL", "json")
+    piece = block("enqueue-event")
     whole = piece.replace("123e4567-…", str(uuid4())).replace("9f0a8d9a-…", str(uuid4()))
     assert Event.model_validate_json(whole).status == "read"

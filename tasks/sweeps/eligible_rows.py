@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from tasks.analytics import rollup_guard
 from tasks.apps import after
@@ -11,7 +11,7 @@ from tasks.policies.sweep import Sweep
 from tasks.sweeps import future_timestamps
 from tasks.sweeps.batch import Batches
 from tasks.sweeps.statements import key_of
-from workers.db import transaction
+from workers.db import clock, transaction
 from workers.settings import Settings
 
 
@@ -34,10 +34,3 @@ def samples(policy: Sweep, settings: Settings, at_most: int, now: datetime | Non
         due = future_timestamps.settled(policy, rollup_guard.due(policy))
         found = select(key_of(policy.table)).where(due).limit(at_most)
         return list(connection.execute(found, values).scalars())
-
-
-def clock() -> datetime:
-    """Return the database's time."""
-    with transaction() as connection:
-        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-        return moment

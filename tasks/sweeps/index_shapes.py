@@ -1,7 +1,7 @@
 """Does an index serve a condition? Judged by the shapes of both, never by a plan: that is of the moment.
 
-One judgement for two sources of indexes: those that the models declare, and those that the real database has
-(`tasks/sweeps/index_check.py`).
+One judgement for two sources of indexes: those that the real database has (`tasks/sweeps/index_check.py`),
+and those that the models declare (a contract test).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Grouping
 
 from tasks.policies.columns import parts_of
-from tasks.policies.predicates import Part, restriction, said, stated
+from tasks.sweeps.predicates import Part, restriction, said, stated
 
 #: What a B-tree finds by its first column.
 BTREE = frozenset({"<", "<=", "=", ">=", ">", "is null"})
