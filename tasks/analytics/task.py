@@ -12,8 +12,8 @@ from tasks import availability
 from tasks.analytics.engine import RollupProgress, RollupRun
 from tasks.analytics.payload import RecomputeRoom
 from tasks.apps import ROLLUPS, zone
-from tasks.apps.audiorooms_rollups import LIST_OF_KEYS
-from tasks.apps.audiorooms_stays import SKEW
+from tasks.apps.audiorooms.rollups import LIST_OF_KEYS
+from tasks.apps.audiorooms.stays import SKEW
 from tasks.jobs import BY_HAND, periodic
 from tasks.policies.rollup import CLOCKS_SET, Rollup
 from workers import job_history

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from models.echoroom import ChatSession, SessionParticipant, User
-from tasks.apps.echoroom_rollups import ROLLUPS
+from tasks.apps.echoroom.rollups import ROLLUPS
 from tests.analytics.oracle_echoroom import DAY, HOUR, INSTANT, Echoroom, Observer, hour
 from tests.examples import examples
 from workers import db

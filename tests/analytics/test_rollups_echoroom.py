@@ -14,7 +14,7 @@ from models.analytics import EchoroomSpeaker, EchoroomStay, RollupState
 from models.echoroom import ChatSession, User
 from tasks.analytics.calendar import bucket_at
 from tasks.analytics.engine import RollupRun
-from tasks.apps.echoroom_rollups import ROLLUPS
+from tasks.apps.echoroom.rollups import ROLLUPS
 from tasks.policies.columns import table_of
 from tasks.policies.rollup import Rollup
 from tests.analytics.oracle_echoroom import (

@@ -19,7 +19,7 @@ from models.openchat import (
     UserRelationship,
     Verification,
 )
-from tasks.apps.openchat_rollups import OPENCHAT_ROLLUPS
+from tasks.apps.openchat.rollups import OPENCHAT_ROLLUPS
 from tasks.policies.app import App
 from tasks.policies.attachment import AttachmentTable, Mirror
 from tasks.policies.columns import Column

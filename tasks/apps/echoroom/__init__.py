@@ -16,7 +16,7 @@ from models.echoroom import (
     User,
     VoiceStatus,
 )
-from tasks.apps.echoroom_rollups import ROLLUPS
+from tasks.apps.echoroom.rollups import ROLLUPS
 from tasks.policies.app import App
 from tasks.policies.retention import Cascade, Owners, Retention, SetValues
 from tasks.policies.sweep import AFTER, NOW, Delete, Event, Related, Sweep, Update, ahead, recent

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.analytics import AudioroomsLongStay
 from models.audiorooms import AudioRoom, RoomAnalytics, RoomParticipant
-from tasks.apps.audiorooms_stays import DEAD_AFTER, SKEW, last_sign
+from tasks.apps.audiorooms.stays import DEAD_AFTER, SKEW, last_sign
 from tasks.policies.rollup import (
     CLOCKS_SET,
     DAY,

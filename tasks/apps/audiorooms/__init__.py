@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, 
 
 from models import audiorooms
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
-from tasks.apps.audiorooms_rollups import ROOM_ANALYTICS
-from tasks.apps.audiorooms_stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, told
+from tasks.apps.audiorooms.rollups import ROOM_ANALYTICS
+from tasks.apps.audiorooms.stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, told
 from tasks.policies.app import App
 from tasks.policies.retention import Owners, Restrict, Retention, SetValues
 from tasks.policies.sweep import NOW, Event, Related, Sweep, Update, ahead, recent
