@@ -2,41 +2,45 @@
 
 import getpass
 import os
-from typing import Annotated, overload
+from typing import Annotated
 
 import typer
 
+from commands.formatting import alternatives, printable
+from workers import advice
 from workers.settings import SettingsError
 
 Actor = Annotated[str, typer.Option("--actor", help="Who says so; whoever is logged in if it is not given.")]
 
 
-def either(names: tuple[str, ...]) -> str:
-    """Return the names as a sentence has them: `a, b or c`."""
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+def actor(name: str) -> str:
+    """Return who acts: the name given with --actor, or else the user who is logged in."""
+    return printable(name).strip() or myself()
+
+
+def reason(text: str) -> str:
+    """Return the reason given with --reason.
+
+    Raises:
+        SettingsError: there is none; or it is the placeholder of a command that was pasted.
+    """
+    why = printable(text).strip()
+    # The command may have been at the end of a sentence.
+    if not any(map(str.isalnum, why)) or why.rstrip(".") == advice.REASON:
+        raise SettingsError("--reason must say why, in a few words.")
+    return why
 
 
 def myself() -> str:
     """Return who is logged in."""
     try:
-        return words(os.environ.get("SUDO_USER") or getpass.getuser())
+        return printable(os.environ.get("SUDO_USER") or getpass.getuser())
     except (KeyError, OSError):
         # In a container a user need not have a name. (Which of the two it is depends on Python's version.)
         return f"uid {os.getuid()}"
 
 
-@overload
-def words(given: str) -> str: ...
-@overload
-def words(given: None) -> None: ...
-def words(given: str | None) -> str | None:
-    """Return what was typed without what no terminal shows and no database keeps: bytes that are no text."""
-    if given is None:
-        return None
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in given)
-
-
 def known(option: str, given: str | None, names: tuple[str, ...]) -> None:
     """Let one of the names pass, or none; any other is a sentence."""
     if given is not None and given not in names:
-        raise SettingsError(f"{option} must be {either(names)}, not {given!r}.")
+        raise SettingsError(f"{option} must be {alternatives(names)}, not {given!r}.")

@@ -11,6 +11,7 @@ from rich.console import Console
 from sqlalchemy import Row
 
 from commands import arguments
+from commands.formatting import alternatives, printable
 from tasks.attachments import operator_actions
 from tasks.attachments.attachment_work import UnknownAttachmentError
 from tasks.attachments.content.finding import phrase
@@ -62,7 +63,7 @@ _LINES = (
 def show(application: App, attachment_id: Id) -> None:
     """Tell one file's story: each phase, when, how long, and what was found."""
     console = Console(soft_wrap=True, highlight=False)
-    with _told(application, attachment_id):
+    with _not_found_reported(application, attachment_id):
         job, events = operator_actions.look(application, attachment_id)
         if job is None and not events:
             why = operator_actions.why_idle(application, attachment_id)
@@ -74,19 +75,17 @@ def show(application: App, attachment_id: Id) -> None:
                 console.print(f"{name:>18}  {_plain(value)}", markup=False)
     console.print()
     for event in events:
-        console.print(_told_event(event), markup=False)
+        console.print(_event_line(event), markup=False)
 
 
 @app.command("list")
 def list_(
     application: Annotated[
         str | None,
-        typer.Option("--app", help=f"{arguments.either(operator_actions.WITH_ATTACHMENTS)}: only its files."),
+        typer.Option("--app", help=f"{alternatives(operator_actions.WITH_ATTACHMENTS)}: only its files."),
     ] = None,
-    state: Annotated[str | None, typer.Option(help=f"{arguments.either(operator_actions.STATES)}.")] = None,
-    outcome: Annotated[
-        str | None, typer.Option(help=f"{arguments.either(operator_actions.OUTCOMES)}.")
-    ] = None,
+    state: Annotated[str | None, typer.Option(help=f"{alternatives(operator_actions.STATES)}.")] = None,
+    outcome: Annotated[str | None, typer.Option(help=f"{alternatives(operator_actions.OUTCOMES)}.")] = None,
     reason: Annotated[str | None, typer.Option(help="Such as malware or type_mismatch.")] = None,
     sha256: Annotated[
         str | None, typer.Option(help="All copies of this content: 64 hexadecimal digits.")
@@ -105,9 +104,9 @@ def list_(
         app=application,
         state=state,
         outcome=outcome,
-        reason=arguments.words(reason),
+        reason=printable(reason),
         sha256=sha256,
-        event=arguments.words(event),
+        event=printable(event),
         limit=limit,
     )
     names = operator_actions.file_names(jobs)
@@ -139,7 +138,7 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: argument
 
     Holds for this content and the reason that it was refused for; not for what is empty or too_large.
     """
-    with _told(application, attachment_id):
+    with _not_found_reported(application, attachment_id):
         job, _ = operator_actions.look(application, attachment_id)
     against = job.reason if job is not None and job.outcome else None
     if against in operator_actions.UNRELEASABLE:
@@ -155,10 +154,8 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: argument
 
 
 def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: str) -> None:
-    why, who = arguments.words(reason).strip(), arguments.words(actor).strip() or arguments.myself()
-    if not why:
-        raise SettingsError("--reason must say why, in a few words.")
-    with _told(application, attachment_id):
+    why, who = arguments.reason(reason), arguments.actor(actor)
+    with _not_found_reported(application, attachment_id):
         operator_actions.act(name, application, attachment_id, actor=who, reason=why)
     # Not before: importing tasks makes the Celery application, which no other command here needs.
     from tasks.attachments.payload import ProcessAttachment
@@ -177,7 +174,7 @@ def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: s
 
 
 @contextmanager
-def _told(application: str, attachment_id: UUID) -> Iterator[None]:
+def _not_found_reported(application: str, attachment_id: UUID) -> Iterator[None]:
     """Tell what is not there in a sentence, and where else it is."""
     try:
         yield
@@ -189,7 +186,7 @@ def _told(application: str, attachment_id: UUID) -> Iterator[None]:
         raise SettingsError(f"{error}.{';'.join(there)}") from error
 
 
-def _told_event(event: Row[Any]) -> str:
+def _event_line(event: Row[Any]) -> str:
     """Return one line: when, which attempt, what, how long, what was found, who did it and why."""
     attempt = f"#{event.attempt}" if event.attempt else ""
     seconds = "" if event.seconds is None else f"{event.seconds:.3f} s"

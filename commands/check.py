@@ -13,7 +13,7 @@ from workers.db import engine_for
 from workers.inspection import Fault
 from workers.settings import Settings, get_settings
 
-#: What is checked, in the order in which it is told.
+#: What is checked, in the order in which it is reported.
 CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "database": checks.database,
     "broker": checks.broker,
@@ -42,7 +42,7 @@ def check(
             faults, note = checks.jobs(settings)
             _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
         except DBAPIError:
-            # The job history cannot be read, of which the database's check has told.
+            # The job history cannot be read, which the database's check has reported.
             if "database" not in bad:
                 raise
     if bad:

@@ -8,7 +8,8 @@ from sqlalchemy import Table, func, select
 from sqlalchemy.exc import DBAPIError
 
 from commands.checks import can_be_made, works
-from commands.policies import how_to_set, spell, told_time
+from commands.formatting import duration, first_names, quantity, timestamp
+from commands.policies import how_to_set
 from models import pern
 from models.platform import PendingDeletion
 from tasks.analytics.rollup_guard import counting
@@ -32,7 +33,6 @@ from workers.storage.local import LocalStore
 _SECURITY, _AUDIT = "pern.audit_security", "pern.audit_"
 #: Conversations whose limit is wrong are counted so far, for so long.
 _COUNTED, _COUNT_MS = 1_000, 2_000
-_NAMED = 3
 #: Objects of deleted rows that wait for longer are reported.
 LONG_PENDING = timedelta(hours=1)
 _DAY = timedelta(days=1)
@@ -61,7 +61,7 @@ def _archives(running: dict[str, Retention], settings: Settings) -> Iterator[Fau
         if wanted:
             verb = "archives its rows before they go" if len(wanted) == 1 else "archive rows before they go"
             yield Fault(
-                f"{_listed(wanted)} {verb}, and there is no place for archives: nothing is deleted.",
+                f"{first_names(wanted)} {verb}, and there is no place for archives: nothing is deleted.",
                 f"Set {variable('archive_root')} or {variable('archive_bucket')}; or name what may go "
                 f"without in {variable('archive_off')}, and what must not go in {variable('sweep_off')}.",
             )
@@ -105,9 +105,9 @@ def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Faul
         if period is not None and short:
             longest = max(needed.values())
             yield Fault(
-                f"{name} deletes after {spell(period)} what the figures need for {spell(longest)} "
-                f"({_listed(short)}).",
-                f"Give it {spell(longest)} at least: {variable('retention_days')}={name}={longest.days}",
+                f"{name} deletes after {duration(period)} what the figures need for {duration(longest)} "
+                f"({first_names(short)}).",
+                f"Give it {duration(longest)} at least: {variable('retention_days')}={name}={longest.days}",
             )
 
 
@@ -124,8 +124,8 @@ def _follows(running: dict[str, Retention], settings: Settings) -> Iterator[Faul
             its = after(POLICIES[other], settings) if other in running else None
             if period is not None and its is not None and period < its:
                 yield _contradiction(
-                    f"{name} is to delete after {spell(period)} what waits for {other}, which takes "
-                    f"{spell(its)}.",
+                    f"{name} is to delete after {duration(period)} what waits for {other}, which takes "
+                    f"{duration(its)}.",
                     name,
                     at_least=its,
                 )
@@ -146,8 +146,8 @@ def _files(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]
             along = taking.table is not policy.table and policy.table in taking.tables()
             if along and taking.app == policy.app and period is not None and period < grace:
                 yield _contradiction(
-                    f"{name} keeps deleted files for {spell(grace)}, and {other} takes them along with their "
-                    f"messages after {spell(period)}.",
+                    f"{name} keeps deleted files for {duration(grace)}, and {other} takes them along with "
+                    f"their messages after {duration(period)}.",
                     other,
                     at_least=grace,
                 )
@@ -168,8 +168,8 @@ def _security(running: dict[str, Retention], settings: Settings) -> Iterator[Fau
         period = after(policy, settings)
         if name.startswith(_AUDIT) and period is not None and period > kept:
             yield _contradiction(
-                f"{_SECURITY} is deleted after {spell(kept)}, before {name}, which is kept for "
-                f"{spell(period)}: security is to be kept longest.",
+                f"{_SECURITY} is deleted after {duration(kept)}, before {name}, which is kept for "
+                f"{duration(period)}: security is to be kept longest.",
                 _SECURITY,
                 at_least=period,
             )
@@ -217,7 +217,7 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
         conversations = "conversation has" if len(wrong) == 1 else "conversations have"
         yield Fault(
             f"{number} {conversations} a message_retention_days that is not a whole number of days: it is "
-            f"ignored ({_listed([str(one) for one in wrong])}).",
+            f"ignored ({first_names([str(one) for one in wrong])}).",
             "Mend it in pern.conversations.settings, and whatever writes it there.",
             warning=True,
         )
@@ -243,10 +243,10 @@ def _pending_deletions(settings: Settings) -> Iterator[Fault]:
         # The database is not as it should be, which is told.
         return
     for row in found:
-        files = "1 file" if row.files == 1 else f"{row.files:,} files"
+        files = quantity(row.files, "file")
         yield Fault(
             f"The objects of {files} wait in {row.store} to be deleted, though their rows were deleted at "
-            f"{told_time(row.since)} UTC: {row.error or 'nothing has tried yet'}.",
+            f"{timestamp(row.since)} UTC: {row.error or 'nothing has tried yet'}.",
             "See: roomkeeper retention pending. Beat and a maintenance worker must run, and the store must "
             "let its objects be deleted.",
             warning=True,
@@ -277,8 +277,3 @@ def _keys_without_index(running: dict[str, Retention], settings: Settings) -> It
             advice,
             warning=True,
         )
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

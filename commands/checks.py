@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import typer
 from psycopg.errors import (
     DuplicatePreparedStatement,
     InsufficientPrivilege,
@@ -54,6 +55,17 @@ def print_faults(faults: Iterable[Fault], console: Console) -> None:
         mark, style = ("!", "yellow") if fault.warning else ("✗", "red")
         console.print(f"{mark} {fault.sentence}", style=style, markup=False, highlight=False, soft_wrap=True)
         console.print(f"  {fault.advice}", markup=False, highlight=False, soft_wrap=True)
+
+
+def require_database(settings: Settings, wanted: list[Need]) -> None:
+    """End the command, with the faults, unless the database has our schema and what is wanted of it.
+
+    Raises:
+        typer.Exit: there are faults.
+    """
+    if faults := database(settings, wanted):
+        print_faults(faults, Console(stderr=True))
+        raise typer.Exit(1)
 
 
 def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Row, delete, func, select
 
+from commands.formatting import timestamp
 from commands.policies import quiet
 from models.platform import DeadLetter
 from workers import dead_letters
@@ -42,7 +43,7 @@ def list_letters(
     table.add_column("reason", ratio=1)
     for row in found:
         # Text from outside: no markup.
-        when = f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+        when = timestamp(row.created_at)
         table.add_row(*map(Text, (str(row.id), when, row.task, row.reason)))
     if found:
         console.print(table)
@@ -54,8 +55,8 @@ def show(number: Annotated[int, typer.Argument(min=1, help="Its number, from `li
     """Print one, payload and all."""
     (row,) = _letters([number], None)
     console = Console(soft_wrap=True, highlight=False)
-    told = f"{row.task}, {row.created_at:%Y-%m-%d %H:%M:%S} UTC, message {row.task_id or '–'}"
-    console.print(told, markup=False)
+    heading = f"{row.task}, {timestamp(row.created_at)} UTC, message {row.task_id or '–'}"
+    console.print(heading, markup=False)
     console.print(row.reason, markup=False)
     console.print(json.dumps(row.payload, indent=2, ensure_ascii=False), markup=False)
 

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from commands import arguments, checks
-from commands.policies import ready, told_time
+from commands.formatting import quantity, timestamp
+from commands.policies import ready
 from tasks.apps import APPS
 from tasks.policies.columns import table_of
 from workers.db import transaction
@@ -35,9 +36,7 @@ def add(
 ) -> None:
     """Keep all rows of a user, a conversation or a room, and what goes with them, until it is lifted."""
     settings = get_settings()
-    why, who = arguments.words(reason).strip(), arguments.words(actor).strip() or arguments.myself()
-    if not why:
-        raise SettingsError("--reason must say why, in a few words.")
+    why, who = arguments.reason(reason), arguments.actor(actor)
     _look(application, entity, settings)
     from tasks.retention import holds, object_deletions
 
@@ -54,7 +53,7 @@ def add(
         files = object_deletions.number_of_files(connection, application)
     if files:
         typer.echo(
-            f"The objects of {files:,} {'file' if files == 1 else 'files'} of {application}, whose rows were "
+            f"The objects of {quantity(files, 'file')} of {application}, whose rows were "
             "deleted before, still wait to be deleted: the hold does not keep them. To keep them, restore "
             "the receipts that are listed by: roomkeeper retention pending"
         )
@@ -76,10 +75,10 @@ def list_(
     for row in found:
         hold = row._mapping
         lifted = (
-            f"; lifted {told_time(hold['lifted_at'])} by {hold['lifted_by']}" if hold["lifted_at"] else ""
+            f"; lifted {timestamp(hold['lifted_at'])} by {hold['lifted_by']}" if hold["lifted_at"] else ""
         )
         console.print(
-            f"{hold['id']}  {told_time(hold['placed_at'])}  {hold['app']} {hold['entity']} "
+            f"{hold['id']}  {timestamp(hold['placed_at'])}  {hold['app']} {hold['entity']} "
             f"{hold['entity_id']}  {hold['placed_by']}: {hold['reason']}{lifted}"
         )
     if not found:
@@ -96,7 +95,7 @@ def lift(
     from tasks.retention import holds
 
     try:
-        holds.lift(number, actor=arguments.words(actor).strip() or arguments.myself())
+        holds.lift(number, actor=arguments.actor(actor))
     except holds.HoldError as error:
         raise SettingsError(str(error)) from error
     typer.echo(f"Hold {number} is lifted: what it has kept, and is old enough, goes with the next runs.")
@@ -110,16 +109,14 @@ def _look(application: str, entity: str, settings: Settings) -> None:
     if model is not None:
         table = table_of(model)
         wanted.append(Need(table, frozenset(table.primary_key.columns.keys()), frozenset({"SELECT"})))
-    if faults := checks.database(settings, wanted):
-        checks.print_faults(faults, Console(stderr=True))
-        raise typer.Exit(1)
+    checks.require_database(settings, wanted)
 
 
 @contextmanager
 def _patiently() -> Iterator[None]:
     """Say what is waited for, if it takes long."""
-    said = "Waiting for what retention is taking at this moment…"
-    timer = Timer(PATIENCE_SECONDS, Console(stderr=True, highlight=False, soft_wrap=True).print, (said,))
+    message = "Waiting for what retention is taking at this moment…"
+    timer = Timer(PATIENCE_SECONDS, Console(stderr=True, highlight=False, soft_wrap=True).print, (message,))
     timer.daemon = True
     timer.start()
     try:

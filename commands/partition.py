@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table as Shown
 
 from commands import arguments, checks
+from commands.formatting import quantity
 from workers.db import clock, transaction
 from workers.settings import Settings, SettingsError, get_settings
 from workers.storage import StoreError
@@ -67,9 +68,9 @@ def _tell_partitions(made: "Plan", console: Console, table: str) -> None:
     shown.add_column("")
     for one in made.partitions or []:
         begins, ends = ("default", "") if one.default else (_day(one.begins, "–"), _day(one.ends, "–"))
-        said = "over" if one.name in over else "" if one.plain or one.default else "not ours"
+        state = "over" if one.name in over else "" if one.plain or one.default else "not ours"
         shown.add_row(
-            one.name, begins, ends, "?" if one.rows is None else f"{one.rows:,}", decimal(one.bytes), said
+            one.name, begins, ends, "?" if one.rows is None else f"{one.rows:,}", decimal(one.bytes), state
         )
     console.print(shown)
     for absent in made.coming:
@@ -132,14 +133,14 @@ def run(
             found.table,
             settings,
             now,
-            operator=arguments.words(actor).strip() or arguments.myself(),
+            operator=arguments.actor(actor),
             dry_run=dry_run,
             watch=lambda name, rows: progress.print(f"{name}: {rows:,} rows archived"),
         )
     except (partitions.PartitionError, ApprovalRequired, StoreError) as error:
         raise SettingsError(str(error)) from error
     _tell_dropped(done, console, dry_run=dry_run)
-    if not made and not done.fates:
+    if not made and not done.results:
         console.print("Nothing is missing, and nothing is over.")
     if dry_run:
         console.print("Nothing was changed.")
@@ -148,24 +149,22 @@ def run(
 def _tell_dropped(done: "Dropped", console: Console, *, dry_run: bool) -> None:
     if done.busy:
         raise SettingsError("Another run drops partitions of this table: it was left alone.")
-    for fate in done.fates:
-        rows = "1 row" if fate.rows == 1 else f"{fate.rows:,} rows"
-        if fate.kept is not None:
-            console.print(f"{fate.name}: stays: {fate.kept}.")
+    for result in done.results:
+        rows = quantity(result.rows, "row")
+        if result.kept is not None:
+            console.print(f"{result.name}: stays: {result.kept}.")
         elif dry_run:
-            console.print(f"{fate.name}: would be dropped, {rows}.")
+            console.print(f"{result.name}: would be dropped, {rows}.")
         else:
-            said = ", ".join(str(number) for number in fate.receipts)
-            which = "receipt" if len(fate.receipts) == 1 else "receipts"
-            console.print(f"{fate.name}: dropped, {rows}; {which} {said}.")
+            numbers = ", ".join(str(number) for number in result.receipts)
+            which = "receipt" if len(result.receipts) == 1 else "receipts"
+            console.print(f"{result.name}: dropped, {rows}; {which} {numbers}.")
 
 
 def _find(settings: Settings, name: str, by: str | None) -> "Found":
     from tasks.retention import partitions
 
-    if faults := checks.database(settings, []):
-        checks.print_faults(faults, Console(stderr=True))
-        raise typer.Exit(1)
+    checks.require_database(settings, [])
     try:
         table = partitions.named(name)
         with transaction() as connection:

@@ -1,11 +1,10 @@
 """`roomkeeper policies`: what cleans up and what makes figures, and how it gets on."""
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import structlog
@@ -17,7 +16,8 @@ from sqlalchemy import Connection, event
 from sqlalchemy import Table as DataTable
 from sqlalchemy.exc import DBAPIError
 
-from commands import checks, rollup_status
+from commands import checks, formatting, rollup_status
+from commands.formatting import did_you_mean, duration, quantity, rough_duration, short_duration, timestamp
 from tasks.apps import APPS, POLICIES, ROLLUPS, after, enabled, every, policies, rollups, zone
 from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.policies.rollup import Rollup
@@ -38,15 +38,6 @@ COUNT_MS = 2_000
 #: From this width on, in characters, there is room for a column each.
 WIDE = 150
 
-#: Longest first, with the names that people use, and short ones.
-_UNITS = (
-    (timedelta(days=1), "day", "d"),
-    (timedelta(hours=1), "hour", "h"),
-    (timedelta(minutes=1), "minute", "min"),
-    (timedelta(seconds=1), "second", "s"),
-)
-
-
 # -- what there is ---------------------------------------------------------------------------------------
 
 
@@ -59,7 +50,8 @@ def list_policies(
         OURS: (*OWN, *OWN_ROLLUPS),
     }
     if app and app not in pages:
-        raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{likely(app, list(pages))}")
+        likely = did_you_mean(app, list(pages))
+        raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{likely}")
     settings = get_settings()
     running = {*policies(settings), *rollups(settings)}
     ready(settings)
@@ -150,17 +142,17 @@ def _rolled(
 
 
 def _schedule(job: Sweep | Rollup, settings: Settings, *, on: bool) -> str:
-    return f"every {short(every(job, settings))}" if on else "off"
+    return f"every {short_duration(every(job, settings))}" if on else "off"
 
 
 def _closed(standing: rollup_status.RollupStatus) -> str:
     """Return the last bucket that is closed, and how late the next one is if that is a fault."""
     last = standing.closed
-    told = "–" if last is None else rollup_status.bucket_label(last, standing.rollup.grain)
+    closed = "–" if last is None else formatting.bucket(last.label)
     if not standing.late:
-        return told
+        return closed
     assert standing.lag is not None
-    return f"{told}, {rollup_status.rough(standing.lag)} late"
+    return f"{closed}, {rough_duration(standing.lag)} late"
 
 
 def _wide(title: str, names: tuple[str, str], rows: Sequence[_Row]) -> Table:
@@ -197,7 +189,7 @@ def rule(policy: Sweep, settings: Settings) -> str:
     period = after(policy, settings)
     if policy.off_until_set and period is None:
         return f"{policy.rule.replace('{after}', 'a time that is not set')}; {how_to_set(policy, settings)}"
-    text = policy.rule if period is None else policy.rule.replace("{after}", spell(period))
+    text = policy.rule if period is None else policy.rule.replace("{after}", duration(period))
     return text if policy.ahead is None else f"{text} (times ahead count from when they are first seen)"
 
 
@@ -216,42 +208,22 @@ def how_to_set(policy: Sweep, settings: Settings) -> str:
     return f"set {name}={policy.name}=DAYS"
 
 
-def spell(period: timedelta) -> str:
-    """Return a period as people say it: `30 minutes`, `1 day`, `1.5 seconds`."""
-    number, name, _ = _in_units(period)
-    return f"{number} {name}" if number == "1" else f"{number} {name}s"
-
-
-def short(period: timedelta) -> str:
-    """Return a period in short: `5 s`, `1 min`, `12 h`."""
-    number, _, name = _in_units(period)
-    return f"{number} {name}"
-
-
-def _in_units(period: timedelta) -> tuple[str, str, str]:
-    """Return a period in the longest unit that makes it a whole number, and that unit's names."""
-    for unit, name, brief in _UNITS:
-        if period % unit == timedelta(0):
-            return f"{period // unit:,}", name, brief
-    return f"{period.total_seconds():,g}", "second", "s"
-
-
 def _last(found: health.Health, *, on: bool) -> str:
     last = found.last
     if last is None:
-        told = "never"
+        text = "never"
     else:
-        rows = counted(last.rows)
+        rows = quantity(last.rows, "row")
         left = f", {last.remaining:,} remain" if last.remaining else ""
         error = f": {last.error.splitlines()[0][: health.ERROR_CHARS]}" if last.error else ""
-        told = f"{told_time(last.started_at)}, {rows}{left}, {last.outcome}{error}"
+        text = f"{timestamp(last.started_at)}, {rows}{left}, {last.outcome}{error}"
     if found.running:
-        return f"{told}; running now"
-    return f"{told}; overdue" if on and found.overdue else told
+        return f"{text}; running now"
+    return f"{text}; overdue" if on and found.overdue else text
 
 
 def due(policy: Sweep, settings: Settings, now: datetime | None = None) -> str:
-    """Return how many rows are due, as it is told: counted up to a limit, and for a moment only."""
+    """Return how many rows are due, counted up to a limit and for a moment only: `12`, `10,000+`, `?`."""
     if lacks_period(policy, settings):
         return "–"
     try:
@@ -285,10 +257,7 @@ def hurried() -> Iterator[None]:
 
 def ready(settings: Settings, job: Sweep | Rollup | None = None) -> None:
     """See whether the database is as it must be, for one job if it is given; end if it is not."""
-    faults = checks.database(settings, job.needs() if job else [])
-    if faults:
-        checks.print_faults(faults, Console(stderr=True))
-        raise typer.Exit(1)
+    checks.require_database(settings, job.needs() if job else [])
 
 
 def chosen(name: str, settings: Settings) -> Sweep:
@@ -300,7 +269,7 @@ def named(kind: str, name: str, known: Mapping[str, J], settings: Settings) -> J
     """Return what an enabled application has of that kind under that name."""
     if name not in known:
         raise SettingsError(
-            f"{name!r} is not {kind}; `roomkeeper policies` lists them.{likely(name, list(known))}"
+            f"{name!r} is not {kind}; `roomkeeper policies` lists them.{did_you_mean(name, list(known))}"
         )
     # Says also what else is wrong with the settings' names.
     enabled(settings)
@@ -342,23 +311,7 @@ def quiet(level: int = logging.WARNING) -> Iterator[None]:
         structlog.configure(**before)
 
 
-def likely(name: str, known: Sequence[str]) -> str:
-    """Return a question that names what was meant, if something is much like it."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
-
-
 def real(table: DataTable, settings: Settings) -> str:
     """Return the name of a table, as this database has it."""
     schema = table.schema or ""
     return f"{settings.schemas.get(schema, schema)}.{table.name}"
-
-
-def counted(number: int) -> str:
-    """Return a number of rows as it is told."""
-    return "1 row" if number == 1 else f"{number:,} rows"
-
-
-def told_time(at: datetime) -> str:
-    """Return a moment as it is told, in UTC."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -15,7 +15,7 @@ LINE_SECONDS = 5.0
 class Show(Protocol):
     """Shows how far it is."""
 
-    def __call__(self, said: str, done: float = 0, total: float | None = None) -> None:
+    def __call__(self, text: str, done: float = 0, total: float | None = None) -> None:
         """Show a sentence and, where there is a bar, how much is done of how much; None if nobody knows."""
 
 
@@ -31,11 +31,11 @@ def watching(what: str, *, bar: bool = True) -> Iterator[Show]:
     if not console.is_terminal:
         last = monotonic()
 
-        def line(said: str, done: float = 0, total: float | None = None) -> None:  # noqa: ARG001 - lines say it
+        def line(text: str, done: float = 0, total: float | None = None) -> None:  # noqa: ARG001 - no bar
             nonlocal last
             if monotonic() - last >= LINE_SECONDS:
                 last = monotonic()
-                console.print(said)
+                console.print(text)
 
         yield line
         return
@@ -48,7 +48,7 @@ def watching(what: str, *, bar: bool = True) -> Iterator[Show]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
 
-        def show(said: str, done: float = 0, total: float | None = None) -> None:
-            progress.update(task, description=said, completed=done, total=total)
+        def show(text: str, done: float = 0, total: float | None = None) -> None:
+            progress.update(task, description=text, completed=done, total=total)
 
         yield show

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from commands import arguments, checks, progress
+from commands.formatting import alternatives, printable, quantity, timestamp
 from tasks.apps import enabled
 from tasks.attachments.operator_actions import WITH_ATTACHMENTS
 from tasks.reconcile import CannotAskError, ListingLostError, Result, WrongPrefixError
@@ -21,11 +22,11 @@ STORES = ("local", "s3")
 def reconcile(
     app: Annotated[
         str | None,
-        typer.Option("--app", help=f"{arguments.either(WITH_ATTACHMENTS)}: only its pictures, and its rows."),
+        typer.Option("--app", help=f"{alternatives(WITH_ATTACHMENTS)}: only its pictures, and its rows."),
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option("--store", help=f"{arguments.either(STORES)}; all that are set up if not given."),
+        typer.Option("--store", help=f"{alternatives(STORES)}; all that are set up if not given."),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Mend what is found; without it nothing is changed.")
@@ -35,7 +36,7 @@ def reconcile(
 ) -> None:
     """Find objects that no row names, and rows whose object is gone; with --apply, mend both."""
     settings = get_settings()
-    why, who = arguments.words(reason).strip(), arguments.words(actor).strip() or arguments.myself()
+    why, who = printable(reason).strip(), arguments.actor(actor)
     _ready(settings, app, store)
     if apply and not why:
         raise SettingsError("--apply needs --reason: why, in a few words.")
@@ -67,9 +68,7 @@ def _ready(settings: Settings, app: str | None, store: str | None) -> None:
         raise SettingsError(f"{app} is not enabled: {variable('apps')} names {', '.join(on) or 'nothing'}.")
     if not settings.reconcile_prefixes:
         raise SettingsError(f"{variable('reconcile_prefixes')} is empty: there is nothing to look at.")
-    if faults := checks.database(settings, []):
-        checks.print_faults(faults, Console(stderr=True))
-        raise typer.Exit(1)
+    checks.require_database(settings, [])
 
 
 def _tell(stores: list[Result], settings: Settings, apply: bool, seconds: float) -> None:
@@ -102,7 +101,7 @@ def _tell(stores: list[Result], settings: Settings, apply: bool, seconds: float)
 
 
 def _tell_of(found: Result, console: Console) -> None:
-    console.print(f"{found.store}: {_number(found.listed, 'object')}, {decimal(found.listed_bytes)}")
+    console.print(f"{found.store}: {quantity(found.listed, 'object')}, {decimal(found.listed_bytes)}")
     console.print(f"  named by rows: {found.named:,}")
     for number, what in (
         (found.young, "named by no row, too young to be orphans"),
@@ -110,10 +109,10 @@ def _tell_of(found: Result, console: Console) -> None:
     ):
         if number:
             console.print(f"  {what}: {number:,}")
-    oldest = f", the oldest of {found.oldest:%Y-%m-%d %H:%M:%S} UTC" if found.oldest else ""
+    oldest = f", the oldest of {timestamp(found.oldest)} UTC" if found.oldest else ""
     console.print(f"  orphans: {found.orphans:,}, {decimal(found.orphan_bytes)}{oldest}")
     for key in found.keys:
-        console.print(f"    {arguments.words(key)}")
+        console.print(f"    {printable(key)}")
     console.print(f"  rows looked at: {found.rows:,}; their object is gone: {found.gone:,}")
     for row in found.ids:
         console.print(f"    {row}")
@@ -122,10 +121,6 @@ def _tell_of(found: Result, console: Console) -> None:
 def _mended(found: Result) -> str:
     spared = f"; {found.spared:,} that rows name by now were spared" if found.spared else ""
     return (
-        f"{found.store}: {_number(found.deleted, 'orphan')} removed, {_number(found.reopened, 'row')} given "
-        f"back to the pipeline{spared}."
+        f"{found.store}: {quantity(found.deleted, 'orphan')} removed, {quantity(found.reopened, 'row')} "
+        f"given back to the pipeline{spared}."
     )
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from commands import checks
-from commands.policies import likely
-from commands.reporting import figures, pages, terminal, wording
+from commands import checks, formatting
+from commands.formatting import did_you_mean
+from commands.reporting import pages, query, terminal
+from commands.reporting.figures import Known, Report
 from commands.reporting.records import Page
 from tasks.apps import APPS, every, policies, rollups
 from tasks.policies.rollup import Rollup
@@ -45,15 +46,13 @@ def report(
     """Show an application's daily figures, and how its jobs are."""
     if app not in pages.PAGES:
         known = list(pages.PAGES)
-        raise SettingsError(f"{app!r} is not an application: {', '.join(known)}.{likely(app, known)}")
+        raise SettingsError(f"{app!r} is not an application: {', '.join(known)}.{did_you_mean(app, known)}")
     settings = get_settings()
     page = _page(app)
     given = _parsed("--from", first), _parsed("--to", last)
     if html is not None:
         _may_be_written(html)
-    if faults := checks.database(settings, figures.needs(page)):
-        checks.print_faults(faults, Console(stderr=True))
-        raise typer.Exit(1)
+    checks.require_database(settings, query.needs(page))
     made = _read(app, page, *given, settings)
     if html is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -64,7 +63,7 @@ def report(
     from commands.reporting.page import html as drawn
 
     size = _write(html, drawn(made, APPS[app].about))
-    typer.echo(f"{html}: {wording.span(made.first, made.last)}, {decimal(size)}; it needs no network.")
+    typer.echo(f"{html}: {formatting.days(made.first, made.last)}, {decimal(size)}; it needs no network.")
 
 
 def _page(app: str) -> Page:
@@ -74,30 +73,33 @@ def _page(app: str) -> Page:
     return Page(charts=(*page.charts, *pages.attachments(app)), hours=page.hours, rankings=page.rankings)
 
 
-def _read(app: str, page: Page, first: date | None, last: date | None, settings: Settings) -> figures.Report:
+def _read(app: str, page: Page, first: date | None, last: date | None, settings: Settings) -> Report:
     now = clock()
     start, end = _days(first, last, now.date())
     running: dict[str, Sweep | Rollup] = {**policies(settings), **rollups(settings)}
     of_app = [name for name in running if name.startswith(f"{app}.")]
     jobs = {
         name: every(running[name], settings)
-        for name in dict.fromkeys([*of_app, *figures.rollups_of(page)])
+        for name in dict.fromkeys([*of_app, *page.rollups])
         if name in running
     }
     with transaction() as connection:
-        made = figures.read(connection, app, page, jobs, start, end, now)
+        made = query.read(connection, app, page, jobs, start, end, now)
     if not made.progress:
         off = "" if app in settings.apps else f" {app} is not in {variable('apps')}."
         raise SettingsError(
             f"There are no figures of {app} yet.{off} Figures are made by the maintenance workers; see: "
             "roomkeeper policies"
         )
-    if all(one is figures.Known.NOTHING for drawn in made.charts for one in drawn.known):
-        none = f"There are no figures of {app} for {wording.span(start, end)}"
-        begin = min(one.covered_from for one in made.progress).date()
-        if end < begin:
+    known = {one for drawn in made.charts for one in drawn.known}
+    if known == {Known.NOTHING} and not any(heat.any for heat in made.heats):
+        none = f"There are no figures of {app} for {formatting.days(start, end)}"
+        begun = [(one.begins, one.chart.rollup.name) for one in made.charts if one.begins is not None]
+        if begun and end < min(begun)[0]:
+            begins, rollup = min(begun)
             raise SettingsError(
-                f"{none}: they begin on {begin}. Older ones are made with: roomkeeper rollup backfill"
+                f"{none}: they begin on {begins}. Older ones are made with: roomkeeper rollup backfill "
+                f"{rollup} --from {start} --to {begins - timedelta(days=1)}"
             )
         raise SettingsError(f"{none} yet; see: roomkeeper rollup list")
     return made

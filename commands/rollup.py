@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, Row
 
-from commands import progress, rollup_status
-from commands.policies import OURS, counted, likely, named, ready, told_time
-from commands.rollup_status import bucket_label, count_of, span
+from commands import formatting, progress, rollup_status
+from commands.formatting import did_you_mean, quantity, rough_duration, timestamp
+from commands.policies import OURS, named, ready
 from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.analytics.engine import differences
@@ -53,7 +53,7 @@ def list_rollups(
     """Print how far every rollup has come: since when it counts, what is closed, late, frozen."""
     pages = [*APPS, OURS]
     if only and only not in pages:
-        raise SettingsError(f"{only!r} is not an application: {', '.join(pages)}.{likely(only, pages)}")
+        raise SettingsError(f"{only!r} is not an application: {', '.join(pages)}.{did_you_mean(only, pages)}")
     settings = get_settings()
     running = rollups(settings)
     ready(settings)
@@ -75,8 +75,8 @@ def list_rollups(
         if wide:
             table.add_row(*cells, style=style)
         else:
-            said = [f"{title}: {cell}" for title, cell in zip(names[1:], cells[1:], strict=True)]
-            table.add_row(Group(Text(name, style="bold"), Text("; ".join(said))), style=style)
+            facts = [f"{title}: {cell}" for title, cell in zip(names[1:], cells[1:], strict=True)]
+            table.add_row(Group(Text(name, style="bold"), Text("; ".join(facts))), style=style)
     console.print(table)
 
 
@@ -87,10 +87,10 @@ def _cells(standing: rollup_status.RollupStatus, settings: Settings) -> tuple[st
     first = bucket_at(state.covered_from, rollup.grain, state.zone)
     return (
         state.zone,
-        bucket_label(first, rollup.grain),
-        "–" if standing.closed is None else bucket_label(standing.closed, rollup.grain),
-        rollup_status.rough(standing.lag) if standing.lag else "–",
-        "–" if state.frozen_to is None else told_time(state.frozen_to),
+        formatting.bucket(first.label),
+        "–" if standing.closed is None else formatting.bucket(standing.closed.label),
+        rough_duration(standing.lag) if standing.lag else "–",
+        "–" if state.frozen_to is None else timestamp(state.frozen_to),
         _next_revisit(rollup, state),
     )
 
@@ -100,7 +100,7 @@ def _next_revisit(rollup: Rollup, state: State) -> str:
         return "never"
     if state.recompute_at is None:
         return "–"
-    return bucket_label(bucket_at(state.recompute_at, rollup.grain, state.zone), rollup.grain)
+    return formatting.bucket(bucket_at(state.recompute_at, rollup.grain, state.zone).label)
 
 
 # -- anew ------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def backfill(
     standing, state = _standing(rollup, settings)
     wanted = _between(rollup, state, *days, until=standing.now)
     if not wanted:
-        raise SettingsError(f"--from {days[0]} is still to come: it is {told_time(standing.now)} UTC.")
+        raise SettingsError(f"--from {days[0]} is still to come: it is {timestamp(standing.now)} UTC.")
     began = monotonic()
     with _backfilling(rollup) as watch:
         run = Backfill(rollup, standing.now, state.zone, watch=watch)
@@ -131,21 +131,21 @@ def backfill(
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False, soft_wrap=True).print(
                 f"{rollup.name}: broken off; {run.progress.buckets:,} of "
-                f"{count_of(len(wanted), rollup.grain)} computed, {counted(run.progress.rows)} of figures "
-                "changed."
+                f"{quantity(len(wanted), rollup.grain)} computed, {quantity(run.progress.rows, 'row')} of "
+                "figures changed."
             )
             raise typer.Exit(130) from None
         except OtherZoneError as error:
             raise SettingsError(f"{rollup.name} has begun to count days of {error}: say it again.") from error
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{rollup.name}: {count_of(done.buckets, rollup.grain)} computed, {counted(done.rows)} of figures "
-        f"changed, {monotonic() - began:.1f} s."
+        f"{rollup.name}: {quantity(done.buckets, rollup.grain)} computed, {quantity(done.rows, 'row')} of "
+        f"figures changed, {monotonic() - began:.1f} s."
     )
     with transaction() as connection:
         now_state = state_of(connection, rollup)
-    for said in _remarks(rollup, now_state or state, wanted, done):
-        console.print(said)
+    for remark in _remarks(rollup, now_state or state, wanted, done):
+        console.print(remark)
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def _backfilling(rollup: Rollup) -> Iterator[Callable[[BackfillProgress], None]]
             over = done.buckets + done.frozen
             rate = done.buckets / max(monotonic() - began, 0.001)
             show(
-                f"{rollup.name}: {over:,} of {count_of(done.todo, rollup.grain)}, {rate:.1f} a second",
+                f"{rollup.name}: {over:,} of {quantity(done.todo, rollup.grain)}, {rate:.1f} a second",
                 over,
                 done.todo,
             )
@@ -171,16 +171,18 @@ def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Backf
     unit = rollup.grain
     if done.frozen:
         left = "is frozen, and stays as it is" if done.frozen == 1 else "are frozen, and stay as they are"
-        yield f"{count_of(done.frozen, unit)} {left}: {_why_frozen(state)}."
+        yield f"{quantity(done.frozen, unit)} {left}: {_why_frozen(state)}."
     if unclosed := [bucket for bucket in wanted if bucket.end > state.watermark]:
         are, it = ("is", "it was") if len(unclosed) == 1 else ("are", "they were")
-        yield f"{span(unclosed, unit)} {are} not closed yet: {it} computed up to now."
+        which = formatting.buckets(unclosed[0].label, unclosed[-1].label)
+        yield f"{which} {are} not closed yet: {it} computed up to now."
     if wanted[-1].end < state.covered_from:
         begins = bucket_at(state.covered_from, unit, state.zone)
         gap = buckets(wanted[-1].end, state.covered_from, unit, state.zone)
         yield (
-            f"Figures are kept right from {bucket_label(begins, unit)} on; of {span(gap, unit)} there are "
-            f"none. To have all: --to {_day_before(begins)}"
+            f"Figures are kept right from {formatting.bucket(begins.label)} on; of "
+            f"{formatting.buckets(gap[0].label, gap[-1].label)} there are none. To have all: --to "
+            f"{_day_before(begins)}"
         )
 
 
@@ -192,7 +194,7 @@ def _day_before(bucket: Bucket) -> date:
 def _why_frozen(state: State) -> str:
     if state.frozen_to is None:
         return "cleanup deletes its rows soon after they are counted"
-    return f"rows up to {told_time(state.frozen_to)} UTC are gone"
+    return f"rows up to {timestamp(state.frozen_to)} UTC are gone"
 
 
 def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.RollupStatus, State]:
@@ -282,7 +284,7 @@ def audit(
             for number, bucket in enumerate(chosen, 1):
                 _audit(rollup, bucket, standing.now, found, console)
                 show(
-                    f"{rollup.name}: {number:,} of {count_of(len(chosen), rollup.grain)} computed",
+                    f"{rollup.name}: {number:,} of {quantity(len(chosen), rollup.grain)} computed",
                     number,
                     len(chosen),
                 )
@@ -291,12 +293,12 @@ def audit(
         raise typer.Exit(130) from None
     chosen_by = f" (--seed {chance})" if len(chosen) < len(sound) else ""
     console.print(
-        f"{rollup.name}: {found.audited:,} of {count_of(len(closed), rollup.grain)} that are closed computed "
+        f"{rollup.name}: {found.audited:,} of {quantity(len(closed), rollup.grain)} that are closed computed "
         f"again{chosen_by}, {monotonic() - began:.1f} s."
     )
     if found.frozen:
         are = "is" if found.frozen == 1 else "are"
-        console.print(f"{count_of(found.frozen, rollup.grain)} {are} frozen: {_why_frozen(state)}.")
+        console.print(f"{quantity(found.frozen, rollup.grain)} {are} frozen: {_why_frozen(state)}.")
     _conclude(rollup, standing.now, found, console)
 
 
@@ -331,9 +333,10 @@ def _audit(rollup: Rollup, bucket: Bucket, now: datetime, found: _Found, console
     found.drifted.append(bucket)
     found.rows += len(rows)
     for row in rows[:SHOWN]:
-        console.print(f"✗ {bucket_label(bucket, rollup.grain)}{_drift(rollup, row)}", style="red")
+        console.print(f"✗ {formatting.bucket(bucket.label)}{_drift(rollup, row)}", style="red")
     if len(rows) > SHOWN:
-        console.print(f"  and {counted(len(rows) - SHOWN)} more of {bucket_label(bucket, rollup.grain)}")
+        more = quantity(len(rows) - SHOWN, "row")
+        console.print(f"  and {more} more of {formatting.bucket(bucket.label)}")
 
 
 def _drift(rollup: Rollup, row: Row[Any]) -> str:
@@ -365,8 +368,8 @@ def _conclude(rollup: Rollup, now: datetime, found: _Found, console: Console) ->
     days = [f"{bucket.label:%Y-%m-%d}" for bucket in (first, last)]
     are = "is" if found.rows == 1 else "are"
     console.print(
-        f"{counted(found.rows)} of {count_of(len(found.drifted), rollup.grain)} {are} not as the rows say, "
-        "there → computed."
+        f"{quantity(found.rows, 'row')} of {quantity(len(found.drifted), rollup.grain)} {are} not as the "
+        "rows say, there → computed."
     )
     console.print(f"Mend it: roomkeeper rollup backfill {rollup.name} --from {days[0]} --to {days[1]}")
     if rollup.recompute_for is not None and last.end > now - rollup.recompute_for:

@@ -1,24 +1,23 @@
 """How far rollups have come, and whether they are late."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, select
 
+from commands import formatting
+from commands.formatting import first_names, rough_duration
 from tasks.analytics.calendar import Bucket, bucket_at, preceding
 from tasks.analytics.state import State, lag, states_of
 from tasks.apps import rollups
-from tasks.policies.rollup import Grain, Rollup
+from tasks.policies.rollup import Rollup
 from workers.inspection import Fault
 from workers.settings import Settings
 
 if TYPE_CHECKING:
     from workers.state_metrics import Lag
-
-#: How many rollups a sentence names.
-NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +88,13 @@ def faults(found: Iterable[RollupStatus]) -> list[Fault]:
     name = worst.rollup.name
     assert worst.lag is not None
     assert worst.next is not None
-    bucket = bucket_label(worst.next, worst.rollup.grain)
-    what = f"{bucket} should have been closed {rough(worst.lag)} ago"
+    bucket = formatting.bucket(worst.next.label)
+    what = f"{bucket} should have been closed {rough_duration(worst.lag)} ago"
     if len(late) == 1:
-        sentence = f"{name} is late: {what}; {rough(worst.rollup.late_after)} are allowed."
+        sentence = f"{name} is late: {what}; {rough_duration(worst.rollup.late_after)} are allowed."
     else:
-        names = [one.rollup.name for one in late]
-        more = len(names) - NAMED
-        listed = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
-        sentence = f"{len(late)} rollups are late: {listed}; of {name} {what}."
+        names = first_names([one.rollup.name for one in late])
+        sentence = f"{len(late)} rollups are late: {names}; of {name} {what}."
     return [
         Fault(
             sentence,
@@ -105,28 +102,3 @@ def faults(found: Iterable[RollupStatus]) -> list[Fault]:
             f"due at once: roomkeeper run {name}",
         )
     ]
-
-
-def bucket_label(bucket: Bucket, grain: Grain) -> str:
-    """Return a bucket as people call it: `2026-03-01`, `2026-03-01 14:00`."""
-    return f"{bucket.label:%Y-%m-%d}" if grain is Grain.DAY else f"{bucket.label:%Y-%m-%d %H:%M}"
-
-
-def span(found: Sequence[Bucket], grain: Grain) -> str:
-    """Return the first and the last of some buckets in their order: `2026-03-01 to 2026-03-05`."""
-    first, last = bucket_label(found[0], grain), bucket_label(found[-1], grain)
-    return first if first == last else f"{first} to {last}"
-
-
-def count_of(count: int, grain: Grain) -> str:
-    """Return a number of buckets as it is told: `1 day`, `1,200 hours`."""
-    return f"1 {grain}" if count == 1 else f"{count:,} {grain}s"
-
-
-def rough(period: timedelta) -> str:
-    """Return about how long that is: `3 days`, `26 hours`, `40 minutes`; `0 minutes` for seconds."""
-    minutes = int(period / timedelta(minutes=1))
-    if minutes < 120:
-        return "1 minute" if minutes == 1 else f"{minutes} minutes"
-    hours = minutes // 60
-    return f"{hours} hours" if hours < 48 else f"{hours // 24} days"

@@ -10,8 +10,9 @@ from psycopg.errors import QueryCanceled
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from commands import arguments, progress, rollup_status
-from commands.policies import counted, lacks_period, named, parsed, quiet, ready, told_time
+from commands import arguments, formatting, progress, rollup_status
+from commands.formatting import quantity, timestamp
+from commands.policies import lacks_period, named, parsed, quiet, ready
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
 from tasks.analytics.engine import MovedError, RollupProgress
 from tasks.analytics.state import due_by
@@ -65,7 +66,7 @@ def run(
         _tell_what_is_due(wanted, settings, moment or at)
     elif moment is not None and moment > at:
         raise SettingsError(
-            f"{told_time(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
+            f"{timestamp(moment)} UTC is still to come: what is alive now would be swept. Say --dry-run as "
             "well to see what would be due then."
         )
     else:
@@ -80,7 +81,7 @@ def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_ru
         raise SettingsError(
             f"{rollup.name} goes by the clock, or today's figures would lose what has come since. Say "
             "--dry-run as well to see what would be closed then; days that are past are computed anew with: "
-            "roomkeeper rollup backfill"
+            f"roomkeeper rollup backfill {rollup.name} --from DAY --to DAY"
         )
     ready(settings, rollup)
     with transaction() as connection:
@@ -117,14 +118,14 @@ def _tell_what_is_to_be_closed(
         first = bucket_at(standing.state.covered_from, rollup.grain, standing.state.zone)
         console.print(
             f"{rollup.name} has counted days of {standing.state.zone}: its next run computes all since "
-            f"{rollup_status.bucket_label(first, rollup.grain)} anew, as days of {zone(rollup, settings)}."
+            f"{formatting.bucket(first.label)} anew, as days of {zone(rollup, settings)}."
         )
     else:
         are = "is" if len(due) == 1 else "are"
-        which = f": {rollup_status.span(due, rollup.grain)}" if due else ""
+        which = f": {formatting.buckets(due[0].label, due[-1].label)}" if due else ""
         console.print(
-            f"{rollup.name}: {rollup_status.count_of(len(due), rollup.grain)} {are} to be closed at "
-            f"{told_time(moment)} UTC{which}."
+            f"{rollup.name}: {quantity(len(due), rollup.grain)} {are} to be closed at "
+            f"{timestamp(moment)} UTC{which}."
         )
     console.print("Nothing was changed.")
 
@@ -147,7 +148,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
             done = analytics.run(rollup, settings, by_hand=True, watch=watch)
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"{rollup.name}: broken off; {rollup_status.count_of(closed, rollup.grain)} closed."
+                f"{rollup.name}: broken off; {quantity(closed, rollup.grain)} closed."
             )
             raise typer.Exit(130) from None
         except MovedError as error:
@@ -156,7 +157,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
         raise SettingsError(_under_way(rollup.name))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{rollup.name}: {rollup_status.count_of(done.closed, rollup.grain)} closed, {counted(done.rows)} of "
+        f"{rollup.name}: {quantity(done.closed, rollup.grain)} closed, {quantity(done.rows, 'row')} of "
         f"figures changed, {monotonic() - began:.1f} s."
     )
     if done.more:
@@ -179,8 +180,8 @@ def _tell_what_is_due(policy: Sweep, settings: Settings, moment: datetime) -> No
         raise
     console = Console(highlight=False, markup=False, soft_wrap=True)
     example = ", for example:" if samples else "."
-    is_due = "1 row is" if found == 1 else f"{found:,} rows are"
-    console.print(f"{policy.name}: {is_due} due at {told_time(moment)} UTC{example}")
+    is_due = quantity(found, "row is", "rows are")
+    console.print(f"{policy.name}: {is_due} due at {timestamp(moment)} UTC{example}")
     for sample in samples:
         console.print(f"  {sample}")
     console.print("Nothing was changed.")
@@ -220,18 +221,16 @@ def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
             done = _run(policy, settings, moment, watch)
         except KeyboardInterrupt:
             Console(stderr=True, highlight=False).print(
-                f"{policy.name}: broken off; {counted(so_far)} {_what(policy)}."
+                f"{policy.name}: broken off; {quantity(so_far, 'row')} {_what(policy)}."
             )
             raise typer.Exit(130) from None
     if done is None:
         raise SettingsError(_under_way(policy.name))
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    batches = "1 batch" if done.batches == 1 else f"{done.batches:,} batches"
-    console.print(
-        f"{policy.name}: {counted(done.rows)} {_what(policy)} in {batches}, {monotonic() - began:.1f} s."
-    )
+    rows, batches = quantity(done.rows, "row"), quantity(done.batches, "batch", "batches")
+    console.print(f"{policy.name}: {rows} {_what(policy)} in {batches}, {monotonic() - began:.1f} s.")
     if done.remaining:
-        is_due = "1 row is" if done.remaining == 1 else f"{done.remaining:,} rows are"
+        is_due = quantity(done.remaining, "row is", "rows are")
         why = f"the database says {done.error}" if done.error else "somebody holds them, or changes them"
         console.print(f"{is_due} due still: {why}.")
     if isinstance(policy, Retention):
@@ -251,7 +250,7 @@ def _under_way(name: str) -> str:
 
 def _so_far(done: "SweepProgress") -> str:
     pages = f", page {done.page:,} of {done.pages:,}" if done.pages else ""
-    return f"{counted(done.rows)}{pages}"
+    return f"{quantity(done.rows, 'row')}{pages}"
 
 
 def _what(policy: Sweep) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from commands.formatting import first_names, quantity
 from stack.errors import StackError
 from tasks.apps import APPS, POLICIES, ROLLUPS
 from tasks.policies.retention import Retention
@@ -187,7 +188,7 @@ def _waiting(names: list[str], seconds: float, logs: "Path") -> str:
     """Say what is still waited for, with the last line of each worker's log."""
     from stack.processes import last_lines
 
-    shown = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+    shown = first_names(names, _NAMES)
     lines = [f"waiting for {shown}, {seconds:.0f} s so far."]
     for name in ("attachments", "maintenance"):
         with suppress(OSError):
@@ -200,7 +201,7 @@ def _tell(effects: list["Effect"]) -> int:
     """Tell what became of rows; return how many should have a receipt, and have none."""
     for effect in effects:
         case = effect.case
-        rows = "1 row" if case.rows == 1 else f"{case.rows} rows"
+        rows = quantity(case.rows, "row")
         when = f"{effect.seconds:.1f} s after it was due"
         receipt = "" if effect.receipt is None else f", receipt {effect.receipt}"
         mark, lacks = ("[green]✓[/]", "") if effect.proven else ("[red]✗[/]", ", without a receipt")
@@ -211,8 +212,7 @@ def _tell(effects: list["Effect"]) -> int:
 def _tell_figures(found: list["Seen"]) -> None:
     """Tell which rollups have their figures."""
     for seen in found:
-        unit = seen.rollup.grain if seen.buckets == 1 else f"{seen.rollup.grain}s"
-        many = f"{seen.total:,} {seen.told.many}, {seen.buckets} {unit}"
+        many = f"{seen.total:,} {seen.told.many}, {quantity(seen.buckets, seen.rollup.grain)}"
         console.print(f"[green]✓[/] {seen.rollup.name}: {many} (in {seen.rollup.table.fullname})")
 
 

@@ -349,7 +349,7 @@ class Supervisor:
     def _configuration(self) -> str:
         sections: dict[str, dict[str, object]] = {
             "unix_http_server": {"file": self._socket, "chmod": "0700"},
-            # For `supervisorctl -c …/supervisord.conf status`.
+            # `supervisorctl -c DIRECTORY/supervisord.conf status` reads it.
             "supervisorctl": {"serverurl": f"unix://{self._socket}"},
             "rpcinterface:supervisor": {
                 "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"

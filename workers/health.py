@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from workers import advice
 from workers.inspection import Fault
 
 #: A job that has not ended well for so many of its periods, and for so long, is overdue. One whose last runs,
@@ -193,8 +194,7 @@ def _stopped(job: str, health: Health) -> Fault:
     return Fault(
         # The rest of what it says is in the advice.
         f"{job} has stopped{_said(health.last).partition('. ')[0]}.",
-        f"Look with: roomkeeper retention preview {job}; if all of it may go: "
-        f"roomkeeper retention approve {job} --reason …",
+        f"Look with: roomkeeper retention preview {job}; if all of it may go: {advice.approve(job)}",
     )
 
 

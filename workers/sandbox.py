@@ -1,9 +1,9 @@
 """Has a stranger's bytes decoded in a process that may crash, hang, blow up or be taken over.
 
 Each thread of a worker process that needs it has one small helper (`sandbox_server.py`), started at the first
-file, which forks a child for each file. The child confines itself (`confine.py`) before it opens anything,
-does one piece of work, says what came of it, and ends. Whatever it does costs this file an attempt and
-nothing else.
+file, which forks a child for each file. The child confines itself (`sandbox_limits.py`) before it opens
+anything, does one piece of work, says what came of it, and ends. Whatever it does costs this file an attempt
+and nothing else.
 """
 
 import io

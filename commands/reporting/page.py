@@ -8,11 +8,15 @@ from hashlib import sha256
 from importlib.resources import files
 from xml.etree.ElementTree import Element
 
-from commands.reporting import vega, wording
+from commands import formatting
+from commands.formatting import quantity
+from commands.reporting import vega
+from commands.reporting.axes import wide_apart
 from commands.reporting.figures import Drawn, Heat, Known, Progress, Ranked, Report
 from commands.reporting.jobs import Job
 from commands.reporting.markup import tag, written
 from commands.reporting.records import Over, Shape, Unit
+from commands.reporting.units import WEEKDAYS, short_with_unit, with_unit
 
 #: How an outcome is marked.
 _OUTCOMES = {"done": "good", "more": "good", "skipped": "quiet", "failed": "bad", "stopped": "bad"}
@@ -39,7 +43,7 @@ def html(report: Report, about: str) -> str:
     # Whatever else a name may smuggle in: the browser runs these scripts alone, and asks nobody for anything.
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
-    days = wording.span(report.first, report.last)
+    days = formatting.days(report.first, report.last)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -85,8 +89,7 @@ def _json(value: object) -> str:
 def _header(report: Report, about: str, days: str) -> Element:
     zones = sorted({one.zone for one in report.progress}) or ["UTC"]
     made = f"{report.made_at:%Y-%m-%d %H:%M} UTC"
-    number = len(report.charts[0].days) if report.charts else 0
-    counted = "1 day" if number == 1 else f"{number:,} days"
+    count = quantity(len(report.charts[0].days) if report.charts else 0, "day")
     return tag(
         "header",
         tag("h1", report.app),
@@ -94,14 +97,14 @@ def _header(report: Report, about: str, days: str) -> Element:
         tag(
             "p",
             tag("strong", days),
-            f" · {counted} of {' and '.join(zones)} · made {made}",
+            f" · {count} of {' and '.join(zones)} · made {made}",
             class_="when",
         ),
     )
 
 
 def _main(report: Report) -> Element:
-    tiles = [_tile(drawn) for drawn in report.charts if drawn.chart.headline and drawn.told() is not None]
+    tiles = [_tile(drawn) for drawn in report.charts if drawn.chart.headline and drawn.over_all() is not None]
     charts = [
         *(_figure(f"chart-{at}", drawn) for at, drawn in enumerate(report.charts)),
         *(_heat(f"heat-{at}", heat) for at, heat in enumerate(report.heats)),
@@ -118,26 +121,26 @@ def _main(report: Report) -> Element:
 
 
 def _tile(drawn: Drawn) -> Element:
-    told = drawn.told()
-    assert told is not None
-    value, day = told
+    over_all = drawn.over_all()
+    assert over_all is not None
+    value, day = over_all
     closed = [
         one
         for one, known in zip(drawn.whole(), drawn.known, strict=True)
         if known is Known.CLOSED and one is not None
     ]
     if day is not None:
-        more = f"on {wording.day(day) if day.year == drawn.days[-1].year else wording.full_day(day)}"
+        more = f"on {formatting.day(day) if day.year == drawn.days[-1].year else formatting.full_day(day)}"
     elif closed:
         mean = sum(closed) / len(closed)
-        many = "1 closed day" if len(closed) == 1 else f"{len(closed)} closed days"
+        many = quantity(len(closed), "closed day")
         shown = round(mean) if mean >= 10 and drawn.chart.unit is Unit.NUMBER else mean
-        more = f"{wording.in_short(shown, drawn.chart.unit)} a day, mean of {many}"
+        more = f"{short_with_unit(shown, drawn.chart.unit)} a day, mean of {many}"
     else:
         more = "so far"
     return tag(
         "li",
-        tag("strong", wording.in_short(value, drawn.chart.unit), title=wording.told(value, drawn.chart.unit)),
+        tag("strong", short_with_unit(value, drawn.chart.unit), title=with_unit(value, drawn.chart.unit)),
         tag("span", drawn.chart.headline or ""),
         tag("small", more),
     )
@@ -150,7 +153,10 @@ def _legend_of_days(report: Report) -> Iterator[Element]:
     if Known.PROVISIONAL in kinds:
         parts += [tag("i", class_="swatch open"), " not closed yet: provisional, rows may still come "]
     if Known.NOTHING in kinds:
-        parts += [tag("i", class_="swatch nothing"), " no figures: not computed, which is not the same as 0"]
+        parts += [
+            tag("i", class_="swatch nothing"),
+            " no figures: before the first row, or not computed, which is not the same as 0",
+        ]
     if parts:
         yield tag("p", *parts, class_="note days")
 
@@ -166,7 +172,7 @@ def _figure(name: str, drawn: Drawn) -> Element:
         else None
     )
     says = drawn.chart.says
-    if vega.wide_apart(drawn):
+    if wide_apart(drawn):
         says += " The scale is logarithmic."
     zone = "" if drawn.zone == "UTC" else f" Days of {drawn.zone}."
     return tag(
@@ -194,7 +200,7 @@ def _table_of(drawn: Drawn) -> Element:
             tag(
                 "tr",
                 tag("th", f"{drawn.days[at]:%Y-%m-%d}{mark}", scope="row"),
-                *(_cell(wording.told(value, drawn.chart.unit)) for value in values),
+                *(_cell(with_unit(value, drawn.chart.unit)) for value in values),
                 class_=None if known is Known.CLOSED else str(known),
             )
         )
@@ -208,7 +214,7 @@ def _heat(name: str, heat: Heat) -> Element:
             tag("th", day, scope="row"),
             *(_cell("–" if mean is None else f"{mean:,.1f}") for mean in heat.means[at]),
         )
-        for at, day in enumerate(wording.WEEKDAYS)
+        for at, day in enumerate(WEEKDAYS)
     ]
     heads = ["day", *(f"{hour:02}" for hour in range(24))]
     scale = tag(
@@ -231,15 +237,15 @@ def _heat(name: str, heat: Heat) -> Element:
 
 def _ranking(ranked: Ranked) -> Element:
     ranking = ranked.ranking
-    heads = ["", ranking.called, *(one.name for one, _ in ranking.columns)]
+    heads = ["", ranking.heading, *(one.name for one in ranking.columns)]
     rows = [
         tag(
             "tr",
             tag("td", str(at)),
             tag("th", name, scope="row"),
             *(
-                _cell(wording.told(value, unit))
-                for value, (_, unit) in zip(values, ranking.columns, strict=True)
+                _cell(with_unit(value, one.figure.unit))
+                for value, one in zip(values, ranking.columns, strict=True)
             ),
         )
         for at, (name, values) in enumerate(ranked.rows, 1)
@@ -291,8 +297,8 @@ def _job(job: Job) -> Element:
         tag("td", ", ".join(f"{count:,} {outcome}" for outcome, count in job.outcomes.items()) or "–"),
         _cell(f"{sum(job.outcomes.values()):,}"),
         _cell(f"{job.rows:,}"),
-        _cell(wording.told(job.median, Unit.SECONDS)),
-        _cell(wording.told(job.longest, Unit.SECONDS)),
+        _cell(with_unit(job.median, Unit.SECONDS)),
+        _cell(with_unit(job.longest, Unit.SECONDS)),
     )
 
 

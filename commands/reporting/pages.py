@@ -1,6 +1,4 @@
-"""Which charts each application has: data, and nothing else."""
-
-from sqlalchemy import Float, cast, func
+"""Which charts each application has. What follows from the rollups is not said again: see `records`."""
 
 from commands.reporting.records import (
     By,
@@ -12,8 +10,11 @@ from commands.reporting.records import (
     Ranking,
     Series,
     Shape,
-    Unit,
     highest,
+    mean,
+    rest,
+    rows,
+    share,
     summed,
     the,
 )
@@ -33,13 +34,11 @@ from models.audiorooms import AudioRoom, RoomAnalytics
 from models.echoroom import ChatSession
 from tasks.policies.columns import Column
 
-_MEDIAN, _P95 = "median", "95th percentile"
-
 
 def _quantiles(median: Column, p95: Column) -> tuple[Series, ...]:
     return (
-        Series(_MEDIAN, the(median), Colour.BLUE, empty=None),
-        Series(_P95, the(p95), Colour.RED, empty=None),
+        Series("median", the(median), Colour.BLUE),
+        Series("95th percentile", the(p95), Colour.RED),
     )
 
 
@@ -49,14 +48,10 @@ def attachments(app: str) -> tuple[Chart, ...]:
     return (
         Chart(
             title="Attachments by verdict",
-            says="Files that were taken up that day, by what the scan said; 'none' has no verdict (yet).",
-            rollup="roomkeeper.attachments_daily",
-            model=AttachmentsDaily,
-            day=AttachmentsDaily.day,
+            says="Files that were taken up that day, by the scan's result; 'none' has no verdict (yet).",
             where=ours,
             series=By(
-                key=AttachmentsDaily.verdict,
-                value=summed(AttachmentsDaily.attachments),
+                summed(AttachmentsDaily.attachments),
                 colours={
                     "clean": Colour.GREEN,
                     "infected": Colour.RED,
@@ -69,28 +64,18 @@ def attachments(app: str) -> tuple[Chart, ...]:
         Chart(
             title="Attachments: size",
             says="Bytes of the files that were taken up that day, whatever the verdict.",
-            rollup="roomkeeper.attachments_daily",
-            model=AttachmentsDaily,
-            day=AttachmentsDaily.day,
             where=ours,
             series=(Series("size", summed(AttachmentsDaily.size_bytes)),),
-            unit=Unit.BYTES,
             headline="of attachments",
         ),
         Chart(
             title="Attachments: time to a clean verdict",
             says="From when a file was taken up to when it was finished; clean files only. Half of a day's "
             "files took no longer than the median, 95 of 100 no longer than the 95th percentile.",
-            rollup="roomkeeper.attachments_daily",
-            model=AttachmentsDaily,
-            day=AttachmentsDaily.day,
             where=ours & (AttachmentsDaily.verdict == "clean"),
             series=_quantiles(
                 AttachmentsDaily.processing_median_seconds, AttachmentsDaily.processing_p95_seconds
             ),
-            shape=Shape.LINES,
-            unit=Unit.SECONDS,
-            over=Over.NOTHING,
         ),
     )
 
@@ -100,36 +85,24 @@ AUDIOROOMS = Page(
         Chart(
             title="Listen minutes",
             says="Minutes that listeners spent in rooms that day; the rooms with the most, and all others.",
-            rollup="audiorooms.room_analytics",
-            model=RoomAnalytics,
-            day=RoomAnalytics.date,
             series=By(
-                key=RoomAnalytics.room_id,
-                value=summed(RoomAnalytics.total_listen_minutes),
+                summed(RoomAnalytics.total_listen_minutes),
                 name=AudioRoom.code,
-                of=AudioRoom.id,
                 top=6,
                 others="other rooms",
             ),
-            unit=Unit.MINUTES,
             headline="of listening",
         ),
         Chart(
             title="Peak of listeners",
             says="The most listeners at once in one room that day: of the room that had most, and the mean "
             "of all rooms that had any. Rooms have theirs at different moments: peaks are not added up.",
-            rollup="audiorooms.room_analytics",
-            model=RoomAnalytics,
-            day=RoomAnalytics.date,
             series=(
                 Series("fullest room", highest(RoomAnalytics.peak_listeners), Colour.BLUE),
                 Series(
                     "mean of the rooms",
-                    cast(
-                        func.avg(RoomAnalytics.peak_listeners).filter(RoomAnalytics.peak_listeners > 0), Float
-                    ),
+                    mean(RoomAnalytics.peak_listeners, RoomAnalytics.peak_listeners > 0),
                     Colour.YELLOW,
-                    empty=None,
                 ),
             ),
             shape=Shape.LINES,
@@ -140,9 +113,6 @@ AUDIOROOMS = Page(
             title="Room listeners",
             says="Different listeners of each room that day, added up: who was in three rooms counts three "
             "times, once per room.",
-            rollup="audiorooms.room_analytics",
-            model=RoomAnalytics,
-            day=RoomAnalytics.date,
             series=(Series("room listeners", summed(RoomAnalytics.total_listeners)),),
             over=Over.HIGHEST,
             headline="most room listeners on a day",
@@ -150,15 +120,7 @@ AUDIOROOMS = Page(
         Chart(
             title="Rooms with listeners",
             says="Rooms that had at least one listener that day.",
-            rollup="audiorooms.room_analytics",
-            model=RoomAnalytics,
-            day=RoomAnalytics.date,
-            series=(
-                Series(
-                    "rooms",
-                    func.count().filter(RoomAnalytics.total_listeners > 0),
-                ),
-            ),
+            series=(Series("rooms", rows(RoomAnalytics.total_listeners > 0)),),
             over=Over.HIGHEST,
             headline="most rooms with listeners on a day",
         ),
@@ -167,24 +129,12 @@ AUDIOROOMS = Page(
         Ranking(
             title="Busiest rooms",
             says="By listen minutes over all days shown. The peak is that of the fullest day.",
-            rollup="audiorooms.room_analytics",
-            model=RoomAnalytics,
-            day=RoomAnalytics.date,
-            key=RoomAnalytics.room_id,
-            called="room",
             name=AudioRoom.code,
-            of=AudioRoom.id,
             columns=(
-                (Series("listen minutes", summed(RoomAnalytics.total_listen_minutes)), Unit.NUMBER),
-                (Series("highest peak", highest(RoomAnalytics.peak_listeners)), Unit.NUMBER),
-                (Series("most listeners on a day", highest(RoomAnalytics.total_listeners)), Unit.NUMBER),
-                (
-                    Series(
-                        "days with listeners",
-                        func.count().filter(RoomAnalytics.total_listeners > 0),
-                    ),
-                    Unit.NUMBER,
-                ),
+                Series("listening", summed(RoomAnalytics.total_listen_minutes)),
+                Series("highest peak", highest(RoomAnalytics.peak_listeners)),
+                Series("most listeners on a day", highest(RoomAnalytics.total_listeners)),
+                Series("days with listeners", rows(RoomAnalytics.total_listeners > 0)),
             ),
         ),
     ),
@@ -195,9 +145,6 @@ CONNECT = Page(
         Chart(
             title="Calls by outcome",
             says="Calls that began that day, by their outcome as it stands now.",
-            rollup="connect.calls_daily",
-            model=ConnectCallsDaily,
-            day=ConnectCallsDaily.day,
             series=(
                 Series("female connected", summed(ConnectCallsDaily.female_connected), Colour.GREEN),
                 Series("both left", summed(ConnectCallsDaily.both_left), Colour.BLUE),
@@ -211,66 +158,28 @@ CONNECT = Page(
             title="Connect rate",
             says="Of the calls that began that day, the share that a connection came of, or whose outcome "
             "says so.",
-            rollup="connect.calls_daily",
-            model=ConnectCallsDaily,
-            day=ConnectCallsDaily.day,
-            series=(
-                Series(
-                    "connect rate",
-                    cast(func.sum(ConnectCallsDaily.connected), Float)
-                    / func.nullif(func.sum(ConnectCallsDaily.calls), 0),
-                    empty=None,
-                ),
-            ),
-            shape=Shape.LINES,
-            unit=Unit.SHARE,
-            over=Over.NOTHING,
+            series=(Series("connect rate", share(ConnectCallsDaily.connected, ConnectCallsDaily.calls)),),
         ),
         Chart(
             title="Median length of calls",
             says="Half of the calls of that day that have ended were no longer; each type by itself.",
-            rollup="connect.calls_daily",
-            model=ConnectCallsDaily,
-            day=ConnectCallsDaily.day,
-            series=By(
-                key=ConnectCallsDaily.interaction_type,
-                value=the(ConnectCallsDaily.median_seconds),
-                empty=None,
-            ),
-            shape=Shape.LINES,
-            unit=Unit.SECONDS,
-            over=Over.NOTHING,
+            series=By(the(ConnectCallsDaily.median_seconds)),
         ),
         Chart(
             title="Long calls",
             says="The 95th percentile: 95 of 100 calls were no longer; each type by itself.",
-            rollup="connect.calls_daily",
-            model=ConnectCallsDaily,
-            day=ConnectCallsDaily.day,
-            series=By(
-                key=ConnectCallsDaily.interaction_type, value=the(ConnectCallsDaily.p95_seconds), empty=None
-            ),
-            shape=Shape.LINES,
-            unit=Unit.SECONDS,
-            over=Over.NOTHING,
+            series=By(the(ConnectCallsDaily.p95_seconds)),
         ),
         Chart(
             title="Talk time",
             says="The length of all calls that began that day and have ended.",
-            rollup="connect.calls_daily",
-            model=ConnectCallsDaily,
-            day=ConnectCallsDaily.day,
-            series=By(key=ConnectCallsDaily.interaction_type, value=summed(ConnectCallsDaily.total_seconds)),
-            unit=Unit.SPENT,
+            series=By(summed(ConnectCallsDaily.total_seconds)),
             headline="of talk",
         ),
         Chart(
             title="People",
             says="Different people in calls, and different people who sent a message, that day. Who comes on "
             "two days counts on each, so days are not added up.",
-            rollup="connect.daily",
-            model=ConnectDaily,
-            day=ConnectDaily.day,
             series=(
                 Series("in calls", the(ConnectDaily.users_in_calls), Colour.BLUE),
                 Series("sent a message", the(ConnectDaily.senders), Colour.PURPLE),
@@ -282,18 +191,12 @@ CONNECT = Page(
         Chart(
             title="Messages",
             says="Messages that were sent that day.",
-            rollup="connect.daily",
-            model=ConnectDaily,
-            day=ConnectDaily.day,
             series=(Series("messages", the(ConnectDaily.messages)),),
             headline="messages",
         ),
         Chart(
             title="Video requests",
             says="Requests that were made that day, by what has become of them; 'unknown' have no status.",
-            rollup="connect.daily",
-            model=ConnectDaily,
-            day=ConnectDaily.day,
             series=(
                 Series("approved", the(ConnectDaily.requests_approved), Colour.GREEN),
                 Series("rejected", the(ConnectDaily.requests_rejected), Colour.RED),
@@ -301,12 +204,12 @@ CONNECT = Page(
                 Series("pending", the(ConnectDaily.requests_pending), Colour.CYAN),
                 Series(
                     "unknown",
-                    func.max(
-                        ConnectDaily.requests
-                        - ConnectDaily.requests_approved
-                        - ConnectDaily.requests_rejected
-                        - ConnectDaily.requests_expired
-                        - ConnectDaily.requests_pending
+                    rest(
+                        ConnectDaily.requests,
+                        ConnectDaily.requests_approved,
+                        ConnectDaily.requests_rejected,
+                        ConnectDaily.requests_expired,
+                        ConnectDaily.requests_pending,
                     ),
                     Colour.GREY,
                 ),
@@ -321,12 +224,8 @@ OPENCHAT = Page(
         Chart(
             title="Messages by type",
             says="Messages that were sent that day, deleted ones too.",
-            rollup="openchat.messages_daily",
-            model=OpenchatMessagesDaily,
-            day=OpenchatMessagesDaily.day,
             series=By(
-                key=OpenchatMessagesDaily.content_type,
-                value=summed(OpenchatMessagesDaily.messages),
+                summed(OpenchatMessagesDaily.messages),
                 colours={"text": Colour.BLUE},
                 top=6,
                 others="other types",
@@ -337,9 +236,6 @@ OPENCHAT = Page(
             title="Active users",
             says="Different people who sent a message that day. Who comes on two days counts on each, so "
             "days are not added up.",
-            rollup="openchat.daily",
-            model=OpenchatDaily,
-            day=OpenchatDaily.day,
             series=(Series("active users", the(OpenchatDaily.active_users)),),
             over=Over.HIGHEST,
             headline="most active users on a day",
@@ -348,20 +244,11 @@ OPENCHAT = Page(
             title="Delivery time",
             says="From a message to its delivery, of messages sent that day. Half took no longer than the "
             "median, 95 of 100 no longer than the 95th percentile.",
-            rollup="openchat.daily",
-            model=OpenchatDaily,
-            day=OpenchatDaily.day,
             series=_quantiles(OpenchatDaily.delivery_median_seconds, OpenchatDaily.delivery_p95_seconds),
-            shape=Shape.LINES,
-            unit=Unit.SECONDS,
-            over=Over.NOTHING,
         ),
         Chart(
             title="Conversations",
             says="Different conversations that had a message that day.",
-            rollup="openchat.daily",
-            model=OpenchatDaily,
-            day=OpenchatDaily.day,
             series=(Series("conversations", the(OpenchatDaily.conversations)),),
             over=Over.HIGHEST,
             headline="most conversations on a day",
@@ -374,9 +261,6 @@ PERN = Page(
         Chart(
             title="Messages",
             says="Messages that were sent that day.",
-            rollup="pern.daily",
-            model=PernDaily,
-            day=PernDaily.day,
             series=(Series("messages", the(PernDaily.messages)),),
             headline="messages",
         ),
@@ -384,9 +268,6 @@ PERN = Page(
             title="Active users",
             says="Different people who sent, or read, something that day. Who comes on two days counts on "
             "each, so days are not added up.",
-            rollup="pern.daily",
-            model=PernDaily,
-            day=PernDaily.day,
             series=(Series("active users", the(PernDaily.active_users)),),
             over=Over.HIGHEST,
             headline="most active users on a day",
@@ -394,34 +275,18 @@ PERN = Page(
         Chart(
             title="Delivery time",
             says="From a message to its delivery, of deliveries of that day.",
-            rollup="pern.daily",
-            model=PernDaily,
-            day=PernDaily.day,
             series=_quantiles(PernDaily.delivery_median_seconds, PernDaily.delivery_p95_seconds),
-            shape=Shape.LINES,
-            unit=Unit.SECONDS,
-            over=Over.NOTHING,
         ),
         Chart(
             title="Reading time",
             says="From a message to its being read, of messages that were read that day.",
-            rollup="pern.daily",
-            model=PernDaily,
-            day=PernDaily.day,
             series=_quantiles(PernDaily.read_median_seconds, PernDaily.read_p95_seconds),
-            shape=Shape.LINES,
-            unit=Unit.SECONDS,
-            over=Over.NOTHING,
         ),
         Chart(
             title="Security events by severity",
             says="Entries of the audit log of that day.",
-            rollup="pern.security_daily",
-            model=PernSecurityDaily,
-            day=PernSecurityDaily.day,
             series=By(
-                key=PernSecurityDaily.severity,
-                value=summed(PernSecurityDaily.events),
+                summed(PernSecurityDaily.events),
                 colours={
                     "info": Colour.GREY,
                     "warning": Colour.YELLOW,
@@ -435,9 +300,6 @@ PERN = Page(
         Chart(
             title="Sessions",
             says="Sessions that began that day.",
-            rollup="pern.sessions_daily",
-            model=PernSessionsDaily,
-            day=PernSessionsDaily.day,
             series=(Series("sessions", the(PernSessionsDaily.sessions)),),
             headline="sessions",
         ),
@@ -449,9 +311,6 @@ ECHOROOM = Page(
         Chart(
             title="Messages by type",
             says="Messages that were sent in rooms that day; 'other' have no type.",
-            rollup="echoroom.daily",
-            model=EchoroomDaily,
-            day=EchoroomDaily.day,
             series=(
                 Series("text", summed(EchoroomDaily.messages_text), Colour.BLUE),
                 Series("AI prompt", summed(EchoroomDaily.messages_ai_prompt), Colour.PURPLE),
@@ -459,12 +318,12 @@ ECHOROOM = Page(
                 Series("system", summed(EchoroomDaily.messages_system), Colour.CYAN),
                 Series(
                     "other",
-                    func.sum(
-                        EchoroomDaily.messages
-                        - EchoroomDaily.messages_text
-                        - EchoroomDaily.messages_ai_prompt
-                        - EchoroomDaily.messages_mood_check
-                        - EchoroomDaily.messages_system
+                    rest(
+                        EchoroomDaily.messages,
+                        EchoroomDaily.messages_text,
+                        EchoroomDaily.messages_ai_prompt,
+                        EchoroomDaily.messages_mood_check,
+                        EchoroomDaily.messages_system,
                     ),
                     Colour.GREY,
                 ),
@@ -475,9 +334,6 @@ ECHOROOM = Page(
             title="Room participants",
             says="Different people of each room that day, and those of them who were seen speaking, added up "
             "over the rooms: people count once per room.",
-            rollup="echoroom.daily",
-            model=EchoroomDaily,
-            day=EchoroomDaily.day,
             series=(
                 Series("in a room", summed(EchoroomDaily.participants), Colour.BLUE),
                 Series("seen speaking", summed(EchoroomDaily.speakers), Colour.GREEN),
@@ -490,9 +346,6 @@ ECHOROOM = Page(
             title="Peak of participants",
             says="The most people at once in one room that day: of the room that had most. Rooms have "
             "theirs at different moments: peaks are not added up.",
-            rollup="echoroom.daily",
-            model=EchoroomDaily,
-            day=EchoroomDaily.day,
             series=(Series("fullest room", highest(EchoroomDaily.peak_participants)),),
             over=Over.HIGHEST,
             headline="most people at once in a room",
@@ -500,9 +353,6 @@ ECHOROOM = Page(
         Chart(
             title="Reactions",
             says="Reactions to messages that were given that day.",
-            rollup="echoroom.daily",
-            model=EchoroomDaily,
-            day=EchoroomDaily.day,
             series=(Series("reactions", summed(EchoroomDaily.reactions)),),
             headline="reactions",
         ),
@@ -512,36 +362,24 @@ ECHOROOM = Page(
             title="When people are there",
             says="Room participants by weekday and hour (UTC), people counted once per room and hour: the "
             "mean of the hours shown that are closed.",
-            rollup="echoroom.hourly",
-            model=EchoroomHourly,
-            hour=EchoroomHourly.hour,
-            value=summed(EchoroomHourly.participants),
+            figure=summed(EchoroomHourly.participants),
         ),
         Hours(
             title="When people write",
             says="Messages by weekday and hour (UTC): the mean of the hours shown that are closed.",
-            rollup="echoroom.hourly",
-            model=EchoroomHourly,
-            hour=EchoroomHourly.hour,
-            value=summed(EchoroomHourly.messages),
+            figure=summed(EchoroomHourly.messages),
         ),
     ),
     rankings=(
         Ranking(
             title="Busiest rooms",
             says="By messages over all days shown. The peak is that of the fullest day.",
-            rollup="echoroom.daily",
-            model=EchoroomDaily,
-            day=EchoroomDaily.day,
-            key=EchoroomDaily.room_id,
-            called="room",
             name=ChatSession.category,
-            of=ChatSession.id,
             columns=(
-                (Series("messages", summed(EchoroomDaily.messages)), Unit.NUMBER),
-                (Series("reactions", summed(EchoroomDaily.reactions)), Unit.NUMBER),
-                (Series("highest peak", highest(EchoroomDaily.peak_participants)), Unit.NUMBER),
-                (Series("most people on a day", highest(EchoroomDaily.participants)), Unit.NUMBER),
+                Series("messages", summed(EchoroomDaily.messages)),
+                Series("reactions", summed(EchoroomDaily.reactions)),
+                Series("highest peak", highest(EchoroomDaily.peak_participants)),
+                Series("most people on a day", highest(EchoroomDaily.participants)),
             ),
         ),
     ),

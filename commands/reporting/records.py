@@ -1,17 +1,22 @@
 """What a report may say of its charts: records, that the code beside this file reads and draws.
 
-A chart is made of the rows of one table of figures. Each series is an aggregate of the rows of one day; the
-record says what may be done with its days (`over`), so that nothing is added up that must not be.
+A chart says what is its own: a title, its figures, how they are drawn. Which rollup makes them, and so the
+table, its day and its keys, follows from the columns of the figures; the unit from their names.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import Column as TableColumn
+from sqlalchemy import ColumnElement, Float, cast, func, inspect
 
-from tasks.policies.columns import Column, Model
+from tasks.apps import ROLLUPS
+from tasks.policies.columns import Column, model_of, parts_of
+from tasks.policies.rollup import Rollup
+
+Number = int | float
 
 
 class Shape(StrEnum):
@@ -28,7 +33,7 @@ class Unit(StrEnum):
 
     NUMBER = "number"
     SECONDS = "seconds"
-    #: Seconds of many people together, told in hours.
+    #: Seconds of many people together, shown as hours.
     SPENT = "spent"
     MINUTES = "minutes"
     BYTES = "bytes"
@@ -36,13 +41,13 @@ class Unit(StrEnum):
 
 
 class Over(StrEnum):
-    """What may be told of all days together."""
+    """What a chart may show of all days together."""
 
     #: Their sum.
     SUM = "sum"
     #: The highest of them.
     HIGHEST = "highest"
-    #: Nothing: a median, say.
+    #: Nothing: of medians, percentiles and rates.
     NOTHING = "nothing"
 
 
@@ -58,57 +63,110 @@ class Colour(StrEnum):
     GREY = "grey"
 
 
-def the(column: Column) -> ColumnElement[Any]:
+# -- figures ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Figure:
+    """An aggregate of the rows of a day, or of a day and a key.
+
+    Attributes:
+        counts: whether it counts something: without a row it is 0. A median, a percentile or a rate does not:
+            without a row there is none, and of several days neither.
+    """
+
+    value: ColumnElement[Any]
+    unit: Unit = Unit.NUMBER
+    counts: bool = True
+
+    @property
+    def empty(self) -> float | None:
+        """The figure of a day without rows."""
+        return 0 if self.counts else None
+
+
+def the(column: Column) -> Figure:
     """Return a column's value, of a table that has one row for a day and series."""
-    return func.max(column)
+    return Figure(func.max(column), _unit(column), counts=not _column(column).nullable)
 
 
-def summed(column: Column) -> ColumnElement[Any]:
+def summed(column: Column) -> Figure:
     """Return the sum of a day's rows."""
-    return func.sum(func.coalesce(column, 0))
+    unit = _unit(column)
+    return Figure(func.sum(func.coalesce(column, 0)), Unit.SPENT if unit is Unit.SECONDS else unit)
 
 
-def highest(column: Column) -> ColumnElement[Any]:
+def highest(column: Column) -> Figure:
     """Return the highest of a day's rows."""
-    return func.max(func.coalesce(column, 0))
+    return Figure(func.max(func.coalesce(column, 0)), _unit(column))
+
+
+def rows(where: ColumnElement[bool]) -> Figure:
+    """Return the number of a day's rows of which something is true."""
+    return Figure(func.count().filter(where))
+
+
+def rest(total: Column, *parts: Column) -> Figure:
+    """Return the sum of what is in no part of a day's total."""
+    value: ColumnElement[Any] = total.expression
+    for part in parts:
+        value = value - part
+    return Figure(func.sum(value))
+
+
+def mean(column: Column, where: ColumnElement[bool]) -> Figure:
+    """Return the mean of those of a day's rows of which something is true."""
+    return Figure(cast(func.avg(column).filter(where), Float), counts=False)
+
+
+def share(part: Column, whole: Column) -> Figure:
+    """Return the share that a part has of the whole, over all of a day's rows."""
+    value = cast(func.sum(part), Float) / func.nullif(func.sum(whole), 0)
+    return Figure(value, Unit.SHARE, counts=False)
+
+
+def _column(column: Column) -> TableColumn[Any]:
+    found: TableColumn[Any] = column.property.columns[0]
+    return found
+
+
+def _unit(column: Column) -> Unit:
+    """Return the unit that ends a column's name: `total_seconds`, `size_bytes`."""
+    last = _column(column).name.rpartition("_")[2]
+    return {"seconds": Unit.SECONDS, "minutes": Unit.MINUTES, "bytes": Unit.BYTES}.get(last, Unit.NUMBER)
+
+
+# -- series ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """A figure by its name.
-
-    Attributes:
-        empty: what a day without a row has: 0 where something is counted, None where there is nothing to take
-            a median of.
-    """
+    """A figure by its name."""
 
     name: str
-    value: ColumnElement[Any]
+    figure: Figure
     colour: Colour | None = None
-    empty: float | None = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class By:
-    """Series that are told by a column: one for each value of it.
+    """A series for each value of the rollup's key: of the one that the chart's `where` leaves.
 
     Attributes:
-        key: the column.
-        value: the figure.
-        name: what a key is called, in the table whose `of` is the key; None: as the key is.
+        name: the column of the key's own table that names it; None: it is shown as it is.
         colours: of keys that mean something.
-        top: only so many, those with the highest sums; the rest is added up under `others`.
-        empty: see `Series`.
+        top: only so many, those with the highest sums; the others are added up as one series.
+        others: the name of that series.
     """
 
-    key: Column
-    value: ColumnElement[Any]
+    figure: Figure
     name: Column | None = None
-    of: Column | None = None
     colours: Mapping[str, Colour] | None = None
     top: int | None = None
     others: str = "others"
-    empty: float | None = 0
+
+
+# -- what is shown ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,26 +176,54 @@ class Chart:
     Attributes:
         title: what it shows, in some words.
         says: what a number is, in a sentence or two.
-        rollup: the rollup that makes its figures.
-        model: the rollup's table.
-        day: its day.
-        series: what is drawn: named figures, or one for each value of a column.
+        series: named figures, or one for each value of a key.
         where: which of the table's rows are meant; None for all.
-        over: what may be told of all days together.
-        headline: what that is called; None: it is not told.
+        shape: how it is drawn; lines, if nothing is counted.
+        over: what may be shown of all days together; nothing, if nothing is counted.
+        headline: the name of that; None: it is not shown.
     """
 
     title: str
     says: str
-    rollup: str
-    model: Model
-    day: Column
     series: tuple[Series, ...] | By
     where: ColumnElement[bool] | None = None
     shape: Shape = Shape.STACK
-    unit: Unit = Unit.NUMBER
     over: Over = Over.SUM
     headline: str | None = None
+    rollup: Rollup = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rollup", _rollup(self.title, self.figures))
+        if not any(figure.counts for figure in self.figures):
+            object.__setattr__(self, "shape", Shape.LINES)
+            object.__setattr__(self, "over", Over.NOTHING)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures of its series."""
+        return (self.series.figure,) if isinstance(self.series, By) else tuple(s.figure for s in self.series)
+
+    @property
+    def unit(self) -> Unit:
+        """The unit that its figures have in common."""
+        return self.figures[0].unit
+
+    @property
+    def reads(self) -> Iterator[Any]:
+        """What it reads of the database."""
+        yield from (self.rollup.bucket, *(figure.value for figure in self.figures))
+        if self.where is not None:
+            yield self.where
+        if isinstance(self.series, By):
+            yield self.key
+            yield from _named(self.series.name)
+
+    @property
+    def key(self) -> Column:
+        """The key whose values have a series each."""
+        fixed = set() if self.where is None else {column.name for column in _columns(self.where)}
+        (key,) = (column for column in self.rollup.key if _column(column).name not in fixed)
+        return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,34 +232,53 @@ class Hours:
 
     title: str
     says: str
-    rollup: str
-    model: Model
-    hour: Column
-    value: ColumnElement[Any]
+    figure: Figure
+    rollup: Rollup = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rollup", _rollup(self.title, [self.figure]))
+
+    @property
+    def reads(self) -> Iterator[Any]:
+        """What it reads of the database."""
+        yield from (self.rollup.bucket, self.figure.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranking:
-    """Those with the most: the first column's sum decides.
+    """The keys of a rollup with the most: the first column's sum decides.
 
     Attributes:
-        key: what is ranked.
-        called: what a key's column is headed.
-        name, of: see `By`.
+        name: see `By`.
         columns: figures over all days shown.
     """
 
     title: str
     says: str
-    rollup: str
-    model: Model
-    day: Column
-    key: Column
-    called: str
     name: Column | None = None
-    of: Column | None = None
-    columns: tuple[tuple[Series, Unit], ...]
+    columns: tuple[Series, ...]
     limit: int = 10
+    rollup: Rollup = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rollup", _rollup(self.title, [one.figure for one in self.columns]))
+
+    @property
+    def key(self) -> Column:
+        """What is ranked."""
+        (key,) = self.rollup.key
+        return key
+
+    @property
+    def heading(self) -> str:
+        """The heading of the keys' column."""
+        return _column(self.key).name.removesuffix("_id")
+
+    @property
+    def reads(self) -> Iterator[Any]:
+        """What it reads of the database."""
+        yield from (self.rollup.bucket, self.key, *(one.figure.value for one in self.columns))
+        yield from _named(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,3 +288,43 @@ class Page:
     charts: tuple[Chart, ...]
     hours: tuple[Hours, ...] = ()
     rankings: tuple[Ranking, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Chart | Hours | Ranking, ...]:
+        """All of it."""
+        return (*self.charts, *self.hours, *self.rankings)
+
+    @property
+    def rollups(self) -> list[str]:
+        """The names of the rollups that make its figures."""
+        return list(dict.fromkeys(one.rollup.name for one in self.shown))
+
+
+def id_of(name: Column) -> Column:
+    """Return the key of the table that a name is in."""
+    mapper = inspect(model_of(name))
+    (key,) = mapper.primary_key
+    found: Column = getattr(mapper.class_, mapper.get_property_by_column(key).key)
+    return found
+
+
+def _named(name: Column | None) -> tuple[Column, ...]:
+    return () if name is None else (id_of(name), name)
+
+
+def _rollup(title: str, figures: Iterable[Figure]) -> Rollup:
+    """Return the rollup that makes some figures.
+
+    Raises:
+        ValueError: they are of no rollup's table, or of several.
+    """
+    tables = {column.table for column in _columns(*(figure.value for figure in figures))}
+    found = [rollup for rollup in ROLLUPS.values() if rollup.table in tables]
+    if len(found) != 1:
+        names = ", ".join(rollup.name for rollup in found) or "none"
+        raise ValueError(f"{title}: its figures must be of one rollup's table, and are of: {names}")
+    return found[0]
+
+
+def _columns(*expressions: ColumnElement[Any]) -> Iterator[TableColumn[Any]]:
+    return (one for one in parts_of(*expressions) if isinstance(one, TableColumn))

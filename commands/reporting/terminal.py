@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from commands.reporting import wording
-from commands.reporting.figures import Drawn, Heat, Known, Number, Ranked, Report
+from commands import formatting
+from commands.reporting.figures import Drawn, Heat, Known, Ranked, Report
 from commands.reporting.jobs import Job
-from commands.reporting.records import Over, Shape, Unit
-from commands.reporting.wording import WEEKDAYS
+from commands.reporting.records import Number, Over, Shape, Unit
+from commands.reporting.units import WEEKDAYS, with_unit
 
 #: What a value is shown as, from the lowest to the highest; where letters are all there is, as digits.
 BARS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
@@ -35,7 +35,7 @@ def sparkline(values: Sequence[Number | None], signs: str = BARS, highest: Numbe
 
 
 def narrowed(values: Sequence[Number | None], width: int) -> list[Number | None]:
-    """Return at most `width` values: the highest of each so many days, which may be told of any figure."""
+    """Return at most `width` values: the highest of each so many days, which fits any figure."""
     size = -(-len(values) // width)
     # From the end: the latest days are whole.
     first = len(values) % size
@@ -52,7 +52,7 @@ def tell(report: Report, about: str, console: Console) -> None:
     console.print(f"{report.app}: {about}", style="bold", markup=False)
     zones = " and ".join(sorted({one.zone for one in report.progress}))
     console.print(
-        f"{_plain(wording.span(report.first, report.last), plain)}, days of {zones}; "
+        f"{_plain(formatting.days(report.first, report.last), plain)}, days of {zones}; "
         f"made {report.made_at:%Y-%m-%d %H:%M} UTC"
     )
     if (size := -(-count // width)) > 1:
@@ -81,7 +81,8 @@ def _chart(drawn: Drawn, console: Console, width: int, plain: bool) -> None:
     table = Table(box=None, pad_edge=False, title=Text(chart.title, style="bold"), title_justify="left")
     table.add_column("", overflow="fold", min_width=12, max_width=24)
     table.add_column("", no_wrap=True)
-    table.add_column("" if closed is None else wording.day(drawn.days[closed]), justify="right", no_wrap=True)
+    last = "" if closed is None else formatting.day(drawn.days[closed])
+    table.add_column(last, justify="right", no_wrap=True)
     table.add_column(heads[chart.over], justify="right", no_wrap=True)
     together = chart.shape is Shape.STACK and chart.over is Over.SUM and len(drawn.lines) > 1
     rows = [(line.name, line.values) for line in drawn.lines]
@@ -93,11 +94,13 @@ def _chart(drawn: Drawn, console: Console, width: int, plain: bool) -> None:
         table.add_row(
             Text(name, style="bold" if name == "together" else ""),
             _signs(drawn, values, width, plain),
-            "" if closed is None else _plain(wording.told(values[closed], chart.unit), plain),
-            "" if over is None else _plain(wording.told(over, chart.unit), plain),
+            "" if closed is None else _plain(with_unit(values[closed], chart.unit), plain),
+            "" if over is None else _plain(with_unit(over, chart.unit), plain),
         )
-    console.print(table)
-    if not drawn.lines:
+    if drawn.any:
+        console.print(table)
+    else:
+        console.print(Text(chart.title, style="bold"))
         console.print("  No figures.")
     if note := _note(drawn):
         console.print(Text(_plain(note, plain), style="dim"))
@@ -123,13 +126,17 @@ def _note(drawn: Drawn) -> str:
         if not days:
             continue
         if (days[-1] - days[0]).days + 1 == len(days):
-            notes.append(f"{what}: {wording.span(days[0], days[-1])}")
+            notes.append(f"{what}: {formatting.days(days[0], days[-1])}")
         else:
             notes.append(f"{what}: {len(days)} days")
     return "; ".join(notes)
 
 
 def _heat(heat: Heat, console: Console, plain: bool) -> None:
+    if not heat.highest:
+        console.print(Text(heat.hours.title, style="bold"))
+        console.print("  No figures.")
+        return
     table = Table(box=None, pad_edge=False, title=Text(heat.hours.title, style="bold"), title_justify="left")
     table.add_column("UTC", min_width=12)
     table.add_column("0     6     12    18", no_wrap=True)
@@ -144,13 +151,19 @@ def _heat(heat: Heat, console: Console, plain: bool) -> None:
 
 def _ranking(ranked: Ranked, console: Console) -> None:
     ranking = ranked.ranking
+    if not ranked.rows:
+        console.print(Text(ranking.title, style="bold"))
+        console.print("  No figures.")
+        return
     table = _listed(ranking.title)
-    table.add_column(ranking.called, overflow="fold")
-    for series, _ in ranking.columns:
+    table.add_column(ranking.heading, overflow="fold")
+    for series in ranking.columns:
         table.add_column(series.name, justify="right")
     for name, values in ranked.rows:
-        told = (wording.told(value, unit) for value, (_, unit) in zip(values, ranking.columns, strict=True))
-        table.add_row(Text(name), *told)
+        cells = (
+            with_unit(value, one.figure.unit) for value, one in zip(values, ranking.columns, strict=True)
+        )
+        table.add_row(Text(name), *cells)
     console.print(table)
 
 
@@ -172,7 +185,7 @@ def _jobs(jobs: Sequence[Job], console: Console, plain: bool) -> None:
             Text(outcome, style="red" if wrong else ""),
             f"{sum(job.outcomes.values()):,}",
             f"{job.outcomes.get('failed', 0):,}",
-            _plain(wording.told(job.median, Unit.SECONDS), plain),
+            _plain(with_unit(job.median, Unit.SECONDS), plain),
         )
     console.print(table)
 

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from models.platform import Approval, Receipt
 from tasks.apps import after
 from tasks.policies.retention import Retention
+from workers import advice
 from workers.settings import Settings
 
 #: What is usual is told by so many runs.
@@ -62,7 +63,7 @@ def allowance(connection: Connection, policy: Retention, settings: Settings) -> 
     if restored is not None:
         raise ApprovalRequired(
             f"Rows that {policy.name} would take were put back (receipt {restored.number}): place a hold on "
-            f"whose they are, then say: roomkeeper retention approve {policy.name} --reason …"
+            f"whose they are, then say: {advice.approve(policy.name)}"
         )
     if approval is None:
         return Allowance(limit, usual)

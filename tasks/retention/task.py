@@ -27,7 +27,7 @@ from tasks.sweeps.batch import Taken
 from tasks.sweeps.engine import SweepProgress, SweepRun
 from tasks.sweeps.limits import table_share, time_limit
 from tasks.sweeps.statements import key_of
-from workers import job_history
+from workers import advice, job_history
 from workers.db import transaction
 from workers.queues import MAINTENANCE
 from workers.settings import Settings, variable
@@ -62,7 +62,7 @@ def run(
     period = after(policy, settings)
     if policy.off_until_set and period is None:
         raise ApprovalRequired(
-            f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=…"
+            f"{policy.name} has no period: set {variable('retention_days')}={policy.name}=DAYS"
         )
     stopped: ApprovalRequired | None = None
     with job_history.run(policy.name, slot=slot, longest=longest + timedelta(minutes=10)) as entry:
@@ -152,7 +152,7 @@ def _far_more(policy: Retention, allowed: Allowance) -> ApprovalRequired:
     return ApprovalRequired(
         f"{policy.name} would take more than {allowed.rows:,} rows, and a run of it usually takes "
         f"{allowed.usual:,}. Look with: roomkeeper retention preview {policy.name}; if it is right: "
-        f"roomkeeper retention approve {policy.name} --reason …"
+        f"{advice.approve(policy.name)}"
     )
 
 

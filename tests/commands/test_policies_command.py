@@ -223,28 +223,6 @@ def test_a_database_that_will_not_do_is_a_sentence(platform: Platform, arguments
     assert "geheim" not in outcome.err
 
 
-@pytest.mark.parametrize(
-    ("seconds", "spelt", "short"),
-    [
-        (1, "1 second", "1 s"),
-        (1.5, "1.5 seconds", "1.5 s"),
-        (0.25, "0.25 seconds", "0.25 s"),
-        (59, "59 seconds", "59 s"),
-        (60, "1 minute", "1 min"),
-        (90, "90 seconds", "90 s"),
-        (1800, "30 minutes", "30 min"),
-        (5400, "90 minutes", "90 min"),
-        (43200, "12 hours", "12 h"),
-        (86400, "1 day", "1 d"),
-        (30 * 86400, "30 days", "30 d"),
-        (3650 * 86400 + 1, "315,360,001 seconds", "315,360,001 s"),
-    ],
-)
-def test_periods_are_said_as_people_say_them(seconds: float, spelt: str, short: str) -> None:
-    period = timedelta(seconds=seconds)
-    assert (command.spell(period), command.short(period)) == (spelt, short)
-
-
 def test_every_rule_says_its_period_or_how_to_set_it() -> None:
     settings = load({"DATABASE_URL": "postgresql://h/d"})
     for policy in POLICIES.values():

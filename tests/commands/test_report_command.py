@@ -20,12 +20,24 @@ import vl_convert
 from sqlalchemy import Engine, insert
 from syrupy.assertion import SnapshotAssertion
 
-from commands.reporting import records, vega
-from commands.reporting.figures import Known, Progress, known
+from commands.reporting import vega
+from commands.reporting.figures import Drawn, Known, Line, Progress, known
 from commands.reporting.pages import PAGES, attachments
-from commands.reporting.records import By, Chart, Colour, Hours, Over, Ranking, Unit
+from commands.reporting.records import (
+    By,
+    Chart,
+    Colour,
+    Hours,
+    Over,
+    Ranking,
+    Series,
+    Shape,
+    Unit,
+    rows,
+    summed,
+)
 from commands.reporting.terminal import narrowed, sparkline
-from commands.reporting.wording import in_short, told
+from commands.reporting.units import short_with_unit, with_unit
 from models import audiorooms, echoroom
 from models.analytics import (
     AttachmentsDaily,
@@ -34,13 +46,16 @@ from models.analytics import (
     EchoroomHourly,
     OpenchatDaily,
     OpenchatMessagesDaily,
+    PernDaily,
     RollupState,
 )
 from models.platform import JobRun
 from stack.ports import free_port
 from stack.programs import roomkeeper as command
-from tasks.apps import APPS, ROLLUPS
+from tasks.apps import APPS
 from tasks.policies.columns import table_of
+from tasks.policies.rollup import DAY as DAILY
+from tasks.policies.rollup import HOUR
 from tests.commands.cli import Outcome, refused, roomkeeper, stable, timeless
 from tests.platform import environment
 from workers.db import create
@@ -214,45 +229,72 @@ def test_every_application_has_a_page() -> None:
     assert PAGES.keys() == APPS.keys()
 
 
-def shown(page: records.Page, app: str) -> list[Chart | Hours | Ranking]:
+def shown(app: str) -> tuple[Chart | Hours | Ranking, ...]:
     more = attachments(app) if APPS[app].attachments else ()
-    return [*page.charts, *more, *page.hours, *page.rankings]
+    return (*PAGES[app].shown, *more)
 
 
 SHOWN: dict[str, Chart | Hours | Ranking] = {
-    f"{app}: {one.title}": one for app, page in PAGES.items() for one in shown(page, app)
+    f"{app}: {one.title}": one for app in PAGES for one in shown(app)
 }
+CHARTS: dict[str, Chart] = {name: one for name, one in SHOWN.items() if isinstance(one, Chart)}
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_a_chart_shows_what_its_rollup_makes(name: str) -> None:
-    chart = SHOWN[name]
-    rollup = ROLLUPS[chart.rollup]
-    bucket = chart.hour if isinstance(chart, Hours) else chart.day
-    assert (rollup.model, rollup.bucket.key) == (chart.model, bucket.key)
+def test_a_chart_is_of_a_rollup_of_its_application(name: str) -> None:
+    rollup = SHOWN[name].rollup
+    assert rollup.app in {name.partition(":")[0], "roomkeeper"}
+    assert rollup.grain is (HOUR if isinstance(SHOWN[name], Hours) else DAILY)
 
 
-@pytest.mark.parametrize("name", [name for name, one in SHOWN.items() if isinstance(one, Chart)])
+def test_a_chart_is_of_one_rollup() -> None:
+    both = (Series("a", summed(PernDaily.messages)), Series("b", summed(OpenchatDaily.messages)))
+    with pytest.raises(
+        ValueError, match=r"^Both: its .* of one rollup's table, and are of: openchat.daily, pern"
+    ):
+        Chart(title="Both", says="", series=both)
+    with pytest.raises(ValueError, match=r"are of: none$"):
+        Ranking(title="Rooms", says="", columns=(Series("a", rows(audiorooms.AudioRoom.code == "x")),))
+
+
+def test_a_rollup_says_what_a_chart_does_not() -> None:
+    by_verdict, size, duration = attachments("pern")
+    assert (by_verdict.rollup.name, by_verdict.key.key) == ("roomkeeper.attachments_daily", "verdict")
+    assert [one.unit for one in (by_verdict, size, duration)] == [Unit.NUMBER, Unit.BYTES, Unit.SECONDS]
+    assert (duration.shape, duration.over) == (Shape.LINES, Over.NOTHING)
+    assert (by_verdict.shape, by_verdict.over) == (Shape.STACK, Over.SUM)
+    units = {one.title: one.unit for one in (*PAGES["connect"].charts, *PAGES["audiorooms"].charts)}
+    assert units["Talk time"] is Unit.SPENT
+    assert units["Long calls"] is Unit.SECONDS
+    assert units["Connect rate"] is Unit.SHARE
+    assert units["Listen minutes"] is Unit.MINUTES
+    (rooms,) = PAGES["audiorooms"].rankings
+    assert (rooms.key.key, rooms.heading) == ("room_id", "room")
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_charts_series_have_one_unit(name: str) -> None:
+    assert {figure.unit for figure in CHARTS[name].figures} == {CHARTS[name].unit}
+
+
+@pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_adds_up_only_what_adds_up(name: str) -> None:
-    chart = SHOWN[name]
-    assert isinstance(chart, Chart)
-    series = chart.series
-    values = [series.value] if isinstance(series, By) else [one.value for one in series]
-    columns = " ".join(str(value) for value in values)
-    if re.search("median|p95|rate", columns):
+    chart = CHARTS[name]
+    columns = " ".join(str(figure.value) for figure in chart.figures)
+    if re.search("median|p95|rate|avg|nullif", columns) and "peak_" not in columns:
         # Not of days, and not of types.
         assert chart.over is Over.NOTHING
         assert chart.headline is None
-        assert "rate" in columns or "sum(" not in columns
-        assert all(one.empty is None for one in ([series] if isinstance(series, By) else series))
+        assert "nullif" in columns or "sum(" not in columns
+        assert all(figure.empty is None for figure in chart.figures)
     if re.search("peak_|users|senders|listeners|participants|speakers|conversations", columns):
         assert chart.over is Over.HIGHEST
     if "peak_" in columns:
         assert "sum(" not in columns
-    if isinstance(series, By) and series.top is not None:
+    if isinstance(chart.series, By) and chart.series.top is not None:
         assert "sum(" in columns
         # That is the colour of the others.
-        assert Colour.GREY not in (series.colours or {}).values()
+        assert Colour.GREY not in (chart.series.colours or {}).values()
     assert chart.headline is None or chart.over is not Over.NOTHING
 
 
@@ -278,9 +320,9 @@ def test_the_page_has_the_tables_figures(world: World) -> None:
         ["2020-03-01", "100 min", "90 min", "190 min"],
     ]
     assert page.tables["Busiest rooms"] == [
-        ["", "room", "listen minutes", "highest peak", "most listeners on a day", "days with listeners"],
-        ["1", "AAAAAA", "157", "5", "9", "3"],
-        ["2", "BBBBBB", "90", "8", "20", "1"],
+        ["", "room", "listening", "highest peak", "most listeners on a day", "days with listeners"],
+        ["1", "AAAAAA", "157 min", "5", "9", "3"],
+        ["2", "BBBBBB", "90 min", "8", "20", "1"],
     ]
     assert "4.1 h of listening" in page.words
     assert "8 most listeners at once in a room on 1 Mar" in page.words
@@ -354,8 +396,9 @@ def test_hours_are_means_of_closed_hours(world: World) -> None:
         (one["d"], one["h"]): (one["v"], one["n"])
         for one in page.drawn("When people are there")["data"]["values"]
     }
-    # Before 1:00 only the second Sunday is covered; an hour without a row had nobody.
-    assert [heat["Sunday", hour] for hour in range(4)] == [(0, 1), (0, 2), (5.5, 2), (0, 1)]
+    # Before 1:00 only the second Sunday is covered, and the first row is of 2:00; from then on an hour
+    # without a row counts 0.
+    assert [heat["Sunday", hour] for hour in range(4)] == [(0, 1), (0, 1), (5.5, 2), (0, 1)]
     assert heat["Monday", 2] == (5, 1)
     assert table(page, "When people write")["Sunday"]["02"] == "5.0"
 
@@ -416,7 +459,71 @@ def test_days_are_closed_provisional_or_without_figures(world: World) -> None:
     assert re.fullmatch(r"active users   ▇██   +12 +13", line.rstrip())
 
 
+def test_days_before_the_first_row_have_no_figures(world: World) -> None:
+    """The rollup covers them, but the application was not in use yet."""
+    world.rolled("openchat.daily", "openchat.messages_daily", closed=FIRST + 5 * DAY)
+    for number, users in ((2, 7), (4, 3)):
+        world.add(OpenchatDaily, {"day": FIRST + number * DAY, "messages": 9, "active_users": users})
+    world.add(
+        OpenchatMessagesDaily,
+        {"day": FIRST + 3 * DAY, "content_type": "text", "messages": 5},
+        {"day": FIRST + 4 * DAY, "content_type": "image", "messages": 1},
+    )
+    page = world.page("openchat", FIRST, FIRST + 4 * DAY)
+    assert page.values("Active users") == [[None, None, 7, 0, 3]]
+    # Each chart has a first row of its own; its series have it in common.
+    assert page.values("Messages by type") == [[None, None, None, 5, 0], [None, None, None, 0, 1]]
+    assert page.tables["Messages by type"] == [
+        ["day", "text", "image", "together"],
+        ["2020-03-05", "0", "1", "1"],
+        ["2020-03-04", "5", "0", "5"],
+        *([f"2020-03-0{number} (no figures)", "–", "–", "–"] for number in (3, 2, 1)),
+    ]
+    assert "no figures: before the first row" in page.words
+    # Pointing at such a day shows what the table has.
+    assert "isValid(datum[0]) || isValid(datum[1]) ?" in json.dumps(page.drawn("Messages by type"))
+    lines = world.tell("openchat", "--from", str(FIRST), "--to", str(FIRST + 4 * DAY)).out.splitlines()
+    shown = {line[:14].rstrip(): line[14:].rstrip() for line in lines}
+    assert shown["active users"].startswith("  █▁▄ ")
+    assert shown["together"].startswith("   █▃ ")
+    assert [line for line in lines if line.startswith("no figures")][:4] == [
+        "no figures: 1–3 Mar 2020",
+        "no figures: 1–2 Mar 2020",
+        "no figures: 1–2 Mar 2020",
+        "no figures: 1–2 Mar 2020",
+    ]
+
+
+def test_an_application_without_any_row_has_no_figures(world: World) -> None:
+    world.rolled("pern.daily", "openchat.daily", "roomkeeper.attachments_daily")
+    outcome = world.tell("pern", "--from", str(FIRST), "--to", str(FIRST))
+    assert (outcome.code, outcome.err) == (
+        1,
+        "There are no figures of pern for 1 Mar 2020 yet; see: roomkeeper rollup list\n",
+    )
+    # Where one chart has figures, the page and the terminal name the others.
+    world.add(OpenchatDaily, {"day": FIRST, "messages": 1, "active_users": 1})
+    page = world.page("openchat", FIRST, FIRST)
+    assert "Attachments by verdict" not in page.tables
+    out = world.tell("openchat", "--from", str(FIRST), "--to", str(FIRST)).out
+    assert page.words.count("No figures.") == out.count("No figures.") > 0
+
+
 PROGRESS = Progress("x", "UTC", at(FIRST), at(FIRST + 2 * DAY), at(FIRST + 2 * DAY))
+
+
+@pytest.mark.parametrize(
+    ("day", "first", "what"),
+    [
+        (FIRST, None, Known.NOTHING),
+        (FIRST, FIRST + DAY, Known.NOTHING),
+        (FIRST, FIRST, Known.CLOSED),
+        (FIRST + 2 * DAY, FIRST + DAY, Known.PROVISIONAL),
+        (FIRST + 2 * DAY, FIRST + 3 * DAY, Known.NOTHING),
+    ],
+)
+def test_figures_begin_with_the_first_row(day: date, first: date | None, what: Known) -> None:
+    assert known(day, PROGRESS, first) is what
 
 
 @pytest.mark.parametrize(
@@ -437,17 +544,21 @@ PROGRESS = Progress("x", "UTC", at(FIRST), at(FIRST + 2 * DAY), at(FIRST + 2 * D
     ],
 )
 def test_what_is_known_of_a_day(day: date, state: Progress | None, what: Known) -> None:
-    assert known(day, state) is what
+    assert known(day, state, date.min) is what
 
 
 def test_a_zone_is_told(world: World) -> None:
     world.rolled("openchat.daily", covered=FIRST - DAY, zone="Europe/Berlin")
+    world.add(OpenchatDaily, {"day": FIRST})
     page = world.page("openchat", FIRST, FIRST)
     assert "1 day of Europe/Berlin" in page.words
     assert "Days of Europe/Berlin." in page.words
 
 
 # -- the page --------------------------------------------------------------------------------------------
+
+#: A chart of one series, to be drawn with figures of a test's own.
+PROFILE = PAGES["openchat"].charts[1]
 
 
 def filled(world: World, days: int = 30, types: list[str] | None = None) -> None:
@@ -575,6 +686,33 @@ def drawn_by_vega(spec: dict[str, Any]) -> str:
     return str(vl_convert.vegalite_to_svg(spec | {"width": 600}))
 
 
+@pytest.mark.parametrize(
+    ("unit", "highest", "labels"),
+    [
+        (Unit.NUMBER, 0, ["0", "1"]),
+        (Unit.NUMBER, 1, ["0", "1"]),
+        (Unit.NUMBER, 3, ["0", "1", "2", "3"]),
+        (Unit.NUMBER, 40_000, ["0", "10,000", "20,000", "30,000", "40,000"]),
+        (Unit.NUMBER, 1_500_000, ["0", "500 k", "1 M", "1.5 M"]),
+        (Unit.NUMBER, 4_000_000_000, ["0", "1 bn", "2 bn", "3 bn", "4 bn"]),
+        (Unit.MINUTES, 1, ["0", "1"]),
+        (Unit.BYTES, 1, ["0 B", "1 B"]),
+        (Unit.BYTES, 3000, ["0 B", "1 kB", "2 kB", "3 kB"]),
+        (Unit.SPENT, 0, ["0 h", "0.1 h"]),
+        (Unit.SPENT, 3600, ["0 h", "0.2 h", "0.4 h", "0.6 h", "0.8 h", "1 h"]),
+        (Unit.SHARE, 0.02, ["0 %", "0.5 %", "1 %", "1.5 %", "2 %"]),
+    ],
+)
+@pytest.mark.parametrize("shape", Shape)
+def test_an_axis_reads_as_people_write(unit: Unit, highest: float, labels: list[str], shape: Shape) -> None:
+    figure = replace(PROFILE.figures[0], unit=unit)
+    chart = replace(PROFILE, series=(Series("one", figure),), shape=shape)
+    lines = (Line("one", Colour.BLUE, (0, highest)),)
+    drawn = Drawn(chart, (FIRST, FIRST + DAY), (Known.CLOSED,) * 2, FIRST, "UTC", lines)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn_by_vega(vega.chart(drawn)))
+    assert [one for one in texts if not one.endswith(" Mar")] == labels
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_vega_draws_what_it_is_given(world: World, number: int) -> None:
     filled(world, 5)
@@ -663,7 +801,7 @@ def test_the_terminal_says_the_same(world: World, snapshot: SnapshotAssertion) -
         "BBBBBB █▁▁ 0 min 90 min",
         "together █▅▂ 550 min 1,747 min",
         "fullest room █▄▂ 3 8",
-        "AAAAAA 1,657 5 9 3",
+        "AAAAAA 1,657 min 5 9 3",
     ):
         assert line in lines
     assert "\x1b" not in outcome.out
@@ -740,7 +878,7 @@ def test_a_line_that_is_too_long_shows_the_highest_of_some_days() -> None:
     ],
 )
 def test_a_figure_is_told_with_its_unit(value: float | None, unit: Unit, text: str) -> None:
-    assert told(value, unit) == text
+    assert with_unit(value, unit) == text
 
 
 @pytest.mark.parametrize(
@@ -757,7 +895,7 @@ def test_a_figure_is_told_with_its_unit(value: float | None, unit: Unit, text: s
     ],
 )
 def test_a_figure_is_told_in_short(value: float, unit: Unit, text: str) -> None:
-    assert in_short(value, unit) == text
+    assert short_with_unit(value, unit) == text
 
 
 # -- jobs ------------------------------------------------------------------------------------------------
@@ -845,9 +983,12 @@ def test_what_cannot_be_shown_is_a_sentence(
 
 
 def test_days_before_the_first_figures_are_a_sentence(world: World, snapshot: SnapshotAssertion) -> None:
-    world.rolled("pern.daily")
+    world.rolled("pern.daily", covered=FIRST - 2 * DAY)
+    world.add(PernDaily, {"day": FIRST})
     outcome = world.tell("pern", "--from", "2019-12-30", "--to", "2020-01-02")
-    assert refused(outcome, " 2020-03-01.") == snapshot(name="before")
+    assert refused(
+        outcome, " 2020-03-01.", "backfill pern.daily --from 2019-12-30 --to 2020-02-29"
+    ) == snapshot(name="before")
     # The rollup is behind.
     outcome = world.tell("pern", "--from", "2020-04-01", "--to", "2020-04-02")
     assert refused(outcome) == snapshot(name="behind")
@@ -858,12 +999,14 @@ def test_an_application_that_is_not_enabled_is_named(world: World, snapshot: Sna
     assert refused(world.tell("pern"), "ROOMKEEPER_APPS") == snapshot
     # What was made before is shown.
     world.rolled("pern.daily")
+    world.add(PernDaily, {"day": FIRST})
     assert world.tell("pern", "--from", str(FIRST), "--to", str(FIRST)).code == 0
 
 
 def test_thirty_days_are_shown_if_nobody_says_which(world: World) -> None:
     today = datetime.now(UTC).date()
     world.rolled("openchat.daily", covered=today - 40 * DAY, closed=today, ticked=datetime.now(UTC))
+    world.add(OpenchatDaily, {"day": today - 40 * DAY})
     path = world.folder / "page.html"
     assert world.tell("openchat", "--html", str(path)).code == 0
     page = Page(path.read_text(encoding="utf-8"))
@@ -872,11 +1015,12 @@ def test_thirty_days_are_shown_if_nobody_says_which(world: World) -> None:
 
 
 def test_a_renamed_schema_is_read(world: World) -> None:
+    world.room("AAAAAA", {FIRST: (1, 2, 3)})
     with world.engine.begin() as connection:
         connection.exec_driver_sql("ALTER SCHEMA audiorooms RENAME TO rooms")
     world.settings = {"ROOMKEEPER_SCHEMAS": "audiorooms=rooms"}
     world.rolled("audiorooms.room_analytics")
-    assert world.page("audiorooms", FIRST, FIRST).values("Room listeners") == [[0]]
+    assert world.page("audiorooms", FIRST, FIRST).values("Room listeners") == [[3]]
 
 
 def test_a_database_that_will_not_do_is_a_sentence(world: World) -> None:
@@ -889,6 +1033,7 @@ def test_a_database_that_will_not_do_is_a_sentence(world: World) -> None:
     assert "audiorooms.room_analytics" in sentence
     # Others do without it.
     world.rolled("pern.daily")
+    world.add(PernDaily, {"day": FIRST})
     assert world.tell("pern", "--from", str(FIRST), "--to", str(FIRST)).code == 0
     with environment({"DATABASE_URL": f"postgresql://ada:geheim@localhost:{free_port()}/chat"}):
         outcome = roomkeeper("report", "pern")

@@ -174,6 +174,9 @@ def test_all_policies_are_previewed_roughly(
         ("preview", "--days", "30"),
         ("approve", AUDIT, "--reason", " "),
         ("restore", "1", "--reason", " "),
+        # The advice was pasted as it is.
+        ("approve", AUDIT, "--reason", "REASON."),
+        ("approve", AUDIT, "--reason", "…"),
         ("receipt", "7"),
         ("restore", "7", "--reason", "x"),
         ("receipts", "pern.mesages"),
@@ -461,11 +464,15 @@ def test_what_was_taken_is_put_back(platform: Platform, snapshot: SnapshotAssert
     outcome = on(platform, *put_back)
     assert (outcome.code, outcome.err) == (0, "")
     assert everything(platform) == before
-    *each, last = outcome.out.splitlines()
+    *each, stops, first, second = outcome.out.splitlines()
     for name in ("pern.attachments", "pern.message_statuses", "pern.messages"):
         assert any(line.startswith(f"{name}: 1 row ") for line in each)
-    assert "(pern.messages_by_conversation, pern.messages)" in last
-    assert [*sorted(each), last] == snapshot(name="put back")
+    # To be pasted, one for each.
+    assert [first, second] == [
+        f'roomkeeper retention approve {name} --reason "REASON"'
+        for name in ("pern.messages_by_conversation", "pern.messages")
+    ]
+    assert [*sorted(each), stops] == snapshot(name="put back")
     ((content,),) = platform.sql("SELECT content FROM roomkeeper.receipts WHERE number = 2")
     assert (content["operator"], content["reason"], content["of"]) == ("ada", "a mistake", 1)
     # Once more changes nothing.

@@ -26,7 +26,14 @@ from tasks.retention import archive, partitions, receipts
 from tasks.retention.archive import Archived
 from tasks.retention.batch import RetentionBatches
 from tasks.retention.cascade import files_of
-from tasks.retention.partitions import PartitionError, create_for_rows, create_upcoming, drop, missing_months
+from tasks.retention.partitions import (
+    PartitionError,
+    archives,
+    create_for_rows,
+    create_upcoming,
+    drop,
+    missing_months,
+)
 from tasks.retention.partitions.catalog import Found
 from tasks.retention.partitions.policies import running, whole
 from tasks.retention.restore import restore
@@ -96,7 +103,7 @@ def dropped(platform: Platform, now: datetime = NOW, **given: Any) -> dict[str, 
     """Drop what is over; return why what stays does, by partition."""
     done = partitions.drop_past(AUDIT, platform.settings, now, **given)
     assert not done.busy
-    return {fate.name: fate.kept for fate in done.fates}
+    return {result.name: result.kept for result in done.results}
 
 
 def kinds(platform: Platform) -> list[tuple[str, str, int]]:
@@ -486,7 +493,7 @@ def test_what_was_dropped_comes_back(monthly: Platform) -> None:
 def test_a_large_partition_is_archived_in_parts(monthly: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(monthly, 1_000)
     log(monthly, JANUARY, "security")
-    monkeypatch.setattr(drop, "ARCHIVE_ROWS", 100)
+    monkeypatch.setattr(archives, "ARCHIVE_ROWS", 100)
     before = everything(monthly)
     assert dropped(monthly)["audit_logs_y2026m01"] is None
     with monthly.engine.begin() as connection:
@@ -637,7 +644,7 @@ def test_two_at_once_drop_once(monthly: Platform) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(run, range(2)))
-    gone = [fate.name for one in done for fate in one.fates if fate.kept is None]
+    gone = [result.name for one in done for result in one.results if result.kept is None]
     assert sorted(gone) == ["audit_logs_before_y2025m12", "audit_logs_y2025m12", "audit_logs_y2026m01"]
     assert [one for one in kinds(monthly) if one[2]] == [("dropped", "pern.audit_info", 500)]
     assert left_over(monthly) == []

@@ -139,17 +139,17 @@ def test_every_protection_is_in_force_here_and_can_be_asked_for() -> None:
     [
         ("landlock._CREATE_RULESET = 9999", "landlock"),
         ("syscalls.MACHINES = {}", "seccomp"),
-        ("confine._CAPABILITY_VERSION = 1", "capabilities"),
+        ("sandbox_limits._CAPABILITY_VERSION = 1", "capabilities"),
     ],
 )
 def test_a_kernel_that_lacks_one_protection_still_gives_the_others(
     without: str, missing: str, tmp_path: Path
 ) -> None:
     script = (
-        "import json, sys\nfrom pathlib import Path\nfrom workers import confine, landlock, syscalls\n"
+        "import json, sys\nfrom pathlib import Path\nfrom workers import landlock, sandbox_limits, syscalls\n"
         f"{without}\n"
         "limits = dict(memory_bytes=1 << 30, seconds=9, file_bytes=9999)\n"
-        "print(json.dumps(confine.confine(Path(sys.argv[1]), [], **limits)))"
+        "print(json.dumps(sandbox_limits.restrict(Path(sys.argv[1]), [], **limits)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True, timeout=60
