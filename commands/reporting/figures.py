@@ -101,7 +101,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RollupCoverage:
     """How far a rollup has come."""
 
     rollup: str
@@ -122,11 +122,11 @@ class Report:
     charts: tuple[Drawn, ...]
     heats: tuple[Heat, ...]
     rankings: tuple[Ranked, ...]
-    progress: tuple[Progress, ...]
+    progress: tuple[RollupCoverage, ...]
     jobs: tuple[Job, ...]
 
 
-def known(day: date, state: Progress | None, first: date | None) -> Known:
+def known(day: date, state: RollupCoverage | None, first: date | None) -> Known:
     """Return what is known of a day.
 
     Args:

@@ -12,7 +12,7 @@ from commands import formatting
 from commands.formatting import quantity
 from commands.reporting import vega
 from commands.reporting.axes import wide_apart
-from commands.reporting.figures import Drawn, Heat, Known, Progress, Ranked, Report
+from commands.reporting.figures import Drawn, Heat, Known, Ranked, Report, RollupCoverage
 from commands.reporting.jobs import Job
 from commands.reporting.markup import tag, written
 from commands.reporting.records import Over, Shape, Unit
@@ -314,7 +314,7 @@ def _progress(report: Report) -> Element:
     )
 
 
-def _progress_of(one: Progress) -> Element:
+def _progress_of(one: RollupCoverage) -> Element:
     moments = (one.covered_from, one.watermark, one.ticked_at)
     return tag(
         "tr",

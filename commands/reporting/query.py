@@ -10,7 +10,7 @@ from sqlalchemy import Column as TableColumn
 from sqlalchemy import Connection, Select, Table, case, func, literal_column, select
 
 from commands.formatting import printable
-from commands.reporting.figures import Drawn, Heat, Known, Line, Progress, Ranked, Report, known
+from commands.reporting.figures import Drawn, Heat, Known, Line, Ranked, Report, RollupCoverage, known
 from commands.reporting.jobs import read_jobs
 from commands.reporting.records import By, Chart, Colour, Hours, Number, Page, Ranking, Series, id_of
 from models.analytics import RollupState
@@ -33,13 +33,13 @@ def needs(page: Page) -> list[Need]:
     return [Need(table, frozenset(names), frozenset({"SELECT"})) for table, names in read.items()]
 
 
-def progress(connection: Connection, rollups: Iterable[str]) -> dict[str, Progress]:
+def progress(connection: Connection, rollups: Iterable[str]) -> dict[str, RollupCoverage]:
     """Return how far those of the rollups have come that have begun."""
     columns = [
         getattr(RollupState, name) for name in ("name", "zone", "covered_from", "watermark", "ticked_at")
     ]
     rows = connection.execute(select(*columns).where(RollupState.name.in_(list(rollups))))
-    return {row.name: Progress(*row) for row in rows}
+    return {row.name: RollupCoverage(*row) for row in rows}
 
 
 def read(
@@ -75,7 +75,9 @@ def read(
 # -- days ------------------------------------------------------------------------------------------------
 
 
-def _chart(connection: Connection, chart: Chart, days: tuple[date, ...], state: Progress | None) -> Drawn:
+def _chart(
+    connection: Connection, chart: Chart, days: tuple[date, ...], state: RollupCoverage | None
+) -> Drawn:
     first = _first(connection, chart)
     seen = tuple(known(day, state, first) for day in days)
     covered = [day for day, one in zip(days, seen, strict=True) if one is not Known.NOTHING]
@@ -107,7 +109,7 @@ def _first(connection: Connection, shown: Chart | Hours | Ranking) -> Any:
     return connection.scalar(query if where is None else query.where(where))
 
 
-def _first_covered(state: Progress) -> date:
+def _first_covered(state: RollupCoverage) -> date:
     """Return the first day that a rollup covers from its beginning."""
     day = bucket_at(state.covered_from, Grain.DAY, state.zone)
     return day.label if day.start == state.covered_from else day.label + _DAY
@@ -209,7 +211,7 @@ def plain(value: Any) -> Number | None:
 
 
 def _ranking(
-    connection: Connection, ranking: Ranking, days: tuple[date, ...], state: Progress | None
+    connection: Connection, ranking: Ranking, days: tuple[date, ...], state: RollupCoverage | None
 ) -> Ranked:
     first = _first(connection, ranking)
     covered = [day for day in days if known(day, state, first) is not Known.NOTHING]
@@ -228,7 +230,9 @@ def _ranking(
     return Ranked(ranking, tuple((names[row.key], tuple(map(plain, row[1:]))) for row in rows))
 
 
-def _hours(connection: Connection, hours: Hours, first: date, last: date, state: Progress | None) -> Heat:
+def _hours(
+    connection: Connection, hours: Hours, first: date, last: date, state: RollupCoverage | None
+) -> Heat:
     hour = timedelta(hours=1)
     start, end = day_of(first, "UTC").start, day_of(last, "UTC").end
     values: dict[datetime, float] = {}

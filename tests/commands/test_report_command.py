@@ -21,7 +21,7 @@ from sqlalchemy import Engine, insert
 from syrupy.assertion import SnapshotAssertion
 
 from commands.reporting import vega
-from commands.reporting.figures import Drawn, Known, Line, Progress, known
+from commands.reporting.figures import Drawn, Known, Line, RollupCoverage, known
 from commands.reporting.pages import PAGES, attachments
 from commands.reporting.records import (
     By,
@@ -509,7 +509,7 @@ def test_an_application_without_any_row_has_no_figures(world: World) -> None:
     assert page.words.count("No figures.") == out.count("No figures.") > 0
 
 
-PROGRESS = Progress("x", "UTC", at(FIRST), at(FIRST + 2 * DAY), at(FIRST + 2 * DAY))
+PROGRESS = RollupCoverage("x", "UTC", at(FIRST), at(FIRST + 2 * DAY), at(FIRST + 2 * DAY))
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ def test_figures_begin_with_the_first_row(day: date, first: date | None, what: K
         (FIRST + DAY, replace(PROGRESS, zone="Europe/Berlin", watermark=at(FIRST + DAY, 23)), Known.CLOSED),
     ],
 )
-def test_what_is_known_of_a_day(day: date, state: Progress | None, what: Known) -> None:
+def test_what_is_known_of_a_day(day: date, state: RollupCoverage | None, what: Known) -> None:
     assert known(day, state, date.min) is what
 
 
