@@ -532,7 +532,7 @@ def load(environment: Mapping[str, str]) -> Settings:
             values[known[name]] = value
         elif name.startswith(PREFIX):
             likely = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {likely[0]}?" if likely else "; see the README's configuration table."
+            hint = f"; did you mean {likely[0]}?" if likely else "; see docs/settings.md."
             faults.append(f"{name} is not a setting{hint}")
     try:
         settings = Settings.model_validate(values)

@@ -1,7 +1,7 @@
 """No row leaves before the buckets that need it are closed; what has left freezes them.
 
 What a policy says is due is taken when all of it that rollups count lies in closed buckets: each moment of
-each row (`Feed.at`), of those that go along with it too, before the watermark, and not before what is
+each row (`SourceTable.at`), of those that go along with it too, before the watermark, and not before what is
 covered: that was never counted, and waits for a backfill. How far the rollups have come is asked once, when
 a run begins; since then they have only gone on.
 
