@@ -1,4 +1,4 @@
-"""`roomkeeper attachments`: one file's story, and what an operator may do to it."""
+"""`roomkeeper attachments`: one file's event log, and what an operator may do to it."""
 
 import re
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from tasks.attachments.attachment_work import UnknownAttachmentError
 from tasks.attachments.content.finding import phrase
 from workers.settings import SettingsError
 
-app = typer.Typer(help="One file's story; retry, quarantine or release it.", no_args_is_help=True)
+app = typer.Typer(help="One file's event log; retry, quarantine or release it.", no_args_is_help=True)
 
 App = Annotated[str, typer.Argument(metavar="APP", help="The application.")]
 Id = Annotated[UUID, typer.Argument(metavar="ID", help="The attachment's id.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the file's story.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the file's event log.")]
 
 #: More lines than this nobody reads.
 _LISTED = 1000
@@ -61,7 +61,7 @@ _LINES = (
 
 @app.command()
 def show(application: App, attachment_id: Id) -> None:
-    """Tell one file's story: each phase, when, how long, and what was found."""
+    """Tell one file's event log: each phase, when, how long, and what was found."""
     console = Console(soft_wrap=True, highlight=False)
     with _not_found_reported(application, attachment_id):
         job, events = operator_actions.look(application, attachment_id)

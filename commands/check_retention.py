@@ -263,7 +263,7 @@ def _keys_without_index(running: dict[str, Retention], settings: Settings) -> It
             columns = [
                 column.property.columns[0]
                 for table in tables
-                for column in (table.key, table.mirror.small_key)
+                for column in (table.key, table.app_columns.small_key)
                 if column is not None
             ]
             found = [*unindexed(connection, columns, settings.schemas)]

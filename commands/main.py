@@ -70,7 +70,9 @@ ENTRIES: dict[str, Entry] = {
         "metrics",
         "Serve what the database, the broker and the scanner know as Prometheus metrics, until SIGTERM.",
     ),
-    "attachments": Entry("commands.attachments", "app", "One file's story; retry, quarantine or release it."),
+    "attachments": Entry(
+        "commands.attachments", "app", "One file's event log; retry, quarantine or release it."
+    ),
     "db": Entry("commands.database", "app", "Make or migrate what the database must hold."),
     "dead-letters": Entry("commands.dead_letters", "app", "Messages that were refused or failed for good."),
     "hold": Entry("commands.holds", "app", "Legal holds: what retention must not take."),

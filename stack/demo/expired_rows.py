@@ -332,7 +332,7 @@ def _attachment_history(feed: Feed) -> Fed:
         of = {"app": "pern", "attachment_id": uuid4(), "attempt": 1, "event": "claimed"}
         return feed.put(AttachmentEvent, at=until - feed.period, **of)
 
-    return pair(feed, "the story of a file that is gone", AttachmentEvent, event)
+    return pair(feed, "the event log of a file that is gone", AttachmentEvent, event)
 
 
 def _scan_verdicts(feed: Feed) -> Fed:

@@ -38,7 +38,7 @@ from models.pern import (
     UserPublicKey,
 )
 from tasks.policies.app import App
-from tasks.policies.attachment import AttachmentTable, Mirror
+from tasks.policies.attachment import AppColumns, AttachmentTable
 from tasks.policies.columns import Column
 from tasks.policies.retention import Cascade, Ignored, Owners, Retention, SetValues
 from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
@@ -176,7 +176,7 @@ PERN = App(
         live=true(),
         unprocessed=None,
         created_at=Attachment.created_at,
-        mirror=Mirror(
+        app_columns=AppColumns(
             media_type=Attachment.mime_type,
             small_key=Attachment.thumbnail_path,
             updated_at=Attachment.updated_at,

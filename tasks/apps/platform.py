@@ -15,7 +15,7 @@ from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep
 
 #: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
-#: stay, and with the job the latest of its story.
+#: stay, and with the job the latest of its event log.
 _OWNERS: Owners = {DeadLetter: {}, AttachmentEvent: {}, ScanVerdict: {}}
 _ITS_JOB = and_(Job.app == AttachmentEvent.app, Job.attachment_id == AttachmentEvent.attachment_id)
 

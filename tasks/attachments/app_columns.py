@@ -40,25 +40,25 @@ class AppView:
 
 def working(connection: Connection, table: AttachmentTable, row_id: UUID) -> None:
     """Say that the file is being worked on; take its addresses away until the verdict."""
-    to = table.mirror
+    to = table.app_columns
     _write(connection, table, row_id, [(to.status, "processing"), *_unjudged(table)])
 
 
 def waiting(connection: Connection, table: AttachmentTable, row_id: UUID, error: str) -> None:
     """Say that the file waits, and for what."""
-    to = table.mirror
+    to = table.app_columns
     _write(connection, table, row_id, [(to.status, "pending"), (to.error, error), *_unjudged(table)])
 
 
 def failed(connection: Connection, table: AttachmentTable, row_id: UUID, error: str) -> None:
     """Say that the file will not be served, though nothing is known of it."""
-    to = table.mirror
+    to = table.app_columns
     _write(connection, table, row_id, [(to.status, "failed"), (to.error, error), *_unserved(table)])
 
 
 def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen: AppView) -> bool:
     """Write the outcome. Return whether the row is still there, and not deleted meanwhile."""
-    to = table.mirror
+    to = table.app_columns
     values: list[tuple[Column | None, Any]] = [
         (to.status, "completed" if seen.served else "failed"),
         (to.error, seen.error),
@@ -90,7 +90,7 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
 
 def renew_urls(connection: Connection, table: AttachmentTable, row_id: UUID, fresh: ObjectUrls) -> None:
     """Write new addresses of a served file, if it is still there."""
-    to = table.mirror
+    to = table.app_columns
     columns = {"small": to.small_url, "large": to.large_url}
     values: list[tuple[Column | None, Any]] = [(to.url, fresh.original)]
     values += [(columns[name], url) for name, url in fresh.pictures.items()]
@@ -114,13 +114,13 @@ def merged(text: str | None, ours: dict[str, Any]) -> str:
 
 
 def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:
-    to = table.mirror
+    to = table.app_columns
     return [(column, None) for column in (to.url, to.small_url, to.large_url, to.small_key)]
 
 
 def _unjudged(table: AttachmentTable) -> list[tuple[Column | None, Any]]:
     # A verdict that was reached before says nothing while another is awaited.
-    to = table.mirror
+    to = table.app_columns
     return [(to.scanned, False), (to.verdict, None), *_unserved(table)]
 
 
@@ -145,5 +145,5 @@ def _update(table: AttachmentTable, *, live: bool) -> Update:
     statement = update(table_of(table.model)).where(table.id == bindparam("its_id"))
     if live:
         statement = statement.where(table.live)
-    updated_at = table.mirror.updated_at
+    updated_at = table.app_columns.updated_at
     return statement if updated_at is None else statement.values({updated_at: func.now()})

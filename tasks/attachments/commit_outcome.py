@@ -8,28 +8,28 @@ from workers.db import transaction
 from workers.storage import ObjectChanged, ObjectStore
 
 
-def conclude(desk: AttemptContext, found: Findings) -> str:
+def commit_outcome(context: AttemptContext, found: Findings) -> str:
     """Store, publish, withdraw or quarantine; write the rows. Return the outcome in a word or two.
 
     Raises:
         jobs.LeaseLostError, StoreError.
     """
-    mine, store = desk.mine, desk.store
+    mine, store = context.mine, context.store
     served = found.outcome == "accepted"
     quarantined = found.outcome == "quarantined"
     addresses = None
     if served:
         # Whoever lost the file must not publish it: an operator may have withdrawn it meanwhile.
-        desk.lease.confirm("store")
-        with desk.phase("store"):
-            addresses = _store(desk, found)
-    desk.story.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
+        context.lease.confirm("store")
+        with context.phase("store"):
+            addresses = _store(context, found)
+    context.event_log.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
     with transaction() as connection:
         there = attachment_work.finish(
-            connection, mine, _values(desk, found, addresses), _seen(desk, found, addresses)
+            connection, mine, _values(context, found, addresses), _seen(context, found, addresses)
         )
         if there:
-            desk.story.write(connection)
+            context.event_log.write(connection)
         if found.fresh_verdict is not None and found.fetched and found.version:
             verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
         # While our row is locked, so that no other attempt is at the objects; before the commit, so that a
@@ -65,9 +65,9 @@ def clear_away(mine: attachment_work.Claim, store: ObjectStore) -> None:
             store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
 
 
-def _store(desk: AttemptContext, found: Findings) -> ObjectUrls:
+def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
     """Store the pictures, publish the original; return the addresses of all."""
-    mine, store = desk.mine, desk.store
+    mine, store = context.mine, context.store
     media_type = found.corrected or mine.media_type
     assert found.fetched is not None
     version = found.fetched.version
@@ -75,11 +75,11 @@ def _store(desk: AttemptContext, found: Findings) -> ObjectUrls:
         # Wrongly there: an operator released it, or newer signatures know better.
         name = quarantine_name(mine.app, mine.id)
         store.restore(name, mine.key)
-        again = store.fetch(mine.key, desk.folder / "restored", limit=desk.settings.max_file_bytes)
+        again = store.fetch(mine.key, context.folder / "restored", limit=context.settings.max_file_bytes)
         if again.sha256 != found.fetched.sha256:
             raise ObjectChanged("what came back from quarantine is not what was scanned")
         version = again.version
-    keys = _picture_keys(desk, found)
+    keys = _picture_keys(context, found)
     for name, picture in found.pictures.items():
         store.put(keys[name], picture, objects.PICTURE_TYPE)
     if mine.attempt > 1:
@@ -94,15 +94,15 @@ def _store(desk: AttemptContext, found: Findings) -> ObjectUrls:
     return objects.addresses(store, mine.key, media_type, mine.name, keys)
 
 
-def _picture_keys(desk: AttemptContext, found: Findings) -> dict[str, str]:
-    return {name: picture_key(desk.mine.app, desk.mine.id, name) for name in found.pictures}
+def _picture_keys(context: AttemptContext, found: Findings) -> dict[str, str]:
+    return {name: picture_key(context.mine.app, context.mine.id, name) for name in found.pictures}
 
 
-def _values(desk: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> dict[str, object]:
+def _values(context: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> dict[str, object]:
     """Return what our own row is to say."""
-    mine, fetched, version = desk.mine, found.fetched, found.version
+    mine, fetched, version = context.mine, found.fetched, found.version
     stored = found.stripped or fetched
-    keys = _picture_keys(desk, found) if addresses else {}
+    keys = _picture_keys(context, found) if addresses else {}
     held = found.outcome == "quarantined" or (found.in_quarantine and found.outcome != "accepted")
     return {
         "outcome": found.outcome,
@@ -121,13 +121,13 @@ def _values(desk: AttemptContext, found: Findings, addresses: ObjectUrls | None)
         "large_key": keys.get("large"),
         "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
         "url_expires_at": addresses.expires_at if addresses else None,
-        "timings": desk.story.timings(),
+        "timings": context.event_log.timings(),
     }
 
 
-def _seen(desk: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> AppView:
+def _seen(context: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> AppView:
     """Return what the application is to see."""
-    mine, fetched, version = desk.mine, found.fetched, found.version
+    mine, fetched, version = context.mine, found.fetched, found.version
     stored = found.stripped or fetched
     # Or it was rewritten by an attempt that died before it could tell the row.
     rewritten = found.stripped or (fetched if fetched and fetched.sha256 == mine.rewritten_sha256 else None)

@@ -113,65 +113,67 @@ class AttemptContext:
     store: ObjectStore
     folder: Path
     lease: Lease
-    story: EventLog
+    event_log: EventLog
     settings: Settings
 
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, Any]]:
-        """Enter a phase: the lease is checked and says where we are, the story takes what is found."""
+        """Enter a phase: the lease is checked and says where we are, the event log takes what is found."""
         self.lease.enter(name)
-        with self.story.phase(name) as detail, metrics.PHASES.labels(name).time():
+        with self.event_log.phase(name) as detail, metrics.PHASES.labels(name).time():
             yield detail
 
 
-def examine(desk: AttemptContext) -> Findings:
+def examine(context: AttemptContext) -> Findings:
     """Return what is to become of the file.
 
     Raises:
         NotYetError, jobs.LeaseLostError, StoreError, OSError.
     """
-    mine = desk.mine
-    content = desk.folder / "content"
+    mine = context.mine
+    content = context.folder / "content"
 
-    with desk.phase("fetch") as detail:
+    with context.phase("fetch") as detail:
         try:
-            fetched, in_quarantine = _fetch(desk, content)
+            fetched, in_quarantine = _fetch(context, content)
         except ObjectTooLarge as error:
             # Not scanned, so not clean: what is too large to look into is suspicious.
-            return _overridden(desk, Findings().refused("too_large", str(error), "suspicious"))
+            return _overridden(context, Findings().refused("too_large", str(error), "suspicious"))
         detail |= {"bytes": fetched.size, "sha256": fetched.sha256}
     metrics.BYTES.labels(mine.app).inc(fetched.size)
     found = Findings(fetched=fetched, in_quarantine=in_quarantine)
     if mine.override != "quarantine":
-        found = _look_into(desk, content, fetched, found)
-    return _overridden(desk, found)
+        found = _look_into(context, content, fetched, found)
+    return _overridden(context, found)
 
 
-def _overridden(desk: AttemptContext, found: Findings) -> Findings:
+def _overridden(context: AttemptContext, found: Findings) -> Findings:
     """Do what an operator has said, in spite of what was found."""
-    mine = desk.mine
+    mine = context.mine
     if mine.override == "quarantine":
         refused = found.refused("operator", "quarantined by an operator", "suspicious")
         return replace(refused, outcome="quarantined")
-    if _released(desk, found):
+    if _released(context, found):
         # Nobody has looked into it, if there is no verdict.
         return replace(found.accepted(), verdict=found.verdict or "opaque")
     return found
 
 
-def _released(desk: AttemptContext, found: Findings) -> bool:
+def _released(context: AttemptContext, found: Findings) -> bool:
     """Say whether an operator wants the file served, knowing this content and this reason against it."""
-    mine = desk.mine
+    mine = context.mine
     if mine.override != "release" or not found.reason or not (found.fetched and found.fetched.size):
         return False
     same = mine.override_sha256 == found.fetched.sha256 and mine.override_reason == found.reason
-    desk.story.add("released" if same else "release_void", in_spite_of=f"{found.reason}: {found.detail}")
+    context.event_log.add(
+        "released" if same else "release_void", in_spite_of=f"{found.reason}: {found.detail}"
+    )
     return same
 
 
-def _look_into(desk: AttemptContext, content: Path, fetched: Fetched, found: Findings) -> Findings:
+def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: Findings) -> Findings:
     """Find out whether the file may be served, and what is to be shown of it."""
-    mine = desk.mine
+    mine = context.mine
     if fetched.size == 0:
         return found.refused("empty", "the object has no bytes")
     mismatch = _mismatch(mine, fetched)
@@ -183,14 +185,14 @@ def _look_into(desk: AttemptContext, content: Path, fetched: Fetched, found: Fin
             return found.judged(known_bad)
         return found.refused(*mismatch) if mismatch else replace(found, verdict="opaque")
 
-    with desk.phase("identify") as detail:
-        actual, decision = _identify(desk, content)
+    with context.phase("identify") as detail:
+        actual, decision = _identify(context, content)
         found = replace(found, media_type=actual, traits=decision.findings, risk=decision.risk)
         detail |= {"type": found.media_type, "traits": list(found.traits)}
 
     # What will be refused is scanned all the same: malware under a false name belongs in quarantine.
-    with desk.phase("scan") as detail:
-        scanned = _scan(content, fetched.sha256, desk.settings)
+    with context.phase("scan") as detail:
+        scanned = _scan(content, fetched.sha256, context.settings)
         fresh = None if scanned.known else scanned.verdict
         found = replace(found, version=scanned.version, fresh_verdict=fresh).judged(scanned.verdict)
         detail |= {"verdict": found.verdict, "signature": found.signature, "known": scanned.known}
@@ -201,7 +203,7 @@ def _look_into(desk: AttemptContext, content: Path, fetched: Fetched, found: Fin
         found = found.refused(*mismatch)
     elif found.verdict == "clean" and decision.reason:
         found = found.refused(decision.reason, decision.detail or "", decision.verdict)
-    if _released(desk, found):
+    if _released(context, found):
         found = found.accepted()
     if found.reason or found.verdict != "clean":
         return found
@@ -209,16 +211,16 @@ def _look_into(desk: AttemptContext, content: Path, fetched: Fetched, found: Fin
     if decision.media_type != policy.normal(mine.media_type):
         found = replace(found, corrected=decision.media_type)
 
-    if mine.app in desk.settings.strip_originals:
-        with desk.phase("strip") as detail:
-            stripping = _strip(desk, content, actual)
+    if mine.app in context.settings.strip_originals:
+        with context.phase("strip") as detail:
+            stripping = _strip(context, content, actual)
             detail |= stripping.event
         if stripping.reason:
             return found.refused(stripping.reason, stripping.detail, stripping.verdict)
         found = replace(found, stripped=stripping.stripped)
     if decision.draw:
-        with desk.phase("draw") as detail:
-            drawing = _draw(content, decision.draw, desk)
+        with context.phase("draw") as detail:
+            drawing = _draw(content, decision.draw, context)
             detail["pictures"] = sorted(drawing.pictures)
         if drawing.reason:
             found = found.refused(drawing.reason, drawing.detail or "")
@@ -226,15 +228,15 @@ def _look_into(desk: AttemptContext, content: Path, fetched: Fetched, found: Fin
     return found
 
 
-def _fetch(desk: AttemptContext, content: Path) -> tuple[Fetched, bool]:
+def _fetch(context: AttemptContext, content: Path) -> tuple[Fetched, bool]:
     """Fetch the object. Return whether it came from quarantine, too."""
-    mine, limit = desk.mine, desk.settings.max_file_bytes
+    mine, limit = context.mine, context.settings.max_file_bytes
     try:
-        return desk.store.fetch(mine.key, content, limit=limit), False
+        return context.store.fetch(mine.key, content, limit=limit), False
     except ObjectMissing:
         # An attempt that died after it moved the object and before it could say so, or a second look.
         name = quarantine_name(mine.app, mine.id)
-        return desk.store.fetch_quarantined(name, content, limit=limit), True
+        return context.store.fetch_quarantined(name, content, limit=limit), True
 
 
 def _mismatch(mine: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] | None:
@@ -249,33 +251,33 @@ def _mismatch(mine: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] 
     return None
 
 
-def _identify(desk: AttemptContext, content: Path) -> tuple[str, policy.Decision]:
+def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decision]:
     """Return the media type of the content, and what the policy says of it."""
     try:
-        seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, desk))
+        seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, context))
     except (SandboxFailure, ValueError) as error:
-        raise _failed("identify_failed", error, desk) from error
-    mine = desk.mine
+        raise _failed("identify_failed", error, context) from error
+    mine = context.mine
     return seen.media_type, policy.decide(seen, mine.media_type, mine.name, mine.table.rules)
 
 
-def _in_sandbox(work: str, content: Path, desk: AttemptContext, **options: Any) -> dict[str, Any]:
+def _in_sandbox(work: str, content: Path, context: AttemptContext, **options: Any) -> dict[str, Any]:
     return sandbox.run(
         work,
         content,
-        desk.folder,
+        context.folder,
         options,
-        seconds=desk.settings.identify_timeout_seconds,
-        memory_bytes=desk.settings.draw_memory_bytes,
+        seconds=context.settings.identify_timeout_seconds,
+        memory_bytes=context.settings.draw_memory_bytes,
     )
 
 
-def _failed(reason: str, error: Exception, desk: AttemptContext) -> NotYetError:
+def _failed(reason: str, error: Exception, context: AttemptContext) -> NotYetError:
     """Return how an attempt ends whose work in the sandbox came to nothing."""
     if isinstance(error, SandboxFailure) and error.reason == "sandbox_closed":
         # The machine's fault: no file can be looked into.
         return NotYetError("sandbox_unavailable", phrase(error.detail))
-    if disk_usage(desk.folder).free < FULL_BYTES:
+    if disk_usage(context.folder).free < FULL_BYTES:
         # Looked up, not believed: a file that only says so would be tried for ever.
         return NotYetError("disk_full", "no room for what is made of the file")
     # In words of a process that a stranger may rule: the database cannot hold every character.
@@ -304,29 +306,29 @@ def _scanner(settings: Settings) -> Iterator[Scanner]:
         raise NotYetError("scanner_unavailable", str(error)) from error
 
 
-def _strip(desk: AttemptContext, content: Path, media_type: str) -> Stripping:
+def _strip(context: AttemptContext, content: Path, media_type: str) -> Stripping:
     """Take the personal metadata out of the original."""
     try:
-        said = _in_sandbox("tasks.attachments.strip:strip", content, desk, media_type=media_type)
+        said = _in_sandbox("tasks.attachments.strip:strip", content, context, media_type=media_type)
     except SandboxFailure as error:
-        raise _failed("strip_failed", error, desk) from error
-    path = desk.folder / "stripped"
+        raise _failed("strip_failed", error, context) from error
+    path = context.folder / "stripped"
     if said.get("changed") is not True or not path.is_file():
         # Served as it is where it cannot be stripped: the alternative is to refuse every format unknown.
         return Stripping({"changed": False, "unavailable": phrase(str(said.get("unavailable") or ""))})
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    table = desk.mine.table
+    table = context.mine.table
     if table.sha256 is not None:
         with transaction() as connection:
-            other = select(table.id).where(table.sha256 == digest, table.id != desk.mine.id).limit(1)
+            other = select(table.id).where(table.sha256 == digest, table.id != context.mine.id).limit(1)
             taken = connection.scalar(other)
         if taken is not None:
             # Before the object is touched: the row could never be made to fit it.
             detail = f"without its metadata it is attachment {taken}, and hashes are unique"
             return Stripping({"changed": False}, reason="duplicate", detail=detail)
     # What is served must have been scanned, and these bytes have not been.
-    with _scanner(desk.settings) as scanner:
+    with _scanner(context.settings) as scanner:
         verdict = scan.judge(scanner.scan_file(path))
     if verdict.reason:
         detail = f"without its metadata: {verdict.signature}"
@@ -336,8 +338,8 @@ def _strip(desk: AttemptContext, content: Path, media_type: str) -> Stripping:
     return Stripping({"changed": True, "bytes": stripped.size, "sha256": digest}, stripped)
 
 
-def _draw(content: Path, kind: str, desk: AttemptContext) -> draw.Drawing:
+def _draw(content: Path, kind: str, context: AttemptContext) -> draw.Drawing:
     try:
-        return draw.draw(content, desk.folder, desk.settings, kind)
+        return draw.draw(content, context.folder, context.settings, kind)
     except draw.DrawingFailedError as error:
-        raise _failed("drawing_failed", error, desk) from error
+        raise _failed("drawing_failed", error, context) from error

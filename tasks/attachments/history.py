@@ -1,4 +1,4 @@
-"""A file's story: one row for each phase of each attempt, and for what operators did."""
+"""A file's event log: one row for each phase of each attempt, and for what operators did."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

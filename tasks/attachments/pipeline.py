@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.attachments import attachment_work
-from tasks.attachments.commit_outcome import clear_away, conclude
+from tasks.attachments.commit_outcome import clear_away, commit_outcome
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.examine import AttemptContext, examine
 from tasks.attachments.history import EventLog
@@ -61,15 +61,15 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
 
 
 def _attempt(mine: attachment_work.Claim, settings: Settings) -> str:
-    story = EventLog(mine.app, mine.id, mine.attempt, mine.worker)
+    event_log = EventLog(mine.app, mine.id, mine.attempt, mine.worker)
     deadline = monotonic() + DATABASE_PATIENCE * settings.task_soft_limit_seconds
     try:
         store = store_for(mine.provider, settings)
         with Lease(mine, settings) as lease, workdir(settings.work_root) as folder:
-            desk = AttemptContext(mine, store, folder, lease, story, settings)
-            found = examine(desk)
+            context = AttemptContext(mine, store, folder, lease, event_log, settings)
+            found = examine(context)
             lease.check()
-            outcome = conclude(desk, found)
+            outcome = commit_outcome(context, found)
         metrics.ATTEMPTS.labels(mine.app, found.outcome, found.verdict or "", found.reason or "").inc()
         log.info("attachment.attempted", app=mine.app, id=str(mine.id), attempt=mine.attempt, outcome=outcome)
         return outcome
@@ -98,7 +98,7 @@ def _attempt(mine: attachment_work.Claim, settings: Settings) -> str:
             # Told with its traceback; and the row says more than that a worker was lost.
             log.exception("attachment.internal_error", app=mine.app, id=str(mine.id))
             why = FailedError("internal_error", type(error).__name__)
-    return _put_off(mine, why, story, settings, deadline)
+    return _put_off(mine, why, event_log, settings, deadline)
 
 
 def _away(error: StoreError | OSError) -> NotYetError:
@@ -112,11 +112,11 @@ def _away(error: StoreError | OSError) -> NotYetError:
 
 
 def _put_off(
-    mine: attachment_work.Claim, why: NotYetError, story: EventLog, settings: Settings, deadline: float
+    mine: attachment_work.Claim, why: NotYetError, event_log: EventLog, settings: Settings, deadline: float
 ) -> str:
     """Give the file back, or park it. A database that is away is waited for until the deadline."""
     failed = isinstance(why, FailedError)
-    story.add("put off" if not failed else "failed", why=f"{why.reason}: {why.detail}")
+    event_log.add("put off" if not failed else "failed", why=f"{why.reason}: {why.detail}")
     while True:
         try:
             with transaction() as connection:
@@ -124,9 +124,9 @@ def _put_off(
                     connection, mine, why.reason, why.detail, settings, failed=failed
                 )
                 if state == "failed":
-                    story.add("given_up", why=f"{why.reason}: {why.detail}")
+                    event_log.add("given_up", why=f"{why.reason}: {why.detail}")
                     _tidy(mine, settings)
-                story.write(connection)
+                event_log.write(connection)
             break
         except SQLAlchemyError as error:
             if not is_transient(error) or monotonic() > deadline:

@@ -62,7 +62,7 @@ def _tables() -> dict[str, AttachmentTable]:
 
 
 def _need(table: AttachmentTable) -> Need:
-    columns = names_of((table.id, table.key, table.provider, table.mirror.small_key))
+    columns = names_of((table.id, table.key, table.provider, table.app_columns.small_key))
     return Need(table_of(table.model), frozenset(columns), frozenset({"SELECT"}))
 
 

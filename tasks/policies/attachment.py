@@ -38,7 +38,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mirror:
+class AppColumns:
     """The columns in which an application's own API sees how an attachment fares; None where it has none.
 
     Attributes:
@@ -93,7 +93,7 @@ class AttachmentTable:
         created_at: when the row was inserted.
         downloads: how often the file was downloaded; None where nobody counts.
         rules: what this application takes beyond the platform's own policy; None for all that it allows.
-        mirror: where the application sees the outcome.
+        app_columns: where the application sees the outcome.
     """
 
     model: Model
@@ -111,7 +111,7 @@ class AttachmentTable:
     created_at: Column
     downloads: Column | None = None
     rules: Rules | None = None
-    mirror: Mirror
+    app_columns: AppColumns
 
     task = "attachments.process"
 
@@ -134,7 +134,7 @@ class AttachmentTable:
         return [
             Need(
                 table=table_of(self.model),
-                columns=frozenset(read | self.mirror.columns()),
+                columns=frozenset(read | self.app_columns.columns()),
                 privileges=frozenset({"SELECT", "UPDATE"}),
             )
         ]

@@ -44,7 +44,7 @@ def named(asked: Mapping[str, AttachmentTable], store: str) -> Subquery:
         its = table.store_name() == store
         found.append(select(normal(table.key).label("key")).where(its))
         found += [select(_picture(name, table.id, each)).where(its) for each in PICTURE_NAMES]
-        if (small := table.mirror.small_key) is not None:
+        if (small := table.app_columns.small_key) is not None:
             found.append(select(normal(small)).where(its, small.is_not(None)))
     # Retention deletes these itself, and keeps count of them.
     pending = table_of(PendingDeletion).c

@@ -25,7 +25,7 @@ def named(connection: Connection, provider: str, keys: Iterable[str], settings: 
     parts: list[Select[Any]] = []
     values: dict[str, list[str]] = {}
     for table in tables:
-        for column in filter(None, (table.key, table.mirror.small_key)):
+        for column in filter(None, (table.key, table.app_columns.small_key)):
             name = f"spellings_{len(parts)}"
             here = column == any_of(column, name), table.store_name() == provider
             parts.append(select(cast(column, Text)).where(*here))

@@ -162,7 +162,7 @@ def _attachments(files: Files, rows: "pa.Table") -> Iterator[dict[str, Any]]:
         return found
 
     stores = ["local"] * rows.num_rows if table.provider is None else texts(table.provider)
-    every = zip(texts(table.id), stores, texts(table.key), texts(table.mirror.small_key), strict=True)
+    every = zip(texts(table.id), stores, texts(table.key), texts(table.app_columns.small_key), strict=True)
     for its_id, store, key, small_key in every:
         yield {"attachment_id": UUID(its_id), "store": store, "key": key, "small_key": small_key}
 
@@ -238,7 +238,7 @@ def keys_in(app: str, table: str, rows: "pa.Table") -> set[str]:
         or table_of(application.attachments.model).fullname != table
     ):
         return set()
-    columns = filter(None, (application.attachments.key, application.attachments.mirror.small_key))
+    columns = filter(None, (application.attachments.key, application.attachments.app_columns.small_key))
     names = {column.property.columns[0].name for column in columns} & {*rows.column_names}
     return {key for name in names for key in rows[name].to_pylist() if key is not None}
 

@@ -8,7 +8,7 @@ import pytest
 
 from stack.demo.samples import drawing, photo
 from tasks.attachments import operator_actions, pipeline
-from tasks.attachments.commit_outcome import conclude
+from tasks.attachments.commit_outcome import commit_outcome
 from tests.attachments.desk import Desk, stored
 from tests.platform import Platform
 from workers import sandbox
@@ -99,7 +99,7 @@ def test_pictures_of_who_serves_it_now_stay(desk: Desk, monkeypatch: pytest.Monk
     row_id = desk.upload(drawing("PNG"), "a.pdf", "application/pdf")
 
     def late(*arguments: Any) -> str:
-        monkeypatch.setattr(pipeline, "conclude", conclude)
+        monkeypatch.setattr(pipeline, "commit_outcome", commit_outcome)
         desk.platform.sql(
             "UPDATE openchat.attachment SET mime_type = 'image/png', original_filename = 'a.png'"
             " WHERE id = :id",
@@ -107,9 +107,9 @@ def test_pictures_of_who_serves_it_now_stay(desk: Desk, monkeypatch: pytest.Monk
         )
         act("retry", row_id)
         assert desk.work(row_id) == "accepted"
-        return conclude(*arguments)
+        return commit_outcome(*arguments)
 
-    monkeypatch.setattr(pipeline, "conclude", late)
+    monkeypatch.setattr(pipeline, "commit_outcome", late)
     assert desk.work(row_id) == "taken over"
     assert desk.job(row_id).outcome == "accepted"
     assert desk.pictures(row_id) == ["large.webp", "small.webp"]

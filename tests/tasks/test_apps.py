@@ -72,7 +72,7 @@ def test_what_is_needed_is_all_that_the_page_names(app: App) -> None:
                 # Steps of a select have columns too.
                 assert {(table, column.name) for table, column in pairs if isinstance(table, Table)} <= needed
     if app.attachments:
-        assert app.attachments.mirror.columns() <= app.attachments.needs()[0].columns
+        assert app.attachments.app_columns.columns() <= app.attachments.needs()[0].columns
 
 
 def test_the_pages_are_all_there_is() -> None:

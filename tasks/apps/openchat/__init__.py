@@ -21,7 +21,7 @@ from models.openchat import (
 )
 from tasks.apps.openchat.rollups import OPENCHAT_ROLLUPS
 from tasks.policies.app import App
-from tasks.policies.attachment import AttachmentTable, Mirror
+from tasks.policies.attachment import AppColumns, AttachmentTable
 from tasks.policies.columns import Column
 from tasks.policies.retention import GOING, Cascade, Owners, Restrict, Retention, SetValues
 from tasks.policies.status import ReadPointers
@@ -202,7 +202,7 @@ OPENCHAT = App(
         unprocessed=Attachment.processing_status.in_(["pending", "processing"]),
         created_at=Attachment.created_at,
         downloads=Attachment.download_count,
-        mirror=Mirror(
+        app_columns=AppColumns(
             status=Attachment.processing_status,
             error=Attachment.processing_error,
             scanned=Attachment.is_scanned,
