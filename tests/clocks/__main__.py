@@ -66,7 +66,7 @@ FILES = (
     "tests/retention",
     "tests/stack/test_stale_rows.py",
     "tests/stack/test_rollups.py",
-    "tests/ways/test_relay.py",
+    "tests/enqueue/test_relay.py",
     "tests/workers/test_beat.py",
     "tests/workers/test_job_history.py",
     "tests/workers/test_metrics.py",

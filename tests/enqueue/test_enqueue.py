@@ -17,8 +17,8 @@ from models.platform import SqlTask
 from tasks.analytics.payload import RecomputeRoom
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery.events import WITH_STATUSES, Event, RecordStatus
+from tests.enqueue.conftest import url_of
 from tests.platform import Platform
-from tests.ways.conftest import url_of
 from workers import migrate
 
 Service = psycopg.Connection[tuple[Any, ...]]

@@ -9,8 +9,8 @@ from psycopg.types.json import Jsonb
 
 from commands.grants import FUNCTIONS, sql
 from tests.commands.cli import on
+from tests.enqueue.conftest import url_of
 from tests.platform import Platform
-from tests.ways.conftest import url_of
 
 PAYLOAD = {"app": "pern", "id": "0b0f7a1e-2f0c-4c6e-9f0a-8d9a1b2c3d4e"}
 EVENT = {

@@ -11,8 +11,8 @@ import pytest
 from commands import grants
 from models import openchat
 from tests.commands.cli import on
+from tests.enqueue.conftest import url_of
 from tests.platform import Platform
-from tests.ways.conftest import url_of
 from workers.db import create
 
 BOTH = pytest.mark.parametrize("app", ["openchat", "pern"])

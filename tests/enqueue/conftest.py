@@ -1,4 +1,4 @@
-"""What the tests of the ways in by SQL share."""
+"""What the tests of enqueueing by SQL share."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
