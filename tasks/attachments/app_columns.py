@@ -1,6 +1,6 @@
 """What an application's own API sees of its attachments, in the columns that its definition names.
 
-Unscanned means unserved: the addresses are taken away when work begins, and come with a clean verdict only.
+Unscanned means unserved: the URLs are taken away when work begins, and come with a clean verdict only.
 """
 
 import json
@@ -39,7 +39,7 @@ class AppView:
 
 
 def working(connection: Connection, table: AttachmentTable, row_id: UUID) -> None:
-    """Say that the file is being worked on; take its addresses away until the verdict."""
+    """Say that the file is being worked on; take its URLs away until the verdict."""
     to = table.app_columns
     _write(connection, table, row_id, [(to.status, "processing"), *_unjudged(table)])
 
@@ -89,7 +89,7 @@ def finished(connection: Connection, table: AttachmentTable, row_id: UUID, seen:
 
 
 def renew_urls(connection: Connection, table: AttachmentTable, row_id: UUID, fresh: ObjectUrls) -> None:
-    """Write new addresses of a served file, if it is still there."""
+    """Write new URLs of a served file, if it is still there."""
     to = table.app_columns
     columns = {"small": to.small_url, "large": to.large_url}
     values: list[tuple[Column | None, Any]] = [(to.url, fresh.original)]
@@ -133,7 +133,7 @@ def _write(
     live: bool = False,
 ) -> bool:
     """Write, if the row is there, and `live` if that is asked for. Return whether it was."""
-    # A later entry wins: the addresses of a served file come after their removal.
+    # A later entry wins: the URLs of a served file come after their removal.
     wanted = {column.property.columns[0].key: value for column, value in values if column is not None}
     statement = _update(table, live=live)
     return connection.execute(statement, {"its_id": row_id} | wanted).rowcount == 1

@@ -202,7 +202,7 @@ def rewrite(connection: Connection, mine: Claim, sha256: str) -> None:
 def reopen(
     connection: Connection, app: str, table: AttachmentTable, row_id: UUID, why: str, **also: Any
 ) -> int | None:
-    """Have the file go through the pipeline once more, its addresses withdrawn at once.
+    """Have the file go through the pipeline once more, its URLs withdrawn at once.
 
     Whoever works on it now loses the right to write. Return the attempt from which it was taken, or None
     where there is no such job.

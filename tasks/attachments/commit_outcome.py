@@ -17,16 +17,16 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     mine, store = context.mine, context.store
     served = found.outcome == "accepted"
     quarantined = found.outcome == "quarantined"
-    addresses = None
+    urls = None
     if served:
         # Whoever lost the file must not publish it: an operator may have withdrawn it meanwhile.
         context.lease.confirm("store")
         with context.phase("store"):
-            addresses = _store(context, found)
+            urls = _store(context, found)
     context.event_log.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
     with transaction() as connection:
         there = attachment_work.finish(
-            connection, mine, _values(context, found, addresses), _seen(context, found, addresses)
+            connection, mine, _values(context, found, urls), _seen(context, found, urls)
         )
         if there:
             context.event_log.write(connection)
@@ -66,7 +66,7 @@ def clear_away(mine: attachment_work.Claim, store: ObjectStore) -> None:
 
 
 def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
-    """Store the pictures, publish the original; return the addresses of all."""
+    """Store the pictures, publish the original; return the URLs of all."""
     mine, store = context.mine, context.store
     media_type = found.corrected or mine.media_type
     assert found.fetched is not None
@@ -91,18 +91,18 @@ def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
         version = store.put(mine.key, found.stripped.path, media_type, mine.name)
     # Also says no if the bytes are others by now than those that were scanned.
     store.publish(mine.key, version, media_type, mine.name)
-    return objects.addresses(store, mine.key, media_type, mine.name, keys)
+    return objects.object_urls(store, mine.key, media_type, mine.name, keys)
 
 
 def _picture_keys(context: AttemptContext, found: Findings) -> dict[str, str]:
     return {name: picture_key(context.mine.app, context.mine.id, name) for name in found.pictures}
 
 
-def _values(context: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> dict[str, object]:
+def _values(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -> dict[str, object]:
     """Return what our own row is to say."""
     mine, fetched, version = context.mine, found.fetched, found.version
     stored = found.stripped or fetched
-    keys = _picture_keys(context, found) if addresses else {}
+    keys = _picture_keys(context, found) if urls else {}
     held = found.outcome == "quarantined" or (found.in_quarantine and found.outcome != "accepted")
     return {
         "outcome": found.outcome,
@@ -120,18 +120,18 @@ def _values(context: AttemptContext, found: Findings, addresses: ObjectUrls | No
         "small_key": keys.get("small"),
         "large_key": keys.get("large"),
         "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
-        "url_expires_at": addresses.expires_at if addresses else None,
+        "url_expires_at": urls.expires_at if urls else None,
         "timings": context.event_log.timings(),
     }
 
 
-def _seen(context: AttemptContext, found: Findings, addresses: ObjectUrls | None) -> AppView:
+def _seen(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -> AppView:
     """Return what the application is to see."""
     mine, fetched, version = context.mine, found.fetched, found.version
     stored = found.stripped or fetched
     # Or it was rewritten by an attempt that died before it could tell the row.
     rewritten = found.stripped or (fetched if fetched and fetched.sha256 == mine.rewritten_sha256 else None)
-    pictures = addresses.pictures if addresses else {}
+    pictures = urls.pictures if urls else {}
     return AppView(
         served=found.outcome == "accepted",
         scanned=version is not None,
@@ -148,7 +148,7 @@ def _seen(context: AttemptContext, found: Findings, addresses: ObjectUrls | None
         metadata=found.metadata,
         media_type=found.corrected,
         rewritten=(rewritten.size, rewritten.sha256) if rewritten else None,
-        url=addresses.original if addresses else None,
+        url=urls.original if urls else None,
         small_url=pictures.get("small"),
         large_url=pictures.get("large"),
         small_key=picture_key(mine.app, mine.id, "small") if "small" in pictures else None,

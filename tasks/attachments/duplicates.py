@@ -28,7 +28,7 @@ BATCH = 200
 def withdraw(sha256: str, why: str) -> int:
     """Withdraw every served copy of the content, and have each looked at again; return how many.
 
-    Their addresses go at once, in batches; the pipeline then quarantines them, knowing the verdict already.
+    Their URLs go at once, in batches; the pipeline then quarantines them, knowing the verdict already.
     Copies that an operator has released as infected stay.
     """
     count = 0

@@ -1,4 +1,4 @@
-"""Where an attachment's objects are: keys that follow from its id, and the addresses it is served under.
+"""Where an attachment's objects are: keys that follow from its id, and the URLs it is served under.
 
 Doing it again overwrites, and never litters.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from workers.storage import ObjectStore
-from workers.storage.base import Address
+from workers.storage.base import ObjectUrl
 
 #: The pictures, from the small to the large.
 PICTURE_NAMES = ("small", "large")
@@ -47,15 +47,13 @@ class ObjectUrls:
     expires_at: datetime | None
 
 
-def addresses(
+def object_urls(
     store: ObjectStore, key: str, media_type: str, file_name: str, pictures: Mapping[str, str]
 ) -> ObjectUrls:
-    """Return the addresses of a served file and its pictures, whose keys are given by name."""
+    """Return the URLs of a served file and its pictures, whose keys are given by name."""
     original = store.url(key, media_type, file_name)
-    drawn: dict[str, Address] = {
+    drawn: dict[str, ObjectUrl] = {
         name: store.url(picture, PICTURE_TYPE, f"{name}.webp") for name, picture in pictures.items()
     }
-    ends = [address.expires_at for address in (original, *drawn.values()) if address.expires_at]
-    return ObjectUrls(
-        original.url, {name: address.url for name, address in drawn.items()}, min(ends, default=None)
-    )
+    ends = [one.expires_at for one in (original, *drawn.values()) if one.expires_at]
+    return ObjectUrls(original.url, {name: one.url for name, one in drawn.items()}, min(ends, default=None))

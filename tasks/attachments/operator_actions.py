@@ -1,6 +1,6 @@
 """What an operator may do with one attachment: look at its event log, retry, quarantine, release.
 
-Each act is kept with who did it and why. It takes effect at once where that matters (addresses go in the same
+Each act is kept with who did it and why. It takes effect at once where that matters (URLs go in the same
 transaction); the pipeline does the rest, as it would for any file.
 """
 

@@ -175,7 +175,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
         if candidate.sha256:
             verdict = verdicts.known(connection, candidate.sha256, version)
         row = connection.execute(
-            # A deleted row too: it may be restored, with its addresses.
+            # A deleted row too: it may be restored, with its URLs.
             select(table.key, table.store_name()).where(table.id == candidate.id)
         ).one_or_none()
     if row is None:

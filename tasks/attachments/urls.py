@@ -1,4 +1,4 @@
-"""`attachments.renew_urls`: signed addresses expire; those in the rows are renewed in time."""
+"""`attachments.renew_urls`: signed URLs expire; those in the rows are renewed in time."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ BATCHES = 50
 
 @task(name=JOB, queue=MAINTENANCE)
 def renew_urls() -> None:
-    """Sign anew the addresses that have a third of their time left, the first to expire first.
+    """Sign anew the URLs that have a third of their time left, the first to expire first.
 
     One that cannot be signed now is put off to the end of the queue, so that it is in nobody's way.
     """
@@ -60,7 +60,7 @@ def _due(name: str, settings: Settings) -> Sequence[UUID]:
 
 
 def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Settings) -> int:
-    """Renew the addresses of these attachments. Return how many are done with."""
+    """Renew the URLs of these attachments. Return how many are done with."""
     away: Counter[str] = Counter()
     left = {"left": _left(settings)}
     with transaction() as connection:
@@ -88,11 +88,11 @@ def _signed(job: Row[Any], settings: Settings) -> ObjectUrls:
     store = store_for(job.provider, settings)
     keys = {"small": job.small_key, "large": job.large_key}
     drawn = {name: picture for name, picture in keys.items() if picture}
-    return objects.addresses(store, job.key, job.media_type, job.name, drawn)
+    return objects.object_urls(store, job.key, job.media_type, job.name, drawn)
 
 
 def _left(settings: Settings) -> float:
-    """Return how many seconds an address has left when it is renewed."""
+    """Return how many seconds a URL has left when it is renewed."""
     return settings.s3_url_seconds / 3
 
 

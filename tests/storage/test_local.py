@@ -17,10 +17,10 @@ from tests.platform import eventually
 from tests.storage.stores import files
 from workers.settings import load
 from workers.storage import (
-    Address,
     ObjectChanged,
     ObjectMissing,
     ObjectTooLarge,
+    ObjectUrl,
     StoreError,
     UnknownProvider,
     store_for,
@@ -108,7 +108,7 @@ def test_a_missing_store_is_not_a_missing_object(store: LocalStore, source: Path
     ],
 )
 def test_a_key_has_an_address(store: LocalStore, key: str, url: str) -> None:
-    assert store.url(key, "image/png", "a.png") == Address(url, None)
+    assert store.url(key, "image/png", "a.png") == ObjectUrl(url, None)
 
 
 # -- Somebody else writes -----------------------------------------------------------------------------------

@@ -2,26 +2,26 @@
 
 from workers.settings import Settings, variable
 from workers.storage.base import (
-    Address,
     BucketMissing,
     Fetched,
     ObjectChanged,
     ObjectMissing,
     ObjectStore,
     ObjectTooLarge,
+    ObjectUrl,
     StoreError,
     UnknownProvider,
 )
 from workers.storage.local import LocalStore
 
 __all__ = [
-    "Address",
     "BucketMissing",
     "Fetched",
     "ObjectChanged",
     "ObjectMissing",
     "ObjectStore",
     "ObjectTooLarge",
+    "ObjectUrl",
     "StoreError",
     "UnknownProvider",
     "store_for",

@@ -9,7 +9,7 @@ _QUARANTINE = ".quarantine"
 
 
 def archive_for(settings: Settings) -> ObjectStore | None:
-    """Return the store of the archives, None if none is set up. No addresses are to be made of its objects.
+    """Return the store of the archives, None if none is set up. No URLs are to be made of its objects.
 
     Raises:
         SettingsError: its directory cannot be made, or lies in the store, whose files are served.

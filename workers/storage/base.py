@@ -67,7 +67,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ObjectUrl:
     """Where clients get an object: what goes into a row. `expires_at` is None if it does for ever."""
 
     url: str
@@ -146,8 +146,8 @@ class ObjectStore(Protocol):
             StoreError.
         """
 
-    def url(self, key: str, media_type: str, name: str) -> Address:
-        """Return the address under which clients get the object, to be served as `serving.headers` says."""
+    def url(self, key: str, media_type: str, name: str) -> ObjectUrl:
+        """Return the URL under which clients get the object, to be served as `serving.headers` says."""
 
     def probe(self) -> None:
         """Write, read and remove an object; quarantine it meanwhile where that is part of the same store.

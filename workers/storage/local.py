@@ -16,12 +16,12 @@ from uuid import uuid4
 from workers.storage import keys
 from workers.storage.base import (
     CHUNK_BYTES,
-    Address,
     Fetched,
     ObjectChanged,
     ObjectMissing,
     ObjectsKept,
     ObjectTooLarge,
+    ObjectUrl,
     Stored,
     StoreError,
 )
@@ -103,8 +103,8 @@ class LocalStore:
             raise ObjectMissing("the prefix leads into the quarantine")
         return _below(os.path.realpath(path), f"{folder}/" if folder else "", begin, quarantine)
 
-    def url(self, key: str, media_type: str, name: str) -> Address:  # noqa: ARG002 - no headers
-        return Address(f"{self.base_url}/{quote(str(_clean(key)))}", None)
+    def url(self, key: str, media_type: str, name: str) -> ObjectUrl:  # noqa: ARG002 - no headers
+        return ObjectUrl(f"{self.base_url}/{quote(str(_clean(key)))}", None)
 
     def probe(self) -> None:
         path = self.root / f".roomkeeper-probe-{uuid4()}"

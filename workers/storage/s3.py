@@ -21,12 +21,12 @@ from workers.settings import Settings
 from workers.storage import keys
 from workers.storage.base import (
     CHUNK_BYTES,
-    Address,
     Fetched,
     ObjectChanged,
     ObjectMissing,
     ObjectsKept,
     ObjectTooLarge,
+    ObjectUrl,
     Stored,
     StoreError,
 )
@@ -202,10 +202,10 @@ class S3Store:
         self._check(prefix)
         return self._below(prefix)
 
-    def url(self, key: str, media_type: str, name: str) -> Address:
+    def url(self, key: str, media_type: str, name: str) -> ObjectUrl:
         self._check(key)
         if self._public_url is not None:
-            return Address(f"{self._public_url}/{quote(key)}", None)
+            return ObjectUrl(f"{self._public_url}/{quote(key)}", None)
         content_type, disposition = headers(media_type, name)
         # Rounded down: it must not hold shorter than is said.
         now = datetime.now(UTC).replace(microsecond=0)
@@ -220,7 +220,7 @@ class S3Store:
                 },
                 ExpiresIn=self._url_seconds,
             )
-        return Address(url, min(now + timedelta(seconds=self._url_seconds), self._credentials_end()))
+        return ObjectUrl(url, min(now + timedelta(seconds=self._url_seconds), self._credentials_end()))
 
     def probe(self) -> None:
         if self._quarantine.bucket != self._bucket:

@@ -68,7 +68,7 @@ def _client(
         "s3",
         endpoint_url=endpoint,
         config=Config(
-            # Named, for what boto3 signs addresses with otherwise is too old for most servers.
+            # Named, for what boto3 signs URLs with otherwise is too old for most servers.
             signature_version="s3v4",
             connect_timeout=min(_CONNECT_SECONDS, timeout_seconds),
             read_timeout=timeout_seconds,

@@ -41,7 +41,7 @@ _BYTES = "application/octet-stream"
 _TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*")
 _CHARSET = re.compile(r"charset=\"?([a-z0-9_-]{1,40})\"?", re.IGNORECASE)
 
-#: Long enough for any real name, short enough that a signed address that holds it three times over is no
+#: Long enough for any real name, short enough that a signed URL that holds it three times over is no
 #: longer than servers and browsers take.
 _LONGEST_NAME = 120
 _LONGEST_EXTENSION = 16
