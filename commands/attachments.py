@@ -67,7 +67,7 @@ def show(application: App, attachment_id: Id) -> None:
         job, events = operator_actions.look(application, attachment_id)
         if job is None and not events:
             why = operator_actions.why_idle(application, attachment_id)
-            raise SettingsError(f"Nobody has worked on {application} {attachment_id} yet: {why}.")
+            raise SettingsError(f"No worker has taken up {application} {attachment_id} yet: {why}.")
     if job is not None:
         for name in _LINES:
             value = getattr(job, name)

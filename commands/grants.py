@@ -28,7 +28,7 @@ def grant(
     """Let a role call roomkeeper.enqueue and roomkeeper.record_status; it needs no right on our tables."""
     if role in STRANGERS:
         raise SettingsError(
-            f"{role} is the role of whoever has the public key: strangers would report statuses for each "
+            f"{role} is the role of everybody who has the public key: they would report statuses for each "
             "other. Grant it to the role of your own service, on Supabase service_role."
         )
     statements = sql(role)

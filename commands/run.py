@@ -231,7 +231,7 @@ def _sweep(policy: Sweep, settings: Settings, moment: datetime | None) -> None:
     console.print(f"{policy.name}: {rows} {_what(policy)} in {batches}, {monotonic() - began:.1f} s.")
     if done.remaining:
         is_due = quantity(done.remaining, "row is", "rows are")
-        why = f"the database says {done.error}" if done.error else "somebody holds them, or changes them"
+        why = f"the database says {done.error}" if done.error else "locked or changed by another session"
         console.print(f"{is_due} due still: {why}.")
     if isinstance(policy, Retention):
         if done.rows:

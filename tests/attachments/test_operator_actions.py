@@ -273,7 +273,7 @@ def test_the_story_of_a_file_is_told(open_desk: Desk) -> None:
     row_id = open_desk.upload(drawing("PNG"), "a.png", "image/png")
     nothing = on(open_desk.platform, "attachments", "show", "openchat", str(row_id))
     assert nothing.code == 1
-    assert "Nobody has worked on" in nothing.err
+    assert "No worker has taken up" in nothing.err
     open_desk.work(row_id)
     shown = on(open_desk.platform, "attachments", "show", "openchat", str(row_id))
     assert shown.code == 0

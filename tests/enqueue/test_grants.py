@@ -149,7 +149,7 @@ def test_strangers_are_refused(platform: Platform, stranger: str) -> None:
     for options in ((), ("--show",)):
         outcome = on(platform, "grant", stranger, *options)
         assert (outcome.code, outcome.out) == (1, "")
-        assert outcome.err.startswith(f"{stranger} is the role of whoever has the public key: ")
+        assert outcome.err.startswith(f"{stranger} is the role of everybody who has the public key: ")
 
 
 def test_a_role_that_is_none_is_a_sentence(platform: Platform) -> None:
