@@ -1,4 +1,4 @@
-"""How fast daily figures are made, against one plain SQL statement that makes the same ones.
+"""How fast daily statistics are made, against one plain SQL statement that makes the same ones.
 
     python -m benchmarks.rollup
 
@@ -6,12 +6,12 @@ Prints one line, from one PostgreSQL (with fsync, as in production) on this mach
 rooms of `audiorooms` in 30 days. One in twenty is a reconnect that overlaps the stay before, one in a
 thousand lasts for days.
 
-plain      one INSERT … SELECT with window functions, for all days at once, that makes the same figures; the
-           rollup's own settings for memory and compilation
-backfill   the rollup `audiorooms.room_analytics`, day by day; on one connection, and on two
-day        one day of it, median of five
-tick       a run after a stay began in 1 % of the rooms, median of five: the whole run, job history included
-idle       a run after which nothing has changed: the database's own time (`active_time` of its statistics)
+plain      one INSERT … SELECT with window functions, for all days at once, that makes the same statistics;
+           the rollup's own settings for memory and compilation backfill   the rollup
+           `audiorooms.room_analytics`, day by day; on one connection, and on two day        one day of it,
+           median of five tick       a run after a stay began in 1 % of the rooms, median of five: the whole
+           run, job history included idle       a run after which nothing has changed: the database's own time
+           (`active_time` of its statistics)
 
 "Memory" is by how much the process that backfills has grown at its peak, beside the same of three days.
 """
@@ -141,7 +141,7 @@ _FIGURES = """
 
 
 def plain(database: Database) -> None:
-    """Make all figures with one statement."""
+    """Make all statistics with one statement."""
     for setting in ("work_mem = '64MB'", "jit = off", "max_parallel_workers_per_gather = 2"):
         database.execute(f"SET {setting}")
     database.execute(_PLAIN)
@@ -158,13 +158,13 @@ def run() -> RollupRun:
 
 
 def forget(database: Database) -> None:
-    """Take all figures away."""
+    """Take all statistics away."""
     database.execute("TRUNCATE audiorooms.room_analytics")
     database.execute("CHECKPOINT")
 
 
 def backfill(values: dict[str, str], number: int, jobs: int) -> tuple[float, float]:
-    """Make the figures of so many days, in a process of its own; return seconds, and MiB that it grew by."""
+    """Compute so many days in a process of its own; return seconds and the MiB that it grew by."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_backfill, (values, number, jobs))
 
@@ -259,7 +259,7 @@ def _say(what: str) -> None:
 
 
 def measure() -> Result:
-    """Have both make the figures of the same stays."""
+    """Have both make the statistics of the same stays."""
     _say(f"{STAYS:,} stays in {ROOMS:,} rooms on {DAYS} days; some minutes in all")
     with _database() as (database, values):
         for statement in _FILL:

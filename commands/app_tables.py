@@ -48,7 +48,7 @@ def _defined() -> dict[str, AppTables]:
         jobs: dict[str, list[tuple[str, str]]] = {}
         for job in app.jobs():
             for model in job.models:
-                # What was copied of the application's tables for its figures is no table of its own.
+                # What was copied of the application's tables for its statistics is no table of its own.
                 if table_of(model).schema in app.models.SCHEMAS:
                     jobs.setdefault(table_of(model).fullname, []).append((job.task, job.why))
         made[name] = {

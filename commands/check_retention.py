@@ -96,7 +96,7 @@ def _bucket(settings: Settings, name: str) -> Iterator[Fault]:
 
 
 def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
-    """Find policies that freeze figures before what came late is counted."""
+    """Find policies that freeze statistics before what came late is counted."""
     on = rollups(settings)
     for name, policy in running.items():
         period = after(policy, settings)
@@ -105,14 +105,14 @@ def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Faul
         if period is not None and short:
             longest = max(needed.values())
             yield Fault(
-                f"{name} deletes after {duration(period)} what the figures need for {duration(longest)} "
+                f"{name} deletes after {duration(period)} what the statistics need for {duration(longest)} "
                 f"({first_names(short)}).",
                 f"Give it {duration(longest)} at least: {variable('retention_days')}={name}={longest.days}",
             )
 
 
 def _window(rollup: Rollup) -> timedelta:
-    """Return how old a row may be when its figures are computed the last time, in whole days."""
+    """Return how old a row may be when its statistics are computed the last time, in whole days."""
     return -(-(rollup.grace + (rollup.recompute_for or timedelta(0))) // _DAY) * _DAY
 
 

@@ -37,7 +37,7 @@ ENTRIES: dict[str, Entry] = {
     "report": Entry(
         "commands.report",
         "report",
-        "Show an application's daily figures, and how its jobs are.",
+        "Show an application's daily statistics, and how its jobs are.",
     ),
     "run": Entry(
         "commands.run",
@@ -82,7 +82,7 @@ ENTRIES: dict[str, Entry] = {
         "app",
         "What retention would take, what it took, and how that comes back.",
     ),
-    "rollup": Entry("commands.rollup", "app", "Figures by the day and the hour."),
+    "rollup": Entry("commands.rollup", "app", "Statistics by the day and the hour."),
     "stack": Entry(
         "commands.stack",
         "app",

@@ -1,4 +1,4 @@
-"""`roomkeeper policies`: what cleans up and what makes figures, and how it gets on."""
+"""`roomkeeper policies`: what cleans up and what makes statistics, and how it gets on."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def list_policies(
             if swept:
                 console.print(make(f"{name}: {about}{missing}", ("policy", "due now"), swept))
             if figures:
-                console.print(make(f"{name}: figures{missing}", ("rollup", "closed up to"), figures))
+                console.print(make(f"{name}: statistics{missing}", ("rollup", "closed up to"), figures))
     if app and app not in shown:
         console.print(f"{app} has no policies and no rollups.")
 

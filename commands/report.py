@@ -1,4 +1,4 @@
-"""`roomkeeper report`: an application's daily figures, as a page with charts or in the terminal."""
+"""`roomkeeper report`: an application's daily statistics, as a page with charts or in the terminal."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def report(
         typer.Option("--html", metavar="FILE", help="Write a page with charts, that needs no network."),
     ] = None,
 ) -> None:
-    """Show an application's daily figures, and how its jobs are."""
+    """Show an application's daily statistics, and how its jobs are."""
     if app not in pages.PAGES:
         known = list(pages.PAGES)
         raise SettingsError(f"{app!r} is not an application: {', '.join(known)}.{did_you_mean(app, known)}")
@@ -88,12 +88,12 @@ def _read(app: str, page: Page, first: date | None, last: date | None, settings:
     if not made.progress:
         off = "" if app in settings.apps else f" {app} is not in {variable('apps')}."
         raise SettingsError(
-            f"There are no figures of {app} yet.{off} Figures are made by the maintenance workers; see: "
-            "roomkeeper policies"
+            f"There are no statistics of {app} yet.{off} Statistics are made by the maintenance workers; "
+            "see: roomkeeper policies"
         )
     known = {one for drawn in made.charts for one in drawn.known}
     if known == {Known.NOTHING} and not any(heat.any for heat in made.heats):
-        none = f"There are no figures of {app} for {formatting.days(start, end)}"
+        none = f"There are no statistics of {app} for {formatting.days(start, end)}"
         begun = [(one.begins, one.chart.rollup.name) for one in made.charts if one.begins is not None]
         if begun and end < min(begun)[0]:
             begins, rollup = min(begun)

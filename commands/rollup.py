@@ -1,4 +1,4 @@
-"""`roomkeeper rollup`: how far figures have come, computing days anew, and proving that they are right."""
+"""`roomkeeper rollup`: how far statistics have come, computing days anew, and proving that they are right."""
 
 import random
 import secrets
@@ -27,11 +27,11 @@ from tasks.policies.rollup import Rollup
 from workers.db import get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings
 
-app = typer.Typer(help="Figures by the day and the hour.", no_args_is_help=True)
+app = typer.Typer(help="Statistics by the day and the hour.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name, from `roomkeeper rollup list`.")]
 
-#: Before that no clock was right: figures begin here at the earliest.
+#: Before that no clock was right: statistics begin here at the earliest.
 FIRST = date(2000, 1, 1)
 #: From this width on, in characters, there is room for a column each.
 WIDE = 130
@@ -115,7 +115,7 @@ def backfill(
         int, typer.Option(min=1, max=MOST_JOBS, help="How many days at once, each on its own connection.")
     ] = 1,
 ) -> None:
-    """Compute the figures of some days anew, the last one first; beat's runs go on beside it."""
+    """Compute the statistics of some days anew, the last one first; beat's runs go on beside it."""
     settings = get_settings()
     rollup = named("a rollup", name, ROLLUPS, settings)
     days = _parsed("--from", first), _parsed("--to", last)
@@ -132,7 +132,7 @@ def backfill(
             Console(stderr=True, highlight=False, soft_wrap=True).print(
                 f"{rollup.name}: broken off; {run.progress.buckets:,} of "
                 f"{quantity(len(wanted), rollup.grain)} computed, {quantity(run.progress.rows, 'row')} of "
-                "figures changed."
+                "statistics changed."
             )
             raise typer.Exit(130) from None
         except OtherZoneError as error:
@@ -140,7 +140,7 @@ def backfill(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{rollup.name}: {quantity(done.buckets, rollup.grain)} computed, {quantity(done.rows, 'row')} of "
-        f"figures changed, {monotonic() - began:.1f} s."
+        f"statistics changed, {monotonic() - began:.1f} s."
     )
     with transaction() as connection:
         now_state = state_of(connection, rollup)
@@ -180,7 +180,7 @@ def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Backf
         begins = bucket_at(state.covered_from, unit, state.zone)
         gap = buckets(wanted[-1].end, state.covered_from, unit, state.zone)
         yield (
-            f"Figures are kept right from {formatting.bucket(begins.label)} on; of "
+            f"Statistics are kept right from {formatting.bucket(begins.label)} on; of "
             f"{formatting.buckets(gap[0].label, gap[-1].label)} there are none. To have all: --to "
             f"{_day_before(begins)}"
         )
@@ -219,7 +219,7 @@ def _parsed(option: str, given: str) -> date:
     except ValueError:
         raise SettingsError(f"{option} must be a day like 2026-03-01 (got {given!r}).") from None
     if not FIRST <= day < date.max - timedelta(days=2):
-        raise SettingsError(f"{option} {day} is no day of figures: they begin in {FIRST.year}.")
+        raise SettingsError(f"{option} {day} is no day of statistics: they begin in {FIRST.year}.")
     return day
 
 
@@ -262,7 +262,7 @@ def audit(
         int | None, typer.Option(min=0, help="Choose as the audit did that said this number.")
     ] = None,
 ) -> None:
-    """Compute some closed days from the rows again, and say where the figures differ; nothing is changed."""
+    """Compute some closed days from the rows again, and say where statistics differ; nothing is changed."""
     settings = get_settings()
     rollup = named("a rollup", name, ROLLUPS, settings)
     days = (
@@ -340,7 +340,7 @@ def _audit(rollup: Rollup, bucket: Bucket, now: datetime, found: _Found, console
 
 
 def _drift(rollup: Rollup, row: Row[Any]) -> str:
-    """Return what is wrong with a row of figures: its key, and each figure that is not what it should be."""
+    """Return what is wrong with a row of statistics: its key, and each value that is not as it should be."""
     of = row._mapping
     keys = [column.property.columns[0].name for column in rollup.key]
     key = "".join(f" {name}={of[name]}" for name in keys)

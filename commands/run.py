@@ -79,7 +79,7 @@ def run(
 def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_run: bool) -> None:
     if moment is not None and not dry_run:
         raise SettingsError(
-            f"{rollup.name} goes by the clock, or today's figures would lose what has come since. Say "
+            f"{rollup.name} goes by the clock, or today's statistics would lose what has come since. Say "
             "--dry-run as well to see what would be closed then; days that are past are computed anew with: "
             f"roomkeeper rollup backfill {rollup.name} --from DAY --to DAY"
         )
@@ -158,7 +158,7 @@ def _compute(rollup: Rollup, settings: Settings, due: list[Bucket] | None) -> No
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{rollup.name}: {quantity(done.closed, rollup.grain)} closed, {quantity(done.rows, 'row')} of "
-        f"figures changed, {monotonic() - began:.1f} s."
+        f"statistics changed, {monotonic() - began:.1f} s."
     )
     if done.more:
         console.print("There is more: its time was over. Run it again.")

@@ -1,4 +1,4 @@
-"""`roomkeeper stack`: everything on this machine, with files, stale rows and figures going through it."""
+"""`roomkeeper stack`: everything on this machine, with files, stale rows and statistics going through it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -156,7 +156,7 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
             for case in ephemera.waiting:
                 console.print(f"✗ {case.policy.name}: not {after}: {case.fed.says}", style="red")
             for rollup in figures.waiting:
-                console.print(f"✗ {rollup.name}: its figures are not there {after}.", style="red")
+                console.print(f"✗ {rollup.name}: its statistics are not there {after}.", style="red")
             console.print(f"  What the workers say is in {group.logs}.")
         harmed = ephemera.harmed()
         for case in harmed:
@@ -166,7 +166,7 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
     rolled = rollups - len(figures.waiting)
     with_figures = ", ".join(name for name in group.settings.apps if APPS[name].rollups)
     console.print(
-        f"{rolled} of {rollups} rollups have run, and have their figures. "
+        f"{rolled} of {rollups} rollups have run, and have their statistics. "
         f"Look at them: roomkeeper report APP --html FILE (APP: {with_figures})"
     )
     title = f"\n{right} of {len(fed)} files as expected; the rows of {swept} of {policies} policies swept"
@@ -210,7 +210,7 @@ def _tell(effects: list["Effect"]) -> int:
 
 
 def _tell_figures(found: list["Seen"]) -> None:
-    """Tell which rollups have their figures."""
+    """Tell which rollups have their statistics."""
     for seen in found:
         many = f"{seen.total:,} {seen.told.many}, {quantity(seen.buckets, seen.rollup.grain)}"
         console.print(f"[green]✓[/] {seen.rollup.name}: {many} (in {seen.rollup.table.fullname})")

@@ -1,11 +1,11 @@
-"""Figures of our own, in the schema `roomkeeper`, and how far each rollup has come.
+"""Statistics of our own, in the schema `roomkeeper`, and how far each rollup has come.
 
 A figure counts what lies in its bucket alone. Sums of days are sums (messages, seconds, bytes); numbers of
 different people, medians, 95th percentiles and peaks are not: for a week or a whole application they are
 computed anew from the rows, never added up.
 
 Seconds are durations; a median or percentile is NULL where there is nothing to take it of. `computed_at` is
-when a row's figures last changed.
+when a row's statistics last changed.
 """
 
 import datetime
@@ -200,7 +200,7 @@ class PernSecurityDaily(PlatformBase):
 
 
 class _OfARoom:
-    """The figures of a room of `echoroom`, by the hour and by the day."""
+    """The statistics of a room of `echoroom`, by the hour and by the day."""
 
     participants: Mapped[int]
     peak_participants: Mapped[int]
@@ -239,7 +239,7 @@ class EchoroomStay(PlatformBase):
     """A stay of a person in a room of `echoroom`, as it was seen.
 
     The application keeps one row for each person and room, and overwrites it when they come again: what
-    figures need of it is copied in time. `left_at` is NULL while they are there; `seen_at` is when it
+    statistics need of it is copied in time. `left_at` is NULL while they are there; `seen_at` is when it
     was first seen.
     """
 

@@ -78,7 +78,7 @@ class RoomParticipant(Base):
 
 
 class RoomAnalytics(Base):
-    """The figures of one room for one day."""
+    """The statistics of one room for one day."""
 
     __tablename__ = "room_analytics"
     __table_args__ = (

@@ -60,7 +60,7 @@ class AttachmentJob(PlatformBase):
         Index("attachment_jobs_due", "not_before", postgresql_where=text("state = 'waiting'")),
         Index("attachment_jobs_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index("attachment_jobs_failed", "updated_at", postgresql_where=text("state = 'failed'")),
-        # A day's, for the figures of that day.
+        # A day's, for the statistics of that day.
         Index("attachment_jobs_created_at", "created_at"),
         # All copies of a file, when one of them turns out to be infected.
         Index("attachment_jobs_sha256", "sha256"),

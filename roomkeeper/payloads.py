@@ -90,9 +90,9 @@ def room(app: str, room: UUID | str) -> Payload:
         room: its id, or its code.
 
     Raises:
-        InvalidPayload: the application has no such figures, or the room is neither an id nor a code.
+        InvalidPayload: the application has no such statistics, or the room is neither an id nor a code.
     """
-    _check_one_of("app", app, WITH_ROOMS, "an application with figures of rooms")
+    _check_one_of("app", app, WITH_ROOMS, "an application with statistics of rooms")
     if not (_is_id(room) or (isinstance(room, str) and _CODE.fullmatch(room))):
         raise InvalidPayload(
             f"room: neither a UUID nor a code, but {_shape(room)}. "

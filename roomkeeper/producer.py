@@ -96,7 +96,8 @@ class Producer:
         return ids
 
     def recompute_room(self, app: str, room: UUID | str, *, task_id: UUID | None = None) -> UUID:
-        """Have the figures of a room that has closed computed at once. What its rows say must be committed.
+        """Have the statistics of a room that has closed computed at once. What its rows say must be
+        committed.
 
         Args:
             room: its id, or its code.

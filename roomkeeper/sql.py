@@ -36,7 +36,7 @@ def process_attachment(cursor: Cursor, app: str, attachment_id: UUID | str) -> U
 
 
 def recompute_room(cursor: Cursor, app: str, room: UUID | str) -> UUID:
-    """Have the figures of a room that has closed computed, once the transaction is committed.
+    """Have the statistics of a room that has closed computed, once the transaction is committed.
 
     Args:
         room: its id, or its code.

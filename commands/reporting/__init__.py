@@ -1,1 +1,1 @@
-"""What `roomkeeper report` shows: which figures, read from the database, as a page or in the terminal."""
+"""What `roomkeeper report` shows: which statistics, read from the database, as a page or in the terminal."""

@@ -1,4 +1,4 @@
-"""The axes of charts: scales, ticks and how figures are written, in Vega's expressions."""
+"""The axes of charts: scales, ticks and how statistics are written, in Vega's expressions."""
 
 from datetime import UTC, date, datetime
 from math import ceil, floor, log10
@@ -71,7 +71,7 @@ IN_TOOLTIP = {
 
 
 def of_figures(drawn: Drawn) -> Spec:
-    """Return the channel of a chart's figures: its scale and its axis."""
+    """Return the channel of a chart's statistics: its scale and its axis."""
     unit = drawn.chart.unit
     axis: Spec = {"title": None, "labelExpr": _ON_AXIS[unit].format("datum.value")}
     if wide_apart(drawn):

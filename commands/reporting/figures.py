@@ -1,4 +1,4 @@
-"""A report's figures, as they are read and before they are drawn."""
+"""A report's statistics, as they are read and before they are drawn."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,11 +12,11 @@ from tasks.analytics.calendar import day_of
 class Known(StrEnum):
     """What is known of a day."""
 
-    #: Its figures are final, but for corrections.
+    #: Its statistics are final, but for corrections.
     CLOSED = "closed"
     #: Rows may still come.
     PROVISIONAL = "provisional"
-    #: Before the first row, or not computed: there are no figures, which is not the same as 0.
+    #: Before the first row, or not computed: there are no statistics, which is not the same as 0.
     NOTHING = "nothing"
 
 
@@ -31,11 +31,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """A chart with its figures.
+    """A chart with its statistics.
 
     Attributes:
         days: the days shown, and what is known of each.
-        begins: the first day that has figures, shown or not; None if there are none yet.
+        begins: the first day that has statistics, shown or not; None if there are none yet.
         zone: whose days they are.
     """
 
@@ -94,7 +94,7 @@ class Heat:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """A ranking with its figures."""
+    """A ranking with its statistics."""
 
     ranking: Ranking
     rows: tuple[tuple[str, tuple[Number | None, ...]], ...]
@@ -130,7 +130,7 @@ def known(day: date, state: RollupCoverage | None, first: date | None) -> Known:
     """Return what is known of a day.
 
     Args:
-        first: the day of the first row: an application that was not in use yet has no figures, not 0.
+        first: the day of the first row: an application that was not in use yet has no statistics, not 0.
     """
     if state is None or first is None or day < first:
         return Known.NOTHING

@@ -1,4 +1,4 @@
-"""Draws a report as one HTML page that loads nothing: figures, style, scripts are all in it."""
+"""Draws a report as one HTML page that loads nothing: statistics, style, scripts are all in it."""
 
 import base64
 import json
@@ -113,7 +113,7 @@ def _main(report: Report) -> Element:
         "main",
         tag("noscript", tag("p", "Charts need JavaScript; the tables do not.", class_="note")),
         tag("ul", *tiles, class_="tiles") if tiles else None,
-        tag("section", tag("h2", "Figures"), *_legend_of_days(report), tag("div", *charts, class_="grid")),
+        tag("section", tag("h2", "Statistics"), *_legend_of_days(report), tag("div", *charts, class_="grid")),
         *(_ranking(one) for one in report.rankings),
         _jobs(report),
         _progress(report),
@@ -155,7 +155,7 @@ def _legend_of_days(report: Report) -> Iterator[Element]:
     if Known.NOTHING in kinds:
         parts += [
             tag("i", class_="swatch nothing"),
-            " no figures: before the first row, or not computed, which is not the same as 0",
+            " no statistics: before the first row, or not computed, which is not the same as 0",
         ]
     if parts:
         yield tag("p", *parts, class_="note days")
@@ -179,7 +179,7 @@ def _figure(name: str, drawn: Drawn) -> Element:
         "figure",
         tag("figcaption", tag("h3", drawn.chart.title, id=f"{name}-title"), tag("p", says + zone)),
         legend,
-        tag("div", id=name, class_="chart") if drawn.any else tag("p", "No figures.", class_="empty"),
+        tag("div", id=name, class_="chart") if drawn.any else tag("p", "No statistics.", class_="empty"),
         _details(_table_of(drawn)) if drawn.any else None,
         aria_labelledby=f"{name}-title",
         role="group",
@@ -195,7 +195,7 @@ def _table_of(drawn: Drawn) -> Element:
     for at in reversed(range(len(drawn.days))):
         values = [*(line.values[at] for line in drawn.lines), *([whole[at]] if together else [])]
         known = drawn.known[at]
-        mark = {"provisional": " (provisional)", "nothing": " (no figures)"}.get(known, "")
+        mark = {"provisional": " (provisional)", "nothing": " (no statistics)"}.get(known, "")
         rows.append(
             tag(
                 "tr",
@@ -228,7 +228,7 @@ def _heat(name: str, heat: Heat) -> Element:
         "figure",
         tag("figcaption", tag("h3", heat.hours.title, id=f"{name}-title"), tag("p", heat.hours.says)),
         scale if heat.highest else None,
-        tag("div", id=name, class_="chart") if heat.highest else tag("p", "No figures.", class_="empty"),
+        tag("div", id=name, class_="chart") if heat.highest else tag("p", "No statistics.", class_="empty"),
         _details(_table(heat.hours.title, heads, rows)) if heat.highest else None,
         aria_labelledby=f"{name}-title",
         role="group",
@@ -254,7 +254,7 @@ def _ranking(ranked: Ranked) -> Element:
         "section",
         tag("h2", ranking.title),
         tag("p", ranking.says, class_="says"),
-        _table(ranking.title, heads, rows, 2) if rows else tag("p", "No figures.", class_="empty"),
+        _table(ranking.title, heads, rows, 2) if rows else tag("p", "No statistics.", class_="empty"),
     )
 
 
@@ -306,10 +306,13 @@ def _progress(report: Report) -> Element:
     rows = [_progress_of(one) for one in report.progress]
     return tag(
         "section",
-        tag("h2", "How far the figures are"),
+        tag("h2", "How far the statistics are"),
         tag("p", "What is closed is final, but for rows that are corrected or deleted later.", class_="says"),
         _table(
-            "How far the figures are", ["figures", "from", "closed up to", "last computed", "zone"], rows, 5
+            "How far the statistics are",
+            ["statistics", "from", "closed up to", "last computed", "zone"],
+            rows,
+            5,
         ),
     )
 

@@ -385,7 +385,7 @@ ECHOROOM = Page(
     ),
 )
 
-#: Of each application that has figures.
+#: Of each application that has statistics.
 PAGES = {
     "echoroom": ECHOROOM,
     "openchat": OPENCHAT,

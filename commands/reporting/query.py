@@ -1,4 +1,4 @@
-"""Reads what a report shows: figures day by day, which days have any, and how the jobs are."""
+"""Reads what a report shows: statistics day by day, which days have any, and how the jobs are."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta

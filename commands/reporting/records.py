@@ -1,7 +1,7 @@
 """What a report may say of its charts: records, that the code beside this file reads and draws.
 
-A chart says what is its own: a title, its figures, how they are drawn. Which rollup makes them, and so the
-table, its day and its keys, follows from the columns of the figures; the unit from their names.
+A chart says what is its own: a title, its statistics, how they are drawn. Which rollup makes them, and so the
+table, its day and its keys, follows from the columns of the statistics; the unit from their names.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,7 +63,7 @@ class Colour(StrEnum):
     GREY = "grey"
 
 
-# -- figures ---------------------------------------------------------------------------------------------
+# -- statistics ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,12 +171,12 @@ class By:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chart:
-    """Daily figures that are looked at together.
+    """Daily statistics that are looked at together.
 
     Attributes:
         title: what it shows, in some words.
         says: what a number is, in a sentence or two.
-        series: named figures, or one for each value of a key.
+        series: named statistics, or one for each value of a key.
         where: which of the table's rows are meant; None for all.
         shape: how it is drawn; lines, if nothing is counted.
         over: what may be shown of all days together; nothing, if nothing is counted.
@@ -200,12 +200,12 @@ class Chart:
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """The figures of its series."""
+        """The statistics of its series."""
         return (self.series.figure,) if isinstance(self.series, By) else tuple(s.figure for s in self.series)
 
     @property
     def unit(self) -> Unit:
-        """The unit that its figures have in common."""
+        """The unit that its statistics have in common."""
         return self.figures[0].unit
 
     @property
@@ -250,7 +250,7 @@ class Ranking:
 
     Attributes:
         name: see `By`.
-        columns: figures over all days shown.
+        columns: statistics over all days shown.
     """
 
     title: str
@@ -296,7 +296,7 @@ class Page:
 
     @property
     def rollups(self) -> list[str]:
-        """The names of the rollups that make its figures."""
+        """The names of the rollups that make its statistics."""
         return list(dict.fromkeys(one.rollup.name for one in self.shown))
 
 
@@ -313,7 +313,7 @@ def _named(name: Column | None) -> tuple[Column, ...]:
 
 
 def _rollup(title: str, figures: Iterable[Figure]) -> Rollup:
-    """Return the rollup that makes some figures.
+    """Return the rollup that makes some statistics.
 
     Raises:
         ValueError: they are of no rollup's table, or of several.
@@ -322,7 +322,7 @@ def _rollup(title: str, figures: Iterable[Figure]) -> Rollup:
     found = [rollup for rollup in ROLLUPS.values() if rollup.table in tables]
     if len(found) != 1:
         names = ", ".join(rollup.name for rollup in found) or "none"
-        raise ValueError(f"{title}: its figures must be of one rollup's table, and are of: {names}")
+        raise ValueError(f"{title}: its statistics must be of one rollup's table, and are of: {names}")
     return found[0]
 
 

@@ -16,7 +16,7 @@ from commands.reporting.units import WEEKDAYS, with_unit
 
 #: What a value is shown as, from the lowest to the highest; where letters are all there is, as digits.
 BARS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
-#: What stands for a day without figures.
+#: What stands for a day without statistics.
 NOTHING = " "
 #: From this width on, in characters, a line has room for more days.
 WIDE, SHORT = 110, 30
@@ -101,7 +101,7 @@ def _chart(drawn: Drawn, console: Console, width: int, plain: bool) -> None:
         console.print(table)
     else:
         console.print(Text(chart.title, style="bold"))
-        console.print("  No figures.")
+        console.print("  No statistics.")
     if note := _note(drawn):
         console.print(Text(_plain(note, plain), style="dim"))
 
@@ -121,7 +121,7 @@ def _signs(drawn: Drawn, values: Sequence[Number | None], width: int, plain: boo
 def _note(drawn: Drawn) -> str:
     """Say what of the days is not final, or not there."""
     notes = []
-    for kind, what in ((Known.PROVISIONAL, "provisional"), (Known.NOTHING, "no figures")):
+    for kind, what in ((Known.PROVISIONAL, "provisional"), (Known.NOTHING, "no statistics")):
         days = [day for day, one in zip(drawn.days, drawn.known, strict=True) if one is kind]
         if not days:
             continue
@@ -135,7 +135,7 @@ def _note(drawn: Drawn) -> str:
 def _heat(heat: Heat, console: Console, plain: bool) -> None:
     if not heat.highest:
         console.print(Text(heat.hours.title, style="bold"))
-        console.print("  No figures.")
+        console.print("  No statistics.")
         return
     table = Table(box=None, pad_edge=False, title=Text(heat.hours.title, style="bold"), title_justify="left")
     table.add_column("UTC", min_width=12)
@@ -153,7 +153,7 @@ def _ranking(ranked: Ranked, console: Console) -> None:
     ranking = ranked.ranking
     if not ranked.rows:
         console.print(Text(ranking.title, style="bold"))
-        console.print("  No figures.")
+        console.print("  No statistics.")
         return
     table = _listed(ranking.title)
     table.add_column(ranking.heading, overflow="fold")

@@ -1,4 +1,4 @@
-"""A report's figures with their units, on the page and in the terminal."""
+"""A report's statistics with their units, on the page and in the terminal."""
 
 from rich.filesize import decimal
 

@@ -52,7 +52,7 @@ def params(colours: dict[Colour, str], others: dict[str, str]) -> list[Spec]:
 
 
 def chart(drawn: Drawn) -> Spec:
-    """Return a chart of daily figures."""
+    """Return a chart of daily statistics."""
     count = len(drawn.lines)
     start = ms(drawn.days[0])
     end = ms(drawn.days[-1]) + DAY_MS
@@ -103,7 +103,7 @@ def _known(drawn: Drawn) -> list[tuple[date, Known]]:
 
 
 def _bands(drawn: Drawn) -> list[Spec]:
-    """Return what lies behind days without figures, and behind those that are not closed."""
+    """Return what lies behind days without statistics, and behind those that are not closed."""
     layers: list[Spec] = []
     for kind, colour in ((Known.NOTHING, "c_nothing"), (Known.PROVISIONAL, "c_open")):
         bands: list[Spec] = []
@@ -136,7 +136,12 @@ def _bands(drawn: Drawn) -> list[Spec]:
             layers.append(
                 {
                     "data": {"values": [{"m": (band["a"] + band["b"]) / 2} for band in named]},
-                    "mark": {"type": "text", "fill": {"expr": "c_ink"}, "text": "no figures", "aria": False},
+                    "mark": {
+                        "type": "text",
+                        "fill": {"expr": "c_ink"},
+                        "text": "no statistics",
+                        "aria": False,
+                    },
                     "encoding": {
                         "x": {"field": "m", "type": "quantitative"},
                         "y": {"value": {"expr": "height / 2"}},

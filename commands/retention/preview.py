@@ -143,7 +143,7 @@ def print_preview(found: "Preview") -> None:
         line(out, "on hold", f"{held}, though old enough; see: roomkeeper hold list")
     if found.not_closed:
         waits = quantity(found.not_closed, "row")
-        line(out, "waits for figures", f"{waits}; see: roomkeeper rollup list")
+        line(out, "waits for statistics", f"{waits}; see: roomkeeper rollup list")
     line(out, "archive", _place(policy, settings, f"{policy.name}/"))
     line(out, "a run", _verdict(found))
 

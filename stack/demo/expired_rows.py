@@ -306,7 +306,7 @@ def _rooms(feed: Feed) -> Fed:
     stale, stays = room(feed.soon), room(feed.later)
     figures = feed.add(audiorooms.RoomAnalytics, room_id=stale, date=utc(feed.once).date(), total_listeners=7)
     return Fed(
-        "a room that was closed long ago; its figures stay",
+        "a room that was closed long ago; its statistics stay",
         feed.soon,
         [
             is_gone(audiorooms.AudioRoom, stale),

@@ -25,7 +25,7 @@ _MARGIN = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A rollup that has run, and its figures of what was fed.
+    """A rollup that has run, and its statistics of what was fed.
 
     Attributes:
         buckets: how many days, or hours, were fed.

@@ -36,7 +36,7 @@ class BackfillProgress:
         todo: buckets that it is to compute.
         buckets: those that it has computed.
         frozen: those that it left as they are, because rows of them are gone.
-        rows: of figures that it wrote or took away.
+        rows: of statistics that it wrote or took away.
     """
 
     todo: int = 0

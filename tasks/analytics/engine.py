@@ -1,4 +1,4 @@
-"""The rollup engine: puts figures in the place of those that are there, bucket by bucket.
+"""The rollup engine: puts statistics in the place of those that are there, bucket by bucket.
 
 A run, in this order, each step in a transaction of its own:
 
@@ -53,7 +53,7 @@ LONGEST_MS = 120_000
 #: Sorting a day in memory takes half as long as on disk. Plans are made for the bucket that is asked for, and
 #: not compiled, which takes longer than most of them run. Of what the steps of a select give PostgreSQL knows
 #: nothing, and sorts it all to merge a few rows, where it could look them up. A commit does not wait for the
-#: disk: what a crash of the database takes back is figures and watermark together, and is computed again.
+#: disk: what a crash of the database takes back is statistics and watermark together, and is computed again.
 _SET = """
     SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true),
            set_config('plan_cache_mode', 'force_custom_plan', true),
@@ -67,7 +67,7 @@ class RollupProgress:
     """What a run has done so far.
 
     Attributes:
-        rows: of figures that it wrote or took away.
+        rows: of statistics that it wrote or took away.
         closed: buckets.
         revisited: closed buckets that it computed again.
         buckets: all that it computed, as a whole or in part.
@@ -149,8 +149,8 @@ class RollupRun:
 
     def _first(self, connection: Connection) -> None:
         first = connection.execute(statements(self.rollup).earliest).scalar_one()
-        # As far back as late rows may be of; but not where the application has made the figures so far, and
-        # nobody can say of what.
+        # As far back as late rows may be of; but not where the application has made the statistics so far,
+        # and nobody can say of what.
         back = (
             self.now - (self.rollup.recompute_for or timedelta(0))
             if self.rollup.empty_values is None
@@ -220,7 +220,7 @@ class RollupRun:
             except DBAPIError as error:
                 if is_unavailable(error):
                     raise
-                # A table too large for the time there is: figures are made all the same, and it is tried
+                # A table too large for the time there is: statistics are made all the same, and it is tried
                 # again in a day.
                 log.warning(
                     "rollup.daily_snapshot_failed", rollup=self.rollup.name, error=type(error.orig).__name__

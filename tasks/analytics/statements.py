@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from tasks.policies.rollup import CLOCKS_SET, KEYS, Rollup, bucket_of
 
-#: When the figures of a row of ours last changed.
+#: When the statistics of a row of ours last changed.
 COMPUTED_AT = "computed_at"
 
 

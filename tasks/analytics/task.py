@@ -23,7 +23,7 @@ from workers.queues import MAINTENANCE
 from workers.settings import Settings, get_settings
 from workers.task import PlatformTask
 
-#: The figures of a room of `audiorooms`.
+#: The statistics of a room of `audiorooms`.
 AUDIOROOMS = "audiorooms"
 ROOM_ANALYTICS = f"{AUDIOROOMS}.room_analytics"
 
@@ -103,7 +103,7 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     pydantic_strict=False,
 )
 def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
-    """Compute one room's figures at once; say how many changed. Its recovery job is the rollup itself."""
+    """Compute one room's statistics at once; say how many changed. Its recovery job is the rollup itself."""
     settings = get_settings()
     if AUDIOROOMS in availability.disabled(settings):
         return f"left to the rollup: {AUDIOROOMS} is switched off"

@@ -25,8 +25,8 @@ _TOOK = cast(extract("epoch", func.greatest(Job.finished_at, Job.created_at) - J
 _SECONDS = case((_FINISHED, _TOOK))
 _VERDICT = func.coalesce(Job.verdict, "none")
 _OBSERVED = (
-    "They are copied for the figures of their hours and days, which are closed by then, and computed again "
-    "for three days only."
+    "They are copied for the statistics of their hours and days, which are closed by then, and computed "
+    "again for three days only."
 )
 
 OWN = (

@@ -52,7 +52,7 @@ class App:
         delivery: how it keeps the statuses of messages, if it does.
         cleanup: its policies for what is ephemeral.
         retention: its policies for what has had its time.
-        rollups: its figures.
+        rollups: its statistics.
         entities: whom or what a legal hold may be placed on: 'user', 'conversation', 'room', each with the
             table of those; None where that is not one of the application's.
         untouched: the tables that no job touches, each with the reason.

@@ -120,7 +120,7 @@ class Retention(Sweep):
             Otherwise NOW - AFTER.
         where: which rows besides; None for all.
         refers: what refers to the table's rows, key by key, with the reason.
-        until: until when a row of the table counts in the figures that are made of it, where the latest
+        until: until when a row of the table counts in the statistics that are made of it, where the latest
             moment of `SourceTable.at` does not say it.
         owners: whose the rows of all tables concerned are, for legal holds.
         after: the period; None where no document gives one: the policy is off until it is set.

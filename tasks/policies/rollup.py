@@ -1,4 +1,4 @@
-"""A rollup record: which figures are made of which rows, bucket by bucket, and when.
+"""A rollup record: which statistics are made of which rows, bucket by bucket, and when.
 
 A rollup is a record. Its select computes one bucket, [FROM, TO), inside PostgreSQL; the engine
 (`tasks/analytics/engine.py`) puts what it gives in the place of what was there.
@@ -106,8 +106,8 @@ class Keyed:
         key: the target's column.
         select: the rollup's select, of KEYS alone.
         changed: keys in which something has changed since SINCE, as (key, since): the earliest moment whose
-            figures it may change.
-        live: keys in which something goes on at NOW, as (key, since): their figures grow without any row
+            statistics it may change.
+        live: keys in which something goes on at NOW, as (key, since): their statistics grow without any row
             being written. They are computed at each run, and once more from `since` on when they are live no
             longer: that something ended earlier than it seemed is said only then.
         most: of more keys a bucket is computed as a whole, which takes less time.
@@ -132,7 +132,7 @@ class Rollup:
         grain: how long a bucket is. Hours are of UTC.
         bucket: the target's column that says which bucket.
         key: the target's other key columns.
-        select: computes one bucket from FROM, TO and NOW: the bucket, the key columns, and the figures, by
+        select: computes one bucket from FROM, TO and NOW: the bucket, the key columns, and the statistics, by
             the names of the target's columns. What else the target has is left as it is.
         source_tables: the tables whose rows it counts.
         every: how often it runs, unless set otherwise.
@@ -145,7 +145,7 @@ class Rollup:
         snapshot: statements on NOW and SINCE that copy what the application will overwrite, or find what no
             index finds; run before anything is computed.
         daily_snapshot: the same, for statements that read whole tables: once a day, and after a pause.
-        empty_values: what figures become where a key has none any more, and rows are not ours to delete.
+        empty_values: what statistics become where a key has none any more, and rows are not ours to delete.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Rollup:
         if unknown := [name for name in named if name not in self.table.c]:
             yield f"{self.table.fullname} has no column {', '.join(unknown)}."
         if not self.figures:
-            yield "its select gives no figures."
+            yield "its select gives no statistics."
         if not self.source_tables:
             yield "say in `source_tables` whose rows it counts."
         for column in (self.bucket, *self.key):

@@ -1,9 +1,9 @@
 """One batch of retention: a transaction in which rows and all that goes with them are archived and deleted.
 
 1. In one transaction: due rows are locked and judged once more; what refers to them is changed or deleted;
-   they are deleted; what was deleted is written to the archive and read back; the figures that count it are
-   frozen (`tasks/analytics/rollup_guard.py`); the receipt is written, and the objects that belonged to the
-   rows are noted as pending deletions (`tasks/retention/pending_deletions.py`). Then it commits.
+   they are deleted; what was deleted is written to the archive and read back; the statistics that count it
+   are frozen (`tasks/analytics/rollup_guard.py`); the receipt is written, and the objects that belonged to
+   the rows are noted as pending deletions (`tasks/retention/pending_deletions.py`). Then it commits.
 2. After the commit the objects are deleted, and the pending deletions removed.
 
 A crash before the commit leaves the rows and their objects as they were. The archive that it leaves was noted
@@ -104,7 +104,7 @@ class _Gone:
 
     Attributes:
         most_bytes: of one table's rows at once; None where the batch cannot be smaller.
-        until: until when the policy's own rows count in figures, if the policy says that.
+        until: until when the policy's own rows count in statistics, if the policy says that.
         rows: of each table, what was deleted, in the order of the deletions.
         updated: the keys of the policy's own rows, where these stay.
         changed: of each table, rows that stay: their key, and each changed column before and after.

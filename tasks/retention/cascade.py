@@ -39,7 +39,7 @@ NOW_SUFFIX = ":now"
 class Family:
     """Statements on a policy's own rows, by their keys: which are due, and what happens to them.
 
-    `due` returns their keys, and, as texts, until when they count in figures, if the policy says that.
+    `due` returns their keys, and, as texts, until when they count in statistics, if the policy says that.
     """
 
     due: Select[Any]

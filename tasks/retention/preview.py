@@ -1,7 +1,7 @@
 """What a run of retention would take, and why it would leave the rest: counted, and nothing changes.
 
 Counted are the rows that are old enough, each once: those that would go, those that others keep alive, those
-on legal hold, those that wait for figures; and what would go, or change, with the first. A table that no
+on legal hold, those that wait for statistics; and what would go, or change, with the first. A table that no
 index serves is read once, some pages at a time, as is one with much that is old. All of it is one moment's
 state, and read only.
 """
@@ -98,8 +98,8 @@ class Preview:
         samples: the keys of the oldest.
         referring: what refers to them.
         held: how many are old enough, and kept by legal holds alone.
-        not_closed: how many are old enough, and wait for figures: their buckets are not closed. Some may be
-            on hold besides.
+        not_closed: how many are old enough, and wait for statistics: their buckets are not closed. Some may
+            be on hold besides.
         files: how many attachments would go, each an object and its pictures; `file_bytes` as their rows say.
         allowed: how many rows a run may take; None if it may take none, and then `stopped` says why.
     """

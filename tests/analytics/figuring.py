@@ -1,4 +1,4 @@
-"""Rows for rollups, and the figures that come of them."""
+"""Rows for rollups, and the statistics that come of them."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ LEAPS = {
     "Asia/Kathmandu": date(2026, 3, 29),
 }
 
-#: Key columns of a row of figures, then the name of a figure.
+#: Key columns of a row of statistics, then the name of a figure.
 Place = tuple[Any, ...]
 Row = dict[str, Any]
 #: A transaction that is open, or a platform, of whose database each step is committed.
@@ -92,11 +92,11 @@ def _begun(database: Database) -> Iterator[Connection]:
             yield connection
 
 
-# -- figures --------------------------------------------------------------------------------------------
+# -- statistics --------------------------------------------------------------------------------------------
 
 
 def compute(database: Database, rollup: Rollup, found: Iterable[Bucket], now: datetime = NOW) -> int:
-    """Compute these buckets as the engine does; return how many rows of figures that changed."""
+    """Compute these buckets as the engine does; return how many rows of statistics that changed."""
     changed, replace = 0, statements(rollup).replace
     with _begun(database) as connection:
         for bucket in found:
@@ -132,7 +132,7 @@ def days(first: date, last: date, zone: str = "UTC") -> list[Bucket]:
 def computed(
     database: Database, rollup: Rollup, first: date, last: date, zone: str = "UTC", now: datetime = NOW
 ) -> dict[Place, Any]:
-    """Compute these days, twice: return all figures, which the second time leaves as they are."""
+    """Compute these days, twice: return all statistics, which the second time leaves as they are."""
     wanted = days(first, last, zone)
     with _begun(database) as connection:
         compute(connection, rollup, wanted, now)
@@ -142,7 +142,7 @@ def computed(
 
 
 def agree(found: Mapping[Place, Any], wanted: Mapping[Place, Any]) -> None:
-    """Fail unless the figures are these: whole numbers exactly, others but for what a float cannot hold."""
+    """Fail unless the statistics are these: whole numbers exactly, others as far as a float can hold them."""
     assert set(found) == set(wanted)
     for place, value in wanted.items():
         if isinstance(value, Fraction):

@@ -1,4 +1,4 @@
-"""What the figures of attachments have to be, written down as plainly as their rule is."""
+"""What the statistics of attachments have to be, written down as plainly as their rule is."""
 
 import random
 from collections import defaultdict

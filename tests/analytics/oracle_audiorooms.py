@@ -1,4 +1,4 @@
-"""The figures of `audiorooms`, said once more in plain Python, by brute force."""
+"""The statistics of `audiorooms`, said once more in plain Python, by brute force."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

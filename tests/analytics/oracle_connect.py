@@ -1,4 +1,4 @@
-"""What the figures of `connect` have to be, written down as plainly as their rules are."""
+"""What the statistics of `connect` have to be, written down as plainly as their rules are."""
 
 import random
 from collections import defaultdict
@@ -128,7 +128,7 @@ def history(chance: random.Random, zone: str) -> Rows:
     return rows
 
 
-# -- figures --------------------------------------------------------------------------------------------
+# -- statistics --------------------------------------------------------------------------------------------
 
 
 def calls_daily(rows: Rows, zone: str) -> dict[Place, Row]:

@@ -1,4 +1,4 @@
-"""What is to be known of `echoroom`, said once more in plain Python: what is seen, and the figures of it."""
+"""What is to be known of `echoroom`, said once more in plain Python: what is seen, and its statistics."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -239,7 +239,7 @@ class Observer:
         return {(*person, stay.joined): stay.left for person, stays in self.stays.items() for stay in stays}
 
 
-# -- what the figures are -------------------------------------------------------------------------------
+# -- what the statistics are -------------------------------------------------------------------------------
 
 
 def figures(
@@ -249,7 +249,7 @@ def figures(
     now: datetime,
     kept: Table | None = None,
 ) -> Table:
-    """Return the figures of these buckets as they are at `now`; `kept` are those that there were before."""
+    """Return the statistics of these buckets as of `now`; `kept` are those that were there before."""
     rooms = {row["id"] for row in echoroom.rows(ChatSession)}
     messages = {row["id"]: row for row in echoroom.rows(ChatMessage)}
     reactions = echoroom.rows(MessageReaction)

@@ -1,4 +1,4 @@
-"""What the figures of `openchat` have to be, written down as plainly as their rules are."""
+"""What the statistics of `openchat` have to be, written down as plainly as their rules are."""
 
 import random
 from collections import defaultdict
@@ -80,7 +80,7 @@ def history(chance: random.Random, zone: str) -> Rows:
     return rows
 
 
-# -- figures --------------------------------------------------------------------------------------------
+# -- statistics --------------------------------------------------------------------------------------------
 
 
 def _by_day(rows: Rows, zone: str) -> dict[date, list[Row]]:

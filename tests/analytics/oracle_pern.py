@@ -1,4 +1,4 @@
-"""What the figures of `pern` have to be, written down as plainly as their rules are."""
+"""What the statistics of `pern` have to be, written down as plainly as their rules are."""
 
 import random
 from collections import defaultdict
@@ -116,7 +116,7 @@ def history(chance: random.Random, zone: str) -> Rows:
     return rows
 
 
-# -- figures --------------------------------------------------------------------------------------------
+# -- statistics --------------------------------------------------------------------------------------------
 
 
 def _by_day(rows: Rows, model: Model, at: str, zone: str) -> dict[date, list[Row]]:

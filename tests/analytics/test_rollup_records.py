@@ -44,7 +44,7 @@ _ROOMS = ROLLUPS["audiorooms.room_analytics"]
             {"select": GOOD["select"].add_columns(func.count().label("people"))},
             "pern.test: roomkeeper.pern_sessions_daily has no column people.",
         ),
-        ({"select": select(bucket_of(PernSessionsDaily.day))}, "pern.test: its select gives no figures."),
+        ({"select": select(bucket_of(PernSessionsDaily.day))}, "pern.test: its select gives no statistics."),
         ({"source_tables": ()}, "pern.test: say in `source_tables` whose rows it counts."),
         ({"bucket": PernSecurityDaily.day}, "is not a column of roomkeeper.pern_sessions_daily."),
         ({"zone": "Berlin"}, "pern.test: there is no time zone 'Berlin'."),

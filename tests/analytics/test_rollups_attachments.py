@@ -1,4 +1,4 @@
-"""The figures of attachments."""
+"""The statistics of attachments."""
 
 import random
 from datetime import timedelta
@@ -38,7 +38,7 @@ HERE = (DAY, "openchat")
 
 
 def found(platform: Database, zone: str = "UTC") -> dict[Place, Any]:
-    """Compute all days that a test may touch; return all figures."""
+    """Compute all days that a test may touch; return all statistics."""
     day = LEAPS[zone]
     return computed(platform, DAILY, day - timedelta(days=2), day + timedelta(days=3), zone)
 

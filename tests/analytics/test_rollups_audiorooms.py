@@ -1,4 +1,4 @@
-"""The figures of `audiorooms`, against a brute-force oracle: random histories, increments and crashes."""
+"""The statistics of `audiorooms`, against a brute-force oracle: random histories, increments and crashes."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +69,7 @@ def tick(now: datetime, zone: str = "UTC") -> RollupProgress:
 
 
 def of_day(platform: Platform) -> dict[UUID, tuple[int, int, int]]:
-    """Return the figures of a day by room, after a run that closes it; all is as the oracle says."""
+    """Return the statistics of a day by room, after a run that closes it; all is as the oracle says."""
     now = MIDNIGHT + timedelta(days=3)
     tick(now)
     with platform.engine.begin() as connection:
@@ -112,7 +112,7 @@ def test_a_stay_of_no_time_is_a_person_and_nothing_else(platform: Platform) -> N
 
 
 def test_stays_are_cut_at_midnight(platform: Platform) -> None:
-    # When somebody joined and left, and the figures of the day before midnight, and of the day after.
+    # When somebody joined and left, and the statistics of the day before midnight, and of the day after.
     stays: list[tuple[datetime, datetime, Day | None, Day | None]] = [
         (at(hours=-1), at(hours=1), (1, 60, 1), (1, 60, 1)),
         (at(hours=-1), at(), (1, 60, 1), None),

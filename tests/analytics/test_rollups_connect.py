@@ -1,4 +1,4 @@
-"""The figures of `connect`."""
+"""The statistics of `connect`."""
 
 import random
 from datetime import timedelta
@@ -37,7 +37,7 @@ NOON = START + timedelta(hours=12)
 
 
 def found(platform: Database, rollup: Any = CALLS, zone: str = "UTC") -> dict[Place, Any]:
-    """Compute all days that a test may touch; return all figures."""
+    """Compute all days that a test may touch; return all statistics."""
     day = LEAPS[zone]
     return computed(platform, rollup, day - timedelta(days=2), day + timedelta(days=3), zone)
 

@@ -1,4 +1,4 @@
-"""The figures of `echoroom`, of what was observed and of what is still there."""
+"""The statistics of `echoroom`, of what was observed and of what is still there."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -67,7 +67,7 @@ def stay(echoroom: Echoroom, room: UUID, user: UUID, joined: datetime, left: dat
 
 
 def hours(echoroom: Echoroom, now: datetime = LATER) -> dict[int, Figures]:
-    """Compute the hour before midnight and that after it; return their figures, of one room."""
+    """Compute the hour before midnight and that after it; return their statistics, of one room."""
     echoroom.compute(HOURLY, spanning(HOURLY, START, MIDNIGHT), now)
     found = echoroom.figures(HOURLY)
     assert len({room for room, _ in found}) <= 1

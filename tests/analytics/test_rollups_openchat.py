@@ -1,4 +1,4 @@
-"""The figures of `openchat`."""
+"""The statistics of `openchat`."""
 
 import random
 from datetime import timedelta
@@ -36,7 +36,7 @@ NOON = START + timedelta(hours=12)
 
 
 def found(platform: Database, rollup: Any = DAILY, zone: str = "UTC") -> dict[Place, Any]:
-    """Compute all days that a test may touch; return all figures."""
+    """Compute all days that a test may touch; return all statistics."""
     day = LEAPS[zone]
     return computed(platform, rollup, day - timedelta(days=2), day + timedelta(days=3), zone)
 

@@ -1,4 +1,4 @@
-"""The figures of `pern`."""
+"""The statistics of `pern`."""
 
 import random
 from datetime import timedelta
@@ -45,13 +45,13 @@ NOON = START + timedelta(hours=12)
 
 
 def found(platform: Database, rollup: Any = DAILY, zone: str = "UTC") -> dict[Place, Any]:
-    """Compute all days that a test may touch; return all figures."""
+    """Compute all days that a test may touch; return all statistics."""
     day = LEAPS[zone]
     return computed(platform, rollup, day - timedelta(days=2), day + timedelta(days=3), zone)
 
 
 def after(platform: Platform, statement: Any, rollup: Any = DAILY) -> dict[Place, Any]:
-    """Return the figures after a statement."""
+    """Return the statistics after a statement."""
     with platform.engine.begin() as connection:
         connection.execute(statement)
     return found(platform, rollup)

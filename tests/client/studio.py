@@ -60,8 +60,8 @@ class Studio:
             return {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query)}
 
     def are_right(self) -> None:
-        """Wait until the figures are there; nothing else than the message has them computed."""
-        eventually(self.figures, what=f"figures; {self.platform.dead_letters()}")
+        """Wait until the statistics are there; nothing else than the message has them computed."""
+        eventually(self.figures, what=f"statistics; {self.platform.dead_letters()}")
         assert self.figures() == self.expected
         assert self.platform.dead_letters() == []
 

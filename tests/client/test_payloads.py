@@ -181,7 +181,7 @@ def test_an_application_without_figures_of_rooms(app: Any) -> None:
     shape = "None" if app is None else f"a string of {len(app)} characters"
     with pytest.raises(InvalidPayload) as caught:
         payloads.room(app, "ABC123")
-    said = f"app: not an application with figures of rooms, but {shape}. Allowed: audiorooms."
+    said = f"app: not an application with statistics of rooms, but {shape}. Allowed: audiorooms."
     assert str(caught.value) == said
     with pytest.raises(ValidationError):
         RecomputeRoom.model_validate({"app": app, "room": "ABC123"})

@@ -1,4 +1,4 @@
-"""A room of `audiorooms` closes: whichever way its service takes, its figures are right at once."""
+"""A room of `audiorooms` closes: whichever way its service takes, its statistics are right at once."""
 
 from collections.abc import Callable
 from uuid import uuid4

@@ -539,7 +539,7 @@ def test_what_figures_need_is_kept_for_them(
     told = found(on(platform, "check"), f"({figures})")
     assert f"ROOMKEEPER_RETENTION_DAYS={name}={needed}\n" in told
     assert told == snapshot
-    # Figures that nobody wants need nothing.
+    # Statistics that nobody wants need nothing.
     platform.set(sweep_off=figures.replace(" ", ""))
     assert on(platform, "check").code == 0
 

@@ -83,7 +83,7 @@ def at(day: date, hour: int = 0) -> datetime:
 
 
 class World:
-    """A database with figures, and the command on it."""
+    """A database with statistics, and the command on it."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
@@ -91,7 +91,7 @@ class World:
         self.settings: dict[str, str] = {}
 
     def add(self, model: Any, *rows: Mapping[str, Any]) -> None:
-        """Insert rows; what a row does not say of its figures is 0, or NULL where that may be."""
+        """Insert rows; what a row does not say of its statistics is 0, or NULL where that may be."""
         table = table_of(model)
         given = {name for row in rows for name in row}
         zeros = {
@@ -208,7 +208,7 @@ class Page(HTMLParser):
         return found
 
     def values(self, title: str) -> list[list[float | None]]:
-        """Return the figures that are drawn, of each series."""
+        """Return the statistics that are drawn, of each series."""
         return [one["v"] for one in self.drawn(title)["data"]["values"]]
 
     @property
@@ -298,7 +298,7 @@ def test_a_chart_adds_up_only_what_adds_up(name: str) -> None:
     assert chart.headline is None or chart.over is not Over.NOTHING
 
 
-# -- figures ---------------------------------------------------------------------------------------------
+# -- statistics ---------------------------------------------------------------------------------------------
 
 
 def test_the_page_has_the_tables_figures(world: World) -> None:
@@ -433,12 +433,12 @@ def test_days_are_closed_provisional_or_without_figures(world: World) -> None:
     # The first was not made by us, the last two nobody has computed: gaps, whatever the table says.
     assert page.values("Active users") == [[None, 11, 12, 13, None, None]]
     assert [row[0] for row in page.tables["Active users"][1:]] == [
-        "2020-03-06 (no figures)",
-        "2020-03-05 (no figures)",
+        "2020-03-06 (no statistics)",
+        "2020-03-05 (no statistics)",
         "2020-03-04 (provisional)",
         "2020-03-03",
         "2020-03-02",
-        "2020-03-01 (no figures)",
+        "2020-03-01 (no statistics)",
     ]
     day_ms = 86_400_000
     start = int(at(FIRST).timestamp() * 1000)
@@ -451,10 +451,10 @@ def test_days_are_closed_provisional_or_without_figures(world: World) -> None:
     assert f"datum.t >= {start + 3 * day_ms}" in json.dumps(page.drawn("Active users"))
     assert "not closed yet: provisional" in page.words
     # The other rollups have not begun at all.
-    assert "No figures." in page.words
+    assert "No statistics." in page.words
     assert not any("Messages by type" in one["description"] for one in page.charts.values())
     told = world.tell("openchat", "--from", "2020-03-01", "--to", "2020-03-06").out
-    assert "provisional: 4 Mar 2020; no figures: 3 days" in told
+    assert "provisional: 4 Mar 2020; no statistics: 3 days" in told
     (line,) = (line for line in told.splitlines() if line.startswith("active users"))
     assert re.fullmatch(r"active users   ▇██   +12 +13", line.rstrip())
 
@@ -477,20 +477,20 @@ def test_days_before_the_first_row_have_no_figures(world: World) -> None:
         ["day", "text", "image", "together"],
         ["2020-03-05", "0", "1", "1"],
         ["2020-03-04", "5", "0", "5"],
-        *([f"2020-03-0{number} (no figures)", "–", "–", "–"] for number in (3, 2, 1)),
+        *([f"2020-03-0{number} (no statistics)", "–", "–", "–"] for number in (3, 2, 1)),
     ]
-    assert "no figures: before the first row" in page.words
+    assert "no statistics: before the first row" in page.words
     # Pointing at such a day shows what the table has.
     assert "isValid(datum[0]) || isValid(datum[1]) ?" in json.dumps(page.drawn("Messages by type"))
     lines = world.tell("openchat", "--from", str(FIRST), "--to", str(FIRST + 4 * DAY)).out.splitlines()
     shown = {line[:14].rstrip(): line[14:].rstrip() for line in lines}
     assert shown["active users"].startswith("  █▁▄ ")
     assert shown["together"].startswith("   █▃ ")
-    assert [line for line in lines if line.startswith("no figures")][:4] == [
-        "no figures: 1–3 Mar 2020",
-        "no figures: 1–2 Mar 2020",
-        "no figures: 1–2 Mar 2020",
-        "no figures: 1–2 Mar 2020",
+    assert [line for line in lines if line.startswith("no statistics")][:4] == [
+        "no statistics: 1–3 Mar 2020",
+        "no statistics: 1–2 Mar 2020",
+        "no statistics: 1–2 Mar 2020",
+        "no statistics: 1–2 Mar 2020",
     ]
 
 
@@ -499,14 +499,14 @@ def test_an_application_without_any_row_has_no_figures(world: World) -> None:
     outcome = world.tell("pern", "--from", str(FIRST), "--to", str(FIRST))
     assert (outcome.code, outcome.err) == (
         1,
-        "There are no figures of pern for 1 Mar 2020 yet; see: roomkeeper rollup list\n",
+        "There are no statistics of pern for 1 Mar 2020 yet; see: roomkeeper rollup list\n",
     )
-    # Where one chart has figures, the page and the terminal name the others.
+    # Where one chart has statistics, the page and the terminal name the others.
     world.add(OpenchatDaily, {"day": FIRST, "messages": 1, "active_users": 1})
     page = world.page("openchat", FIRST, FIRST)
     assert "Attachments by verdict" not in page.tables
     out = world.tell("openchat", "--from", str(FIRST), "--to", str(FIRST)).out
-    assert page.words.count("No figures.") == out.count("No figures.") > 0
+    assert page.words.count("No statistics.") == out.count("No statistics.") > 0
 
 
 PROGRESS = RollupCoverage("x", "UTC", at(FIRST), at(FIRST + 2 * DAY), at(FIRST + 2 * DAY))
@@ -557,12 +557,12 @@ def test_a_zone_is_told(world: World) -> None:
 
 # -- the page --------------------------------------------------------------------------------------------
 
-#: A chart of one series, to be drawn with figures of a test's own.
+#: A chart of one series, to be drawn with statistics of a test's own.
 PROFILE = PAGES["openchat"].charts[1]
 
 
 def filled(world: World, days: int = 30, types: list[str] | None = None) -> None:
-    """Fill `openchat` with figures."""
+    """Fill `openchat` with statistics."""
     world.rolled("openchat.daily", "openchat.messages_daily", closed=FIRST + days * DAY)
     for number in range(days):
         day = FIRST + number * DAY
@@ -941,7 +941,7 @@ def test_jobs_are_told_by_the_ledger(world: World) -> None:
         for line in world.tell("openchat", "--from", str(FIRST), "--to", str(FIRST)).out.splitlines()
     ]
     assert f"openchat.daily {now - minute:%m-%d %H:%M} done 4 1 2 s" in out
-    progress = table(page, "How far the figures are")
+    progress = table(page, "How far the statistics are")
     assert progress["openchat.daily"]["closed up to"] == "2020-03-02 00:00 UTC"
 
 

@@ -1,4 +1,4 @@
-"""`roomkeeper rollup` says how far figures have come, computes days anew, and proves that they are right."""
+"""`roomkeeper rollup` says how far statistics have come, computes days anew, and proves them right."""
 
 import re
 import threading

@@ -29,7 +29,7 @@ def policy(name: str) -> Retention:
 def days(platform: Platform, **periods: float) -> None:
     """Set periods: `days(platform, **{"pern.messages": 30})`; and a place for archives.
 
-    Figures keep nothing then, nor where `retain` is called.
+    Statistics keep nothing then, nor where `retain` is called.
     """
     figures_closed(platform)
     platform.set(

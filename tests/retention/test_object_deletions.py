@@ -89,7 +89,7 @@ def test_an_object_of_two_rows_that_two_policies_delete_at_once(
         at=naive(ago(days=31)),
         id=second,
     )
-    # Or the second one waits for the figures that the first one freezes. The process has few connections.
+    # Or the second one waits for the statistics that the first one freezes. The process has few connections.
     platform.set(sweep_off=",".join(ROLLUPS), archive_off=ATTACHMENTS)
     reached, go_on = threading.Event(), threading.Event()
     append = receipts.append

@@ -367,7 +367,7 @@ def test_rows_of_a_policy_that_is_off_keep_their_month(monthly: Platform) -> Non
     kept = [log(monthly, JANUARY, "security"), log(monthly, JANUARY, "info")]
     found = dropped(monthly)
     assert found["audit_logs_y2026m01"] == (
-        "1 row in it is not due: on hold, not in the figures yet, or of a policy that is off or keeps it"
+        "1 row in it is not due: on hold, not in the statistics yet, or of a policy that is off or keeps it"
     )
     assert set(rows(monthly, AuditLog)) == set(kept)
     days(monthly)
@@ -761,7 +761,7 @@ def test_a_month_stays_until_its_days_are_closed_and_freezes_them(monthly: Platf
     rolled_up(monthly, name, watermark=latest + INSTANT)
     (why,) = (why for one, why in dropped(monthly).items() if "2026m01" in one)
     assert why is not None
-    assert why.startswith("1 row in it is not due: on hold, not in the figures yet")
+    assert why.startswith("1 row in it is not due: on hold, not in the statistics yet")
     assert len(rows(monthly, AuditLog)) == 3
     rolled_up(monthly, name, watermark=latest + 2 * INSTANT)
     assert None in dropped(monthly).values()

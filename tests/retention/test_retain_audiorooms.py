@@ -1,4 +1,4 @@
-"""Retention of `audiorooms`: the audit log, stays that are in the figures, closed rooms but not figures."""
+"""Retention of `audiorooms`: the audit log, stays that statistics count, closed rooms but not statistics."""
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
@@ -42,7 +42,7 @@ def stay(platform: Platform, place: UUID | None, **values: Any) -> UUID:
 
 
 def figures(platform: Platform, place: UUID | None, *whens: datetime, **values: Any) -> list[UUID]:
-    """Insert the figures of these moments' days."""
+    """Insert the statistics of these moments' days."""
     return [
         add(platform, RoomAnalytics, room_id=place, date=day, **values)
         for day in sorted({when.astimezone(UTC).date() for when in whens})
@@ -90,7 +90,7 @@ DAY = timedelta(days=1)
         # It ends with its room; by a wrong clock, too.
         (MIDNIGHT - 2 * DAY, None, False),
         (MIDNIGHT - 2 * DAY, NOW + 365 * DAY, False),
-        # What began before the first of the figures was never counted.
+        # What began before the first of the statistics was never counted.
         (MIDNIGHT - 20 * DAY, MIDNIGHT - DAY, True),
         (MIDNIGHT - 20 * DAY - INSTANT, MIDNIGHT - DAY, False),
     ],
@@ -122,7 +122,7 @@ def test_a_stay_without_an_end_freezes_the_days_until_its_room_s(platform: Platf
 @pytest.mark.parametrize("moment", ["infinity", "-infinity", "4713-01-01 BC", "0001-01-01"])
 def test_no_clock_is_so_wrong_that_others_stay(platform: Platform, column: str, moment: str) -> None:
     days(platform, **{STAYS: 30})
-    # A beginning that no figures have; an end there is no end.
+    # A beginning that no statistics have; an end there is no end.
     rolled_up(platform, FIGURES, watermark=NOW, covered_from=ago(days=60))
     place = room(platform)
     wrong = stay(platform, place)
@@ -143,7 +143,7 @@ def test_a_room_stays_until_its_stays_have_gone(platform: Platform) -> None:
     empty, place = room(platform), room(platform)
     of = stay(platform, place)
     proven(platform, ROOMS, gone={AudioRoom: [empty]}, restored=False)
-    # Not in the figures yet: neither goes.
+    # Not in the statistics yet: neither goes.
     rolled_up(platform, FIGURES, watermark=DUE)
     proven(platform, STAYS, gone={RoomParticipant: []})
     rolled_up(platform, FIGURES, watermark=DUE + INSTANT)

@@ -117,7 +117,7 @@ def test_a_row_goes_if_its_bucket_is_closed_and_was_ever_computed(
     gone = {
         make(platform, CLOSED - INSTANT),
         make(platform, COVERED),
-        # A clock that was never set is in no figures.
+        # A clock that was never set is in no statistics.
         make(platform, Y2000 - INSTANT),
         make(platform, datetime(1970, 1, 1, tzinfo=UTC)),
     }
@@ -406,7 +406,7 @@ def recompute(platform: Platform, places: Iterable[UUID], start: datetime, end: 
 
 @pytest.fixture
 def listened(platform: Platform) -> list[UUID]:
-    """Rooms in which people were between 50 and 40 days ago; the figures say so."""
+    """Rooms in which people were between 50 and 40 days ago; the statistics say so."""
     places = [room(platform) for _ in range(3)]
     for number, place in enumerate(places):
         for day in range(40, 51, 2):

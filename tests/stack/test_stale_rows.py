@@ -219,7 +219,7 @@ def test_each_effect_is_said(
         assert re.search(
             rf"^✓ {name}: \d+ .*, \d+ (days?|hours?) \(in {rollup.table.fullname}\)$", said, re.M
         )
-    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their figures. " in said
+    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their statistics. " in said
     assert f"roomkeeper report APP --html FILE (APP: {', '.join(APPS)})\n" in said
 
 
@@ -239,7 +239,7 @@ def test_a_rollup_without_its_figures_is_wrong(
     with showing(platform, monkeypatch, patience_seconds=5):
         right, said = shown(Group(platform, rolled=[*ROLLUPS][:-1]), capsys, monkeypatch)
     assert not right
-    assert re.search(rf"^✗ {[*ROLLUPS][-1]}: its figures are not there in \d+ s\.$", said, re.M)
+    assert re.search(rf"^✗ {[*ROLLUPS][-1]}: its statistics are not there in \d+ s\.$", said, re.M)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def rolled_up(platform: Platform, name: str, **values: datetime | None) -> None:
 
 
 def sweep(platform: Platform, name: str, *, by_hand: bool = True, now: datetime = NOW) -> SweepProgress:
-    """Run a policy at NOW, through its whole table, or as beat would. Figures keep nothing."""
+    """Run a policy at NOW, through its whole table, or as beat would. Statistics keep nothing."""
     figures_closed(platform)
     done = cleanup.run(POLICIES[name], platform.settings, now=now, by_hand=by_hand)
     assert done is not None, "another run is under way"

@@ -24,7 +24,7 @@ each_app = pytest.mark.parametrize("app", APPS.values(), ids=list(APPS))
 @each_app
 def test_every_table_feeds_a_job_or_says_why_not(app: App) -> None:
     fed = {table_of(model) for job in app.jobs() for model in job.models}
-    # What figures are made of besides: copies of ours.
+    # What statistics are made of besides: copies of ours.
     fed = {table for table in fed if table.schema != SCHEMA}
     untouched = {table_of(model) for model in app.untouched}
     both = sorted(table.fullname for table in fed & untouched)
@@ -52,7 +52,7 @@ def test_a_job_needs_columns_that_there_are(app: App) -> None:
         for need in needs.values():
             assert need.columns
             assert need.columns <= set(need.table.columns.keys())
-            # Figures that are ours are replaced.
+            # Statistics that are ours are replaced.
             removes = "DELETE" in need.privileges and need.table.schema != SCHEMA
             assert not removes or isinstance(job, Sweep), "only a sweep removes rows"
 

@@ -176,7 +176,7 @@ AUDIOROOMS = App(
             model=RoomParticipant,
             rule="stays that ended more than {after} ago in rooms that are not active, or in none, are "
             "deleted when all their days are in the figures",
-            why="Who was where and when is not kept for ever; the figures that are made of it are "
+            why="Who was where and when is not kept for ever; the statistics that are made of it are "
             "(audiorooms.md, Update Room Analytics).",
             age=_ENDED,
             where=~exists().where(AudioRoom.id == RoomParticipant.room_id, AudioRoom.active.is_(True)),
@@ -190,7 +190,7 @@ AUDIOROOMS = App(
             name="audiorooms.rooms",
             model=AudioRoom,
             rule="rooms that are not active and have not changed for {after} are deleted when all stays in "
-            "them have gone; their daily figures stay, without the room",
+            "them have gone; their daily statistics stay, without the room",
             why="A room is closed for good (audiorooms.md, Mark Room as Inactive): only active ones are "
             "restored.",
             # A trigger keeps `updated_at`: without one it is as it was made.
@@ -203,7 +203,7 @@ AUDIOROOMS = App(
                 ),
                 SetValues(
                     RoomAnalytics.room_id,
-                    "CASCADE: the figures are kept, and would go along. The archive says whose they were",
+                    "CASCADE: the statistics are kept, and would go along. The archive says whose they were",
                 ),
                 SetValues(
                     AuditLog.room_id, "SET NULL: the trail has a time of its own; the archive as above"

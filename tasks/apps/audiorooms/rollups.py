@@ -1,4 +1,4 @@
-"""The figures of `audiorooms`: per room and day.
+"""The statistics of `audiorooms`: per room and day.
 
 Listeners are people, by user, else by client. A reconnect inserts another row for the same client, so a
 person's stays that overlap are one presence: nobody listens twice at once. Presences are half-open: who
@@ -127,7 +127,7 @@ def _stays(raw: CTE) -> CTE:
 
 
 def _figures(stays: CTE) -> Select[Any]:
-    """Return the figures of the bucket's stays."""
+    """Return the statistics of the bucket's stays."""
     people = (
         select(
             stays.c.room_id,
@@ -218,7 +218,7 @@ _LISTED = RoomParticipant.id.in_(select(AudioroomsLongStay.id))
 
 
 def _of(*conditions: Any) -> Select[Any]:
-    """Return the figures of the bucket, of the stays under these conditions."""
+    """Return the statistics of the bucket, of the stays under these conditions."""
     raw = union_all(
         _raw(_JOINED < TO, _JOINED >= FROM - LOOK_BACK, _TOUCHES, *conditions),
         _raw(_JOINED < FROM - LOOK_BACK, _LISTED, _TOUCHES, *conditions),

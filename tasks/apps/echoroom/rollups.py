@@ -1,4 +1,4 @@
-"""The figures of `echoroom`: people, messages, reactions and speaking, by room, hour and day.
+"""The statistics of `echoroom`: people, messages, reactions and speaking, by room, hour and day.
 
 The application keeps one row for each person and room, and overwrites it when they come again; who speaks is
 said only while they do. So each run first copies what it sees: stays to `roomkeeper.echoroom_stays`, speakers
@@ -197,7 +197,7 @@ _END = func.coalesce(_stay.c.left_at, func.greatest(_stay.c.joined_at, NOW))
 
 
 def _part(room: Any, **figures: Any) -> Select[Any]:
-    """Return some figures of rooms; the others are 0."""
+    """Return some statistics of rooms; the others are 0."""
     return select(room.label("room_id"), *(figures.get(name, _NONE).label(name) for name in _FIGURES))
 
 
@@ -317,7 +317,7 @@ def _reactions(room: FromClause) -> Select[Any]:
 
 
 def _kept(target: Model, bucket: Column, only: Any) -> Select[Any]:
-    """Return the figures of rooms that are gone, as they are: their messages went with them."""
+    """Return the statistics of rooms that are gone, as they are: their messages went with them."""
     table = table_of(target)
     named = table.c[bucket.property.columns[0].name]
     return _part(table.c.room_id, **{name: table.c[name] for name in _FIGURES}).where(

@@ -1,4 +1,4 @@
-"""The figures of `openchat`; those of its attachments are the platform's own (`tasks/apps/platform.py`)."""
+"""The statistics of `openchat`; those of its attachments are the platform's (`tasks/apps/platform.py`)."""
 
 from sqlalchemy import Boolean, Double, and_, case, cast, extract, func, literal_column, select, true
 

@@ -7,7 +7,7 @@ It goes in this order, and whatever dies in between leaves the partition as it w
 2. It is archived, some pages at a time, by transactions that hold nothing. Archives that a crash leaves were
    noted (`roomkeeper.unfinished_archives`), and go with the next run.
 3. In one transaction, of some hundredths of a second: the partition's writers are kept out, and its rows are
-   looked at once more. They must be those that were archived, and due. The figures that count them are
+   looked at once more. They must be those that were archived, and due. The statistics that count them are
    frozen (`tasks/analytics/rollup_guard.py`); the receipts are written; it is detached and dropped.
 
 That nothing was changed since is told by the rows themselves: each says which transaction has written it

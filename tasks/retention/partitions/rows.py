@@ -85,7 +85,7 @@ class Counts:
         if not self.kept:
             return None
         which = "1 row in it is" if self.kept == 1 else f"{self.kept:,} rows in it are"
-        return f"{which} not due: on hold, not in the figures yet, or of a policy that is off or keeps it"
+        return f"{which} not due: on hold, not in the statistics yet, or of a policy that is off or keeps it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
