@@ -9,7 +9,6 @@ from sqlalchemy.exc import DBAPIError
 
 from commands import check_retention, checks
 from tasks.apps import enabled
-from workers.db import engine_for
 from workers.inspection import Fault
 from workers.settings import Settings, get_settings
 
@@ -35,16 +34,15 @@ def check(
     settings = get_settings()
     names = ", ".join(enabled(settings))
     bad: set[str] = set()
-    with engine_for(settings):
-        for name, run in CHECKS.items():
-            _show(name, run(settings), console, bad, strict=strict)
-        try:
-            faults, note = checks.jobs(settings)
-            _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
-        except DBAPIError:
-            # The job history cannot be read, which the database's check has reported.
-            if "database" not in bad:
-                raise
+    for name, run in CHECKS.items():
+        _show(name, run(settings), console, bad, strict=strict)
+    try:
+        faults, note = checks.jobs(settings)
+        _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
+    except DBAPIError:
+        # The job history cannot be read, which the database's check has reported.
+        if "database" not in bad:
+            raise
     if bad:
         raise typer.Exit(1)
     console.print(f"Ready for: {names}.")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 
-from sqlalchemy import Table, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from commands.checks import can_be_made, works
@@ -13,7 +13,7 @@ from commands.policies import how_to_set
 from models import pern
 from models.platform import PendingDeletion
 from tasks.analytics.rollup_guard import counting
-from tasks.apps import APPS, POLICIES, after, policies, rollups
+from tasks.apps import POLICIES, after, attachments_of, policies, rollups
 from tasks.apps.pern import MALFORMED_LIMIT
 from tasks.attachments.tables import CannotAskError, askable
 from tasks.policies.columns import table_of
@@ -139,7 +139,8 @@ def _files(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]
     """
     for name, policy in running.items():
         grace = after(policy, settings)
-        if grace is None or policy.table is not _attachments(policy.app):
+        attachments = attachments_of(policy.app)
+        if grace is None or attachments is None or policy.table is not table_of(attachments.model):
             continue
         for other, taking in running.items():
             period = after(taking, settings)
@@ -151,11 +152,6 @@ def _files(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]
                     other,
                     at_least=grace,
                 )
-
-
-def _attachments(app: str) -> Table | None:
-    page = APPS.get(app)
-    return table_of(page.attachments.model) if page is not None and page.attachments is not None else None
 
 
 def _security(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:

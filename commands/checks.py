@@ -282,11 +282,11 @@ def providers(settings: Settings) -> list[Fault]:
     """Check that the stores that rows name are set up; what a table lacks, or the database, others tell."""
     faults: list[Fault] = []
     with suppress(DBAPIError), engine_for(settings) as engine:
-        for name, page in enabled(settings).items():
-            if page.attachments is not None:
+        for name, app in enabled(settings).items():
+            if app.attachments is not None:
                 # Each by itself: what one application lacks is no other's fault.
                 with suppress(ProgrammingError), engine.begin() as connection:
-                    faults += _providers(connection, name, page.attachments, settings)
+                    faults += _providers(connection, name, app.attachments, settings)
     return faults
 
 

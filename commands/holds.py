@@ -103,8 +103,8 @@ def lift(
 
 def _look(application: str, entity: str, settings: Settings) -> None:
     """See whether it can be asked for the entity; end if it cannot."""
-    page = APPS.get(application)
-    model = page.entities.get(entity) if page is not None else None
+    found = APPS.get(application)
+    model = found.entities.get(entity) if found is not None else None
     wanted = []
     if model is not None:
         table = table_of(model)

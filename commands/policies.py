@@ -45,37 +45,37 @@ def list_policies(
     app: Annotated[str, typer.Argument(help="Only this application's, or `roomkeeper`'s own.")] = "",
 ) -> None:
     """Print every policy and rollup: what it does, how often, its last run, and what is due or closed."""
-    pages: dict[str, tuple[Sweep | Rollup, ...]] = {
-        **{name: (*page.policies, *page.rollups) for name, page in APPS.items()},
+    of: dict[str, tuple[Sweep | Rollup, ...]] = {
+        **{name: (*found.policies, *found.rollups) for name, found in APPS.items()},
         OURS: (*OWN, *OWN_ROLLUPS),
     }
-    if app and app not in pages:
-        likely = did_you_mean(app, list(pages))
-        raise SettingsError(f"{app!r} is not an application: {', '.join(pages)}.{likely}")
+    if app and app not in of:
+        likely = did_you_mean(app, list(of))
+        raise SettingsError(f"{app!r} is not an application: {', '.join(of)}.{likely}")
     settings = get_settings()
     running = {*policies(settings), *rollups(settings)}
     ready(settings)
-    shown = {name: page for name, page in pages.items() if page and app in {"", name}}
+    shown = {name: jobs for name, jobs in of.items() if jobs and app in {"", name}}
     with transaction() as connection:
-        jobs = {job.name: every(job, settings) for page in shown.values() for job in page}
-        history = health.ask(connection, jobs).jobs
-        standings = rollup_status.read(connection, [ROLLUPS[name] for name in jobs if name in ROLLUPS])
+        periods = {job.name: every(job, settings) for jobs in shown.values() for job in jobs}
+        history = health.ask(connection, periods).jobs
+        standings = rollup_status.read(connection, [ROLLUPS[name] for name in periods if name in ROLLUPS])
     console = Console(highlight=False, markup=False)
     make = _wide if console.width >= WIDE else _narrow
     now = clock()
     with hurried():
-        for name, page in shown.items():
+        for name, jobs in shown.items():
             on = name in {*settings.apps, OURS}
             about = APPS[name].about if name in APPS else "the platform's own"
             missing = "" if on else f"; not in {variable('apps')}, so none of these runs"
             swept = [
                 _swept(job, history[job.name], settings, now, on=job.name in running, needed=on)
-                for job in page
+                for job in jobs
                 if isinstance(job, Sweep)
             ]
             figures = [
                 _rolled(standings[job.name], history[job.name], settings, on=job.name in running)
-                for job in page
+                for job in jobs
                 if isinstance(job, Rollup)
             ]
             if swept:

@@ -1,6 +1,5 @@
 """`roomkeeper triggers`: an application's attachments are enqueued by the database itself."""
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedFu
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
+from commands.formatting import did_you_mean
 from models.platform import SCHEMA
-from tasks.apps import APPS
+from tasks.apps import APPS, attachments_of
 from tasks.policies.columns import names_of, table_of
 from workers.bootstrap import BootstrapError
 from workers.db import transaction
@@ -87,23 +87,22 @@ def remove(application: App) -> None:
 def list_() -> None:
     """Say of each application with attachments whether its table has the trigger."""
     with transaction() as connection:
-        for name, page in APPS.items():
-            if page.attachments is not None:
+        for name, application in APPS.items():
+            if application.attachments is not None:
                 place = _place(name)
                 typer.echo(f"{name}: {_state(connection, place) or 'no trigger'} on {place}")
 
 
 def _place(application: str) -> Place:
-    page = APPS.get(application)
-    if page is None:
-        likely = difflib.get_close_matches(application, APPS, n=1)
-        hint = f" Did you mean {likely[0]!r}?" if likely else ""
-        raise SettingsError(f"{application!r} is not an application: {', '.join(APPS)}.{hint}")
-    if page.attachments is None:
+    if application not in APPS:
+        likely = did_you_mean(application, list(APPS))
+        raise SettingsError(f"{application!r} is not an application: {', '.join(APPS)}.{likely}")
+    attachments = attachments_of(application)
+    if attachments is None:
         raise SettingsError(f"{application} has no attachments: there is nothing to put a trigger on.")
-    table = table_of(page.attachments.model)
+    table = table_of(attachments.model)
     logical = str(table.schema)
-    (column,) = names_of([page.attachments.id])
+    (column,) = names_of([attachments.id])
     return Place(application, get_settings().schemas.get(logical, logical), table.name, column)
 
 

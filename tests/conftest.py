@@ -33,6 +33,7 @@ from tests.servers import ClamdServer, PostgresServer, RunningServer, SeaweedFSS
 from workers import db, migrate
 from workers.app import app
 from workers.bootstrap import bootstrap
+from workers.broker_clock import BrokerClock, clock
 from workers.db import create
 from workers.settings import Settings, load
 
@@ -48,8 +49,12 @@ def pytest_configure() -> None:
     """Let every task read Celery's configuration while there are settings, before tests are collected.
 
     One that is first touched without any, as when pytest looks at a module's names, stays half-bound for the
-    rest of the process, whatever is set later.
+    rest of the process, whatever is set later. Settings of the shell, such as those of `make run`, are not
+    the tests'.
     """
+    for name in [*os.environ]:
+        if name == "DATABASE_URL" or name.startswith("ROOMKEEPER_"):
+            del os.environ[name]
     with environment({"DATABASE_URL": "postgresql://127.0.0.1/none"}):
         app.loader.import_default_modules()
         app.finalize()
@@ -89,6 +94,13 @@ def _revive() -> Iterator[None]:
     yield
     for server in _started:
         server.start()
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_brokers_time() -> Iterator[None]:
+    """What a test with clocks of its own was told by the broker is not believed by the next one."""
+    yield
+    vars(clock).update(vars(BrokerClock()))
 
 
 @pytest.fixture
@@ -271,9 +283,8 @@ def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path)
         "ROOMKEEPER_MAX_FILE_BYTES": str(8 * 1024**2),
     }
     (tmp_path / "storage").mkdir()
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}
     with environment(values):
-        made = Platform(create(load(values)), inherited | values, tmp_path)
+        made = Platform(create(load(values)), dict(os.environ), tmp_path)
         # For what this process publishes: the configuration was read without any settings.
         app.conf.update(broker_url=broker_url, broker_write_url=broker_url)
         try:

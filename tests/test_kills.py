@@ -146,7 +146,7 @@ UPLOADS = {
     "draw": Upload(PHOTO, "pern", "local", **PHOTOS),
     "store": Upload(PHOTO, **PHOTOS),
     "quarantine": Upload(EICAR),
-    "conclude": Upload(TEXT),
+    "commit_outcome": Upload(TEXT),
 }
 
 
@@ -263,24 +263,24 @@ def test_files_whose_workers_are_killed_in_any_phase_end_as_if_nothing_had_happe
     undisturbed.enqueue(*UPLOADS)
 
     # Held by the store, which is slow to answer.
-    first = ("fetch", "store", "quarantine", "conclude")
+    first = ("fetch", "store", "quarantine", "commit_outcome")
     disturbed.upload(*first)
     ids = disturbed.row_ids
     fetch = gate.hold("GET", disturbed.key("fetch"))
     # The pictures are stored already and the original is rewritten: asked after for the second time.
     store = gate.hold("HEAD", disturbed.key("store"), skip=1)
     quarantine = gate.hold("PUT", f"quarantine/openchat/{ids['quarantine']}")
-    conclude = gate.hold("GET", disturbed.key("conclude"))
+    commit = gate.hold("GET", disturbed.key("commit_outcome"))
     undisturbed.finished(*UPLOADS)
     assert list(work.iterdir()) == []
     disturbed.enqueue(*first)
-    for hold in (fetch, store, quarantine, conclude):
+    for hold in (fetch, store, quarantine, commit):
         eventually(hold.reached.is_set, what=f"{hold.method} {hold.fragment} is asked for")
     with platform.engine.begin() as locked:
         locked.execute(
-            text("SELECT FROM openchat.attachment WHERE id = :id FOR UPDATE"), {"id": ids["conclude"]}
+            text("SELECT FROM openchat.attachment WHERE id = :id FOR UPDATE"), {"id": ids["commit_outcome"]}
         )
-        conclude.end(passes=True)
+        commit.end(passes=True)
         eventually(lambda: waiting_for_locks(platform), what="the outcome is being written")
         kill_all(worker)
     for hold in (fetch, store, quarantine):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache
 from threading import RLock
@@ -70,27 +69,13 @@ def create(settings: Settings) -> Engine:
     return engine
 
 
-#: What `engine_for` has open, and for which settings.
-_open: ContextVar[tuple[Settings, Engine] | None] = ContextVar("_open", default=None)
-
-
 @contextmanager
 def engine_for(settings: Settings) -> Iterator[Engine]:
-    """Yield an engine for `settings`, and close its connections at the end.
-
-    Within another such block for the same settings it is that one's: to connect and to compile statements
-    anew for each of many small questions takes longer than their answers.
-    """
-    outer = _open.get()
-    if outer is not None and outer[0] == settings:
-        yield outer[1]
-        return
+    """Yield an engine for `settings`, and close its connections at the end."""
     engine = create(settings)
-    before = _open.set((settings, engine))
     try:
         yield engine
     finally:
-        _open.reset(before)
         engine.dispose()
 
 

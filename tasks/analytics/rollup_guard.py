@@ -42,7 +42,7 @@ from sqlalchemy import (
 
 from models.analytics import RollupState
 from models.platform import AttachmentJob as Job
-from tasks.apps import APPS, ROLLUPS, rollups
+from tasks.apps import ROLLUPS, attachments_of, rollups
 from tasks.policies.columns import model_of, table_of
 from tasks.policies.retention import Retention, referred
 from tasks.policies.rollup import CLOCKS_SET, Rollup
@@ -249,8 +249,7 @@ def _taken(policy: Sweep) -> Iterator[tuple[Table, tuple[ColumnElement[bool], ..
         return
     for path in policy.family():
         yield table_of(model_of(path[-1].by)), tuple(one.by == referred(one) for one in path)
-    page = APPS.get(policy.app)
-    attachments = page.attachments if page is not None else None
+    attachments = attachments_of(policy.app)
     path_there = policy.path_to(table_of(attachments.model)) if attachments is not None else None
     if attachments is not None and path_there is not None:
         # Its job goes with an attachment (`tasks/retention/pending_deletions.py`).

@@ -11,6 +11,7 @@ from tasks.apps.openchat import OPENCHAT
 from tasks.apps.pern import PERN
 from tasks.apps.platform import OWN, OWN_ROLLUPS
 from tasks.policies.app import App
+from tasks.policies.attachment import AttachmentTable
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import DAY, Rollup
 from tasks.policies.sweep import Sweep
@@ -27,6 +28,12 @@ ROLLUPS: dict[str, Rollup] = {
     for rollups in (*(app.rollups for app in APPS.values()), OWN_ROLLUPS)
     for rollup in rollups
 }
+
+
+def attachments_of(app: str) -> AttachmentTable | None:
+    """Return an application's table of attachments; None if it has none, or there is no such application."""
+    found = APPS.get(app)
+    return None if found is None else found.attachments
 
 
 def enabled(settings: Settings) -> dict[str, App]:

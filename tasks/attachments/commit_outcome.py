@@ -12,7 +12,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     """Store, publish, withdraw or quarantine; write the rows. Return the outcome in a word or two.
 
     Raises:
-        jobs.LeaseLostError, StoreError.
+        attachment_work.LeaseLostError, StoreError.
     """
     mine, store = context.mine, context.store
     served = found.outcome == "accepted"

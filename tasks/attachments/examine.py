@@ -128,7 +128,7 @@ def examine(context: AttemptContext) -> Findings:
     """Return what is to become of the file.
 
     Raises:
-        NotYetError, jobs.LeaseLostError, StoreError, OSError.
+        NotYetError, attachment_work.LeaseLostError, StoreError, OSError.
     """
     mine = context.mine
     content = context.folder / "content"

@@ -61,7 +61,7 @@ class Lease:
         """Enter a phase that changes what others see, and make sure of the lease first.
 
         Raises:
-            jobs.LeaseLostError: another holds the file by now.
+            attachment_work.LeaseLostError: another holds the file by now.
         """
         self.enter(phase)
         self._renew(phase)
@@ -70,7 +70,7 @@ class Lease:
         """Raise if another may hold the file by now.
 
         Raises:
-            jobs.LeaseLostError: another does, or this process was frozen for too long.
+            attachment_work.LeaseLostError: another does, or this process was frozen for too long.
             SQLAlchemyError: the database took no renewal, and nobody else's claim either, most likely.
         """
         overdue = monotonic() - self._renewed > self._settings.attachment_lease_seconds

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.platform import AttachmentEvent as Event
 from models.platform import AttachmentJob as Job
-from tasks.apps import APPS, enabled
+from tasks.apps import APPS, attachments_of, enabled
 from tasks.attachments import attachment_work, history
 from tasks.attachments.attachment_work import UnknownAttachmentError
 from tasks.availability import available
@@ -123,11 +123,11 @@ def look(app: str, attachment_id: UUID) -> tuple[Row[Any] | None, Sequence[Row[A
 
 
 def _table(app: str) -> AttachmentTable:
-    application = APPS.get(app)
-    if application is None or application.attachments is None:
+    table = attachments_of(app)
+    if table is None:
         named = ", ".join(WITH_ATTACHMENTS)
         raise UnknownAttachmentError(f"{app!r} is no application with attachments: {named}")
-    return application.attachments
+    return table
 
 
 def find(

@@ -40,7 +40,7 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     """Take one attachment through the pipeline, if it needs it; return how that ended, in a word.
 
     Raises:
-        jobs.UnknownAttachmentError: the application has no such row.
+        attachment_work.UnknownAttachmentError: the application has no such row.
     """
     with transaction() as connection:
         mine = attachment_work.claim(connection, app, table, row_id, worker, settings)

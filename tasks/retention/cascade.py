@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from models.platform import AttachmentJob as Job
 from tasks.analytics import rollup_guard
-from tasks.apps import APPS
+from tasks.apps import attachments_of
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Cascade, Retention, SetValues, referred
@@ -145,10 +145,9 @@ class Files:
 @cache
 def files_of(policy: Retention) -> Files | None:
     """Return the statements on the attachments that go; None if none do."""
-    application = APPS.get(policy.app)
-    if application is None or application.attachments is None or not isinstance(policy.action, Delete):
+    attachments = attachments_of(policy.app)
+    if attachments is None or not isinstance(policy.action, Delete):
         return None
-    attachments: AttachmentTable = application.attachments
     root = key_of(policy.table)
     path = policy.path_to(table_of(attachments.model))
     if path is None:

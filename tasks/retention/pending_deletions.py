@@ -31,7 +31,7 @@ from sqlalchemy.exc import OperationalError
 
 from models.platform import AttachmentJob as Job
 from models.platform import DeletionEvent, PendingDeletion
-from tasks.apps import APPS
+from tasks.apps import attachments_of
 from tasks.policies.columns import table_of
 from tasks.retention.cascade import Files, leased
 from tasks.sweeps.batch import Contested, Refused
@@ -231,14 +231,10 @@ def _lock(connection: Connection, its: ColumnElement[bool], waiting: Callable[[f
 
 def keys_in(app: str, table: str, rows: "pa.Table") -> set[str]:
     """Return the keys of objects that archived rows of a table name."""
-    application = APPS.get(app)
-    if (
-        application is None
-        or application.attachments is None
-        or table_of(application.attachments.model).fullname != table
-    ):
+    attachments = attachments_of(app)
+    if attachments is None or table_of(attachments.model).fullname != table:
         return set()
-    columns = filter(None, (application.attachments.key, application.attachments.app_columns.small_key))
+    columns = filter(None, (attachments.key, attachments.app_columns.small_key))
     names = {column.property.columns[0].name for column in columns} & {*rows.column_names}
     return {key for name in names for key in rows[name].to_pylist() if key is not None}
 
@@ -249,10 +245,9 @@ def cancel(connection: Connection, receipt: int, app: str) -> int:
     Returns:
         how many objects stay because of it.
     """
-    application = APPS.get(app)
-    if application is None or application.attachments is None:
+    table = attachments_of(app)
+    if table is None:
         return 0
-    table = application.attachments
     there = (PENDING.c.attachment_id == table.id) & or_(PENDING.c.key.is_(None), PENDING.c.key == table.key)
     cancelled = connection.execute(
         delete(PENDING)

@@ -35,7 +35,7 @@ from sqlalchemy import (
 )
 
 from tasks.analytics import rollup_guard
-from tasks.apps import APPS, after
+from tasks.apps import after, attachments_of
 from tasks.policies.columns import model_of, table_of
 from tasks.policies.retention import Cascade, Reference, Restrict, Retention, SetValues, referred
 from tasks.policies.sweep import Delete
@@ -332,8 +332,7 @@ def _is_referred_to(one: Restrict, table: Table) -> Any:
 
 def _file_bytes(policy: Retention, rows: FromClause) -> Any:
     """Return the size of an attachment's object, as its row says; None if these rows are none that go."""
-    application = APPS.get(policy.app)
-    attachments = application.attachments if application is not None else None
+    attachments = attachments_of(policy.app)
     table = getattr(rows, "element", rows)
     if (
         attachments is None
