@@ -70,11 +70,11 @@ class Settings(BaseModel):
         description="What the applications' schemas are really called, `openchat=public,pern=chat`.",
     )
     storage_root: Path = Field(
-        default=Path("storage"),
+        default=Path("/var/lib/roomkeeper/storage"),
         description="The directory of the `local` object store; the API services write uploads into it.",
     )
     quarantine_root: Path = Field(
-        default=Path("quarantine"),
+        default=Path("/var/lib/roomkeeper/quarantine"),
         description="Where infected files of the `local` store are moved; nothing may serve this directory.",
     )
     storage_url: str = Field(
@@ -472,12 +472,14 @@ class Settings(BaseModel):
             raise ValueError(f"{PREFIX}S3_ACCESS_KEY and {PREFIX}S3_SECRET_KEY must be set both or neither")
         return self
 
-    @field_validator("archive_root", mode="before")
+    @field_validator("storage_root", "quarantine_root", "archive_root", "work_root", "health_file")
     @classmethod
-    def _no_empty_path(cls, value: object) -> object:
-        if value == "":
-            # It would be wherever the process was started.
-            raise ValueError("must not be empty; leave it unset for no archive")
+    def _the_same_wherever_a_program_starts(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            raise ValueError(
+                "must be an absolute path, such as /var/lib/roomkeeper/storage: a relative one means another "
+                "place to each program that starts somewhere else"
+            )
         return value
 
     @model_validator(mode="after")

@@ -41,7 +41,11 @@ WRONG = {
     "retention_factor": ("0.5", "greater than or equal to 1"),
     "retention_floor": ("0", "greater than or equal to 1"),
     "approval_hours": ("0", "greater than 0"),
-    "archive_root": ("", "must not be empty"),
+    "storage_root": ("storage", "must be an absolute path"),
+    "quarantine_root": ("./quarantine", "must be an absolute path"),
+    "archive_root": ("", "must be an absolute path"),
+    "work_root": ("tmp", "must be an absolute path"),
+    "health_file": ("healthy", "must be an absolute path"),
     "archive_bucket": ("My_Bucket", "should match pattern"),
     "reconcile_grace_hours": ("0", "greater than 0"),
     "reconcile_share": ("0", "greater than 0"),
@@ -79,10 +83,7 @@ FREE = {
     "sweep_off",
     "archive_off",
     "reconcile_prefixes",
-    "work_root",
     "metrics_address",
-    "storage_root",
-    "quarantine_root",
     "storage_url",
     "s3_region",
     "s3_access_key",
@@ -90,7 +91,6 @@ FREE = {
     "flower_user",
     "flower_password",
     "flower_address",
-    "health_file",
 }
 
 
