@@ -268,9 +268,9 @@ class RollupRun:
     def _open_keys(self, connection: Connection, state: State, start: datetime) -> None:
         keyed = self.rollup.keyed
         assert keyed is not None
-        its = RollupLive.rollup == self.rollup.name
+        own_rows = RollupLive.rollup == self.rollup.name
         live = {row[0]: row[1] for row in connection.execute(keyed.live, {"now": self.now})}
-        before = {row.key: row.since for row in connection.execute(select(RollupLive).where(its))}
+        before = {row.key: row.since for row in connection.execute(select(RollupLive).where(own_rows))}
         if state.ticked_at is None or self.now - state.ticked_at > ROUND:
             self._whole(connection, state, start)
         else:
@@ -286,7 +286,7 @@ class RollupRun:
             self._replace_keys(connection, state, todo)
         if live != before:
             over = [key for key in before if key not in live]
-            connection.execute(delete(RollupLive).where(its, RollupLive.key.in_(over)))
+            connection.execute(delete(RollupLive).where(own_rows, RollupLive.key.in_(over)))
             new = [
                 {"rollup": self.rollup.name, "key": key, "since": at}
                 for key, at in live.items()
@@ -369,8 +369,8 @@ class RollupRun:
     def _probe(self, connection: Connection) -> str | None:
         real = connection.get_execution_options().get("schema_translate_map") or {}
         named = [_quoted(feed.table, real, connection) for feed in self.rollup.source_tables]
-        said: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
-        return said if said is not None and said.endswith("/on") else None
+        probe: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
+        return probe if probe is not None and probe.endswith("/on") else None
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return computing(self.longest_ms)
@@ -405,13 +405,13 @@ def replace_bucket(
     for turn in range(1, TURNS + 1):
         try:
             with connection.begin_nested():
-                written, gone = connection.execute(statement, values).one()
+                written, removed = connection.execute(statement, values).one()
             break
         except IntegrityError:
             # A room that was there when it was computed is not any more.
             if turn == TURNS:
                 raise
-    return int(written + gone)
+    return int(written + removed)
 
 
 def parameters(bucket: Bucket, now: datetime) -> dict[str, Any]:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 FREEZE_PATIENCE_MS = 3_000
 _NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 #: A finite time of our era, of which there is no doubt which of two texts is the later one.
-_TOLD = r"^\d{4}-[^B]*$"
+_FINITE = r"^\d{4}-[^B]*$"
 _state = table_of(RollupState)
 _LATEST = bindparam("latest", type_=DateTime(timezone=True))
 _FREEZE = (
@@ -170,10 +170,10 @@ def latest_of(
     for one, at in _feeds(table):
         names = [column.property.columns[0].name for column in at]
         own = policy.until is not None and table is policy.table
-        told = [rows[name] for name in (names[:-1] if own else names)]
+        columns = [rows[name] for name in (names[:-1] if own else names)]
         if own:
-            told.append(pa.chunked_array([pa.array(until, pa.string())]))
-        for texts in told:
+            columns.append(pa.chunked_array([pa.array(until, pa.string())]))
+        for texts in columns:
             _add(latest, one.name, _latest(texts, closed.values[_key("known", one.name)]))
     return latest
 
@@ -247,7 +247,7 @@ def _taken(policy: Sweep) -> Iterator[tuple[Table, tuple[ColumnElement[bool], ..
         yield policy.table, None
     if not isinstance(policy, Retention):
         return
-    for path in policy.family():
+    for path in policy.cascade_paths():
         yield table_of(model_of(path[-1].by)), tuple(one.by == referred(one) for one in path)
     attachments = attachments_of(policy.app)
     path_there = policy.path_to(table_of(attachments.model)) if attachments is not None else None
@@ -300,8 +300,8 @@ def _add(latest: Latest, name: str, moment: datetime | None) -> None:
 def _latest(texts: "pa.ChunkedArray", known: datetime) -> datetime | None:
     from pyarrow import compute
 
-    told = texts.filter(compute.match_substring_regex(texts, _TOLD))
+    finite = texts.filter(compute.match_substring_regex(texts, _FINITE))
     if known != _ALWAYS:
-        told = told.filter(compute.less(told, known.astimezone(UTC).isoformat(" ", "microseconds")))
-    found = compute.max(told).as_py()
+        finite = finite.filter(compute.less(finite, known.astimezone(UTC).isoformat(" ", "microseconds")))
+    found = compute.max(finite).as_py()
     return None if found is None else datetime.fromisoformat(found)

@@ -32,8 +32,8 @@ def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
     # What was never counted is left by retention and cleanup until it is.
     if bucket.end <= state.covered_from:
         return False
-    gone = state.frozen_to is not None and bucket.start <= state.frozen_to
-    return gone or (rollup.recompute_for is None and bucket.end <= state.watermark)
+    rows_deleted = state.frozen_to is not None and bucket.start <= state.frozen_to
+    return rows_deleted or (rollup.recompute_for is None and bucket.end <= state.watermark)
 
 
 def due_by(rollup: Rollup, bucket: Bucket) -> datetime:

@@ -30,8 +30,8 @@ class Lease:
     that was frozen.
     """
 
-    def __init__(self, mine: attachment_work.Claim, settings: Settings) -> None:
-        self._claim = mine
+    def __init__(self, claim: attachment_work.Claim, settings: Settings) -> None:
+        self._claim = claim
         self._settings = settings
         self._over = threading.Event()
         self._lost = False

@@ -131,6 +131,6 @@ def _due(connection: Connection, name: str, settings: Settings) -> list[UUID]:
         # and lock and return others each time, past the limit.
         .cte("due")
     )
-    its = (Job.app == name) & Job.attachment_id.in_(select(due.c.attachment_id))
-    statement = update(Job).where(its).values(enqueued_at=func.now())
+    due_jobs = (Job.app == name) & Job.attachment_id.in_(select(due.c.attachment_id))
+    statement = update(Job).where(due_jobs).values(enqueued_at=func.now())
     return list(connection.scalars(statement.returning(Job.attachment_id)))

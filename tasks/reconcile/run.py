@@ -31,7 +31,7 @@ def reconcile(
     actor: str = "",
     reason: str = "",
     now: datetime | None = None,
-    watch: Callable[[str], None] = lambda _said: None,
+    watch: Callable[[str], None] = lambda _message: None,
 ) -> list[Result] | None:
     """Compare; return what was found in each store, None where another run is under way.
 
@@ -67,7 +67,7 @@ def reconcile(
         finally:
             entry.rows = sum(found.deleted + found.reopened for found in run.found)
         listing.empty()
-        entry.remaining = max(0, sum(found.orphans + found.gone for found in run.found) - entry.rows)
+        entry.remaining = max(0, sum(found.orphans + found.missing for found in run.found) - entry.rows)
         if stopped := run.stopped():
             entry.outcome, entry.error = "stopped", "; ".join(stopped)
         else:

@@ -226,7 +226,7 @@ def _aware(moment: datetime) -> datetime:
 def _references(policy: Retention) -> list[Referring]:
     """Return what refers to the policy's rows, and to what goes with them: parents first."""
     found = [Referring(one, ()) for one in policy.refers]
-    for path in policy.family():
+    for path in policy.cascade_paths():
         found += [Referring(one, path) for one in path[-1].refers]
     return found
 

@@ -82,10 +82,10 @@ def append(
 
 def digest(receipt: Mapping[str, Any]) -> str:
     """Return the hash of a receipt: SHA-256 of its other columns as JSON with sorted keys, in hexadecimal."""
-    said = {name: receipt[name] for name in _HASHED}
-    said["written_at"] = said["written_at"].astimezone(UTC).isoformat(timespec="microseconds")
-    said["run"] = str(said["run"])
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    content = {name: receipt[name] for name in _HASHED}
+    content["written_at"] = content["written_at"].astimezone(UTC).isoformat(timespec="microseconds")
+    content["run"] = str(content["run"])
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(slots=True)

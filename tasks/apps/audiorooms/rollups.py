@@ -56,7 +56,7 @@ LOOK_BACK = timedelta(hours=12)
 LISTED_AFTER = timedelta(hours=10)
 
 #: When somebody left, as far as anybody can say.
-_TOLD = case((_LEFT <= NOW + SKEW, _LEFT))
+_LEFT_AT = case((_LEFT <= NOW + SKEW, _LEFT))
 
 #: A user's name is a UUID, which has no such signs in it.
 _PERSON = func.coalesce(
@@ -78,7 +78,7 @@ def _raw(*conditions: Any) -> Select[Any]:
         _ROOM.label("room_id"),
         _PERSON.label("person"),
         _JOINED.label("joined"),
-        _TOLD.label("left"),
+        _LEFT_AT.label("left"),
     ).where(_LISTENS, RoomParticipant.joined_at >= CLOCKS_SET, *conditions)
 
 
@@ -121,12 +121,12 @@ def _stays(raw: CTE) -> CTE:
         ).where(or_(raw.c.joined >= FROM, over > FROM))
 
     # Apart: to join nearly all to nothing takes as long as to find them.
-    gone = cut(raw.c.left).where(raw.c.left.is_not(None))
+    left = cut(raw.c.left).where(raw.c.left.is_not(None))
     here = cut(ends.c.until).join(ends, ends.c.id == raw.c.room_id).where(raw.c.left.is_(None))
-    return union_all(gone, here).cte("stays")
+    return union_all(left, here).cte("stays")
 
 
-def _figures(stays: CTE) -> Select[Any]:
+def _metrics(stays: CTE) -> Select[Any]:
     """Return the statistics of the bucket's stays."""
     people = (
         select(
@@ -223,7 +223,7 @@ def _of(*conditions: Any) -> Select[Any]:
         _raw(_JOINED < TO, _JOINED >= FROM - LOOK_BACK, _TOUCHES, *conditions),
         _raw(_JOINED < FROM - LOOK_BACK, _LISTED, _TOUCHES, *conditions),
     )
-    return _figures(_stays(raw.cte("raw")))
+    return _metrics(_stays(raw.cte("raw")))
 
 
 _LIST = insert(AudioroomsLongStay)

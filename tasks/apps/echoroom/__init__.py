@@ -50,8 +50,8 @@ def _alive() -> ColumnElement[bool]:
 def _ahead() -> ColumnElement[Any]:
     """Return the latest sign of life of a participant that lies ahead."""
 
-    def latest(at: Any, theirs: ColumnElement[bool]) -> ColumnElement[Any]:
-        found = select(func.max(at)).where(theirs, at > NOW).correlate(SessionParticipant)
+    def latest(at: Any, own_rows: ColumnElement[bool]) -> ColumnElement[Any]:
+        found = select(func.max(at)).where(own_rows, at > NOW).correlate(SessionParticipant)
         return found.scalar_subquery()
 
     return func.greatest(

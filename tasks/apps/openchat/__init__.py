@@ -33,8 +33,8 @@ _SEEN_THERE = ["online", "away", "busy"]
 
 def _anywhere(sign: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return the sign of life of all participations of a user, an aggregate."""
-    theirs = select(sign).where(ConversationParticipant.user_id == User.id)
-    return theirs.correlate(User).scalar_subquery()
+    found = select(sign).where(ConversationParticipant.user_id == User.id)
+    return found.correlate(User).scalar_subquery()
 
 
 def _alive() -> ColumnElement[bool]:
@@ -101,13 +101,13 @@ def _pointer() -> ColumnElement[Any]:
     """
     before, pointed, reader = aliased(Message), aliased(Message), ConversationParticipant
 
-    def its(here: Any, elsewhere: Any) -> ColumnElement[Any]:
+    def pointed_to(here: Any, elsewhere: Any) -> ColumnElement[Any]:
         place = case((pointed.conversation_id == reader.conversation_id, here), else_=elsewhere)
         found = select(place).where(pointed.id == reader.last_read_message_id)
         return found.correlate(ConversationParticipant).scalar_subquery()
 
     # Not by a join: with values for a bound, the index on conversation and time is read from there on.
-    position = tuple_(its(pointed.created_at, reader.last_read_at), its(pointed.id, _HIGHEST))
+    position = tuple_(pointed_to(pointed.created_at, reader.last_read_at), pointed_to(pointed.id, _HIGHEST))
     passed = (
         select(before.id)
         .where(
@@ -164,7 +164,7 @@ _OWNERS: Owners = {
 _GONE_CONVERSATION = Conversation.is_deleted.is_(True)
 #: What is left of a person where the row must stay. The address is nobody's, and cannot be delivered to.
 _ADDRESS = func.concat("deleted-", cast(User.id, Text), "@invalid")
-_NOBODY: dict[Column, Any] = {
+_ANONYMISED: dict[Column, Any] = {
     User.name: "Deleted user",
     User.email: _ADDRESS,
     User.email_verified: False,
@@ -392,10 +392,10 @@ OPENCHAT = App(
             # Once: one who is nobody already stays as they are.
             where=and_(
                 User.is_deleted.is_(True),
-                or_(*(column.is_distinct_from(value) for column, value in _NOBODY.items())),
+                or_(*(column.is_distinct_from(value) for column, value in _ANONYMISED.items())),
             ),
             # Their age stays what it is when `updated_at` is set.
-            action=Update({**_NOBODY, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
+            action=Update({**_ANONYMISED, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
             refers=(
                 Cascade(Session.user_id, "NO ACTION: a token of somebody who is gone"),
                 Cascade(Account.user_id, "NO ACTION: a password, or tokens, of somebody who is gone"),

@@ -366,7 +366,7 @@ class _Dropping:
             "keys": made.keys,
             "tables": {policy.table.fullname: rows},
             "objects": 0,
-            "archives": [each.said() for each in made.archived],
+            "archives": [each.as_json() for each in made.archived],
             "operator": self.operator,
         }
         return receipts.append(
