@@ -121,7 +121,7 @@ class RollupRun:
                 return self.progress
             state = self._close(bucket)
             if state.watermark < bucket.end:
-                raise MovedError("somebody else has moved the watermark meanwhile")
+                raise MovedError("another run has moved the watermark meanwhile")
         while monotonic() < deadline and self._revisit_due(state):
             state = self._revisit()
         return self.progress
@@ -149,8 +149,8 @@ class RollupRun:
 
     def _first(self, connection: Connection) -> None:
         first = connection.execute(statements(self.rollup).earliest).scalar_one()
-        # As far back as late rows may be of; but not where the application has made the statistics so far,
-        # and nobody can say of what.
+        # As far back as late rows may be of; but not where the application has made the statistics so far:
+        # it is not known from which rows.
         back = (
             self.now - (self.rollup.recompute_for or timedelta(0))
             if self.rollup.empty_values is None
@@ -232,7 +232,7 @@ class RollupRun:
         with self._transaction() as connection:
             state = self._locked(connection)
             assert state is not None
-            # Somebody else may have closed it meanwhile: then there is nothing to do.
+            # Another run may have closed it meanwhile: then there is nothing to do.
             if state.watermark == bucket.start:
                 if state.frozen_to is None or bucket.start > state.frozen_to:
                     self._replace(connection, bucket)
@@ -253,7 +253,7 @@ class RollupRun:
                 self._open_keys(connection, state, start)
             else:
                 probe = self._probe(connection)
-                # Counters that nobody keeps say nothing.
+                # Without `track_counts` the counters carry no information.
                 if probe is None or probe != state.probe:
                     self._whole(connection, state, start)
                 self._set(connection, ticked_at=self.now, probe=probe)

@@ -6,14 +6,14 @@ covered: that was never counted, and waits for a backfill. How far the rollups h
 a run begins; since then they have only gone on.
 
 With the rows `roomkeeper.rollups.frozen_to` moves on to the latest of their moments, in one transaction: what
-could be computed of these buckets from then on would be less. Whoever computes holds the rollup's row, and
-has looked at `frozen_to`; so a batch that moves it waits until they are done, at its end. Where it need not
-move, nobody is waited for: whoever computes has seen it.
+could be computed of these buckets from then on would be less. A run that computes holds the rollup's row,
+and has read `frozen_to`; so a batch that moves it waits, at its end, until that run is done. Where it need
+not move, the batch does not wait: every run has seen it.
 
 - A rollup that has never run has closed nothing. One that is off keeps nothing; but what leaves meanwhile
   freezes buckets all the same, up to now.
 - NULL and infinite times are in no bucket. Nor are those before 2000, unless they are covered: they say that
-  a clock was never set, and nobody is to compute decades of nothing for them.
+  a clock was never set, and decades of empty buckets are not computed for them.
 - A time to come is in a bucket to come: such a row stays until that is closed.
 """
 

@@ -68,8 +68,8 @@ def state_of(
     """Return how far a rollup has come; None if it has never run.
 
     Args:
-        lock: nobody else computes anything of it, or changes this, until the transaction's end.
-        share: nobody changes this until then; others may compute buckets, each its own.
+        lock: no other transaction computes anything of it, or changes this, until the end of this one.
+        share: no other transaction changes this until then; others may compute buckets, each its own.
     """
     asked = _STATE.where(RollupState.name == rollup.name)
     if lock or share:

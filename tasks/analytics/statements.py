@@ -89,7 +89,7 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
         put_out = update(target).where(*vanished, other).values(zeros)
         removed = put_out.returning(literal(1).label("one")).cte("removed")
     names = [*keys, bucket, *rollup.metrics]
-    # In the order of the keys: whoever else writes several of these rows waits, and not in a circle.
+    # In the order of the keys: another transaction that writes several of these rows waits; no deadlock.
     ordered = select(*(fresh.c[name] for name in names)).order_by(*(fresh.c[key] for key in keys))
     into = insert(target).from_select(names, ordered)
     values: dict[str, Any] = {name: into.excluded[name] for name in rollup.metrics}

@@ -98,7 +98,7 @@ def renew_urls(connection: Connection, table: AttachmentTable, row_id: UUID, fre
 
 
 def merged(text: str | None, added: dict[str, Any]) -> str:
-    """Return the JSON text with our keys set and everybody else's kept.
+    """Return the JSON text with our keys set and all others kept.
 
     The column may hold NULL, nothing, or what is no JSON object; that is kept under `unparsed`.
     """

@@ -158,8 +158,8 @@ def wait(
 ) -> str:
     """Give the file back to be tried again after a pause; return the state it is in then.
 
-    A failure is counted, and the last one parks the file. What is nobody's fault (a scanner that is down)
-    is not: the file waits for as long as it takes.
+    A failure is counted, and the last one parks the file. What is not the file's fault (a scanner that
+    is down) is not: the file waits for as long as it takes.
     """
     failures = claim.failures + failed
     if failures >= settings.attachment_attempts:
@@ -206,8 +206,8 @@ def reopen(
 ) -> int | None:
     """Have the file go through the pipeline once more, its URLs withdrawn at once.
 
-    Whoever works on it now loses the right to write. Return the attempt from which it was taken, or None
-    where there is no such job.
+    A worker that processes it now loses the right to write. Return the attempt from which it was taken, or
+    None where there is no such job.
     """
     statement = update(Job).where(Job.app == app, Job.attachment_id == row_id)
     attempt: int | None = connection.scalar(
@@ -237,7 +237,7 @@ def reopen(
 
 
 def end(connection: Connection, claim: Claim) -> tuple[str | None, str | None]:
-    """Return the state and outcome of a file that this claim has lost, once nobody is writing them."""
+    """Return the state and outcome of a file that this claim has lost, once no transaction writes them."""
     row = connection.execute(
         select(Job.state, Job.outcome)
         .where(Job.app == claim.app, Job.attachment_id == claim.id)
@@ -319,7 +319,7 @@ def _claiming() -> Any:
 
 _JOBS = table_of(Job)
 _CLAIM = _claiming()
-#: What the holder of a claim, and nobody else, may write. Further columns come as parameters.
+#: What only the holder of a claim may write. Further columns come as parameters.
 _HELD = (
     update(_JOBS)
     .where(

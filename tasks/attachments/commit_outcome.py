@@ -19,7 +19,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     quarantined = found.outcome == "quarantined"
     urls = None
     if served:
-        # Whoever lost the file must not publish it: an operator may have withdrawn it meanwhile.
+        # A worker that lost the file must not publish it: an operator may have withdrawn it meanwhile.
         context.lease.confirm("store")
         with context.phase("store"):
             urls = _store(context, found)
@@ -50,14 +50,14 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
 
 
 def clear_away(claim: attachment_work.Claim, store: ObjectStore) -> None:
-    """Take back what an attempt may have stored after it had lost the file to somebody else.
+    """Take back what an attempt may have stored after it had lost the file to another.
 
     Raises:
         StoreError.
     """
     with transaction() as connection:
         state, outcome = attachment_work.end(connection, claim)
-        # Whoever works on it now or will, concludes after this, and does it all again.
+        # The attempt that works on it now, or will, commits after this, and does it all again.
         if state in ("waiting", "running") or outcome == "accepted":
             return
         delete_pictures(store, claim.app, claim.id)

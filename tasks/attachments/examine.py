@@ -154,7 +154,7 @@ def _overridden(context: AttemptContext, found: Findings) -> Findings:
         refused = found.refused("operator", "quarantined by an operator", "suspicious")
         return replace(refused, outcome="quarantined")
     if _released(context, found):
-        # Nobody has looked into it, if there is no verdict.
+        # Without a verdict the file was not looked into.
         return replace(found.accepted(), verdict=found.verdict or "opaque")
     return found
 
@@ -181,7 +181,7 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
         with transaction() as connection:
             known_bad = verdicts.infected(connection, fetched.sha256)
         if known_bad:
-            # Not what its row says, then: somebody has uploaded the same bytes elsewhere.
+            # Not what its row says, then: the same bytes were uploaded elsewhere.
             return found.judged(known_bad)
         return found.refused(*mismatch) if mismatch else replace(found, verdict="opaque")
 

@@ -71,7 +71,7 @@ class Lease:
 
         Raises:
             attachment_work.LeaseLostError: another does, or this process was frozen for too long.
-            SQLAlchemyError: the database took no renewal, and nobody else's claim either, most likely.
+            SQLAlchemyError: the database took no renewal, and most likely no other claim either.
         """
         overdue = monotonic() - self._renewed > self._settings.attachment_lease_seconds
         error = self._error

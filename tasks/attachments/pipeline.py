@@ -54,7 +54,7 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     try:
         return _attempt(claim, settings)
     except attachment_work.LeaseLostError as error:
-        # Whoever took over does it all again.
+        # The worker that took over does it all again.
         log.warning("attachment.lease_lost", app=app, id=str(row_id), error=str(error))
         _clear_away(claim, settings)
         return "taken over"
@@ -81,7 +81,7 @@ def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:
         # The service stores the bytes before it inserts the row, so this is not a matter of waiting long.
         why = FailedError("object_missing", str(error))
     except ObjectChanged as error:
-        # Somebody writes to it. What was scanned is not what would be served.
+        # The object is being overwritten: what was scanned is not what would be served.
         why = FailedError("object_changed", str(error))
     except UnknownProvider as error:
         why = FailedError("unknown_provider", str(error))
@@ -104,7 +104,7 @@ def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:
 
 
 def _away(error: StoreError | OSError) -> NotYetError:
-    """Say what is away. A disk that is full is called so, whoever met it: our own, or the local store's."""
+    """Return what is away. A full disk is reported as such: our own, or the local store's."""
     met = error.__cause__ if isinstance(error, StoreError) else error
     if isinstance(met, OSError) and met.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NotYetError("disk_full", met.strerror or str(met))
@@ -148,7 +148,7 @@ def _tidy(claim: attachment_work.Claim, settings: Settings) -> None:
     try:
         delete_pictures(store_for(claim.provider, settings), claim.app, claim.id)
     except (StoreError, OSError) as error:
-        # Nobody links to them; a store that is away is no reason to try a failed file again.
+        # No row links to them; a store that is away is no reason to try a failed file again.
         log.warning("attachment.pictures_left", app=claim.app, id=str(claim.id), error=str(error))
 
 
@@ -156,5 +156,5 @@ def _clear_away(claim: attachment_work.Claim, settings: Settings) -> None:
     try:
         clear_away(claim, store_for(claim.provider, settings))
     except (StoreError, OSError, SQLAlchemyError) as error:
-        # Told, for there is no row that would have anybody try again.
+        # Logged, for there is no row that would cause another attempt.
         log.error("attachment.objects_left", app=claim.app, id=str(claim.id), key=claim.key, error=str(error))

@@ -1,7 +1,7 @@
 """`attachments.recover`: the recovery job of `attachments.process`.
 
 The broker may lose a message, an API service may never send one, a worker may die, a scanner may be away.
-The rows know. This finds those that nobody works on, and announces them.
+The rows know. This finds those that no worker processes, and announces them.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ STRETCH = 20_000
 
 @task(name=JOB, queue=MAINTENANCE)
 def recover() -> None:
-    """Announce rows that nobody works on: never enqueued, waiting and due, or left by a dead worker."""
+    """Announce rows that no worker processes: never enqueued, waiting and due, or left by a dead worker."""
     settings = get_settings()
     apps = available(settings)
     with job_history.run(JOB) as run:

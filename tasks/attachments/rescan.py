@@ -179,7 +179,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
             select(table.key, table.store_name()).where(table.id == candidate.id)
         ).one_or_none()
     if row is None:
-        # Nobody serves it.
+        # It is not served.
         _note_clean(candidate, version)
         return False
     known, changed = verdict is not None, None
@@ -215,7 +215,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
 
 
 def _unchanged(candidate: Candidate) -> tuple[ColumnElement[bool], ...]:
-    # The attempt tells whether anybody has worked on it since it was read.
+    # The attempt tells whether it was processed again since it was read.
     return (
         Job.app == candidate.app,
         Job.attachment_id == candidate.id,

@@ -77,7 +77,7 @@ def _there(connection: Connection, table: AttachmentTable, settings: Settings) -
 
 
 def _elsewhere(connection: Connection, name: str, table: AttachmentTable, settings: Settings) -> list[Fault]:
-    """Return a fault if an application's table seems to be in a schema that nobody has told us of."""
+    """Return a fault if an application's table seems to be in a schema that is not configured."""
     known = [_real(other, settings) for other in _tables().values()]
     columns = sorted(column.name for column in table_of(table.model).columns)
     parameters = {"name": table_of(table.model).name, "known": known, "columns": columns}

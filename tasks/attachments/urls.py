@@ -34,7 +34,7 @@ BATCHES = 50
 def renew_urls() -> None:
     """Sign anew the URLs that have a third of their time left, the first to expire first.
 
-    One that cannot be signed now is put off to the end of the queue, so that it is in nobody's way.
+    One that cannot be signed now is put off to the end of the queue, so that it does not block others.
     """
     settings = get_settings()
     apps = available(settings)
@@ -68,7 +68,7 @@ def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Set
         for job in expiring:
             job_key = {"its_app": name, "its_id": job.attachment_id}
             if job.id is None:
-                # Deleted; whoever removes its objects removes our row.
+                # Deleted; the job that removes its objects removes our row.
                 connection.execute(_EXPIRES, job_key | {"url_expires_at": None})
                 continue
             try:
@@ -100,7 +100,7 @@ def _left(settings: Settings) -> float:
 def _described(table: AttachmentTable) -> Select[Any]:
     """Return the query for what signing needs to know of some attachments, their jobs locked.
 
-    Those that somebody else has at hand are left out, and so are those that have been withdrawn meanwhile.
+    Those that another transaction has locked are left out, and so are those withdrawn meanwhile.
     """
     return (
         select(

@@ -34,7 +34,7 @@ def found(table: ReadPointers) -> Select[Any]:
     pairs = batch_table(message=Uuid(), user=Uuid())
     message, reader = Named(table.message, "message"), Named(table.participant, "reader")
     # The first one at or behind the place where it has to be, in the order of the unique index: else the
-    # planner, to whom all conversations are of one size, reads every participant of a large one.
+    # planner, which assumes uniform conversation sizes, reads every participant of a large one.
     key = [reader(column) for column in (table.member_of, table.user)]
     nearest = (
         select(
@@ -188,8 +188,8 @@ def pointers_moved(table: ReadPointers) -> Update:
 def _reached(table: ReadPointers) -> Select[Any]:
     """Return a row for each message that the given events may change.
 
-    `passed` is how many have newly read it, `at` when it first reached somebody, and `by_all` whether all
-    who are waited for have read it now: that is asked only where somebody newly has.
+    `passed` is how many have newly read it, `at` when it first reached a reader, and `by_all` whether all
+    who are waited for have read it now: that is asked only where there is a new reader.
     """
     place = places(table)
     span, least = spans(place), lowest(table, place)

@@ -110,7 +110,7 @@ def places(table: ReadPointers) -> CTE:
 def spans(place: CTE) -> CTE:
     """Return what was read, as spans of messages that do not overlap for one participant.
 
-    Each goes from after (`low_at`, `low_id`) to (`at`, `id`) and was first read at `read_at`: whoever reads
+    Each goes from after (`low_at`, `low_id`) to (`at`, `id`) and was first read at `read_at`: who reads
     a message has read all before it. At or below the old pointer everything was read by `before`, so that
     only an earlier reading matters there.
     """

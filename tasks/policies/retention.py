@@ -51,7 +51,7 @@ from tasks.policies.sweep import AFTER, NOW, NOW_UTC, Delete, Sweep, Update
 from workers.inspection import Need
 
 #: Whose a table's rows are: for each kind of entity that may be on hold, the columns or expressions that name
-#: it. A table whose rows are nobody's has none.
+#: it. A table whose rows have no owner has none.
 Owners = Mapping[Model, Mapping[str, tuple[Any, ...]]]
 #: The keys of the rows that go, for the values of `SetValues`.
 GOING: Any = bindparam("going", type_=ARRAY(Uuid()))
@@ -189,7 +189,7 @@ class Retention(Sweep):
         return [*own, *(table_of(model_of(path[-1].by)) for path in self.cascade_paths())]
 
     def old_enough(self) -> ColumnElement[bool]:
-        """Return which rows have had their time, whatever refers to them and whoever holds them."""
+        """Return which rows have expired, regardless of references and of holds."""
         aware = getattr(self.age.type, "timezone", True)
         cutoff = (NOW if aware else NOW_UTC) - AFTER if self.cutoff is None else self.cutoff
         return and_(self.age < cutoff, *([] if self.where is None else [self.where]))
@@ -208,7 +208,7 @@ class Retention(Sweep):
         return self.owners.get(model_of(path[-1].by), {})
 
     def _held(self, owned: Mapping[str, tuple[Any, ...]]) -> ColumnElement[bool]:
-        """Return whether a row is of somebody on hold."""
+        """Return whether a row belongs to an entity on hold."""
         return or_(
             false(), *(_on_hold(self.app, entity, one) for entity, whose in owned.items() for one in whose)
         )
@@ -243,7 +243,7 @@ class Retention(Sweep):
         concerned = [self.model, *(model_of(path[-1].by) for path in self.cascade_paths())]
         for model in concerned:
             if model not in self.owners:
-                yield f"say in `owners` whose the rows of {table_of(model).fullname} are; nobody's is {{}}."
+                yield f"say in `owners` whose the rows of {table_of(model).fullname} are; {{}} for no owner."
 
     def levels(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
         """Yield each table whose rows go, with what is said of references to it."""

@@ -163,7 +163,7 @@ def _is_gone(one: MissingObject, store: ObjectStore) -> bool:
 
 def _reopen(one: MissingObject, table: AttachmentTable, actor: str, reason: str) -> bool:
     with transaction() as connection:
-        # Unless somebody has worked on it since.
+        # Unless it was processed since.
         still = select(Job.attempt).where(
             Job.app == one.app,
             Job.attachment_id == one.id,

@@ -92,7 +92,7 @@ class _Comparison:
             asked = askable(connection, settings)
         before = now - timedelta(hours=settings.reconcile_grace_hours)
         self._cut = orphans.Cut(asked, before, app)
-        # What is not enabled names objects, but nobody works on it.
+        # What is not enabled names objects, but is not processed.
         on = {
             name: table for name, table in asked.items() if name in enabled(settings) and app in {None, name}
         }

@@ -89,7 +89,7 @@ HOLD_PATIENCE_MS = 5_000
 STORE_SECONDS = 60
 #: No deletion of objects is begun so long after a commit: the recovery job goes on.
 OBJECT_SECONDS = 60
-#: Held by every batch, shared; whoever places a hold has it alone.
+#: Held by every batch, shared; a transaction that places a hold takes it exclusively.
 HOLDS_LOCK = "roomkeeper:holds"
 _LOCK = sqlalchemy.text(
     f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{HOLDS_LOCK}', 0)),"
@@ -205,7 +205,7 @@ class RetentionBatches(Batches):
         return Batches.on_pages(self, first, last) if due else Taken()
 
     def take(self, seen: Seen) -> Taken:
-        """Take those of the rows that are due still, and that nobody holds, with all that goes with them."""
+        """Take those of the rows that are due still and not locked, with all that goes with them."""
         keys = sorted(row[0] for row in seen[: self._left()])
         files = files_of(self.retention)
         taken, batch = Taken(), _TakenRows()

@@ -75,7 +75,7 @@ def delete_objects(
     receipt: int | None = None,
     deadline: float | None = None,
 ) -> None:
-    """Delete the objects of the pending deletions that are due, and that nobody else is at.
+    """Delete the objects of the pending deletions that are due, and that no other process works on.
 
     What fails is not raised: it waits, and `done.error` says why.
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 #: So many attachments at once: with their pictures, what S3 deletes in one request.
 BATCH = 333
-#: How long whoever deletes objects may hold their pending deletions: to look whether rows name them, and to
-#: wait for the store.
+#: How long a process that deletes objects may hold their pending deletions: to look whether rows name them,
+#: and to wait for the store.
 LOOK_SECONDS, STORE_SECONDS = 300, 300
 LONGEST_SECONDS = LOOK_SECONDS + STORE_SECONDS + 60
 

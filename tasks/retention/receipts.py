@@ -1,8 +1,8 @@
 """Receipts: what retention took and why, in a chain of hashes that tells if one was changed or is missing.
 
 A receipt is written in the transaction that it tells of. Receipts are numbered without a gap, and each holds
-the hash of the one before: nobody can change one without changing all that follow. Who does that is found out
-by anybody who has noted a later hash elsewhere: each is in the worker's log too.
+the hash of the one before: changing one means changing all that follow. That is found out by
+comparing with a later hash noted elsewhere: each is in the worker's log too.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Puts back what a receipt says was taken: from its archives, keys and all, as often as one likes.
 
-Rows come back parents first; then those that were changed get their old values, unless somebody has changed
-them since. Objects that were deleted do not come back; those that still wait to be deleted stay. Statistics
+Rows come back parents first; then those that were changed get their old values, unless they were changed
+again since. Objects that were deleted do not come back; those that still wait to be deleted stay. Statistics
 stay as they were, and frozen: what is back may not be all that they counted. The policy that took the rows
 stops until an operator approves it: by their age they are due still.
 """

@@ -38,7 +38,7 @@ def allowance(connection: Connection, policy: Retention, settings: Settings) -> 
     """Return how many rows a run of the policy may take now.
 
     Raises:
-        ApprovalRequired: rows of it were put back, and nobody has said since that it may go on.
+        ApprovalRequired: rows of it were put back, and no operator has approved it since.
     """
     usual = _usual(connection, policy)
     limit = max(settings.retention_floor, int(settings.retention_factor * usual))

@@ -29,7 +29,7 @@ def _latest_ahead(model: Any, at: Any) -> ColumnElement[Any]:
 
 
 def _age(stay: Any) -> ColumnElement[Any]:
-    """Return by what the newest stay is told: unknown times are the oldest."""
+    """Return the order of stays by age: unknown times are the oldest."""
     return tuple_(
         func.coalesce(plausible(stay.joined_at), literal_column("'-infinity'::timestamptz")), stay.id
     )
@@ -43,7 +43,7 @@ _NEWER = and_(
 )
 _JOINED_AGAIN = select(func.min(plausible(OTHER.joined_at))).where(_NEWER).scalar_subquery()
 
-#: When a stay was over; NULL where nobody can say. What a wrong clock says of it is passed over.
+#: When a stay was over; NULL where that is not known. Times of a wrong clock are ignored.
 _OVER = func.coalesce(plausible(RoomParticipant.left_at), END)
 _ENDED = case((_OVER.is_not(None), func.greatest(plausible(_JOINED), _OVER)))
 
@@ -59,13 +59,13 @@ AUDIOROOMS = App(
     document="audiorooms.md",
     models=audiorooms,
     cleanup=(
-        # A trigger fills in `connection_duration` when somebody leaves, and a CHECK refuses negative ones: so
-        # nobody leaves before they joined, whatever their clocks said.
+        # A trigger fills in `connection_duration` when a participant leaves, and a CHECK refuses negative
+        # ones: so `left_at` is never before `joined_at`, whatever the clocks said.
         Sweep(
             name="audiorooms.suspended",
             model=AudioRoom,
             rule="active rooms past suspended_until become inactive, and everyone in them leaves as of then",
-            why="A suspended room that nobody resumed in time is over (audiorooms.md, Restore Rooms on "
+            why="A suspended room that was not resumed in time is over (audiorooms.md, Restore Rooms on "
             "Startup and Mark Room as Inactive).",
             due=and_(AudioRoom.active.is_(True), AudioRoom.suspended_until < NOW),
             action=Update({AudioRoom.active: False}),

@@ -1,8 +1,8 @@
 """The statistics of `audiorooms`: per room and day.
 
 Listeners are people, by user, else by client. A reconnect inserts another row for the same client, so a
-person's stays that overlap are one presence: nobody listens twice at once. Presences are half-open: who
-leaves at the moment at which another joins was not there with them.
+person's stays that overlap are one presence: a person never counts twice at once. Presences are half-open:
+who leaves at the moment at which another joins was not there with them.
 """
 
 from datetime import timedelta
@@ -55,7 +55,7 @@ _LISTENS = and_(RoomParticipant.role.is_distinct_from("broadcaster"), _ROOM.is_n
 LOOK_BACK = timedelta(hours=12)
 LISTED_AFTER = timedelta(hours=10)
 
-#: When somebody left, as far as anybody can say.
+#: When a participant left; NULL where that is not known.
 _LEFT_AT = case((_LEFT <= NOW + SKEW, _LEFT))
 
 #: A user's name is a UUID, which has no such signs in it.
@@ -84,7 +84,7 @@ def _raw(*conditions: Any) -> Select[Any]:
 
 def _stays(raw: CTE) -> CTE:
     """Return the stays that touch the bucket, cut at its edges."""
-    # Of each room in which somebody is still there: until when. As the policies `audiorooms.stays`,
+    # Of each room in which a participant is still there: until when. As the policies `audiorooms.stays`,
     # `suspended` and `dead` will say of them: until now, in a room that is alive; until its end, or its last
     # sign of life. To look for the last one takes all stays of a room; mostly a quick look is enough.
     there = select(raw.c.room_id).where(raw.c.left.is_(None)).distinct().cte("still_there")
@@ -175,7 +175,7 @@ def _metrics(stays: CTE) -> Select[Any]:
     )
     # Room, moment and direction in one number, leaving before joining: one sort of numbers takes half as long
     # as one of three columns. A day has less than 2^37 microseconds. Everyone who joins leaves, at the
-    # bucket's end at the latest, so that the sum over all rooms begins each with nobody.
+    # bucket's end at the latest, so that the sum over all rooms begins each room at zero.
     there = spans.c.ended > spans.c.began
     room = spans.c.number.op("<<")(literal(38, Integer))
     joins = room + spans.c.began.op("<<")(literal(1, Integer)) + 1
@@ -253,8 +253,8 @@ ROOM_ANALYTICS = Rollup(
         changed=select(_ROOM, func.min(_JOINED))
         .where(_LISTENS, _JOINED >= SINCE, _JOINED <= NOW + SKEW)
         .group_by(_ROOM),
-        # Somebody's clock may be ahead, and say that they have left already. Of who came longer ago that is
-        # seen when the day is closed: at each run it would take a look at half a day's stays.
+        # A clock that is ahead may say that a participant has left already. Of stays that began longer ago
+        # that is seen when the day is closed: at each run it would take a look at half a day's stays.
         live=select(_ROOM, func.min(_JOINED))
         .where(
             _LISTENS,

@@ -8,7 +8,7 @@ to `roomkeeper.echoroom_speakers`. What is known of a stay:
   of a stay that is over, they are there since they were first seen.
 - A stay ends when its row says so: at `left_at`, but not before it began, and not after it was seen to have
   ended; at that moment, where the row does not say when. Where they have come again meanwhile it ends at
-  their new `joined_at`, or at the earlier `left_at` that is left over. Somebody whose row is gone has left
+  their new `joined_at`, or at the earlier `left_at` that is left over. A person whose row is gone has left
   when they were last seen. An end that was seen stays as it is.
 - Who came and went between two runs is known by their row: without a `left_at`, they were there for no time.
   Of several stays of a person between two runs only the last is known.
@@ -61,9 +61,9 @@ _HOURLY, _DAILY = "echoroom.hourly", "echoroom.daily"
 
 #: For how long closed buckets are computed again. Stays that ended longer before the last run are not copied.
 REVISIT = timedelta(days=3)
-#: How long a transaction that lets somebody come or go may take: rooms are touched by its beginning.
+#: How long a transaction in which a person joins or leaves may take: rooms are touched by its beginning.
 SLACK = timedelta(minutes=5)
-#: For how long after its last update a voice status says that somebody speaks (`echoroom.voice_speaking`).
+#: For how long after its last update a voice status says that its user speaks (`echoroom.voice_speaking`).
 SPEAKING = timedelta(minutes=10)
 #: How old a message may be for a reaction to count. No index has the times of reactions: those to messages of
 #: some rooms are found by their messages. Where people talk with each other a reaction comes soon or never.
@@ -117,7 +117,7 @@ def _ended() -> Any:
 def _begun() -> Any:
     """Return the statement that copies the stays that rows tell of.
 
-    No index has the times of rows. But a trigger touches the room when somebody comes or goes.
+    No index has the times of rows. But a trigger touches the room when a person joins or leaves.
     """
     touched = select(_room.c.id).where(func.coalesce(_room.c.updated_at >= _LAST - SLACK, True))
     left_at = case(
@@ -328,7 +328,7 @@ def _kept(target: Model, bucket: Column, only: Any) -> Select[Any]:
 
 
 def _changed() -> Select[Any]:
-    """Return rooms in which somebody came, wrote or spoke; rooms that somebody leaves were live.
+    """Return rooms in which a person joined, wrote or spoke; rooms that a person leaves were live.
 
     A reaction, or a message that is deleted, counts when the room is computed for another reason, or closed.
     """

@@ -31,7 +31,7 @@ _message = (
 _sent = Conversation.__table__.join(_message, true())
 
 _columns = _message.c
-#: Somebody wrote it; a system message has a sender who did not.
+#: A user wrote it; a system message names a sender who did not.
 _WRITTEN = and_(_columns.is_system_message.is_not(True), _columns.content_type != "system")
 # A clock that went back delivers nothing before it was sent.
 _TOOK = cast(

@@ -43,7 +43,7 @@ _SHEET = re.compile(
 )
 #: Parts that a program fetches when the document is opened, and that can bring a program with them.
 _FETCHED = re.compile(r"/relationships/(attachedtemplate|oleobject|frame|subdocument|aFChunk)$", re.I)
-#: Elsewhere: any address with a host. Not a path on somebody's own disk, as Word writes it for its templates.
+#: Elsewhere: any address with a host. Not a path on the author's disk, as Word writes it for its templates.
 _ELSEWHERE = re.compile(r"\s*((https?|ftp|mhtml|webdavs?|ms-\w+):|(file:)?[\\/]{2,}(?!/?[a-z]:)[^\\/])", re.I)
 _SCRIPT = "urn:oasis:names:tc:opendocument:xmlns:script:1.0"
 _LIBREOFFICE_PROGRAM = re.compile(
