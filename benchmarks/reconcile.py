@@ -136,7 +136,9 @@ def _measure(values: dict[str, str], store: str, count: int, answer: Connection)
         whole = count / (time.perf_counter() - began)
         assert found is not None
         (one,) = found
-        assert (one.listed, one.orphans, one.rows, one.gone) == (count, count // 10, count * 9 // 10, 0), one
+        assert (one.listed, one.orphans, one.rows, one.missing) == (count, count // 10, count * 9 // 10, 0), (
+            one
+        )
         answer.send(Cost(count, listing, whole, (_peak_kib() - before) / _KIB_PER_MIB))
 
 

@@ -113,7 +113,7 @@ def _tell_of(found: Result, console: Console) -> None:
     console.print(f"  orphans: {found.orphans:,}, {decimal(found.orphan_bytes)}{oldest}")
     for key in found.keys:
         console.print(f"    {printable(key)}")
-    console.print(f"  rows looked at: {found.rows:,}; their object is gone: {found.gone:,}")
+    console.print(f"  rows looked at: {found.rows:,}; their object is gone: {found.missing:,}")
     for row in found.ids:
         console.print(f"    {row}")
 

@@ -347,11 +347,11 @@ def _drift(rollup: Rollup, row: Row[Any]) -> str:
     if of["there"] and not of["computed"]:
         return f"{key}: is there, and nothing was counted"
     if not of["there"]:
-        should = ", ".join(f"{name} {of[f'{name}_computed']}" for name in rollup.figures)
+        should = ", ".join(f"{name} {of[f'{name}_computed']}" for name in rollup.metrics)
         return f"{key}: is missing: {should}"
     changed = [
         f"{name} {of[f'{name}_there']} → {of[f'{name}_computed']}"
-        for name in rollup.figures
+        for name in rollup.metrics
         if of[f"{name}_there"] != of[f"{name}_computed"]
     ]
     return f"{key}: {', '.join(changed)}"

@@ -262,7 +262,7 @@ class EchoroomStay(PlatformBase):
 
 
 class EchoroomSpeaker(PlatformBase):
-    """Somebody who was seen speaking in a room of `echoroom` within an hour, that begins at `hour` in UTC."""
+    """A user who was seen speaking in a room of `echoroom` within the hour that begins at `hour` in UTC."""
 
     __tablename__ = "echoroom_speakers"
     __table_args__ = (

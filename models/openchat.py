@@ -132,7 +132,7 @@ class Conversation(Base):
     is_archived: Mapped[DefaultFalse | None]
     is_deleted: Mapped[DefaultFalse | None]
     created_by: Mapped[UUID] = mapped_column(ForeignKey("openchat.user.id"))
-    # Nothing in the database keeps these four up to date; whoever writes messages and participants must.
+    # Nothing in the database keeps these four up to date; services that write messages and participants must.
     last_message_at: Mapped[Naive | None]
     last_activity_at: Mapped[Naive | None]
     message_count: Mapped[Counter | None]

@@ -191,7 +191,7 @@ class DeadLetter(PlatformBase):
 
 
 class OutboxMessage(PlatformBase):
-    """A task that somebody enqueued in SQL, in a transaction of their own: `outbox.relay` publishes it.
+    """A task that a service enqueued in SQL, in its own transaction: `outbox.relay` publishes it.
 
     `task_id` becomes the id of the message, so that a message published twice is the same task twice.
     """
@@ -280,9 +280,9 @@ class FutureTimestamp(PlatformBase):
 class JobRun(PlatformBase):
     """The job history: one row for each run of a periodic job.
 
-    `slot` is when beat was to send it; NULL for what somebody ran by hand. `batches` are transactions that
-    changed rows. `remaining` are rows that the run saw and could not change: somebody held them, or the
-    database refused (`error` says how). 'stopped' is a run that would have taken far more rows than usual.
+    `slot` is when beat was to send it; NULL for a run by hand. `batches` are transactions that changed rows.
+    `remaining` are rows that the run saw and could not change: they were locked, or the database refused
+    (`error` says how). 'stopped' is a run that would have taken far more rows than usual.
     """
 
     __tablename__ = "job_runs"

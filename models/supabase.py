@@ -9,7 +9,7 @@ from models.base import Base, GeneratedId
 
 #: The logical names of the schemas.
 SCHEMAS: tuple[str, ...] = ("auth",)
-#: `auth.uid()`: the signed-in person, NULL for a connection that is nobody's.
+#: `auth.uid()`: the signed-in person, NULL for a connection without one.
 ROUTINES: tuple[str, ...] = (
     """
     CREATE FUNCTION {auth}.uid() RETURNS uuid LANGUAGE sql STABLE

@@ -56,8 +56,8 @@ class Faults:
 def find_faults(connection: Connection, settings: Settings) -> Faults:
     """Compare the database with what the jobs that run need."""
     applications = {name: _needs(app.jobs(), settings) for name, app in enabled(settings).items()}
-    theirs = chain.from_iterable(applications.values())
-    found = inspect_schemas(connection, [*_own_tables(), *theirs], settings.schemas)
+    app_needs = chain.from_iterable(applications.values())
+    found = inspect_schemas(connection, [*_own_tables(), *app_needs], settings.schemas)
     shared = {"", SCHEMA}
     return Faults(
         platform=_of(found, shared),

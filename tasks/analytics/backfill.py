@@ -101,7 +101,7 @@ class Backfill:
     def _compute(self, bucket: Bucket) -> bool:
         """Compute one bucket, while others may be; return whether it is not frozen."""
         with computing() as connection:
-            # Shared: whoever moves the watermark, or freezes buckets, waits, and other buckets do not.
+            # Shared: a transaction that moves the watermark or freezes buckets waits; other buckets do not.
             state = state_of(connection, self.rollup, share=True)
             assert state is not None
             if state.zone != self.zone:

@@ -121,7 +121,7 @@ class RollupRun:
                 return self.progress
             state = self._close(bucket)
             if state.watermark < bucket.end:
-                raise MovedError("somebody else has moved the watermark meanwhile")
+                raise MovedError("another run has moved the watermark meanwhile")
         while monotonic() < deadline and self._revisit_due(state):
             state = self._revisit()
         return self.progress
@@ -149,8 +149,8 @@ class RollupRun:
 
     def _first(self, connection: Connection) -> None:
         first = connection.execute(statements(self.rollup).earliest).scalar_one()
-        # As far back as late rows may be of; but not where the application has made the statistics so far,
-        # and nobody can say of what.
+        # As far back as late rows may be of; but not where the application has made the statistics so far:
+        # it is not known from which rows.
         back = (
             self.now - (self.rollup.recompute_for or timedelta(0))
             if self.rollup.empty_values is None
@@ -232,7 +232,7 @@ class RollupRun:
         with self._transaction() as connection:
             state = self._locked(connection)
             assert state is not None
-            # Somebody else may have closed it meanwhile: then there is nothing to do.
+            # Another run may have closed it meanwhile: then there is nothing to do.
             if state.watermark == bucket.start:
                 if state.frozen_to is None or bucket.start > state.frozen_to:
                     self._replace(connection, bucket)
@@ -253,7 +253,7 @@ class RollupRun:
                 self._open_keys(connection, state, start)
             else:
                 probe = self._probe(connection)
-                # Counters that nobody keeps say nothing.
+                # Without `track_counts` the counters carry no information.
                 if probe is None or probe != state.probe:
                     self._whole(connection, state, start)
                 self._set(connection, ticked_at=self.now, probe=probe)
@@ -268,9 +268,9 @@ class RollupRun:
     def _open_keys(self, connection: Connection, state: State, start: datetime) -> None:
         keyed = self.rollup.keyed
         assert keyed is not None
-        its = RollupLive.rollup == self.rollup.name
+        own_rows = RollupLive.rollup == self.rollup.name
         live = {row[0]: row[1] for row in connection.execute(keyed.live, {"now": self.now})}
-        before = {row.key: row.since for row in connection.execute(select(RollupLive).where(its))}
+        before = {row.key: row.since for row in connection.execute(select(RollupLive).where(own_rows))}
         if state.ticked_at is None or self.now - state.ticked_at > ROUND:
             self._whole(connection, state, start)
         else:
@@ -286,7 +286,7 @@ class RollupRun:
             self._replace_keys(connection, state, todo)
         if live != before:
             over = [key for key in before if key not in live]
-            connection.execute(delete(RollupLive).where(its, RollupLive.key.in_(over)))
+            connection.execute(delete(RollupLive).where(own_rows, RollupLive.key.in_(over)))
             new = [
                 {"rollup": self.rollup.name, "key": key, "since": at}
                 for key, at in live.items()
@@ -369,8 +369,8 @@ class RollupRun:
     def _probe(self, connection: Connection) -> str | None:
         real = connection.get_execution_options().get("schema_translate_map") or {}
         named = [_quoted(feed.table, real, connection) for feed in self.rollup.source_tables]
-        said: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
-        return said if said is not None and said.endswith("/on") else None
+        probe: str | None = connection.exec_driver_sql(PROBE, {"tables": named}).scalar_one()
+        return probe if probe is not None and probe.endswith("/on") else None
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return computing(self.longest_ms)
@@ -405,13 +405,13 @@ def replace_bucket(
     for turn in range(1, TURNS + 1):
         try:
             with connection.begin_nested():
-                written, gone = connection.execute(statement, values).one()
+                written, removed = connection.execute(statement, values).one()
             break
         except IntegrityError:
             # A room that was there when it was computed is not any more.
             if turn == TURNS:
                 raise
-    return int(written + gone)
+    return int(written + removed)
 
 
 def parameters(bucket: Bucket, now: datetime) -> dict[str, Any]:

@@ -6,14 +6,14 @@ covered: that was never counted, and waits for a backfill. How far the rollups h
 a run begins; since then they have only gone on.
 
 With the rows `roomkeeper.rollups.frozen_to` moves on to the latest of their moments, in one transaction: what
-could be computed of these buckets from then on would be less. Whoever computes holds the rollup's row, and
-has looked at `frozen_to`; so a batch that moves it waits until they are done, at its end. Where it need not
-move, nobody is waited for: whoever computes has seen it.
+could be computed of these buckets from then on would be less. A run that computes holds the rollup's row,
+and has read `frozen_to`; so a batch that moves it waits, at its end, until that run is done. Where it need
+not move, the batch does not wait: every run has seen it.
 
 - A rollup that has never run has closed nothing. One that is off keeps nothing; but what leaves meanwhile
   freezes buckets all the same, up to now.
 - NULL and infinite times are in no bucket. Nor are those before 2000, unless they are covered: they say that
-  a clock was never set, and nobody is to compute decades of nothing for them.
+  a clock was never set, and decades of empty buckets are not computed for them.
 - A time to come is in a bucket to come: such a row stays until that is closed.
 """
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 FREEZE_PATIENCE_MS = 3_000
 _NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 #: A finite time of our era, of which there is no doubt which of two texts is the later one.
-_TOLD = r"^\d{4}-[^B]*$"
+_FINITE = r"^\d{4}-[^B]*$"
 _state = table_of(RollupState)
 _LATEST = bindparam("latest", type_=DateTime(timezone=True))
 _FREEZE = (
@@ -170,10 +170,10 @@ def latest_of(
     for one, at in _feeds(table):
         names = [column.property.columns[0].name for column in at]
         own = policy.until is not None and table is policy.table
-        told = [rows[name] for name in (names[:-1] if own else names)]
+        columns = [rows[name] for name in (names[:-1] if own else names)]
         if own:
-            told.append(pa.chunked_array([pa.array(until, pa.string())]))
-        for texts in told:
+            columns.append(pa.chunked_array([pa.array(until, pa.string())]))
+        for texts in columns:
             _add(latest, one.name, _latest(texts, closed.values[_key("known", one.name)]))
     return latest
 
@@ -247,7 +247,7 @@ def _taken(policy: Sweep) -> Iterator[tuple[Table, tuple[ColumnElement[bool], ..
         yield policy.table, None
     if not isinstance(policy, Retention):
         return
-    for path in policy.family():
+    for path in policy.cascade_paths():
         yield table_of(model_of(path[-1].by)), tuple(one.by == referred(one) for one in path)
     attachments = attachments_of(policy.app)
     path_there = policy.path_to(table_of(attachments.model)) if attachments is not None else None
@@ -300,8 +300,8 @@ def _add(latest: Latest, name: str, moment: datetime | None) -> None:
 def _latest(texts: "pa.ChunkedArray", known: datetime) -> datetime | None:
     from pyarrow import compute
 
-    told = texts.filter(compute.match_substring_regex(texts, _TOLD))
+    finite = texts.filter(compute.match_substring_regex(texts, _FINITE))
     if known != _ALWAYS:
-        told = told.filter(compute.less(told, known.astimezone(UTC).isoformat(" ", "microseconds")))
-    found = compute.max(told).as_py()
+        finite = finite.filter(compute.less(finite, known.astimezone(UTC).isoformat(" ", "microseconds")))
+    found = compute.max(finite).as_py()
     return None if found is None else datetime.fromisoformat(found)

@@ -32,8 +32,8 @@ def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
     # What was never counted is left by retention and cleanup until it is.
     if bucket.end <= state.covered_from:
         return False
-    gone = state.frozen_to is not None and bucket.start <= state.frozen_to
-    return gone or (rollup.recompute_for is None and bucket.end <= state.watermark)
+    rows_deleted = state.frozen_to is not None and bucket.start <= state.frozen_to
+    return rows_deleted or (rollup.recompute_for is None and bucket.end <= state.watermark)
 
 
 def due_by(rollup: Rollup, bucket: Bucket) -> datetime:
@@ -68,8 +68,8 @@ def state_of(
     """Return how far a rollup has come; None if it has never run.
 
     Args:
-        lock: nobody else computes anything of it, or changes this, until the transaction's end.
-        share: nobody changes this until then; others may compute buckets, each its own.
+        lock: no other transaction computes anything of it, or changes this, until the end of this one.
+        share: no other transaction changes this until then; others may compute buckets, each its own.
     """
     asked = _STATE.where(RollupState.name == rollup.name)
     if lock or share:

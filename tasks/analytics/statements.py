@@ -80,22 +80,22 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
     # with each: of two thousand rooms that takes a third of a second.
     same = exists().where(*(fresh.c[key] == target.c[key] for key in keys or [bucket]))
     vanished = [*_in_bucket(rollup, only), ~same]
-    gone: CTE
+    removed: CTE
     if rollup.empty_values is None:
-        gone = delete(target).where(*vanished).returning(literal(1).label("one")).cte("gone")
+        removed = delete(target).where(*vanished).returning(literal(1).label("one")).cte("removed")
     else:
         zeros = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}
         other = or_(*(target.c[name].is_distinct_from(value) for name, value in zeros.items()))
         put_out = update(target).where(*vanished, other).values(zeros)
-        gone = put_out.returning(literal(1).label("one")).cte("gone")
-    names = [*keys, bucket, *rollup.figures]
-    # In the order of the keys: whoever else writes several of these rows waits, and not in a circle.
+        removed = put_out.returning(literal(1).label("one")).cte("removed")
+    names = [*keys, bucket, *rollup.metrics]
+    # In the order of the keys: another transaction that writes several of these rows waits; no deadlock.
     ordered = select(*(fresh.c[name] for name in names)).order_by(*(fresh.c[key] for key in keys))
     into = insert(target).from_select(names, ordered)
-    values: dict[str, Any] = {name: into.excluded[name] for name in rollup.figures}
+    values: dict[str, Any] = {name: into.excluded[name] for name in rollup.metrics}
     if COMPUTED_AT in target.c:
         values[COMPUTED_AT] = func.now()
-    changed = or_(*(target.c[name].is_distinct_from(into.excluded[name]) for name in rollup.figures))
+    changed = or_(*(target.c[name].is_distinct_from(into.excluded[name]) for name in rollup.metrics))
     put = (
         into.on_conflict_do_update(index_elements=[*keys, bucket], set_=values, where=changed)
         .returning(literal(1).label("one"))
@@ -103,7 +103,7 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
     )
     return select(
         select(func.count()).select_from(put).scalar_subquery(),
-        select(func.count()).select_from(gone).scalar_subquery(),
+        select(func.count()).select_from(removed).scalar_subquery(),
     )
 
 
@@ -111,7 +111,7 @@ def _differs(rollup: Rollup) -> Select[Any]:
     bucket, keys = _names(rollup)
     fresh = rollup.select.cte("fresh")
     there = (
-        select(*(rollup.table.c[name] for name in [*keys, bucket, *rollup.figures]))
+        select(*(rollup.table.c[name] for name in [*keys, bucket, *rollup.metrics]))
         .where(*_in_bucket(rollup, None))
         .cte("there")
     )
@@ -119,9 +119,9 @@ def _differs(rollup: Rollup) -> Select[Any]:
     on = same[0] if len(same) == 1 else same[0] & same[1]
     for more in same[2:]:
         on &= more
-    figures: list[ColumnElement[Any]] = []
+    columns: list[ColumnElement[Any]] = []
     differ = []
-    for name in rollup.figures:
+    for name in rollup.metrics:
         was: ColumnElement[Any] = there.c[name]
         if rollup.empty_values is not None:
             # A row of zeros says as much as none.
@@ -131,7 +131,7 @@ def _differs(rollup: Rollup) -> Select[Any]:
             differ.append(func.coalesce(was, zero).is_distinct_from(func.coalesce(fresh.c[name], zero)))
         else:
             differ.append(was.is_distinct_from(fresh.c[name]))
-        figures += [was.label(f"{name}_there"), fresh.c[name].label(f"{name}_computed")]
+        columns += [was.label(f"{name}_there"), fresh.c[name].label(f"{name}_computed")]
     known = (there.c[bucket].is_not(None), fresh.c[bucket].is_not(None))
     if rollup.empty_values is None:
         differ.append(known[0].is_distinct_from(known[1]))
@@ -140,7 +140,7 @@ def _differs(rollup: Rollup) -> Select[Any]:
             *(func.coalesce(there.c[key], fresh.c[key]).label(key) for key in keys),
             known[0].label("there"),
             known[1].label("computed"),
-            *figures,
+            *columns,
         )
         .select_from(there.join(fresh, on, full=True))
         .where(or_(*differ))

@@ -79,8 +79,8 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
     moment = now or clock()
     column = AudioRoom.id if isinstance(wanted, UUID) else AudioRoom.code
     sane = RoomParticipant.joined_at.between(CLOCKS_SET, moment + SKEW)
-    its = (RoomParticipant.room_id == AudioRoom.id, sane)
-    began = select(func.min(RoomParticipant.joined_at)).where(*its).scalar_subquery()
+    stays = (RoomParticipant.room_id == AudioRoom.id, sane)
+    began = select(func.min(RoomParticipant.joined_at)).where(*stays).scalar_subquery()
     with transaction() as connection:
         found = connection.execute(select(AudioRoom.id, began).where(column == wanted)).one_or_none()
         if found is not None:

@@ -43,7 +43,7 @@ from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update, ahead, recen
 def _in_open_call(side: Column) -> ColumnElement[bool]:
     """Return whether a session's user is on this side of a call that goes on.
 
-    One that never ends is closed by `connect.calls`, unless nobody knows when it began.
+    One that never ends is closed by `connect.calls`, unless its beginning is not known.
     """
     goes_on = and_(InteractionLog.ended_at.is_(None), InteractionLog.started_at.is_not(None))
     return exists().where(side == UserSession.user_id, goes_on).correlate(UserSession)
@@ -75,8 +75,8 @@ def _that_day(at: Column) -> ColumnElement[bool]:
 
 _CALLED = _that_day(InteractionLog.started_at)
 _ENDED = func.isfinite(InteractionLog.ended_at, type_=Boolean)
-# By its two ends: `duration_seconds` is 0 until somebody sets it, which the document asks of nobody. Clocks
-# that went back make no call shorter than nothing.
+# By its two ends: `duration_seconds` is 0 until it is set, and the document requires no service to set it.
+# Clocks that went back make no call shorter than nothing.
 _LASTED = extract(
     "epoch", func.greatest(InteractionLog.ended_at, InteractionLog.started_at) - InteractionLog.started_at
 )
@@ -149,7 +149,7 @@ _requests = (
 _messages = (
     select(
         func.count().label("messages"),
-        # A system message has somebody for a sender who has not written it.
+        # A system message names a sender who has not written it.
         func.count(Message.sender_user_id.distinct())
         .filter(Message.message_type.is_distinct_from("system"))
         .label("senders"),
@@ -208,8 +208,8 @@ CONNECT = App(
             model=UserSession,
             rule="sessions online, queuing or in-call that were not updated for {after} go offline; not one "
             "in-call while its user's call is open",
-            why="A socket that died says nothing (connect.md, user_sessions). During a call nobody updates "
-            "the session.",
+            why="A socket that died says nothing (connect.md, user_sessions). During a call no service "
+            "updates the session.",
             due=and_(
                 UserSession.status.in_(["online", "in-call", "queuing"]),
                 recent(_UPDATED).is_not(True),
@@ -233,7 +233,7 @@ CONNECT = App(
                     and_(VideoRequest.expires_at.is_(None), recent(VideoRequest.requested_at).is_not(True)),
                 ),
             ),
-            # `responded_at` stays empty: nobody did.
+            # `responded_at` stays empty: there was no response.
             action=Update({VideoRequest.status: "expired"}),
             every=timedelta(minutes=1),
             after=timedelta(hours=24),
@@ -246,7 +246,7 @@ CONNECT = App(
             "outcome or a connection came of them",
             why="A crash leaves a call open for ever (connect.md, interaction_logs). One that a connection "
             "came of was no timeout, whatever its outcome still says.",
-            # One whose beginning is not known stays as it is: nobody can say how long it was.
+            # One whose beginning is not known stays as it is: its length cannot be computed.
             due=and_(
                 InteractionLog.ended_at.is_(None),
                 or_(InteractionLog.started_at < NOW - AFTER, InteractionLog.started_at > NOW),
@@ -299,8 +299,8 @@ CONNECT = App(
             "documented function takes those of living connections too, and with them whole chats.",
             # One whose beginning is not known has no age, and stays.
             age=InteractionLog.started_at,
-            # NULL is none of these, for the documented function too: a call of which nobody knows what came
-            # may be one that mattered.
+            # NULL is none of these, for the documented function too: a call of unknown outcome may be one
+            # that mattered.
             where=InteractionLog.outcome.in_(["no_action", "both_left", "timeout"]),
             refers=(
                 Restrict(

@@ -89,7 +89,7 @@ def _audit(severity: str, longest: bool = False) -> Retention:
         name=f"pern.audit_{severity}",
         model=AuditLog,
         rule=f"audit logs of severity {severity} older than {{after}} are archived and deleted, never edited",
-        why="A trail for incidents that nobody edits (pern.md, Compliance: Audit Logs)"
+        why="An immutable trail for incidents (pern.md, Compliance: Audit Logs)"
         + ("; security is kept longest." if longest else "."),
         age=AuditLog.created_at,
         where=AuditLog.severity == severity,
@@ -144,7 +144,7 @@ _read = _came(MessageStatus.read_at)
 _reads = _receipts(_read, "reads", "read")
 _deliveries = _receipts(_came(MessageStatus.delivered_at), "deliveries", "delivery")
 _people = union_all(
-    # A system message has somebody for a sender who has not written it.
+    # A system message names a sender who has not written it.
     select(_sent.c.sender_id.label("user_id")).where(_sent.c.message_type != "system"),
     select(_read.c.user_id),
 ).subquery("people")
@@ -217,7 +217,7 @@ PERN = App(
             name="pern.keys",
             model=UserPublicKey,
             rule="public keys past expires_at are deactivated, never deleted",
-            why="Nobody may encrypt for an expired key, and old messages still need it (pern.md, Core "
+            why="An expired key must not be used to encrypt, and old messages still need it (pern.md, Core "
             "Entities: key rotation).",
             due=and_(UserPublicKey.is_active.is_(True), UserPublicKey.expires_at < NOW),
             action=Update({UserPublicKey.is_active: False, UserPublicKey.updated_at: NOW}),

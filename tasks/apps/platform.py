@@ -14,7 +14,7 @@ from tasks.policies.retention import Owners, Restrict, Retention
 from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep
 
-#: What the platform notes of its own work is nobody's. While an attachment is on hold its row and its job
+#: The platform's records of its own work have no owner. While an attachment is on hold its row and its job
 #: stay, and with the job the latest of its event log.
 _OWNERS: Owners = {DeadLetter: {}, AttachmentEvent: {}, ScanVerdict: {}}
 _ITS_JOB = and_(Job.app == AttachmentEvent.app, Job.attachment_id == AttachmentEvent.attachment_id)
@@ -74,7 +74,7 @@ OWN = (
         name="roomkeeper.dead_letters",
         model=DeadLetter,
         rule="dead letters older than {after} are deleted",
-        why="Each may be work that nobody has done yet: somebody must have looked before they go.",
+        why="Each may be work that was never done: an operator must have looked before they go.",
         age=DeadLetter.created_at,
         owners=_OWNERS,
     ),

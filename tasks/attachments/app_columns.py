@@ -97,20 +97,20 @@ def renew_urls(connection: Connection, table: AttachmentTable, row_id: UUID, fre
     _write(connection, table, row_id, values, live=True)
 
 
-def merged(text: str | None, ours: dict[str, Any]) -> str:
-    """Return the JSON text with our keys set and everybody else's kept.
+def merged(text: str | None, added: dict[str, Any]) -> str:
+    """Return the JSON text with our keys set and all others kept.
 
     The column may hold NULL, nothing, or what is no JSON object; that is kept under `unparsed`.
     """
     if not text or not text.strip():
-        return json.dumps(ours)
+        return json.dumps(added)
     try:
-        theirs = json.loads(text)
+        existing = json.loads(text)
     except (ValueError, RecursionError):
-        theirs = None
-    if not isinstance(theirs, dict):
-        theirs = {"unparsed": text}
-    return json.dumps(theirs | ours)
+        existing = None
+    if not isinstance(existing, dict):
+        existing = {"unparsed": text}
+    return json.dumps(existing | added)
 
 
 def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:

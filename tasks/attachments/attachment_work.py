@@ -86,15 +86,15 @@ def claim(
     """
     row = connection.execute(_described(table), {"row_id": row_id}).one_or_none()
     if row is None or not row.live:
-        its = (Job.app == app) & (Job.attachment_id == row_id)
-        if row is None and not connection.execute(select(Job.state).where(its)).all():
+        this_job = (Job.app == app) & (Job.attachment_id == row_id)
+        if row is None and not connection.execute(select(Job.state).where(this_job)).all():
             raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
         # Our row goes with the application's, or the recovery job would announce it for ever. A row that is
         # restored later is new to us; but what an operator has said of it is not forgotten.
         idle = or_(Job.state == "waiting", due())
-        connection.execute(delete(Job).where(its, idle, Job.override.is_(None)))
+        connection.execute(delete(Job).where(this_job, idle, Job.override.is_(None)))
         connection.execute(
-            update(Job).where(its, idle).values(state="failed", lease_until=None, reason="row_deleted")
+            update(Job).where(this_job, idle).values(state="failed", lease_until=None, reason="row_deleted")
         )
         return None
 
@@ -110,7 +110,7 @@ def claim(
     if held is None:
         return None
 
-    mine = Claim(
+    claimed = Claim(
         app=app,
         table=table,
         id=row_id,
@@ -132,48 +132,50 @@ def claim(
     )
     if held.failures >= settings.attachment_attempts:
         detail = f"{held.failures} attempts failed or died, the last one at: {held.phase}"
-        _park(connection, mine, "worker_lost", detail)
-        history.note(connection, app, row_id, "given_up", attempt=mine.attempt, why=f"worker_lost: {detail}")
-        return replace(mine, failed=True)
+        _park(connection, claimed, "worker_lost", detail)
+        history.note(
+            connection, app, row_id, "given_up", attempt=claimed.attempt, why=f"worker_lost: {detail}"
+        )
+        return replace(claimed, failed=True)
     app_columns.working(connection, table, row_id)
     left = {"failures": held.failures, "last_at": held.phase} if held.failures else {}
-    history.note(connection, app, row_id, "claimed", attempt=mine.attempt, worker=worker, **left)
-    return mine
+    history.note(connection, app, row_id, "claimed", attempt=claimed.attempt, worker=worker, **left)
+    return claimed
 
 
-def renew(connection: Connection, mine: Claim, settings: Settings, phase: str | None = None) -> None:
+def renew(connection: Connection, claim: Claim, settings: Settings, phase: str | None = None) -> None:
     """Extend the lease, and note the phase that begins.
 
     Raises:
         LeaseLostError: another holds the file by now.
     """
     noted = {"phase": phase} if phase else {}
-    _fenced(connection, mine, _RENEWED, lease_seconds=settings.attachment_lease_seconds, **noted)
+    _fenced(connection, claim, _RENEWED, lease_seconds=settings.attachment_lease_seconds, **noted)
 
 
 def wait(
-    connection: Connection, mine: Claim, reason: str, detail: str, settings: Settings, *, failed: bool
+    connection: Connection, claim: Claim, reason: str, detail: str, settings: Settings, *, failed: bool
 ) -> str:
     """Give the file back to be tried again after a pause; return the state it is in then.
 
-    A failure is counted, and the last one parks the file. What is nobody's fault (a scanner that is down)
-    is not: the file waits for as long as it takes.
+    A failure is counted, and the last one parks the file. What is not the file's fault (a scanner that
+    is down) is not: the file waits for as long as it takes.
     """
-    failures = mine.failures + failed
+    failures = claim.failures + failed
     if failures >= settings.attachment_attempts:
-        _park(connection, mine, reason, detail, failures=failures)
+        _park(connection, claim, reason, detail, failures=failures)
         return "failed"
     pause = min(
-        settings.attachment_retry_seconds * 2 ** min(mine.waits, 20), settings.attachment_retry_max_seconds
+        settings.attachment_retry_seconds * 2 ** min(claim.waits, 20), settings.attachment_retry_max_seconds
     )
     # Full jitter would let a file come back at once; half of it spreads a crowd well enough.
     pause *= random.uniform(0.5, 1)  # noqa: S311 - no secret
-    _fenced(connection, mine, _WAITING, pause_seconds=pause, failures=failures, reason=reason, detail=detail)
-    app_columns.waiting(connection, mine.table, mine.id, f"{reason}: {detail}")
+    _fenced(connection, claim, _WAITING, pause_seconds=pause, failures=failures, reason=reason, detail=detail)
+    app_columns.waiting(connection, claim.table, claim.id, f"{reason}: {detail}")
     return "waiting"
 
 
-def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "app_columns.AppView") -> bool:
+def finish(connection: Connection, claim: Claim, values: dict[str, Any], seen: "app_columns.AppView") -> bool:
     """Write the outcome into our row and the application's.
 
     Return False when that row is gone or deleted by now: then ours goes too, as in `claim`, unless an
@@ -182,21 +184,21 @@ def finish(connection: Connection, mine: Claim, values: dict[str, Any], seen: "a
     Raises:
         LeaseLostError: another holds the file by now; nothing is written.
     """
-    _fenced(connection, mine, _FINISHED, **values)
-    there = app_columns.finished(connection, mine.table, mine.id, seen)
-    if not there and mine.override is None:
-        its = (Job.app == mine.app) & (Job.attachment_id == mine.id)
-        connection.execute(delete(Job).where(its))
+    _fenced(connection, claim, _FINISHED, **values)
+    there = app_columns.finished(connection, claim.table, claim.id, seen)
+    if not there and claim.override is None:
+        this_job = (Job.app == claim.app) & (Job.attachment_id == claim.id)
+        connection.execute(delete(Job).where(this_job))
     return there
 
 
-def rewrite(connection: Connection, mine: Claim, sha256: str) -> None:
+def rewrite(connection: Connection, claim: Claim, sha256: str) -> None:
     """Note what the original is about to become, before it does: a later attempt must know it again.
 
     Raises:
         LeaseLostError: another holds the file by now.
     """
-    _fenced(connection, mine, _HELD, rewritten_sha256=sha256)
+    _fenced(connection, claim, _HELD, rewritten_sha256=sha256)
 
 
 def reopen(
@@ -204,8 +206,8 @@ def reopen(
 ) -> int | None:
     """Have the file go through the pipeline once more, its URLs withdrawn at once.
 
-    Whoever works on it now loses the right to write. Return the attempt from which it was taken, or None
-    where there is no such job.
+    A worker that processes it now loses the right to write. Return the attempt from which it was taken, or
+    None where there is no such job.
     """
     statement = update(Job).where(Job.app == app, Job.attachment_id == row_id)
     attempt: int | None = connection.scalar(
@@ -234,11 +236,11 @@ def reopen(
     return attempt
 
 
-def end(connection: Connection, mine: Claim) -> tuple[str | None, str | None]:
-    """Return the state and outcome of a file that this claim has lost, once nobody is writing them."""
+def end(connection: Connection, claim: Claim) -> tuple[str | None, str | None]:
+    """Return the state and outcome of a file that this claim has lost, once no transaction writes them."""
     row = connection.execute(
         select(Job.state, Job.outcome)
-        .where(Job.app == mine.app, Job.attachment_id == mine.id)
+        .where(Job.app == claim.app, Job.attachment_id == claim.id)
         .with_for_update()
     ).one_or_none()
     return (row.state, row.outcome) if row else (None, None)
@@ -252,15 +254,15 @@ def due() -> ColumnElement[bool]:
     )
 
 
-def _park(connection: Connection, mine: Claim, reason: str, detail: str, **also: Any) -> None:
-    _fenced(connection, mine, _FAILED, reason=reason, detail=detail, **also)
-    app_columns.failed(connection, mine.table, mine.id, f"{reason}: {detail}")
+def _park(connection: Connection, claim: Claim, reason: str, detail: str, **also: Any) -> None:
+    _fenced(connection, claim, _FAILED, reason=reason, detail=detail, **also)
+    app_columns.failed(connection, claim.table, claim.id, f"{reason}: {detail}")
 
 
-def _fenced(connection: Connection, mine: Claim, statement: Update, **values: Any) -> None:
-    its = {"its_app": mine.app, "its_id": mine.id, "its_attempt": mine.attempt}
-    if connection.execute(statement, its | values).rowcount != 1:
-        raise LeaseLostError(f"attempt {mine.attempt} on {mine.app} {mine.id} is no longer the latest")
+def _fenced(connection: Connection, claim: Claim, statement: Update, **values: Any) -> None:
+    key = {"its_app": claim.app, "its_id": claim.id, "its_attempt": claim.attempt}
+    if connection.execute(statement, key | values).rowcount != 1:
+        raise LeaseLostError(f"attempt {claim.attempt} on {claim.app} {claim.id} is no longer the latest")
 
 
 def _in_seconds(parameter: str) -> ColumnElement[Any]:
@@ -317,7 +319,7 @@ def _claiming() -> Any:
 
 _JOBS = table_of(Job)
 _CLAIM = _claiming()
-#: What the holder of a claim, and nobody else, may write. Further columns come as parameters.
+#: What only the holder of a claim may write. Further columns come as parameters.
 _HELD = (
     update(_JOBS)
     .where(

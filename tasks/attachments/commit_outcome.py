@@ -14,19 +14,19 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     Raises:
         attachment_work.LeaseLostError, StoreError.
     """
-    mine, store = context.mine, context.store
+    claim, store = context.claim, context.store
     served = found.outcome == "accepted"
     quarantined = found.outcome == "quarantined"
     urls = None
     if served:
-        # Whoever lost the file must not publish it: an operator may have withdrawn it meanwhile.
+        # A worker that lost the file must not publish it: an operator may have withdrawn it meanwhile.
         context.lease.confirm("store")
         with context.phase("store"):
             urls = _store(context, found)
     context.event_log.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
     with transaction() as connection:
         there = attachment_work.finish(
-            connection, mine, _values(context, found, urls), _seen(context, found, urls)
+            connection, claim, _values(context, found, urls), _seen(context, found, urls)
         )
         if there:
             context.event_log.write(connection)
@@ -37,9 +37,9 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
         # attempt ends what a crash cuts.
         if quarantined:
             # Even what came from there: an attempt that an operator has overtaken may have put it back.
-            store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
+            store.quarantine(claim.key, quarantine_name(claim.app, claim.id))
         if not (served and there):
-            delete_pictures(store, mine.app, mine.id)
+            delete_pictures(store, claim.app, claim.id)
     if found.verdict == "infected" and found.fetched:
         # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
         # signatures have a version to remember the verdict by.
@@ -49,58 +49,58 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
 
 
-def clear_away(mine: attachment_work.Claim, store: ObjectStore) -> None:
-    """Take back what an attempt may have stored after it had lost the file to somebody else.
+def clear_away(claim: attachment_work.Claim, store: ObjectStore) -> None:
+    """Take back what an attempt may have stored after it had lost the file to another.
 
     Raises:
         StoreError.
     """
     with transaction() as connection:
-        state, outcome = attachment_work.end(connection, mine)
-        # Whoever works on it now or will, concludes after this, and does it all again.
+        state, outcome = attachment_work.end(connection, claim)
+        # The attempt that works on it now, or will, commits after this, and does it all again.
         if state in ("waiting", "running") or outcome == "accepted":
             return
-        delete_pictures(store, mine.app, mine.id)
+        delete_pictures(store, claim.app, claim.id)
         if outcome == "quarantined":
-            store.quarantine(mine.key, quarantine_name(mine.app, mine.id))
+            store.quarantine(claim.key, quarantine_name(claim.app, claim.id))
 
 
 def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
     """Store the pictures, publish the original; return the URLs of all."""
-    mine, store = context.mine, context.store
-    media_type = found.corrected or mine.media_type
+    claim, store = context.claim, context.store
+    media_type = found.corrected or claim.media_type
     assert found.fetched is not None
     version = found.fetched.version
     if found.in_quarantine:
         # Wrongly there: an operator released it, or newer signatures know better.
-        name = quarantine_name(mine.app, mine.id)
-        store.restore(name, mine.key)
-        again = store.fetch(mine.key, context.folder / "restored", limit=context.settings.max_file_bytes)
+        name = quarantine_name(claim.app, claim.id)
+        store.restore(name, claim.key)
+        again = store.fetch(claim.key, context.folder / "restored", limit=context.settings.max_file_bytes)
         if again.sha256 != found.fetched.sha256:
             raise ObjectChanged("what came back from quarantine is not what was scanned")
         version = again.version
     keys = _picture_keys(context, found)
     for name, picture in found.pictures.items():
         store.put(keys[name], picture, objects.PICTURE_TYPE)
-    if mine.attempt > 1:
+    if claim.attempt > 1:
         # An earlier attempt may have drawn what this one does not.
-        delete_pictures(store, mine.app, mine.id, but=keys)
+        delete_pictures(store, claim.app, claim.id, but=keys)
     if found.stripped is not None:
         with transaction() as connection:
-            attachment_work.rewrite(connection, mine, found.stripped.sha256)
-        version = store.put(mine.key, found.stripped.path, media_type, mine.name)
+            attachment_work.rewrite(connection, claim, found.stripped.sha256)
+        version = store.put(claim.key, found.stripped.path, media_type, claim.name)
     # Also says no if the bytes are others by now than those that were scanned.
-    store.publish(mine.key, version, media_type, mine.name)
-    return objects.object_urls(store, mine.key, media_type, mine.name, keys)
+    store.publish(claim.key, version, media_type, claim.name)
+    return objects.object_urls(store, claim.key, media_type, claim.name, keys)
 
 
 def _picture_keys(context: AttemptContext, found: Findings) -> dict[str, str]:
-    return {name: picture_key(context.mine.app, context.mine.id, name) for name in found.pictures}
+    return {name: picture_key(context.claim.app, context.claim.id, name) for name in found.pictures}
 
 
 def _values(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -> dict[str, object]:
     """Return what our own row is to say."""
-    mine, fetched, version = context.mine, found.fetched, found.version
+    claim, fetched, version = context.claim, found.fetched, found.version
     stored = found.stripped or fetched
     keys = _picture_keys(context, found) if urls else {}
     held = found.outcome == "quarantined" or (found.in_quarantine and found.outcome != "accepted")
@@ -119,7 +119,7 @@ def _values(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -
         "signature_version": version.signatures if version else None,
         "small_key": keys.get("small"),
         "large_key": keys.get("large"),
-        "quarantine_key": quarantine_name(mine.app, mine.id) if held else None,
+        "quarantine_key": quarantine_name(claim.app, claim.id) if held else None,
         "url_expires_at": urls.expires_at if urls else None,
         "timings": context.event_log.timings(),
     }
@@ -127,10 +127,10 @@ def _values(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -
 
 def _seen(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -> AppView:
     """Return what the application is to see."""
-    mine, fetched, version = context.mine, found.fetched, found.version
+    claim, fetched, version = context.claim, found.fetched, found.version
     stored = found.stripped or fetched
     # Or it was rewritten by an attempt that died before it could tell the row.
-    rewritten = found.stripped or (fetched if fetched and fetched.sha256 == mine.rewritten_sha256 else None)
+    rewritten = found.stripped or (fetched if fetched and fetched.sha256 == claim.rewritten_sha256 else None)
     pictures = urls.pictures if urls else {}
     return AppView(
         served=found.outcome == "accepted",
@@ -151,5 +151,5 @@ def _seen(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -> 
         url=urls.original if urls else None,
         small_url=pictures.get("small"),
         large_url=pictures.get("large"),
-        small_key=picture_key(mine.app, mine.id, "small") if "small" in pictures else None,
+        small_key=picture_key(claim.app, claim.id, "small") if "small" in pictures else None,
     )

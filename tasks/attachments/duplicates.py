@@ -37,7 +37,7 @@ def withdraw(sha256: str, why: str) -> int:
             served = connection.execute(
                 select(Job.app, Job.attachment_id)
                 .where(Job.sha256 == sha256, served_jobs())
-                # In the same order whoever does it, so that two of them do not wait for each other.
+                # Always in the same order, so that two transactions do not wait for each other.
                 .order_by(Job.app, Job.attachment_id)
                 .limit(BATCH)
                 .with_for_update()

@@ -109,7 +109,7 @@ class Stripping:
 class AttemptContext:
     """What an examination works with."""
 
-    mine: attachment_work.Claim
+    claim: attachment_work.Claim
     store: ObjectStore
     folder: Path
     lease: Lease
@@ -130,7 +130,7 @@ def examine(context: AttemptContext) -> Findings:
     Raises:
         NotYetError, attachment_work.LeaseLostError, StoreError, OSError.
     """
-    mine = context.mine
+    claim = context.claim
     content = context.folder / "content"
 
     with context.phase("fetch") as detail:
@@ -140,31 +140,31 @@ def examine(context: AttemptContext) -> Findings:
             # Not scanned, so not clean: what is too large to look into is suspicious.
             return _overridden(context, Findings().refused("too_large", str(error), "suspicious"))
         detail |= {"bytes": fetched.size, "sha256": fetched.sha256}
-    metrics.BYTES.labels(mine.app).inc(fetched.size)
+    metrics.BYTES.labels(claim.app).inc(fetched.size)
     found = Findings(fetched=fetched, in_quarantine=in_quarantine)
-    if mine.override != "quarantine":
+    if claim.override != "quarantine":
         found = _look_into(context, content, fetched, found)
     return _overridden(context, found)
 
 
 def _overridden(context: AttemptContext, found: Findings) -> Findings:
     """Do what an operator has said, in spite of what was found."""
-    mine = context.mine
-    if mine.override == "quarantine":
+    claim = context.claim
+    if claim.override == "quarantine":
         refused = found.refused("operator", "quarantined by an operator", "suspicious")
         return replace(refused, outcome="quarantined")
     if _released(context, found):
-        # Nobody has looked into it, if there is no verdict.
+        # Without a verdict the file was not looked into.
         return replace(found.accepted(), verdict=found.verdict or "opaque")
     return found
 
 
 def _released(context: AttemptContext, found: Findings) -> bool:
     """Say whether an operator wants the file served, knowing this content and this reason against it."""
-    mine = context.mine
-    if mine.override != "release" or not found.reason or not (found.fetched and found.fetched.size):
+    claim = context.claim
+    if claim.override != "release" or not found.reason or not (found.fetched and found.fetched.size):
         return False
-    same = mine.override_sha256 == found.fetched.sha256 and mine.override_reason == found.reason
+    same = claim.override_sha256 == found.fetched.sha256 and claim.override_reason == found.reason
     context.event_log.add(
         "released" if same else "release_void", in_spite_of=f"{found.reason}: {found.detail}"
     )
@@ -173,15 +173,15 @@ def _released(context: AttemptContext, found: Findings) -> bool:
 
 def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: Findings) -> Findings:
     """Find out whether the file may be served, and what is to be shown of it."""
-    mine = context.mine
+    claim = context.claim
     if fetched.size == 0:
         return found.refused("empty", "the object has no bytes")
-    mismatch = _mismatch(mine, fetched)
-    if mine.encrypted:
+    mismatch = _mismatch(claim, fetched)
+    if claim.encrypted:
         with transaction() as connection:
             known_bad = verdicts.infected(connection, fetched.sha256)
         if known_bad:
-            # Not what its row says, then: somebody has uploaded the same bytes elsewhere.
+            # Not what its row says, then: the same bytes were uploaded elsewhere.
             return found.judged(known_bad)
         return found.refused(*mismatch) if mismatch else replace(found, verdict="opaque")
 
@@ -208,10 +208,10 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
     if found.reason or found.verdict != "clean":
         return found
     # Another spelling is no correction: it would cost a text its charset.
-    if decision.media_type != policy.normal(mine.media_type):
+    if decision.media_type != policy.normal(claim.media_type):
         found = replace(found, corrected=decision.media_type)
 
-    if mine.app in context.settings.strip_originals:
+    if claim.app in context.settings.strip_originals:
         with context.phase("strip") as detail:
             stripping = _strip(context, content, actual)
             detail |= stripping.event
@@ -230,23 +230,23 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
 
 def _fetch(context: AttemptContext, content: Path) -> tuple[Fetched, bool]:
     """Fetch the object. Return whether it came from quarantine, too."""
-    mine, limit = context.mine, context.settings.max_file_bytes
+    claim, limit = context.claim, context.settings.max_file_bytes
     try:
-        return context.store.fetch(mine.key, content, limit=limit), False
+        return context.store.fetch(claim.key, content, limit=limit), False
     except ObjectMissing:
         # An attempt that died after it moved the object and before it could say so, or a second look.
-        name = quarantine_name(mine.app, mine.id)
+        name = quarantine_name(claim.app, claim.id)
         return context.store.fetch_quarantined(name, content, limit=limit), True
 
 
-def _mismatch(mine: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] | None:
+def _mismatch(claim: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] | None:
     """Return why the object is not the one that the row describes, or None."""
-    if mine.rewritten_sha256 == fetched.sha256:
+    if claim.rewritten_sha256 == fetched.sha256:
         # An attempt that died after it had stripped the original, and before it could tell the row.
         return None
-    if fetched.size != mine.size:
-        return "size_mismatch", f"the row says {mine.size} bytes, the object has {fetched.size}"
-    if mine.sha256 is not None and mine.sha256.strip().lower() != fetched.sha256:
+    if fetched.size != claim.size:
+        return "size_mismatch", f"the row says {claim.size} bytes, the object has {fetched.size}"
+    if claim.sha256 is not None and claim.sha256.strip().lower() != fetched.sha256:
         return "hash_mismatch", "the object's SHA-256 is not the one in the row"
     return None
 
@@ -257,8 +257,8 @@ def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decis
         seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, context))
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, context) from error
-    mine = context.mine
-    return seen.media_type, policy.decide(seen, mine.media_type, mine.name, mine.table.rules)
+    claim = context.claim
+    return seen.media_type, policy.decide(seen, claim.media_type, claim.name, claim.table.rules)
 
 
 def _in_sandbox(work: str, content: Path, context: AttemptContext, **options: Any) -> dict[str, Any]:
@@ -309,19 +309,19 @@ def _scanner(settings: Settings) -> Iterator[Scanner]:
 def _strip(context: AttemptContext, content: Path, media_type: str) -> Stripping:
     """Take the personal metadata out of the original."""
     try:
-        said = _in_sandbox("tasks.attachments.strip:strip", content, context, media_type=media_type)
+        answer = _in_sandbox("tasks.attachments.strip:strip", content, context, media_type=media_type)
     except SandboxFailure as error:
         raise _failed("strip_failed", error, context) from error
     path = context.folder / "stripped"
-    if said.get("changed") is not True or not path.is_file():
+    if answer.get("changed") is not True or not path.is_file():
         # Served as it is where it cannot be stripped: the alternative is to refuse every format unknown.
-        return Stripping({"changed": False, "unavailable": phrase(str(said.get("unavailable") or ""))})
+        return Stripping({"changed": False, "unavailable": phrase(str(answer.get("unavailable") or ""))})
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    table = context.mine.table
+    table = context.claim.table
     if table.sha256 is not None:
         with transaction() as connection:
-            other = select(table.id).where(table.sha256 == digest, table.id != context.mine.id).limit(1)
+            other = select(table.id).where(table.sha256 == digest, table.id != context.claim.id).limit(1)
             taken = connection.scalar(other)
         if taken is not None:
             # Before the object is touched: the row could never be made to fit it.

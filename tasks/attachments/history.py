@@ -35,7 +35,7 @@ class Event:
 @dataclass(slots=True)
 class EventLog:
     """What one attempt has done so far. Kept in memory, and written with the attempt's end: a killed worker's
-    is told by the job's phase and by whoever takes over."""
+    is recorded by the job's phase and by the worker that takes over."""
 
     app: str
     attachment_id: UUID

@@ -79,7 +79,7 @@ def parse(answer: dict[str, Any]) -> Content:
     """Return what `inspect` said.
 
     Raises:
-        ValueError: it is not what `inspect` says; whoever took over the confined process said it.
+        ValueError: it is not what `inspect` returns: an attacker has taken over the sandboxed process.
     """
     match answer:
         case {"media_type": str(media_type), "traits": list(traits), **others} if not others:

@@ -30,8 +30,8 @@ class Lease:
     that was frozen.
     """
 
-    def __init__(self, mine: attachment_work.Claim, settings: Settings) -> None:
-        self._claim = mine
+    def __init__(self, claim: attachment_work.Claim, settings: Settings) -> None:
+        self._claim = claim
         self._settings = settings
         self._over = threading.Event()
         self._lost = False
@@ -71,7 +71,7 @@ class Lease:
 
         Raises:
             attachment_work.LeaseLostError: another does, or this process was frozen for too long.
-            SQLAlchemyError: the database took no renewal, and nobody else's claim either, most likely.
+            SQLAlchemyError: the database took no renewal, and most likely no other claim either.
         """
         overdue = monotonic() - self._renewed > self._settings.attachment_lease_seconds
         error = self._error

@@ -10,7 +10,7 @@ RUNNABLE = re.compile(
     r"\.(?:app|apk|application|appx|chm|command|deb|desktop|dmg|gadget|img|inf|iso|jar|job|js|jse|lnk|msc|msix|msp"
     r"|pkg|reg|rpm|run|scf|sct|settingcontent-ms|url|vhdx?|ws|wsc|wsf|wsh|xll)"
 )
-#: Of these and the programs, what Windows runs and nobody's tool names `clip.mp4.…`.
+#: Of these and the programs, what Windows runs and no tool produces as `clip.mp4.…`.
 _DOUBLE = re.compile(r"\.(?:bat|cmd|com|cpl|exe|hta|iso|js|jse|lnk|msi|pif|ps1|reg|scr|url|vbe|vbs|wsf)")
 _HARMLESS = re.compile(r"\.(?:jpe?g|png|gif|webp|heic|bmp|pdf|docx?|xlsx?|pptx?|odt|ods|rtf|txt|mp[34]|mov)$")
 # Overrides, embeddings and isolates turn the writing round. Not the marks: Arabic and Hebrew names have them.

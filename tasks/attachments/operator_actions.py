@@ -41,7 +41,7 @@ ACTS: dict[str, dict[str, Any]] = {
 #: Reasons that a release does not stand above, and what helps instead.
 UNRELEASABLE = {
     "empty": "there is nothing to serve; have the object stored once more, and retry",
-    "too_large": f"nobody has looked into it; raise {variable('max_file_bytes')}, and retry",
+    "too_large": f"it was never examined; raise {variable('max_file_bytes')}, and retry",
 }
 
 
@@ -55,7 +55,7 @@ def act(name: str, app: str, attachment_id: UUID, *, actor: str, reason: str) ->
     with transaction() as connection:
         if connection.scalar(select(table.id).where(table.id == attachment_id, table.live)) is None:
             raise UnknownAttachmentError(f"{app} has no attachment {attachment_id}, or has deleted it")
-        # One that nobody has worked on yet has no job to be told.
+        # An attachment that was never processed has no job yet.
         new = insert(Job).values(app=app, attachment_id=attachment_id, state="waiting")
         connection.execute(new.on_conflict_do_nothing())
         attempt = attachment_work.reopen(
@@ -80,7 +80,7 @@ def elsewhere(app: str, attachment_id: UUID) -> list[str]:
 
 
 def why_idle(app: str, attachment_id: UUID) -> str:
-    """Return why nobody has worked on an attachment of the application's, a sentence without its full stop.
+    """Return why an attachment was never processed: a sentence without its full stop.
 
     Raises:
         UnknownAttachmentError: the application has no such row.

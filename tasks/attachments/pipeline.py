@@ -43,35 +43,37 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
         attachment_work.UnknownAttachmentError: the application has no such row.
     """
     with transaction() as connection:
-        mine = attachment_work.claim(connection, app, table, row_id, worker, settings)
-        if mine is not None and mine.failed:
-            _tidy(mine, settings)
-    if mine is None:
+        claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
+        if claim is not None and claim.failed:
+            _tidy(claim, settings)
+    if claim is None:
         return "nothing to do"
-    if mine.failed:
+    if claim.failed:
         metrics.ATTEMPTS.labels(app, "failed", "", "worker_lost").inc()
         return "failed (worker_lost)"
     try:
-        return _attempt(mine, settings)
+        return _attempt(claim, settings)
     except attachment_work.LeaseLostError as error:
-        # Whoever took over does it all again.
+        # The worker that took over does it all again.
         log.warning("attachment.lease_lost", app=app, id=str(row_id), error=str(error))
-        _clear_away(mine, settings)
+        _clear_away(claim, settings)
         return "taken over"
 
 
-def _attempt(mine: attachment_work.Claim, settings: Settings) -> str:
-    event_log = EventLog(mine.app, mine.id, mine.attempt, mine.worker)
+def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:
+    event_log = EventLog(claim.app, claim.id, claim.attempt, claim.worker)
     deadline = monotonic() + DATABASE_PATIENCE * settings.task_soft_limit_seconds
     try:
-        store = store_for(mine.provider, settings)
-        with Lease(mine, settings) as lease, workdir(settings.work_root) as folder:
-            context = AttemptContext(mine, store, folder, lease, event_log, settings)
+        store = store_for(claim.provider, settings)
+        with Lease(claim, settings) as lease, workdir(settings.work_root) as folder:
+            context = AttemptContext(claim, store, folder, lease, event_log, settings)
             found = examine(context)
             lease.check()
             outcome = commit_outcome(context, found)
-        metrics.ATTEMPTS.labels(mine.app, found.outcome, found.verdict or "", found.reason or "").inc()
-        log.info("attachment.attempted", app=mine.app, id=str(mine.id), attempt=mine.attempt, outcome=outcome)
+        metrics.ATTEMPTS.labels(claim.app, found.outcome, found.verdict or "", found.reason or "").inc()
+        log.info(
+            "attachment.attempted", app=claim.app, id=str(claim.id), attempt=claim.attempt, outcome=outcome
+        )
         return outcome
     except NotYetError as error:
         why = error
@@ -79,7 +81,7 @@ def _attempt(mine: attachment_work.Claim, settings: Settings) -> str:
         # The service stores the bytes before it inserts the row, so this is not a matter of waiting long.
         why = FailedError("object_missing", str(error))
     except ObjectChanged as error:
-        # Somebody writes to it. What was scanned is not what would be served.
+        # The object is being overwritten: what was scanned is not what would be served.
         why = FailedError("object_changed", str(error))
     except UnknownProvider as error:
         why = FailedError("unknown_provider", str(error))
@@ -96,13 +98,13 @@ def _attempt(mine: attachment_work.Claim, settings: Settings) -> str:
             why = NotYetError("database_unavailable", type(getattr(error, "orig", None) or error).__name__)
         else:
             # Told with its traceback; and the row says more than that a worker was lost.
-            log.exception("attachment.internal_error", app=mine.app, id=str(mine.id))
+            log.exception("attachment.internal_error", app=claim.app, id=str(claim.id))
             why = FailedError("internal_error", type(error).__name__)
-    return _put_off(mine, why, event_log, settings, deadline)
+    return _put_off(claim, why, event_log, settings, deadline)
 
 
 def _away(error: StoreError | OSError) -> NotYetError:
-    """Say what is away. A disk that is full is called so, whoever met it: our own, or the local store's."""
+    """Return what is away. A full disk is reported as such: our own, or the local store's."""
     met = error.__cause__ if isinstance(error, StoreError) else error
     if isinstance(met, OSError) and met.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NotYetError("disk_full", met.strerror or str(met))
@@ -112,7 +114,7 @@ def _away(error: StoreError | OSError) -> NotYetError:
 
 
 def _put_off(
-    mine: attachment_work.Claim, why: NotYetError, event_log: EventLog, settings: Settings, deadline: float
+    claim: attachment_work.Claim, why: NotYetError, event_log: EventLog, settings: Settings, deadline: float
 ) -> str:
     """Give the file back, or park it. A database that is away is waited for until the deadline."""
     failed = isinstance(why, FailedError)
@@ -121,11 +123,11 @@ def _put_off(
         try:
             with transaction() as connection:
                 state = attachment_work.wait(
-                    connection, mine, why.reason, why.detail, settings, failed=failed
+                    connection, claim, why.reason, why.detail, settings, failed=failed
                 )
                 if state == "failed":
                     event_log.add("given_up", why=f"{why.reason}: {why.detail}")
-                    _tidy(mine, settings)
+                    _tidy(claim, settings)
                 event_log.write(connection)
             break
         except SQLAlchemyError as error:
@@ -133,26 +135,26 @@ def _put_off(
                 raise
             sleep(DATABASE_PAUSE_SECONDS)
     outcome = f"{state} ({why.reason})"
-    metrics.ATTEMPTS.labels(mine.app, state, "", why.reason).inc()
-    log.info("attachment.attempted", app=mine.app, id=str(mine.id), attempt=mine.attempt, outcome=outcome)
+    metrics.ATTEMPTS.labels(claim.app, state, "", why.reason).inc()
+    log.info("attachment.attempted", app=claim.app, id=str(claim.id), attempt=claim.attempt, outcome=outcome)
     return outcome
 
 
-def _tidy(mine: attachment_work.Claim, settings: Settings) -> None:
+def _tidy(claim: attachment_work.Claim, settings: Settings) -> None:
     """Remove the pictures of a file that has failed: an attempt may have stored them before it failed.
 
     While its row is locked: an operator may want it served in a moment.
     """
     try:
-        delete_pictures(store_for(mine.provider, settings), mine.app, mine.id)
+        delete_pictures(store_for(claim.provider, settings), claim.app, claim.id)
     except (StoreError, OSError) as error:
-        # Nobody links to them; a store that is away is no reason to try a failed file again.
-        log.warning("attachment.pictures_left", app=mine.app, id=str(mine.id), error=str(error))
+        # No row links to them; a store that is away is no reason to try a failed file again.
+        log.warning("attachment.pictures_left", app=claim.app, id=str(claim.id), error=str(error))
 
 
-def _clear_away(mine: attachment_work.Claim, settings: Settings) -> None:
+def _clear_away(claim: attachment_work.Claim, settings: Settings) -> None:
     try:
-        clear_away(mine, store_for(mine.provider, settings))
+        clear_away(claim, store_for(claim.provider, settings))
     except (StoreError, OSError, SQLAlchemyError) as error:
-        # Told, for there is no row that would have anybody try again.
-        log.error("attachment.objects_left", app=mine.app, id=str(mine.id), key=mine.key, error=str(error))
+        # Logged, for there is no row that would cause another attempt.
+        log.error("attachment.objects_left", app=claim.app, id=str(claim.id), key=claim.key, error=str(error))

@@ -1,7 +1,7 @@
 """`attachments.recover`: the recovery job of `attachments.process`.
 
 The broker may lose a message, an API service may never send one, a worker may die, a scanner may be away.
-The rows know. This finds those that nobody works on, and announces them.
+The rows know. This finds those that no worker processes, and announces them.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ STRETCH = 20_000
 
 @task(name=JOB, queue=MAINTENANCE)
 def recover() -> None:
-    """Announce rows that nobody works on: never enqueued, waiting and due, or left by a dead worker."""
+    """Announce rows that no worker processes: never enqueued, waiting and due, or left by a dead worker."""
     settings = get_settings()
     apps = available(settings)
     with job_history.run(JOB) as run:
@@ -131,6 +131,6 @@ def _due(connection: Connection, name: str, settings: Settings) -> list[UUID]:
         # and lock and return others each time, past the limit.
         .cte("due")
     )
-    its = (Job.app == name) & Job.attachment_id.in_(select(due.c.attachment_id))
-    statement = update(Job).where(its).values(enqueued_at=func.now())
+    due_jobs = (Job.app == name) & Job.attachment_id.in_(select(due.c.attachment_id))
+    statement = update(Job).where(due_jobs).values(enqueued_at=func.now())
     return list(connection.scalars(statement.returning(Job.attachment_id)))

@@ -179,7 +179,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
             select(table.key, table.store_name()).where(table.id == candidate.id)
         ).one_or_none()
     if row is None:
-        # Nobody serves it.
+        # It is not served.
         _note_clean(candidate, version)
         return False
     known, changed = verdict is not None, None
@@ -214,8 +214,8 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
     return True
 
 
-def _its(candidate: Candidate) -> tuple[ColumnElement[bool], ...]:
-    # The attempt tells whether anybody has worked on it since it was read.
+def _unchanged(candidate: Candidate) -> tuple[ColumnElement[bool], ...]:
+    # The attempt tells whether it was processed again since it was read.
     return (
         Job.app == candidate.app,
         Job.attachment_id == candidate.id,
@@ -228,7 +228,7 @@ def _note_clean(candidate: Candidate, version: Version) -> None:
     with transaction() as connection:
         connection.execute(
             update(Job)
-            .where(*_its(candidate))
+            .where(*_unchanged(candidate))
             .values(
                 signature_version=version.signatures,
                 engine_version=version.engine,
@@ -241,7 +241,7 @@ def _reopen(candidate: Candidate, event: str, why: str) -> None:
     table = APPS[candidate.app].attachments
     assert table is not None
     with transaction() as connection:
-        still = select(Job.attempt).where(*_its(candidate)).with_for_update()
+        still = select(Job.attempt).where(*_unchanged(candidate)).with_for_update()
         if connection.execute(still).one_or_none() is not None:
             attachment_work.reopen(connection, candidate.app, table, candidate.id, f"{event}: {why}")
             history.note(connection, candidate.app, candidate.id, event, why=why)

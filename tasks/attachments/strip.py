@@ -50,7 +50,7 @@ def strip(source: Path, folder: Path, media_type: str) -> dict[str, Any]:
     content = source.read_bytes()
     try:
         stripped = module.strip(content)
-        # A file that contradicts itself may come out as one that nobody can read.
+        # A file that contradicts itself may come out unreadable.
         if stripped != content and module.strip(stripped) != stripped:
             return {"unavailable": "the file contradicts itself"}
     except Unstrippable as error:

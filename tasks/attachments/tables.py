@@ -72,20 +72,20 @@ def _real(table: AttachmentTable, settings: Settings) -> str:
 
 
 def _there(connection: Connection, table: AttachmentTable, settings: Settings) -> bool:
-    its = {"schema": _real(table, settings), "name": table_of(table.model).name}
-    return bool(connection.scalar(_THERE, its))
+    parameters = {"schema": _real(table, settings), "name": table_of(table.model).name}
+    return bool(connection.scalar(_THERE, parameters))
 
 
 def _elsewhere(connection: Connection, name: str, table: AttachmentTable, settings: Settings) -> list[Fault]:
-    """Return a fault if an application's table seems to be in a schema that nobody has told us of."""
+    """Return a fault if an application's table seems to be in a schema that is not configured."""
     known = [_real(other, settings) for other in _tables().values()]
     columns = sorted(column.name for column in table_of(table.model).columns)
-    its = {"name": table_of(table.model).name, "known": known, "columns": columns}
+    parameters = {"name": table_of(table.model).name, "known": known, "columns": columns}
     schema = table_of(table.model).schema
     return [
         Fault(
-            f"{found}.{its['name']} looks like the table of {name}, whose files it would name.",
+            f"{found}.{parameters['name']} looks like the table of {name}, whose files it would name.",
             f"If it is, say so: {variable('schemas')}={schema}={found}",
         )
-        for found in connection.scalars(_ELSEWHERE, its)
+        for found in connection.scalars(_ELSEWHERE, parameters)
     ]

@@ -34,7 +34,7 @@ BATCHES = 50
 def renew_urls() -> None:
     """Sign anew the URLs that have a third of their time left, the first to expire first.
 
-    One that cannot be signed now is put off to the end of the queue, so that it is in nobody's way.
+    One that cannot be signed now is put off to the end of the queue, so that it does not block others.
     """
     settings = get_settings()
     apps = available(settings)
@@ -66,19 +66,19 @@ def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Set
     with transaction() as connection:
         expiring = connection.execute(_described(table), {"app": name, "ids": ids} | left).all()
         for job in expiring:
-            its = {"its_app": name, "its_id": job.attachment_id}
+            job_key = {"its_app": name, "its_id": job.attachment_id}
             if job.id is None:
-                # Deleted; whoever removes its objects removes our row.
-                connection.execute(_EXPIRES, its | {"url_expires_at": None})
+                # Deleted; the job that removes its objects removes our row.
+                connection.execute(_EXPIRES, job_key | {"url_expires_at": None})
                 continue
             try:
                 fresh = _signed(job, settings)
             except StoreError as error:
                 away[str(error)] += 1
-                connection.execute(_PUT_OFF, its | left)
+                connection.execute(_PUT_OFF, job_key | left)
                 continue
             app_columns.renew_urls(connection, table, job.attachment_id, fresh)
-            connection.execute(_EXPIRES, its | {"url_expires_at": fresh.expires_at})
+            connection.execute(_EXPIRES, job_key | {"url_expires_at": fresh.expires_at})
     for why, rows in away.items():
         log.warning("urls.postponed", app=name, rows=rows, why=why)
     return len(expiring) - away.total()
@@ -100,7 +100,7 @@ def _left(settings: Settings) -> float:
 def _described(table: AttachmentTable) -> Select[Any]:
     """Return the query for what signing needs to know of some attachments, their jobs locked.
 
-    Those that somebody else has at hand are left out, and so are those that have been withdrawn meanwhile.
+    Those that another transaction has locked are left out, and so are those withdrawn meanwhile.
     """
     return (
         select(
@@ -130,7 +130,7 @@ _IS_DUE = (
 _DUE = (
     select(_JOBS.c.attachment_id).where(*_IS_DUE).order_by(_JOBS.c.url_expires_at).limit(bindparam("limit"))
 )
-_ITS = (_JOBS.c.app == bindparam("its_app"), _JOBS.c.attachment_id == bindparam("its_id"))
-_EXPIRES = update(_JOBS).where(*_ITS)
+_THIS_JOB = (_JOBS.c.app == bindparam("its_app"), _JOBS.c.attachment_id == bindparam("its_id"))
+_EXPIRES = update(_JOBS).where(*_THIS_JOB)
 #: Behind all that are due now, and before those that will be: the next run tries it again, at the end.
-_PUT_OFF = update(_JOBS).where(*_ITS).values(url_expires_at=_SOON)
+_PUT_OFF = update(_JOBS).where(*_THIS_JOB).values(url_expires_at=_SOON)

@@ -89,7 +89,7 @@ def _recount(app: str, table: ReadPointers, conversation: UUID) -> int:
     """Recount one conversation; return how many rows were wrong."""
     try:
         with transaction() as connection:
-            # Nobody may merge in between: what they do is not drift.
+            # No merge may come in between: its changes are not drift.
             lock_conversations(connection, [conversation])
             drift = {
                 name: connection.execute(statement(table), {"conversation": conversation}).rowcount
@@ -98,7 +98,7 @@ def _recount(app: str, table: ReadPointers, conversation: UUID) -> int:
     except DBAPIError as error:
         if kind_of(error) is not ErrorKind.CONTENTION:
             raise
-        # Too large for one statement, or locked by somebody for too long: the others have their turn.
+        # Too large for one statement, or locked by another for too long: the others have their turn.
         log.warning("audit.postponed", app=app, conversation=str(conversation), error=type(error).__name__)
         return 0
     for name, rows in drift.items():

@@ -56,15 +56,15 @@ def batch_table(**types: TypeEngine[Any]) -> FromClause:
     return unpacked(
         types,
         [
-            select(cast(bindparam(name, type_=_Literal()), ARRAY(its))).scalar_subquery()
-            for name, its in types.items()
+            select(cast(bindparam(name, type_=_Literal()), ARRAY(type_))).scalar_subquery()
+            for name, type_ in types.items()
         ],
     )
 
 
 def unpacked(types: dict[str, TypeEngine[Any]], arrays: Iterable[ScalarSelect[Any]]) -> FromClause:
     """Return the rows that are in arrays, one for each column."""
-    columns: Any = [column(name, its) for name, its in types.items()]
+    columns: Any = [column(name, type_) for name, type_ in types.items()]
     return func.unnest(*arrays).table_valued(*columns, name="batch_table").render_derived()
 
 

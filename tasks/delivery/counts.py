@@ -113,7 +113,7 @@ def _corrected(target: Named, key: Any, counter: Any, counted: CTE, whose: Any) 
 @cache
 def conversation(table: ReadPointers) -> Update:
     """Return the statement that corrects what one conversation says of itself."""
-    its = Named(table.conversation_id)
+    row = Named(table.conversation_id)
     message, member = Named(table.message, "message"), Named(table.participant, "member")
     there = and_(message(table.conversation) == _ONE, message(table.deleted).is_not(True))
     messages = select(func.count()).select_from(message.rows).where(there).scalar_subquery()
@@ -121,17 +121,17 @@ def conversation(table: ReadPointers) -> Update:
     active = and_(member(table.member_of) == _ONE, member(table.member_status) == "active")
     members = select(func.count()).select_from(member.rows).where(active).scalar_subquery()
     values = {
-        its(table.message_count): messages,
-        its(table.participant_count): members,
-        its(table.last_message_at): latest,
+        row(table.message_count): messages,
+        row(table.participant_count): members,
+        row(table.last_message_at): latest,
     }
-    zero = {its(table.message_count), its(table.participant_count)}
+    zero = {row(table.message_count), row(table.participant_count)}
     wrong = [
         (func.coalesce(column, 0) if column in zero else column).is_distinct_from(value)
         for column, value in values.items()
     ]
     return (
-        update(its.table)
-        .where(its(table.conversation_id) == _ONE, wrong[0] | wrong[1] | wrong[2])
+        update(row.table)
+        .where(row(table.conversation_id) == _ONE, wrong[0] | wrong[1] | wrong[2])
         .values({column.name: value for column, value in values.items()})
     )

@@ -23,7 +23,7 @@ from workers.queues import PERIODIC
 from workers.settings import Settings, get_settings
 
 JOB = "delivery.drain"
-#: A run ends after so long, and the next goes on: nobody else can stop it sooner.
+#: A run ends after so long, and the next goes on: nothing else ends it sooner.
 RUN_SECONDS = 20
 #: A statement takes no longer than this here, so that a run has time for smaller portions afterwards.
 STATEMENT_SECONDS = 4
@@ -38,7 +38,7 @@ _BRIEF = text("SELECT set_config('statement_timeout', :milliseconds, true)")
 def drain() -> None:
     """Merge what is due, batch after batch, until there is nothing left or the time is over.
 
-    Rows of applications that are not enabled, or switched off, wait until somebody is there for them.
+    Rows of applications that are not enabled, or switched off, wait until the application is enabled again.
     """
     settings = get_settings()
     apps = [name for name, app in available(settings).items() if app.delivery]
@@ -105,7 +105,7 @@ def _merge(connection: Connection, app: str, taken: Sequence[Any], settings: Set
             events = _EVENTS.validate_python(row.events)
             rows.append((row, arrive(connection, app, events, row.received_at)))
         except ValidationError as error:
-            # `record_status` lets nothing of the kind through; somebody has written to the table.
+            # `record_status` lets nothing of the kind through: the row was inserted directly.
             inbox.give_up(connection, app, row.events, dead_letters.reason(error))
     events = [event for _, arrived in rows for event in arrived.events]
     table = APPS[app].delivery

@@ -34,8 +34,8 @@ def found(table: ReadPointers) -> Select[Any]:
     pairs = batch_table(message=Uuid(), user=Uuid())
     message, reader = Named(table.message, "message"), Named(table.participant, "reader")
     # The first one at or behind the place where it has to be, in the order of the unique index: else the
-    # planner, to whom all conversations are of one size, reads every participant of a large one.
-    key = [reader(its) for its in (table.member_of, table.user)]
+    # planner, which assumes uniform conversation sizes, reads every participant of a large one.
+    key = [reader(column) for column in (table.member_of, table.user)]
     nearest = (
         select(
             reader(table.participant).label("participant"),
@@ -47,13 +47,13 @@ def found(table: ReadPointers) -> Select[Any]:
         .limit(literal_column("1"))
         .lateral("nearest")
     )
-    its = nearest.c
+    pair = nearest.c
     return (
-        select(pairs.c.message, pairs.c.user, its.participant, its.conversation)
+        select(pairs.c.message, pairs.c.user, pair.participant, pair.conversation)
         .select_from(
             pairs.join(message.rows, message(table.message) == pairs.c.message).join(nearest, true())
         )
-        .where(its.conversation == message(table.conversation), its.user == pairs.c.user)
+        .where(pair.conversation == message(table.conversation), pair.user == pairs.c.user)
     )
 
 
@@ -78,11 +78,12 @@ def messages_changed(table: ReadPointers) -> Update:
     """
     changes = _reached(table).cte("changes")
     # Through arrays once more, for the planner's sake.
-    packed = select(*(func.array_agg(its, type_=ARRAY(its.type)).label(its.name) for its in changes.c)).cte(
-        "packed"
-    )
+    packed = select(
+        *(func.array_agg(column, type_=ARRAY(column.type)).label(column.name) for column in changes.c)
+    ).cte("packed")
     change = unpacked(
-        {its.name: its.type for its in changes.c}, [select(its).scalar_subquery() for its in packed.c]
+        {column.name: column.type for column in changes.c},
+        [select(column).scalar_subquery() for column in packed.c],
     )
     message = Named(table.message, "message")
     locked = (
@@ -132,10 +133,10 @@ def pointers_moved(table: ReadPointers) -> Update:
         .order_by(place.c.participant, place.c.at.desc(), place.c.id.desc())
         .subquery("furthest")
     )
-    its, message = furthest.c, Named(table.message, "message")
-    here = message(table.conversation) == its.conversation
+    latest, message = furthest.c, Named(table.message, "message")
+    here = message(table.conversation) == latest.conversation
     position = tuple_(message(table.created_at), message(table.message))
-    old, read = tuple_(its.old_at, its.old_id), tuple_(its.at, its.id)
+    old, read = tuple_(latest.old_at, latest.old_id), tuple_(latest.at, latest.id)
     # Where a message is gone its pointer goes to the one before: else it would move with `last_read_at`.
     before = (
         select(message(table.message))
@@ -145,14 +146,14 @@ def pointers_moved(table: ReadPointers) -> Update:
         .correlate(furthest)
         .scalar_subquery()
     )
-    at, id_ = (case((read > old, its[part]), else_=its[f"old_{part}"]) for part in ("at", "id"))
+    at, id_ = (case((read > old, latest[part]), else_=latest[f"old_{part}"]) for part in ("at", "id"))
     unread = (
         select(func.count())
         .select_from(message.rows)
         .where(
             here,
             position > tuple_(at, id_),
-            message(table.sender) != its.user,
+            message(table.sender) != latest.user,
             message(table.deleted).is_not(True),
         )
         .correlate(furthest)
@@ -160,9 +161,9 @@ def pointers_moved(table: ReadPointers) -> Update:
     )
     moved = (
         select(
-            its.participant,
-            case((read > old, its.id), (its.dangling, before), else_=its.pointer).label("pointer"),
-            func.greatest(its.before, its.last).label("last_read_at"),
+            latest.participant,
+            case((read > old, latest.id), (latest.dangling, before), else_=latest.pointer).label("pointer"),
+            func.greatest(latest.before, latest.last).label("last_read_at"),
             unread.label("unread"),
         )
         .cte("moved")
@@ -178,7 +179,7 @@ def pointers_moved(table: ReadPointers) -> Update:
         update(reader.table)
         .where(
             reader(table.participant) == moved.c.participant,
-            or_(*(its.is_distinct_from(value) for its, value in new.items())),
+            or_(*(column.is_distinct_from(value) for column, value in new.items())),
         )
         .values(new)
     )
@@ -187,8 +188,8 @@ def pointers_moved(table: ReadPointers) -> Update:
 def _reached(table: ReadPointers) -> Select[Any]:
     """Return a row for each message that the given events may change.
 
-    `passed` is how many have newly read it, `at` when it first reached somebody, and `by_all` whether all
-    who are waited for have read it now: that is asked only where somebody newly has.
+    `passed` is how many have newly read it, `at` when it first reached a reader, and `by_all` whether all
+    who are waited for have read it now: that is asked only where there is a new reader.
     """
     place = places(table)
     span, least = spans(place), lowest(table, place)
@@ -196,7 +197,7 @@ def _reached(table: ReadPointers) -> Select[Any]:
     def by_all(at: Any, id_: Any, sender: Any) -> ColumnElement[Any]:
         others = least.c.first != sender
         limits = (
-            case((others, least.c[f"first_{its}"]), else_=least.c[f"second_{its}"]) for its in ("at", "id")
+            case((others, least.c[f"first_{part}"]), else_=least.c[f"second_{part}"]) for part in ("at", "id")
         )
         return func.coalesce(tuple_(at, id_) <= tuple_(*limits), false())
 

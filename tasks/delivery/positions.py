@@ -49,9 +49,9 @@ class Named:
         self.table = table_of(owner)
         self.rows: FromClause = self.table.alias(name) if name else self.table
 
-    def __call__(self, its: Column) -> ColumnElement[Any]:
+    def __call__(self, column: Column) -> ColumnElement[Any]:
         """Return the column."""
-        name: str = its.property.columns[0].name
+        name: str = column.property.columns[0].name
         return self.rows.c[name]
 
 
@@ -110,7 +110,7 @@ def places(table: ReadPointers) -> CTE:
 def spans(place: CTE) -> CTE:
     """Return what was read, as spans of messages that do not overlap for one participant.
 
-    Each goes from after (`low_at`, `low_id`) to (`at`, `id`) and was first read at `read_at`: whoever reads
+    Each goes from after (`low_at`, `low_id`) to (`at`, `id`) and was first read at `read_at`: who reads
     a message has read all before it. At or below the old pointer everything was read by `before`, so that
     only an earlier reading matters there.
     """
@@ -192,9 +192,9 @@ def lowest(table: ReadPointers, place: CTE) -> CTE:
     )
 
     def ranked(name: str) -> ColumnElement[Any]:
-        its = furthest.c[name]
-        order: Any = aggregate_order_by(its, furthest.c.at, furthest.c.id, furthest.c.user)
-        return func.array_agg(order, type_=ARRAY(its.type))
+        value = furthest.c[name]
+        order: Any = aggregate_order_by(value, furthest.c.at, furthest.c.id, furthest.c.user)
+        return func.array_agg(order, type_=ARRAY(value.type))
 
     return (
         select(
@@ -227,8 +227,8 @@ def standing_at(
     """
     read_at = reader(table.last_read_at)
     known = and_(reader(table.pointer).is_not(None), read_at.is_not(None))
-    gone = case((known, func.least(read_at, _NOW)), else_=null())
+    without_message = case((known, func.least(read_at, _NOW)), else_=null())
     return (
-        func.coalesce(pointed(table.created_at), gone, _START),
+        func.coalesce(pointed(table.created_at), without_message, _START),
         func.coalesce(pointed(table.message), _HIGHEST),
     )

@@ -60,10 +60,10 @@ def _merged(table: Statuses, request: RecordStatus) -> str:
         if waiting:
             inbox.put_back(connection, request.app, dumped(waiting), now, get_settings())
     arrived.count()
-    said = [f"{len(arrived.events) - len(waiting)} recorded"]
-    said += [f"{len(waiting)} wait"] if waiting else []
-    said += [f"{arrived.refused} refused, more than a day ahead"] if arrived.refused else []
-    return ", ".join(said)
+    counts = [f"{len(arrived.events) - len(waiting)} recorded"]
+    counts += [f"{len(waiting)} wait"] if waiting else []
+    counts += [f"{arrived.refused} refused, more than a day ahead"] if arrived.refused else []
+    return ", ".join(counts)
 
 
 def _now(connection: Connection) -> datetime:

@@ -53,7 +53,7 @@ def _statement(table: StatusRows) -> Select[tuple[object, object]]:
     stronger = func.array_position(order, cast(new[name["status"]], Text)) > func.array_position(
         order, cast(held[name["status"]], Text)
     )
-    # What was read was delivered, whoever wrote that it was read.
+    # What was read was delivered, whichever service wrote that it was read.
     delivered = func.least(held[name["delivered_at"]], new[name["delivered_at"]], held[name["read_at"]])
     read = func.least(held[name["read_at"]], new[name["read_at"]])
     written = statement.on_conflict_do_update(

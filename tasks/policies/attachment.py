@@ -91,7 +91,7 @@ class AttachmentTable:
             for them, and an index should serve it. None where the table has no such state: the recovery job
             then walks through all rows, a stretch at each turn.
         created_at: when the row was inserted.
-        downloads: how often the file was downloaded; None where nobody counts.
+        downloads: how often the file was downloaded; None where downloads are not counted.
         rules: what this application takes beyond the platform's own policy; None for all that it allows.
         app_columns: where the application sees the outcome.
     """

@@ -16,7 +16,7 @@ class Family:
         types: media types; one that ends in `*` stands for all that begin like it.
         risk: how soon its files are scanned again when there are new signatures, 3 first, 0 last.
         lenient: whether one of the family may call itself another of it. libmagic cannot tell CSV from
-            text, and a JPEG that calls itself a PNG harms nobody; a program that calls itself another
+            text, and a JPEG that calls itself a PNG does no harm; a program that calls itself another
             kind of program is still refused.
         correct: whether the row's type is then set to what the content is. Not where libmagic knows less
             than the uploader does (text, containers).

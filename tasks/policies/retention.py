@@ -51,7 +51,7 @@ from tasks.policies.sweep import AFTER, NOW, NOW_UTC, Delete, Sweep, Update
 from workers.inspection import Need
 
 #: Whose a table's rows are: for each kind of entity that may be on hold, the columns or expressions that name
-#: it. A table whose rows are nobody's has none.
+#: it. A table whose rows have no owner has none.
 Owners = Mapping[Model, Mapping[str, tuple[Any, ...]]]
 #: The keys of the rows that go, for the values of `SetValues`.
 GOING: Any = bindparam("going", type_=ARRAY(Uuid()))
@@ -173,7 +173,7 @@ class Retention(Sweep):
         """What an index finds of all that is due."""
         return self.due if self.full_pass_every is None and self.indexed is None else self.indexed
 
-    def family(self) -> Iterator[tuple[Cascade, ...]]:
+    def cascade_paths(self) -> Iterator[tuple[Cascade, ...]]:
         """Yield the paths from the table to each of those whose rows go with its own, parents first."""
         yield from _paths((), self.refers)
 
@@ -181,15 +181,15 @@ class Retention(Sweep):
         """Return the path from the policy's table to one whose rows go; None if those of that one stay."""
         if table is self.table and isinstance(self.action, Delete):
             return ()
-        return next((path for path in self.family() if table_of(model_of(path[-1].by)) is table), None)
+        return next((path for path in self.cascade_paths() if table_of(model_of(path[-1].by)) is table), None)
 
     def tables(self) -> list[Table]:
         """Return the tables whose rows may go."""
-        gone = [] if isinstance(self.action, Update) else [self.table]
-        return [*gone, *(table_of(model_of(path[-1].by)) for path in self.family())]
+        own = [] if isinstance(self.action, Update) else [self.table]
+        return [*own, *(table_of(model_of(path[-1].by)) for path in self.cascade_paths())]
 
     def old_enough(self) -> ColumnElement[bool]:
-        """Return which rows have had their time, whatever refers to them and whoever holds them."""
+        """Return which rows have expired, regardless of references and of holds."""
         aware = getattr(self.age.type, "timezone", True)
         cutoff = (NOW if aware else NOW_UTC) - AFTER if self.cutoff is None else self.cutoff
         return and_(self.age < cutoff, *([] if self.where is None else [self.where]))
@@ -200,7 +200,7 @@ class Retention(Sweep):
             self.old_enough(),
             *(~_refers(one, self.table) for one in kept),
             ~self._held(self.owners.get(self.model, {})),
-            *(~self._family_held(path) for path in self.family() if self._owned(path)),
+            *(~self._cascade_held(path) for path in self.cascade_paths() if self._owned(path)),
             *(~self._change_held(one) for one in self.refers if isinstance(one, SetValues)),
         )
 
@@ -208,12 +208,12 @@ class Retention(Sweep):
         return self.owners.get(model_of(path[-1].by), {})
 
     def _held(self, owned: Mapping[str, tuple[Any, ...]]) -> ColumnElement[bool]:
-        """Return whether a row is of somebody on hold."""
+        """Return whether a row belongs to an entity on hold."""
         return or_(
             false(), *(_on_hold(self.app, entity, one) for entity, whose in owned.items() for one in whose)
         )
 
-    def _family_held(self, path: tuple[Cascade, ...]) -> ColumnElement[bool]:
+    def _cascade_held(self, path: tuple[Cascade, ...]) -> ColumnElement[bool]:
         """Return whether, of what would go with a row along this path, something is on hold."""
         joined = [_same(one) for one in path]
         # Asked first, once: mostly nothing is on hold, and no row is looked at for it.
@@ -240,22 +240,22 @@ class Retention(Sweep):
             yield "it must archive, and does not."
         for table, refers in self.levels():
             yield from _unnamed(table, refers)
-        concerned = [self.model, *(model_of(path[-1].by) for path in self.family())]
+        concerned = [self.model, *(model_of(path[-1].by) for path in self.cascade_paths())]
         for model in concerned:
             if model not in self.owners:
-                yield f"say in `owners` whose the rows of {table_of(model).fullname} are; nobody's is {{}}."
+                yield f"say in `owners` whose the rows of {table_of(model).fullname} are; {{}} for no owner."
 
     def levels(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
         """Yield each table whose rows go, with what is said of references to it."""
         if isinstance(self.action, Delete):
             yield self.table, self.refers
-        for path in self.family():
+        for path in self.cascade_paths():
             yield table_of(model_of(path[-1].by)), path[-1].refers
 
     def needs(self) -> list[Need]:
         """Return what the policy needs of the database."""
         found = {need.table: need for need in Sweep.needs(self)}
-        for refers in (self.refers, *(path[-1].refers for path in self.family())):
+        for refers in (self.refers, *(path[-1].refers for path in self.cascade_paths())):
             for one in refers:
                 _add(found, one)
         if self.ignored is not None:

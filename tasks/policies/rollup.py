@@ -166,12 +166,12 @@ class Rollup:
     snapshot: tuple[Any, ...] = ()
     daily_snapshot: tuple[Any, ...] = ()
     empty_values: Mapping[Column, Any] | None = None
-    figures: tuple[str, ...] = field(init=False)
+    metrics: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         named = [column.name for column in self.select.selected_columns]
         keys = names_of([self.bucket, *self.key])
-        object.__setattr__(self, "figures", tuple(name for name in named if name not in keys))
+        object.__setattr__(self, "metrics", tuple(name for name in named if name not in keys))
         for fault in self._faults(named, keys):
             raise PolicyError(f"{self.name}: {fault}")
 
@@ -185,7 +185,7 @@ class Rollup:
             yield f"its select does not give {', '.join(sorted(absent))}."
         if unknown := [name for name in named if name not in self.table.c]:
             yield f"{self.table.fullname} has no column {', '.join(unknown)}."
-        if not self.figures:
+        if not self.metrics:
             yield "its select gives no statistics."
         if not self.source_tables:
             yield "say in `source_tables` whose rows it counts."
@@ -248,7 +248,7 @@ class Rollup:
             source = source.element if isinstance(source, Alias) else source
             if isinstance(source, Table):
                 read.setdefault(source, set()).add(part.name)
-        written = {*self.figures, *names_of([self.bucket, *self.key])}
+        written = {*self.metrics, *names_of([self.bucket, *self.key])}
         rights_on: dict[Table, set[str]] = {table: {"SELECT"} for table in read}
         for one in (*self.snapshot, *self.daily_snapshot):
             if isinstance(one, Insert | Update | Delete) and isinstance(one.table, Table):

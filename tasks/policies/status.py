@@ -67,8 +67,8 @@ class ReadMarks:
         model: the table; (message, user) is unique, and the database supplies the id.
         why: the rule in a sentence, with the document it comes from.
         read_at: when it was read first.
-        message_id, sender, sent_at: of the messages; a sender does not count as a reader, and nobody reads a
-            message before it was sent.
+        message_id, sender, sent_at: of the messages; a sender does not count as a reader, and no message
+            is read before it was sent.
         user_id: the key of the person.
     """
 
@@ -108,7 +108,7 @@ class ReadPointers:
         why: the rule in a sentence, with the document it comes from.
         message, conversation, sender, created_at: of the messages.
         status: of a message: 'sent' becomes 'delivered', and that 'read'; all else is the application's own.
-        delivered_at: when it first reached somebody.
+        delivered_at: when it first reached a recipient.
         read_by_count: how many participants but the sender have read it.
         deleted: whether a message is deleted; such a one is not unread.
         participant, member_of, user, member_status: of the participants; 'active' ones are waited for.

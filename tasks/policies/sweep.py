@@ -7,7 +7,7 @@ the models serves it is checked by a contract test, and by `roomkeeper check` fo
         name="echoroom.typing",
         model=TypingIndicator,
         rule="typing indicators past expires_at are deleted",
-        why="Nobody types for ever (echoroom.md, Cleanup Functions).",
+        why="An indicator must not stay for ever (echoroom.md, Cleanup Functions).",
         due=TypingIndicator.expires_at < NOW,
         action=Delete(),
         every=timedelta(seconds=5),
@@ -79,7 +79,7 @@ class Update:
 class Related:
     """Rows of another table that change with a row which has just been swept, in the same transaction.
 
-    Those that somebody holds are left out: nobody is waited for. Another policy, or the next run, has them.
+    Locked rows are skipped, not waited for. Another policy, or the next run, has them.
 
     Attributes:
         model: the other table.

@@ -109,10 +109,10 @@ def count(found: Result, look: Look, store: ObjectStore, share: float, watch: Ca
         with closing(look.missing(app, found.store)) as missing:
             for one in missing:
                 if _is_gone(one, store):
-                    found.gone += 1
+                    found.missing += 1
                     found.ids += [f"{one.app} {one.id}"] * (len(found.ids) < SAMPLES)
-                    watch(f"{found.store}: {found.gone:,} rows without their object")
-                if found.gone > limit:
+                    watch(f"{found.store}: {found.missing:,} rows without their object")
+                if found.missing > limit:
                     return
 
 
@@ -140,7 +140,7 @@ def reopen(
                     found.stopped = f"{found.store}: the objects of more than {limit:,} rows are gone by now"
                     return
                 found.reopened += _reopen(one, look.asked[app], actor, reason)
-                watch(f"{found.store}: {found.reopened:,} of {found.gone:,} rows reopened")
+                watch(f"{found.store}: {found.reopened:,} of {found.missing:,} rows reopened")
 
 
 def _is_gone(one: MissingObject, store: ObjectStore) -> bool:
@@ -163,7 +163,7 @@ def _is_gone(one: MissingObject, store: ObjectStore) -> bool:
 
 def _reopen(one: MissingObject, table: AttachmentTable, actor: str, reason: str) -> bool:
     with transaction() as connection:
-        # Unless somebody has worked on it since.
+        # Unless it was processed since.
         still = select(Job.attempt).where(
             Job.app == one.app,
             Job.attachment_id == one.id,

@@ -45,14 +45,14 @@ class Cut:
     def unnamed(self, store: str) -> Select[Any]:
         """Return the query for what no row names, and whether it is an `orphan` for that."""
         names, key = named(self.asked, store), normal(_LISTED.key)
-        ours = not_(foreign(key, self.asked))
+        own = not_(foreign(key, self.asked))
         return select(
             _LISTED.key,
             key.label("normal"),
             _LISTED.size_bytes.label("size"),
             _LISTED.modified_at.label("modified"),
-            ours.label("ours"),
-            (ours & (_LISTED.modified_at < self.before)).label("orphan"),
+            own.label("own"),
+            (own & (_LISTED.modified_at < self.before)).label("orphan"),
         ).where(self.whose(store), ~select(1).where(names.c.key == key).exists())
 
     def whose(self, store: str) -> "ColumnElement[bool]":
@@ -78,7 +78,7 @@ def count(found: Result, cut: Cut) -> None:
             select(
                 func.count().label("unnamed"),
                 func.count().filter(unnamed.c.orphan).label("orphans"),
-                func.count().filter(not_(unnamed.c.ours)).label("foreign"),
+                func.count().filter(not_(unnamed.c.own)).label("foreign"),
                 func.coalesce(func.sum(size), 0).label("bytes"),
                 func.min(unnamed.c.modified).filter(unnamed.c.orphan).label("oldest"),
                 select(func.array_agg(few.c.key)).scalar_subquery().label("keys"),

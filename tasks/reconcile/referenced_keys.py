@@ -41,18 +41,20 @@ def named(asked: Mapping[str, AttachmentTable], store: str) -> Subquery:
     """Return all normal keys that rows name in the store, as a table with one column, `key`."""
     found: list[Select[Any]] = []
     for name, table in asked.items():
-        its = table.store_name() == store
-        found.append(select(normal(table.key).label("key")).where(its))
-        found += [select(_picture(name, table.id, each)).where(its) for each in PICTURE_NAMES]
+        in_store = table.store_name() == store
+        found.append(select(normal(table.key).label("key")).where(in_store))
+        found += [select(_picture(name, table.id, each)).where(in_store) for each in PICTURE_NAMES]
         if (small := table.app_columns.small_key) is not None:
-            found.append(select(normal(small)).where(its, small.is_not(None)))
+            found.append(select(normal(small)).where(in_store, small.is_not(None)))
     # Retention deletes these itself, and keeps count of them.
     pending = table_of(PendingDeletion).c
     for key in (pending.key, pending.small_key):
         found.append(select(normal(key)).where(pending.store == store, key.is_not(None)))
     for name in asked:
-        its = and_(pending.store == store, pending.app == name)
-        found += [select(_picture(name, pending.attachment_id, each)).where(its) for each in PICTURE_NAMES]
+        to_delete = and_(pending.store == store, pending.app == name)
+        found += [
+            select(_picture(name, pending.attachment_id, each)).where(to_delete) for each in PICTURE_NAMES
+        ]
     return union_all(*found).subquery("named")
 
 
@@ -64,8 +66,8 @@ def _picture(app: str, row_id: Any, name: str) -> ColumnElement[str]:
 
 def foreign(key: ColumnElement[str], asked: Mapping[str, AttachmentTable]) -> ColumnElement[bool]:
     """Return the condition on normal keys of pictures whose application is not in this database."""
-    ours = or_(*(below(key, app) for app in asked))
-    return and_(key.startswith(f"{DERIVED}/", autoescape=True), ~ours)
+    known = or_(*(below(key, app) for app in asked))
+    return and_(key.startswith(f"{DERIVED}/", autoescape=True), ~known)
 
 
 def below(key: ColumnElement[str], app: str) -> ColumnElement[bool]:

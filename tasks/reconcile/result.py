@@ -42,7 +42,7 @@ class Result:
     oldest: datetime | None = None
     keys: list[str] = field(default_factory=list)
     rows: int = 0
-    gone: int = 0
+    missing: int = 0
     ids: list[str] = field(default_factory=list)
     stopped: str | None = None
     deleted: int = 0
@@ -70,9 +70,9 @@ def reason_to_stop(found: Result, *, expected: bool, share: float) -> str | None
             f"{found.store}: {found.orphans:,} of {found.listed:,} objects are named by no row, more than "
             f"{share:.4g} of them"
         )
-    if found.gone > most(found.rows, share):
+    if found.missing > most(found.rows, share):
         return (
-            f"{found.store}: the objects of {found.gone:,} or more of {found.rows:,} rows are gone, more "
+            f"{found.store}: the objects of {found.missing:,} or more of {found.rows:,} rows are gone, more "
             f"than {share:.4g} of them"
         )
     return None

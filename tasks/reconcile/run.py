@@ -31,7 +31,7 @@ def reconcile(
     actor: str = "",
     reason: str = "",
     now: datetime | None = None,
-    watch: Callable[[str], None] = lambda _said: None,
+    watch: Callable[[str], None] = lambda _message: None,
 ) -> list[Result] | None:
     """Compare; return what was found in each store, None where another run is under way.
 
@@ -67,7 +67,7 @@ def reconcile(
         finally:
             entry.rows = sum(found.deleted + found.reopened for found in run.found)
         listing.empty()
-        entry.remaining = max(0, sum(found.orphans + found.gone for found in run.found) - entry.rows)
+        entry.remaining = max(0, sum(found.orphans + found.missing for found in run.found) - entry.rows)
         if stopped := run.stopped():
             entry.outcome, entry.error = "stopped", "; ".join(stopped)
         else:
@@ -92,7 +92,7 @@ class _Comparison:
             asked = askable(connection, settings)
         before = now - timedelta(hours=settings.reconcile_grace_hours)
         self._cut = orphans.Cut(asked, before, app)
-        # What is not enabled names objects, but nobody works on it.
+        # What is not enabled names objects, but is not processed.
         on = {
             name: table for name, table in asked.items() if name in enabled(settings) and app in {None, name}
         }

@@ -64,7 +64,7 @@ class Archived:
     rows: int
     changed: bool = False
 
-    def said(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return it as JSON."""
         return asdict(self)
 
@@ -188,8 +188,8 @@ def write(
     """
     from pyarrow import parquet
 
-    said = {**about, "table": table, "changed": changed}
-    rows = rows.replace_schema_metadata({_METADATA: json.dumps(said).encode()})
+    metadata = {**about, "table": table, "changed": changed}
+    rows = rows.replace_schema_metadata({_METADATA: json.dumps(metadata).encode()})
     with tempfile.TemporaryDirectory(prefix="roomkeeper-archive-") as directory:
         path = Path(directory) / "archive.parquet"
         parquet.write_table(rows, path, **_COMPRESSION)

@@ -43,7 +43,15 @@ from tasks.policies.columns import table_of
 from tasks.policies.retention import Cascade, Retention, SetValues
 from tasks.retention import archive, object_deleter, pending_deletions, receipts
 from tasks.retention.archive import Archived, ArchiveError
-from tasks.retention.cascade import ALL, NOW_SUFFIX, Files, changing, family, files_of, going
+from tasks.retention.cascade import (
+    ALL,
+    NOW_SUFFIX,
+    Files,
+    cascade_statements,
+    files_of,
+    own_row_statements,
+    set_values_statements,
+)
 from tasks.retention.object_deleter import Deletions
 from tasks.sweeps.batch import (
     CHANGE_MS,
@@ -81,7 +89,7 @@ HOLD_PATIENCE_MS = 5_000
 STORE_SECONDS = 60
 #: No deletion of objects is begun so long after a commit: the recovery job goes on.
 OBJECT_SECONDS = 60
-#: Held by every batch, shared; whoever places a hold has it alone.
+#: Held by every batch, shared; a transaction that places a hold takes it exclusively.
 HOLDS_LOCK = "roomkeeper:holds"
 _LOCK = sqlalchemy.text(
     f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{HOLDS_LOCK}', 0)),"
@@ -99,7 +107,7 @@ class Enough(Exception):
 
 
 @dataclass(slots=True)
-class _Gone:
+class _TakenRows:
     """What one batch has taken so far.
 
     Attributes:
@@ -197,11 +205,11 @@ class RetentionBatches(Batches):
         return Batches.on_pages(self, first, last) if due else Taken()
 
     def take(self, seen: Seen) -> Taken:
-        """Take those of the rows that are due still, and that nobody holds, with all that goes with them."""
+        """Take those of the rows that are due still and not locked, with all that goes with them."""
         keys = sorted(row[0] for row in seen[: self._left()])
         files = files_of(self.retention)
-        taken, gone = Taken(), _Gone()
-        own = family(self.retention)
+        taken, batch = Taken(), _TakenRows()
+        own = own_row_statements(self.retention)
         with self._begin(PARENT_PATIENCE_MS) as connection:
             held = list(connection.execute(self._statements.rows, self._values(keys=keys)).scalars())
             # By a statement that begins when they are held: it sees what refers to them by now.
@@ -210,16 +218,16 @@ class RetentionBatches(Batches):
                 found, taken = self._without_busy(connection, files, found)
             due = [row[0] for row in found]
             if due:
-                gone.most_bytes = archive.MOST_BYTES if len(due) > 1 else None
-                gone.until = [row[1] for row in found]
-                self._refers(connection, gone, self.retention.refers, self.policy.table, due)
-                taken.rows = self._own(connection, gone, due)
-                self._finish(connection, gone, taken.rows, files)
+                batch.most_bytes = archive.MOST_BYTES if len(due) > 1 else None
+                batch.until = [row[1] for row in found]
+                self._refers(connection, batch, self.retention.refers, self.policy.table, due)
+                taken.rows = self._own(connection, batch, due)
+                self._finish(connection, batch, taken.rows, files)
             elif keys:
                 taken.remaining = self._still_due(connection, keys)
         self._clear_again(due)
         began = perf_counter()
-        self._delete_objects(gone, taken)
+        self._delete_objects(batch, taken)
         # Or a slow store, or a look at keys without an index, would make batches ever smaller.
         taken.seconds_after = perf_counter() - began
         return taken
@@ -242,15 +250,17 @@ class RetentionBatches(Batches):
         """Clear references that no foreign key guards, and that were made while the rows were going."""
         for one in self.retention.refers:
             if keys and isinstance(one, SetValues) and one.to is not None and one.values is None:
-                made = changing(one, of_itself=False)
+                made = set_values_statements(one, of_itself=False)
                 try:
                     with begin(PARENT_PATIENCE_MS, CHANGE_MS) as connection:
                         connection.execute(made.change, self._values(keys=keys, going=keys))
                 except (Contested, Refused, DBAPIError) as error:
                     # The rows have gone, which is to be counted whatever is in the way here.
-                    said = words(error) if isinstance(error, DBAPIError) else str(error)
+                    error_text = words(error) if isinstance(error, DBAPIError) else str(error)
                     table = made.table.fullname
-                    log.warning("retention.references_left", policy=self.policy.name, table=table, error=said)
+                    log.warning(
+                        "retention.references_left", policy=self.policy.name, table=table, error=error_text
+                    )
 
     def _without_busy(
         self, connection: Connection, files: Files, found: Sequence[Any]
@@ -260,16 +270,16 @@ class RetentionBatches(Batches):
         left = [row for row in found if row[0] not in stay]
         return left, Taken(remaining=len(found) - len(left), error=why)
 
-    def _delete_objects(self, gone: "_Gone", taken: Taken) -> None:
+    def _delete_objects(self, batch: "_TakenRows", taken: Taken) -> None:
         """Delete the objects of rows whose deletion is committed. What fails is left to the recovery job."""
-        if not gone.pending:
+        if not batch.pending:
             return
         # Its rows have gone, which is to be counted whatever fails here. A run whose time is over ends then.
         with suppress(SoftTimeLimitExceeded):
             object_deleter.delete_objects(
                 self.settings,
                 self.deletions,
-                receipt=gone.receipt,
+                receipt=batch.receipt,
                 deadline=monotonic() + OBJECT_SECONDS,
             )
         if self.deletions.error is not None:
@@ -287,37 +297,42 @@ class RetentionBatches(Batches):
     def _changed(self, connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Taken:
         """Take the rows of a policy whose rows go by themselves; by index, or by pages."""
         assert isinstance(statement, sqlalchemy.Delete)
-        gone = _Gone()
+        batch = _TakenRows()
         most = None if values.get("at_most") == 1 else archive.MOST_BYTES
         rows = archive.copy_out(connection, statement.returning(ALL), values, most)
         if rows.num_rows:
-            gone.rows.append((self.policy.table, rows))
-            self._finish(connection, gone, rows.num_rows, None)
+            batch.rows.append((self.policy.table, rows))
+            self._finish(connection, batch, rows.num_rows, None)
         return Taken(rows=rows.num_rows)
 
     def _refers(
-        self, connection: Connection, gone: "_Gone", refers: Sequence[Any], table: Table, keys: Sequence[Any]
+        self,
+        connection: Connection,
+        batch: "_TakenRows",
+        refers: Sequence[Any],
+        table: Table,
+        keys: Sequence[Any],
     ) -> None:
         """See to all that refers to the rows of `table` with these keys."""
         for one in refers:
             if isinstance(one, SetValues):
-                self._change(connection, gone, one, table, keys)
+                self._change(connection, batch, one, table, keys)
             elif isinstance(one, Cascade):
-                made = going(one)
-                theirs = list(connection.execute(made.keys, {"keys": keys}).scalars())
-                if theirs:
-                    self._refers(connection, gone, one.refers, made.table, theirs)
-                    rows = archive.copy_out(connection, made.delete, {"keys": theirs}, gone.most_bytes)
-                    if rows.num_rows != len(theirs):
+                made = cascade_statements(one)
+                child_keys = list(connection.execute(made.keys, {"keys": keys}).scalars())
+                if child_keys:
+                    self._refers(connection, batch, one.refers, made.table, child_keys)
+                    rows = archive.copy_out(connection, made.delete, {"keys": child_keys}, batch.most_bytes)
+                    if rows.num_rows != len(child_keys):
                         raise Refused(f"rows of {made.table.fullname} do not go: a trigger, or a row policy")
-                    gone.rows.append((made.table, rows))
+                    batch.rows.append((made.table, rows))
 
     def _change(
-        self, connection: Connection, gone: "_Gone", one: SetValues, table: Table, keys: Sequence[Any]
+        self, connection: Connection, batch: "_TakenRows", one: SetValues, table: Table, keys: Sequence[Any]
     ) -> None:
         import pyarrow as pa
 
-        made = changing(one, of_itself=table is one.by.property.columns[0].table)
+        made = set_values_statements(one, of_itself=table is one.by.property.columns[0].table)
         values = self._values(keys=keys, going=keys)
         before = {row[0]: row[1:] for row in connection.execute(made.before, values)}
         if not before:
@@ -326,32 +341,32 @@ class RetentionBatches(Batches):
         names = ["id", *made.columns, *(f"{name}{NOW_SUFFIX}" for name in made.columns)]
         rows = [(key, *before[key], *after[key]) for key in after if key in before]
         columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
-        gone.changed.append((made.table, pa.table(columns, names=names)))
+        batch.changed.append((made.table, pa.table(columns, names=names)))
 
-    def _own(self, connection: Connection, gone: "_Gone", keys: Sequence[Any]) -> int:
+    def _own(self, connection: Connection, batch: "_TakenRows", keys: Sequence[Any]) -> int:
         """Delete, or change, the policy's own rows; return how many."""
-        own = family(self.retention)
+        own = own_row_statements(self.retention)
         if own.update is not None:
             updated = connection.execute(own.update, self._values(keys=keys)).scalars().all()
-            gone.updated = [str(key) for key in sorted(updated)]
+            batch.updated = [str(key) for key in sorted(updated)]
             return len(updated)
         assert own.delete is not None
-        rows = archive.copy_out(connection, own.delete, self._values(keys=keys), gone.most_bytes)
+        rows = archive.copy_out(connection, own.delete, self._values(keys=keys), batch.most_bytes)
         if rows.num_rows != len(keys):
             raise Refused(f"rows of {self.policy.table.fullname} do not go: a trigger, or a row policy")
-        gone.rows.append((self.policy.table, rows))
+        batch.rows.append((self.policy.table, rows))
         return int(rows.num_rows)
 
-    def _finish(self, connection: Connection, gone: "_Gone", rows: int, files: "Files | None") -> None:
+    def _finish(self, connection: Connection, batch: "_TakenRows", rows: int, files: "Files | None") -> None:
         """Archive what was deleted, write the receipt, and note the objects that are to be deleted."""
-        archived = self._archive(gone) if self.archives is not None else []
+        archived = self._archive(batch) if self.archives is not None else []
         # At the end, for it waits for rollups.
-        self._freeze(connection, gone, files)
+        self._freeze(connection, batch, files)
         if files is not None:
             # What would refuse the rows at the commit refuses them here: nothing is counted that did not go.
             connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
-            deleted = gone.of(files.table)
-            gone.pending = pending_deletions.prepare(connection, files, deleted)
+            deleted = batch.of(files.table)
+            batch.pending = pending_deletions.prepare(connection, files, deleted)
         policy = self.retention
         content = {
             "app": policy.app,
@@ -360,10 +375,10 @@ class RetentionBatches(Batches):
             "cutoff": None if self.after is None else (self.now - self.after).isoformat(),
             "now": self.now.isoformat(),
             "period_seconds": None if self.after is None else self.after.total_seconds(),
-            "keys": gone.keys(policy.table),
-            "tables": gone.counts(),
-            "objects": pending_deletions.number_of(gone.pending),
-            "archives": [one.said() for one in archived],
+            "keys": batch.keys(policy.table),
+            "tables": batch.counts(),
+            "objects": pending_deletions.number_of(batch.pending),
+            "archives": [one.as_json() for one in archived],
             "operator": self.operator,
         }
         if archived:
@@ -372,7 +387,7 @@ class RetentionBatches(Batches):
             if noted.rowcount != len(keys):
                 # Its connection to the job history was lost, not this one.
                 raise ArchiveError("another run has taken this one for dead, and removed its archives")
-        gone.receipt = receipts.append(
+        batch.receipt = receipts.append(
             connection,
             kind="taken",
             policy=policy.name,
@@ -382,27 +397,27 @@ class RetentionBatches(Batches):
             approval=self.approval,
         )
         pending_deletions.note(
-            connection, gone.pending, app=policy.app, policy=policy.name, receipt=gone.receipt
+            connection, batch.pending, app=policy.app, policy=policy.name, receipt=batch.receipt
         )
         self.counted.append(rows)
 
-    def _freeze(self, connection: Connection, gone: "_Gone", files: "Files | None") -> None:
+    def _freeze(self, connection: Connection, batch: "_TakenRows", files: "Files | None") -> None:
         """Freeze the buckets of what was deleted, and of the jobs that will be."""
         latest = [
-            rollup_guard.latest_of(table, rows, self.closed, self.retention, gone.until)
-            for table, rows in gone.rows
+            rollup_guard.latest_of(table, rows, self.closed, self.retention, batch.until)
+            for table, rows in batch.rows
         ]
-        if files is not None and (ids := gone.ids(files.table)):
-            its = pending_deletions.jobs_of(files.app, ids)
-            latest.append(rollup_guard.latest_in(connection, table_of(AttachmentJob), self.closed, its))
+        if files is not None and (ids := batch.ids(files.table)):
+            jobs = pending_deletions.jobs_of(files.app, ids)
+            latest.append(rollup_guard.latest_in(connection, table_of(AttachmentJob), self.closed, jobs))
         rollup_guard.freeze(connection, self.closed, *latest)
 
-    def _archive(self, gone: "_Gone") -> list[Archived]:
+    def _archive(self, batch: "_TakenRows") -> list[Archived]:
         assert self.archives is not None
         number = next(self._numbers)
         about = {"policy": self.policy.name, "run": str(self.run), "now": self.now.isoformat()}
         archived = []
-        every = [*((*one, False) for one in gone.rows), *((*one, True) for one in gone.changed)]
+        every = [*((*one, False) for one in batch.rows), *((*one, True) for one in batch.changed)]
         for part, (table, rows, changed) in enumerate(every):
             name = f"{self.run}-{number:05}-{part}-{table.name}{'-changed' if changed else ''}.parquet"
             key = f"{self.policy.name}/{self.now:%Y/%m/%d}/{name}"
@@ -421,8 +436,8 @@ def remove_unfinished(job: str, archives: ObjectStore | None) -> None:
     if archives is None:
         return
     with transaction() as connection:
-        its = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
-        left = list(connection.execute(its.with_for_update(skip_locked=True)).scalars())
+        unfinished = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
+        left = list(connection.execute(unfinished.with_for_update(skip_locked=True)).scalars())
         if left:
             archives.delete_many(left)
             connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))

@@ -36,7 +36,7 @@ NOW_SUFFIX = ":now"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Family:
+class OwnRowStatements:
     """Statements on a policy's own rows, by their keys: which are due, and what happens to them.
 
     `due` returns their keys, and, as texts, until when they count in statistics, if the policy says that.
@@ -48,7 +48,7 @@ class Family:
 
 
 @cache
-def family(policy: Retention) -> Family:
+def own_row_statements(policy: Retention) -> OwnRowStatements:
     """Return the statements on the policy's own rows."""
     key = key_of(policy.table)
     these = key == _any(key, "keys")
@@ -58,7 +58,7 @@ def family(policy: Retention) -> Family:
         if isinstance(then, Delete)
         else {to.property.columns[0]: value for to, value in then.values.items()}
     )
-    return Family(
+    return OwnRowStatements(
         due=select(key, cast(policy.until, Text)).where(these, rollup_guard.due(policy)),
         delete=delete(policy.table).where(these).returning(ALL) if not values else None,
         update=update(policy.table).where(these).values(values).returning(key) if values else None,
@@ -66,7 +66,7 @@ def family(policy: Retention) -> Family:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Going:
+class CascadeStatements:
     """Statements on rows that go with others: which they are, by the others' keys, and their end."""
 
     table: Table
@@ -75,11 +75,11 @@ class Going:
 
 
 @cache
-def going(one: Cascade) -> Going:
+def cascade_statements(one: Cascade) -> CascadeStatements:
     """Return the statements on what goes with a row."""
     by = one.by.property.columns[0]
     key = key_of(by.table)
-    return Going(
+    return CascadeStatements(
         table=by.table,
         keys=select(key).where(by == _any(referred(one), "keys")).order_by(key).with_for_update(nowait=True),
         delete=delete(by.table).where(key == _any(key, "keys")).returning(ALL),
@@ -87,7 +87,7 @@ def going(one: Cascade) -> Going:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Changing:
+class SetValuesStatements:
     """Statements on rows that stay when what they refer to goes: what they say before, and the change.
 
     Both return the key and the columns as texts.
@@ -100,7 +100,7 @@ class Changing:
 
 
 @cache
-def changing(one: SetValues, *, of_itself: bool) -> Changing:
+def set_values_statements(one: SetValues, *, of_itself: bool) -> SetValuesStatements:
     """Return the statements on what stays when a row goes."""
     by = one.by.property.columns[0]
     key = key_of(by.table)
@@ -109,15 +109,15 @@ def changing(one: SetValues, *, of_itself: bool) -> Changing:
     if of_itself:
         # Those that go themselves need no change.
         these.append(key != func.all(bindparam("keys", type_=ARRAY(key.type))))
-    said = [cast(column, Text) for column in (key, *columns)]
-    before: Any = select(*said).where(*these)
+    texts = [cast(column, Text) for column in (key, *columns)]
+    before: Any = select(*texts).where(*these)
     values = {column.property.columns[0]: value for column, value in one.changes().items()}
-    return Changing(
+    return SetValuesStatements(
         table=by.table,
         columns=tuple(column.name for column in columns),
         # In order, so that two of us do not wait for each other.
         before=before.order_by(key).with_for_update(key_share=True, nowait=True),
-        change=update(by.table).where(*these).values(values).returning(*said),
+        change=update(by.table).where(*these).values(values).returning(*texts),
     )
 
 
@@ -154,12 +154,12 @@ def files_of(policy: Retention) -> Files | None:
         return None
     joined = [one.by == referred(one) for one in path]
     joined.append(root == _any(root, "keys"))
-    its_job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
+    own_job = (Job.app == policy.app) & (Job.attachment_id == attachments.id)
     return Files(
         app=policy.app,
         attachments=attachments,
         stores=select(attachments.store_name().label("store"), root.label("root")).where(*joined).distinct(),
-        busy=select(root).where(*joined, its_job, leased()),
+        busy=select(root).where(*joined, own_job, leased()),
     )
 
 

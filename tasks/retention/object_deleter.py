@@ -75,7 +75,7 @@ def delete_objects(
     receipt: int | None = None,
     deadline: float | None = None,
 ) -> None:
-    """Delete the objects of the pending deletions that are due, and that nobody else is at.
+    """Delete the objects of the pending deletions that are due, and that no other process works on.
 
     What fails is not raised: it waits, and `done.error` says why.
 
@@ -87,10 +87,10 @@ def delete_objects(
     Raises:
         SoftTimeLimitExceeded: the task's time is over.
     """
-    its = _DUE if receipt is None else (*_DUE, PENDING.c.receipt == receipt)
+    due = _DUE if receipt is None else (*_DUE, PENDING.c.receipt == receipt)
     try:
         with transaction() as connection:
-            stores = connection.execute(select(PENDING.c.store).where(*its).distinct()).scalars().all()
+            stores = connection.execute(select(PENDING.c.store).where(*due).distinct()).scalars().all()
     except DBAPIError as error:
         done.error = _reason(error)
         return
@@ -99,17 +99,17 @@ def delete_objects(
             if deadline is not None and monotonic() > deadline:
                 done.more = True
                 return
-            if not _delete_batch(store, its, settings, done):
+            if not _delete_batch(store, due, settings, done):
                 break
 
 
 def _delete_batch(
-    store: str, its: Sequence[ColumnElement[bool]], settings: Settings, done: Deletions
+    store: str, due: Sequence[ColumnElement[bool]], settings: Settings, done: Deletions
 ) -> bool:
     """Delete the objects of one batch of a store's pending deletions; return whether there were any."""
     batch = (
         select(PENDING)
-        .where(*its, PENDING.c.store == store)
+        .where(*due, PENDING.c.store == store)
         .order_by(PENDING.c.not_before, PENDING.c.id)
         .limit(BATCH)
         .with_for_update(skip_locked=True)

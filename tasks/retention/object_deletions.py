@@ -86,8 +86,8 @@ class Outcome:
 def of_receipt(connection: Connection, receipt: int) -> Outcome | None:
     """Return what became of a receipt's objects; None if that is not known: it names none, or is older."""
     events = select(DeletionEvent.outcome, func.sum(DeletionEvent.objects))
-    its = events.where(DeletionEvent.receipt == receipt).group_by(DeletionEvent.outcome)
-    outcomes = {outcome: int(number) for outcome, number in connection.execute(its)}
+    by_outcome = events.where(DeletionEvent.receipt == receipt).group_by(DeletionEvent.outcome)
+    outcomes = {outcome: int(number) for outcome, number in connection.execute(by_outcome)}
     found = connection.execute(select(*_SUMS).where(PendingDeletion.receipt == receipt)).one()
     waiting = _waiting(found) if found.files else None
     return Outcome(outcomes, waiting) if outcomes or waiting else None
@@ -104,8 +104,8 @@ def every(connection: Connection) -> Sequence[tuple[Row[Any], Waiting]]:
 
 def number_of_files(connection: Connection, app: str) -> int:
     """Return how many attachments of an application have objects that are still to be deleted."""
-    its = select(func.count()).where(PendingDeletion.app == app)
-    return int(connection.execute(its).scalar_one())
+    files = select(func.count()).where(PendingDeletion.app == app)
+    return int(connection.execute(files).scalar_one())
 
 
 def _waiting(row: Row[Any]) -> Waiting:

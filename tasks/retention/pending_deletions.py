@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 #: So many attachments at once: with their pictures, what S3 deletes in one request.
 BATCH = 333
-#: How long whoever deletes objects may hold their pending deletions: to look whether rows name them, and to
-#: wait for the store.
+#: How long a process that deletes objects may hold their pending deletions: to look whether rows name them,
+#: and to wait for the store.
 LOOK_SECONDS, STORE_SECONDS = 300, 300
 LONGEST_SECONDS = LOOK_SECONDS + STORE_SECONDS + 60
 
@@ -169,15 +169,15 @@ def _attachments(files: Files, rows: "pa.Table") -> Iterator[dict[str, Any]]:
 
 def _end_jobs(connection: Connection, app: str, ids: Sequence[UUID]) -> dict[UUID, str]:
     """Delete the jobs of deleted attachments; return the names of those that are in quarantine."""
-    its = jobs_of(app, ids)
+    own_jobs = jobs_of(app, ids)
     columns = (Job.attachment_id, Job.quarantine_key, leased().label("leased"))
-    jobs = connection.execute(select(*columns).where(its).with_for_update(nowait=True)).all()
+    jobs = connection.execute(select(*columns).where(own_jobs).with_for_update(nowait=True)).all()
     if any(job.leased for job in jobs):
         raise Refused("a worker has begun to process one of the attachments")
-    connection.execute(delete(Job).where(its, Job.override.is_(None)))
+    connection.execute(delete(Job).where(own_jobs, Job.override.is_(None)))
     # What an operator has said of a file is not forgotten.
     kept = {"state": "failed", "lease_until": None, "outcome": None, "reason": "row_deleted"}
-    connection.execute(update(Job).where(its).values(**kept, quarantine_key=None))
+    connection.execute(update(Job).where(own_jobs).values(**kept, quarantine_key=None))
     return {job.attachment_id: job.quarantine_key for job in jobs if job.quarantine_key is not None}
 
 
@@ -209,8 +209,8 @@ def lock_keys(connection: Connection, names: Collection[str], waiting: Callable[
     _lock(connection, or_(PENDING.c.key == any_key, PENDING.c.small_key == any_key), waiting)
 
 
-def _lock(connection: Connection, its: ColumnElement[bool], waiting: Callable[[float], None]) -> None:
-    those = select(PENDING.c.id).where(its)
+def _lock(connection: Connection, where: ColumnElement[bool], waiting: Callable[[float], None]) -> None:
+    those = select(PENDING.c.id).where(where)
     began = monotonic()
     connection.execute(_A_SECOND)
     while True:

@@ -51,7 +51,7 @@ AT_ONCE = 10_000
 PAGES = 2_000
 #: A row's header, and its place on the page.
 _ROW_BYTES = 28
-#: As long as it takes; whoever waits sees how far it is.
+#: As long as it takes; the caller sees how far it is.
 _PATIENCE = text("""
     SELECT set_config('statement_timeout', '10min', true), set_config('jit', 'off', true),
            set_config('plan_cache_mode', 'force_custom_plan', true)
@@ -226,7 +226,7 @@ def _aware(moment: datetime) -> datetime:
 def _references(policy: Retention) -> list[Referring]:
     """Return what refers to the policy's rows, and to what goes with them: parents first."""
     found = [Referring(one, ()) for one in policy.refers]
-    for path in policy.family():
+    for path in policy.cascade_paths():
         found += [Referring(one, path) for one in path[-1].refers]
     return found
 

@@ -1,8 +1,8 @@
 """Receipts: what retention took and why, in a chain of hashes that tells if one was changed or is missing.
 
 A receipt is written in the transaction that it tells of. Receipts are numbered without a gap, and each holds
-the hash of the one before: nobody can change one without changing all that follow. Who does that is found out
-by anybody who has noted a later hash elsewhere: each is in the worker's log too.
+the hash of the one before: changing one means changing all that follow. That is found out by
+comparing with a later hash noted elsewhere: each is in the worker's log too.
 """
 
 import hashlib
@@ -82,10 +82,10 @@ def append(
 
 def digest(receipt: Mapping[str, Any]) -> str:
     """Return the hash of a receipt: SHA-256 of its other columns as JSON with sorted keys, in hexadecimal."""
-    said = {name: receipt[name] for name in _HASHED}
-    said["written_at"] = said["written_at"].astimezone(UTC).isoformat(timespec="microseconds")
-    said["run"] = str(said["run"])
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    content = {name: receipt[name] for name in _HASHED}
+    content["written_at"] = content["written_at"].astimezone(UTC).isoformat(timespec="microseconds")
+    content["run"] = str(content["run"])
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Puts back what a receipt says was taken: from its archives, keys and all, as often as one likes.
 
-Rows come back parents first; then those that were changed get their old values, unless somebody has changed
-them since. Objects that were deleted do not come back; those that still wait to be deleted stay. Statistics
+Rows come back parents first; then those that were changed get their old values, unless they were changed
+again since. Objects that were deleted do not come back; those that still wait to be deleted stay. Statistics
 stay as they were, and frozen: what is back may not be all that they counted. The policy that took the rows
 stops until an operator approves it: by their age they are due still.
 """
@@ -130,8 +130,8 @@ def restore(
             done.objects_kept = pending_deletions.cancel(connection, number, app)
             known = object_deletions.of_receipt(connection, number)
             # Of older receipts nothing else is known: they were written when their objects were deleted.
-            gone = receipt.content.get("objects", 0) if known is None else known.outcomes.get("deleted", 0)
-            done.objects = int(gone)
+            deleted = receipt.content.get("objects", 0) if known is None else known.outcomes.get("deleted", 0)
+            done.objects = int(deleted)
             if any(done.rows.values()) or done.changed:
                 content = {
                     "of": number,
@@ -154,10 +154,10 @@ def restore(
             "what waits: roomkeeper retention pending"
         ) from error
     except IntegrityError as error:
-        said = getattr(error.orig, "diag", None)
+        diagnostics = getattr(error.orig, "diag", None)
         raise RestoreError(
             f"The database does not take the rows of receipt {number}: "
-            f"{getattr(said, 'message_primary', error.orig)}. What they refer to may have gone later: "
+            f"{getattr(diagnostics, 'message_primary', error.orig)}. What they refer to may have gone later: "
             "restore that receipt first."
         ) from error
     return done

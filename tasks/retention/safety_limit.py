@@ -38,21 +38,21 @@ def allowance(connection: Connection, policy: Retention, settings: Settings) -> 
     """Return how many rows a run of the policy may take now.
 
     Raises:
-        ApprovalRequired: rows of it were put back, and nobody has said since that it may go on.
+        ApprovalRequired: rows of it were put back, and no operator has approved it since.
     """
     usual = _usual(connection, policy)
     limit = max(settings.retention_floor, int(settings.retention_factor * usual))
     period = after(policy, settings)
     seconds = None if period is None else period.total_seconds()
     # For the period that was looked at, and no other.
-    its = (Approval.policy == policy.name) & Approval.period_seconds.is_not_distinct_from(seconds)
+    this_period = (Approval.policy == policy.name) & Approval.period_seconds.is_not_distinct_from(seconds)
     approval = connection.execute(
         select(Approval.id, Approval.rows, Approval.approved_at)
-        .where(its, Approval.expires_at > func.now())
+        .where(this_period, Approval.expires_at > func.now())
         .order_by(Approval.id.desc())
         .limit(1)
     ).one_or_none()
-    last = connection.scalar(select(func.max(Approval.approved_at)).where(its))
+    last = connection.scalar(select(func.max(Approval.approved_at)).where(this_period))
     restored = connection.execute(
         select(Receipt.number)
         # By whichever policy of the table they went.
@@ -89,12 +89,12 @@ def _usual(connection: Connection, policy: Retention) -> int:
         .limit(LOOKED_AT)
         .subquery()
     )
-    its = (
+    runs = (
         select(func.sum(latest.c.rows).label("rows"))
         .group_by(latest.c.run)
         .order_by(func.max(latest.c.number).desc())
         .limit(RUNS)
         .subquery()
     )
-    median = func.percentile_disc(0.5).within_group(its.c.rows)
+    median = func.percentile_disc(0.5).within_group(runs.c.rows)
     return int(connection.scalar(select(median)) or 0)

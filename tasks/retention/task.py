@@ -33,7 +33,7 @@ from workers.queues import MAINTENANCE
 from workers.settings import Settings, variable
 
 #: So many rows are named of those that say what is ignored.
-TOLD = 10
+EXAMPLES = 10
 
 log = structlog.get_logger(__name__)
 
@@ -141,7 +141,7 @@ def _tell_ignored(policy: Retention) -> None:
     if policy.ignored is None:
         return
     with transaction() as connection:
-        found = ignored(connection, policy, TOLD)
+        found = ignored(connection, policy, EXAMPLES)
     if found:
         table = table_of(policy.ignored.model).fullname
         ids = [str(one) for one in found]

@@ -27,7 +27,7 @@ from tasks.sweeps.statements import Statements, due, on_pages, statements
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
 
-#: How long the statement for a range of pages waits for somebody who holds a row there.
+#: How long the statement for a range of pages waits for a transaction that holds a row there.
 PATIENCE_MS = 20
 #: How long a parent is waited for, while nothing is held.
 PARENT_PATIENCE_MS = 1000
@@ -57,7 +57,7 @@ class Refused(Exception):
 
 
 class Contested(Exception):
-    """The batch took too long, or somebody held what it needed: a smaller one may do."""
+    """The batch took too long, or another transaction held what it needed: a smaller one may do."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Batches:
         with self._begin(PATIENCE_MS) as connection:
             taken = self._changed(connection, made.by_index, values)
             if not taken.rows:
-                # Rows that somebody holds are passed over in silence.
+                # Locked rows are skipped without notice.
                 left = {**values, "at_most": MOST_REMAINING}
                 taken.remaining = connection.execute(made.due_by_index, left).scalar_one()
             return taken
@@ -158,7 +158,7 @@ class Batches:
         return self._look(made.seen_ahead_on_pages, self._values(**on_pages(first, last)))[0]
 
     def take(self, seen: Seen) -> Taken:
-        """Take those of the rows that are due still, and that nobody holds."""
+        """Take those of the rows that are due still, and that are not locked."""
         made = self._statements
         values = self._values(keys=sorted(row[0] for row in seen))
         taken = Taken()
@@ -177,7 +177,7 @@ class Batches:
                 if made.forget is not None and changed:
                     connection.execute(made.forget, swept)
             if not taken.rows:
-                # Held by somebody, or not due any more.
+                # Locked by another transaction, or not due any more.
                 values["keys"] = [row[0] for row in seen]
                 taken.remaining = connection.execute(made.still_due, values).scalar_one()
         return taken

@@ -11,8 +11,8 @@ How it goes about it is chosen by what is there:
 - **By walking**, where no index serves the policy: each run looks through its share of the table, so that the
   whole is looked through in the time that its `full_pass_every` says, and on for as long as it finds a crowd.
 
-Where a run by pages stops, the next one goes on. Each batch is a transaction of its own, of rows that nobody
-else holds (`tasks/sweeps/batch.py`), and so large that it takes as long as its `Pace` says. One that takes
+Where a run by pages stops, the next one goes on. Each batch is a transaction of its own, of rows that no
+other holds (`tasks/sweeps/batch.py`), and so large that it takes as long as its `Pace` says. One that takes
 too long is tried again with a quarter; of one that the database refuses, each half is tried, down to the row
 that it refuses.
 """

@@ -2,7 +2,7 @@
 
 An API service whose clock is ahead writes times that are yet to come. A row with such a time is noted when it
 would be due without it, and is due once it has been noted with the same time for the policy's period. A later
-sign has another time, so whoever goes on to give signs is there, however wrong their clock is.
+sign has another time, so a user who goes on to give signs is there, however wrong their clock is.
 """
 
 from datetime import timedelta

@@ -15,7 +15,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Grouping
 
 from tasks.policies.columns import parts_of
-from tasks.sweeps.predicates import Part, restriction, said, stated
+from tasks.sweeps.predicates import Part, comparison, restriction, stated
 
 #: What a B-tree finds by its first column.
 BTREE = frozenset({"<", "<=", "=", ">=", ">", "is null"})
@@ -135,7 +135,7 @@ def _conjuncts(condition: Any) -> Iterable[Any]:
 def _serves(index: Shape, parts: list[Any], given: _Given) -> bool:
     if index.where is None:
         return False
-    says = frozenset(filter(None, map(said, parts)))
+    says = frozenset(filter(None, map(comparison, parts)))
     if index.where and stated(index.where, says):
         # However many rows that are, it has no others.
         return True

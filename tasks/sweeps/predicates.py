@@ -76,7 +76,7 @@ def _part(words: str, strings: list[str]) -> Part:
     return "text", words
 
 
-def said(condition: Any) -> Part | None:
+def comparison(condition: Any) -> Part | None:
     """Return what a condition that is no AND or OR says; None where no restriction could say the same."""
     if isinstance(condition, Column):
         return ("boolean", condition.name, True) if isinstance(condition.type, Boolean) else None

@@ -63,10 +63,10 @@ class Statements:
     """What one policy does, for rows that an index finds (`found`) or that lie on some pages.
 
     Attributes:
-        by_index: changes at most so many rows, of those that nobody holds; for a policy that looks at each
+        by_index: changes at most so many rows, of those that are not locked; for a policy that looks at each
             row alone and that an index serves. None of these three changes rows with a time ahead.
         by_pages: changes all on some pages, and waits for who holds one.
-        by_pages_free: changes those on some pages that nobody holds.
+        by_pages_free: changes those on some pages that are not locked.
         seen: the keys, and parents, of at most so many rows; `seen_on_pages` of all on some pages. Where the
             policy has `ahead`, with those that wait, and last whether they do.
         seen_ahead, seen_ahead_on_pages: the same of those with a time ahead; None where the policy has none.
@@ -74,7 +74,7 @@ class Statements:
         parents: locks those of given keys that are free, in the order of their keys; `parent` waits for one.
         rows: locks those of given keys that are still due, have a parent among the given ones, and are free.
         change: changes given rows, which are locked, if they are due still: keys, and the event's values.
-        along: changes rows of other tables that belong to given ones, those that nobody holds.
+        along: changes rows of other tables that belong to given ones, those that are not locked.
         still_due: counts those of given rows that are due.
         due_on_pages: counts those on some pages, of a policy that looks at each row alone without those with
             a time ahead.

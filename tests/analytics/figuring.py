@@ -110,7 +110,7 @@ def figures(database: Database, rollup: Rollup) -> dict[Place, Any]:
     with _begun(database) as connection:
         found = connection.execute(select(rollup.table)).mappings().all()
     return flat(
-        {tuple(row[key] for key in keys): {name: row[name] for name in rollup.figures} for row in found}
+        {tuple(row[key] for key in keys): {name: row[name] for name in rollup.metrics} for row in found}
     )
 
 

@@ -63,7 +63,7 @@ def test_a_bad_one_does_not_start(changes: dict[str, Any], sentence: str) -> Non
 
 def test_a_good_one_is_taken_and_cannot_be_changed() -> None:
     rollup = Rollup(**GOOD)
-    assert rollup.figures == ("sessions",)
+    assert rollup.metrics == ("sessions",)
     with pytest.raises(AttributeError):
         rollup.name = "pern.other"  # type: ignore[misc]
 
@@ -99,7 +99,7 @@ def test_it_writes_every_figure_that_its_table_has(rollup: Rollup) -> None:
     table = table_of(rollup.model)
     if table.schema == "roomkeeper":
         keys = {rollup.bucket.key, *(column.key for column in rollup.key)}
-        assert {*rollup.figures, *keys, "computed_at"} == set(table.c.keys())
+        assert {*rollup.metrics, *keys, "computed_at"} == set(table.c.keys())
 
 
 def test_every_table_of_figures_has_its_rollup() -> None:

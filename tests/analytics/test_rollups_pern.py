@@ -162,7 +162,7 @@ def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> Non
     status(rows, old)
     rows.write(platform)
     figures = found(platform)
-    said = {day: [name for name in DAILY.figures if figures[day, name]] for day, name in figures}
+    said = {day: [name for name in DAILY.metrics if figures[day, name]] for day, name in figures}
     took = ["delivery_median_seconds", "delivery_p95_seconds"], ["read_median_seconds", "read_p95_seconds"]
     assert said == {
         one.date(): ["messages", "conversations"],

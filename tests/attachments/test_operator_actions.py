@@ -94,7 +94,7 @@ def test_a_release_does_not_serve_what_nobody_can_look_into(
     told = act(open_desk, "release", row_id)
     assert (told.code, told.err) == (
         1,
-        f"openchat {row_id} cannot be released from too_large: nobody has looked into it; raise "
+        f"openchat {row_id} cannot be released from too_large: it was never examined; raise "
         "ROOMKEEPER_MAX_FILE_BYTES, and retry.\n",
     )
     monkeypatch.setattr(operator_actions, "UNRELEASABLE", {})

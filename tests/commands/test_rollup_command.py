@@ -659,7 +659,7 @@ def test_every_column_is_explained() -> None:
     tables = {
         name: [column.name for column in rollup.table.c if column.name != "computed_at"]
         if rollup.table.schema == SCHEMA
-        else [rollup.key[0].key, rollup.bucket.key, *rollup.figures]
+        else [rollup.key[0].key, rollup.bucket.key, *rollup.metrics]
         for name, rollup in ROLLUPS.items()
     }
     assert {name: sorted(columns) for name, columns in documented().items()} == {

@@ -92,7 +92,7 @@ def _forgotten(policy: Sweep, example: Example) -> Iterator[str]:
         if one.by not in ways[type(one)]:
             yield f"give a row that refers by {one.by}, with what becomes of it"
     named = {(entity, column) for entity, columns in example.held.items() for column in columns}
-    for model in (policy.model, *(model_of(path[-1].by) for path in policy.family())):
+    for model in (policy.model, *(model_of(path[-1].by) for path in policy.cascade_paths())):
         for entity, owners in policy.owners[model].items():
             for owner in owners:
                 if hasattr(owner, "property") and (entity, owner) not in named:

@@ -104,7 +104,7 @@ def faults(policy: Retention) -> Iterator[str]:
     }
     # A file goes with what it is attached to, whatever it says of itself.
     files = {table_of(app.attachments.model).fullname for app in APPS.values() if app.attachments}
-    for path in policy.family():
+    for path in policy.cascade_paths():
         table = path[-1].by.property.columns[0].table.fullname
         if table in others - files:
             yield f"{table} has a period of its own, and goes along"

@@ -71,7 +71,7 @@ def away(platform: Platform, table: Table) -> list[int]:
                 policy="test",
                 run=uuid4(),
                 rows=len(some),
-                content={"archives": [kept.said()]},
+                content={"archives": [kept.as_json()]},
             )
             numbers.append(number)
     assert texts(platform, table) == []

@@ -36,7 +36,7 @@ def test_there_is_a_history_for_every_rollup() -> None:
     assert sorted(HISTORIES) == sorted(ROLLUPS), "say in stack/demo/history.py what is fed for it"
     for name, told in HISTORIES.items():
         assert table_of(model_of(told.figure)) is ROLLUPS[name].table
-        assert told.figure.key in ROLLUPS[name].figures
+        assert told.figure.key in ROLLUPS[name].metrics
 
 
 def test_days_differ_and_all_have_something() -> None:

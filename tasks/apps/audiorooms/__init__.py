@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, 
 from models import audiorooms
 from models.audiorooms import AudioRoom, AuditLog, RoomAnalytics, RoomParticipant
 from tasks.apps.audiorooms.rollups import ROOM_ANALYTICS
-from tasks.apps.audiorooms.stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, told
+from tasks.apps.audiorooms.stays import DEAD_AFTER, END, LAST, OTHER, OTHER_LEFT, of_room, plausible
 from tasks.policies.app import App
 from tasks.policies.retention import Owners, Restrict, Retention, SetValues
 from tasks.policies.sweep import NOW, Event, Related, Sweep, Update, ahead, recent
@@ -29,8 +29,10 @@ def _latest_ahead(model: Any, at: Any) -> ColumnElement[Any]:
 
 
 def _age(stay: Any) -> ColumnElement[Any]:
-    """Return by what the newest stay is told: unknown times are the oldest."""
-    return tuple_(func.coalesce(told(stay.joined_at), literal_column("'-infinity'::timestamptz")), stay.id)
+    """Return the order of stays by age: unknown times are the oldest."""
+    return tuple_(
+        func.coalesce(plausible(stay.joined_at), literal_column("'-infinity'::timestamptz")), stay.id
+    )
 
 
 #: Other stays of the same client in the same room that began later.
@@ -39,11 +41,11 @@ _NEWER = and_(
     OTHER.client_id == RoomParticipant.client_id,
     _age(OTHER) > _age(RoomParticipant),
 )
-_JOINED_AGAIN = select(func.min(told(OTHER.joined_at))).where(_NEWER).scalar_subquery()
+_JOINED_AGAIN = select(func.min(plausible(OTHER.joined_at))).where(_NEWER).scalar_subquery()
 
-#: When a stay was over; NULL where nobody can say. What a wrong clock says of it is passed over.
-_OVER = func.coalesce(told(RoomParticipant.left_at), END)
-_ENDED = case((_OVER.is_not(None), func.greatest(told(_JOINED), _OVER)))
+#: When a stay was over; NULL where that is not known. Times of a wrong clock are ignored.
+_OVER = func.coalesce(plausible(RoomParticipant.left_at), END)
+_ENDED = case((_OVER.is_not(None), func.greatest(plausible(_JOINED), _OVER)))
 
 _OWNERS: Owners = {
     AuditLog: {"user": (AuditLog.user_id,), "room": (AuditLog.room_id,)},
@@ -57,13 +59,13 @@ AUDIOROOMS = App(
     document="audiorooms.md",
     models=audiorooms,
     cleanup=(
-        # A trigger fills in `connection_duration` when somebody leaves, and a CHECK refuses negative ones: so
-        # nobody leaves before they joined, whatever their clocks said.
+        # A trigger fills in `connection_duration` when a participant leaves, and a CHECK refuses negative
+        # ones: so `left_at` is never before `joined_at`, whatever the clocks said.
         Sweep(
             name="audiorooms.suspended",
             model=AudioRoom,
             rule="active rooms past suspended_until become inactive, and everyone in them leaves as of then",
-            why="A suspended room that nobody resumed in time is over (audiorooms.md, Restore Rooms on "
+            why="A suspended room that was not resumed in time is over (audiorooms.md, Restore Rooms on "
             "Startup and Mark Room as Inactive).",
             due=and_(AudioRoom.active.is_(True), AudioRoom.suspended_until < NOW),
             action=Update({AudioRoom.active: False}),

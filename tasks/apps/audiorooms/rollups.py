@@ -1,8 +1,8 @@
 """The statistics of `audiorooms`: per room and day.
 
 Listeners are people, by user, else by client. A reconnect inserts another row for the same client, so a
-person's stays that overlap are one presence: nobody listens twice at once. Presences are half-open: who
-leaves at the moment at which another joins was not there with them.
+person's stays that overlap are one presence: a person never counts twice at once. Presences are half-open:
+who leaves at the moment at which another joins was not there with them.
 """
 
 from datetime import timedelta
@@ -55,8 +55,8 @@ _LISTENS = and_(RoomParticipant.role.is_distinct_from("broadcaster"), _ROOM.is_n
 LOOK_BACK = timedelta(hours=12)
 LISTED_AFTER = timedelta(hours=10)
 
-#: When somebody left, as far as anybody can say.
-_TOLD = case((_LEFT <= NOW + SKEW, _LEFT))
+#: When a participant left; NULL where that is not known.
+_LEFT_AT = case((_LEFT <= NOW + SKEW, _LEFT))
 
 #: A user's name is a UUID, which has no such signs in it.
 _PERSON = func.coalesce(
@@ -78,13 +78,13 @@ def _raw(*conditions: Any) -> Select[Any]:
         _ROOM.label("room_id"),
         _PERSON.label("person"),
         _JOINED.label("joined"),
-        _TOLD.label("left"),
+        _LEFT_AT.label("left"),
     ).where(_LISTENS, RoomParticipant.joined_at >= CLOCKS_SET, *conditions)
 
 
 def _stays(raw: CTE) -> CTE:
     """Return the stays that touch the bucket, cut at its edges."""
-    # Of each room in which somebody is still there: until when. As the policies `audiorooms.stays`,
+    # Of each room in which a participant is still there: until when. As the policies `audiorooms.stays`,
     # `suspended` and `dead` will say of them: until now, in a room that is alive; until its end, or its last
     # sign of life. To look for the last one takes all stays of a room; mostly a quick look is enough.
     there = select(raw.c.room_id).where(raw.c.left.is_(None)).distinct().cte("still_there")
@@ -121,12 +121,12 @@ def _stays(raw: CTE) -> CTE:
         ).where(or_(raw.c.joined >= FROM, over > FROM))
 
     # Apart: to join nearly all to nothing takes as long as to find them.
-    gone = cut(raw.c.left).where(raw.c.left.is_not(None))
+    left = cut(raw.c.left).where(raw.c.left.is_not(None))
     here = cut(ends.c.until).join(ends, ends.c.id == raw.c.room_id).where(raw.c.left.is_(None))
-    return union_all(gone, here).cte("stays")
+    return union_all(left, here).cte("stays")
 
 
-def _figures(stays: CTE) -> Select[Any]:
+def _metrics(stays: CTE) -> Select[Any]:
     """Return the statistics of the bucket's stays."""
     people = (
         select(
@@ -175,7 +175,7 @@ def _figures(stays: CTE) -> Select[Any]:
     )
     # Room, moment and direction in one number, leaving before joining: one sort of numbers takes half as long
     # as one of three columns. A day has less than 2^37 microseconds. Everyone who joins leaves, at the
-    # bucket's end at the latest, so that the sum over all rooms begins each with nobody.
+    # bucket's end at the latest, so that the sum over all rooms begins each room at zero.
     there = spans.c.ended > spans.c.began
     room = spans.c.number.op("<<")(literal(38, Integer))
     joins = room + spans.c.began.op("<<")(literal(1, Integer)) + 1
@@ -223,7 +223,7 @@ def _of(*conditions: Any) -> Select[Any]:
         _raw(_JOINED < TO, _JOINED >= FROM - LOOK_BACK, _TOUCHES, *conditions),
         _raw(_JOINED < FROM - LOOK_BACK, _LISTED, _TOUCHES, *conditions),
     )
-    return _figures(_stays(raw.cte("raw")))
+    return _metrics(_stays(raw.cte("raw")))
 
 
 _LIST = insert(AudioroomsLongStay)
@@ -253,8 +253,8 @@ ROOM_ANALYTICS = Rollup(
         changed=select(_ROOM, func.min(_JOINED))
         .where(_LISTENS, _JOINED >= SINCE, _JOINED <= NOW + SKEW)
         .group_by(_ROOM),
-        # Somebody's clock may be ahead, and say that they have left already. Of who came longer ago that is
-        # seen when the day is closed: at each run it would take a look at half a day's stays.
+        # A clock that is ahead may say that a participant has left already. Of stays that began longer ago
+        # that is seen when the day is closed: at each run it would take a look at half a day's stays.
         live=select(_ROOM, func.min(_JOINED))
         .where(
             _LISTENS,

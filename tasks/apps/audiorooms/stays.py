@@ -21,7 +21,7 @@ OTHER = aliased(RoomParticipant)
 OTHER_LEFT = func.greatest(OTHER.joined_at, OTHER.left_at)
 
 
-def told(at: Any) -> ColumnElement[Any]:
+def plausible(at: Any) -> ColumnElement[Any]:
     """Return the time, or NULL if it is of a wrong clock."""
     return case((at <= NOW + SKEW, at))
 
@@ -44,9 +44,9 @@ def last_sign(room: Any, updated_at: Any, of: Any) -> ColumnElement[Any]:
         return select(func.max(at)).where(model.room_id == room).correlate(of).scalar_subquery()
 
     return func.greatest(
-        told(updated_at),
-        latest(OTHER, func.greatest(told(OTHER.joined_at), told(OTHER_LEFT))),
-        latest(AuditLog, told(AuditLog.created_at)),
+        plausible(updated_at),
+        latest(OTHER, func.greatest(plausible(OTHER.joined_at), plausible(OTHER_LEFT))),
+        latest(AuditLog, plausible(AuditLog.created_at)),
     )
 
 

@@ -50,8 +50,8 @@ def _alive() -> ColumnElement[bool]:
 def _ahead() -> ColumnElement[Any]:
     """Return the latest sign of life of a participant that lies ahead."""
 
-    def latest(at: Any, theirs: ColumnElement[bool]) -> ColumnElement[Any]:
-        found = select(func.max(at)).where(theirs, at > NOW).correlate(SessionParticipant)
+    def latest(at: Any, own_rows: ColumnElement[bool]) -> ColumnElement[Any]:
+        found = select(func.max(at)).where(own_rows, at > NOW).correlate(SessionParticipant)
         return found.scalar_subquery()
 
     return func.greatest(
@@ -147,8 +147,8 @@ ECHOROOM = App(
             model=TypingIndicator,
             rule="typing indicators past expires_at are deleted; one without it, or further ahead, lives "
             "{after}",
-            why="Nobody types for ever (echoroom.md, Cleanup Functions); the documented function keeps those "
-            "without an expiry. One that expires in hours was written by a wrong clock.",
+            why="An indicator must not stay for ever (echoroom.md, Cleanup Functions); the documented "
+            "function keeps those without an expiry. One that expires in hours was written by a wrong clock.",
             due=or_(
                 TypingIndicator.expires_at < NOW,
                 TypingIndicator.expires_at > NOW + AFTER,
@@ -212,7 +212,7 @@ ECHOROOM = App(
             model=VoiceStatus,
             rule="voice status of people who are not in the room is deleted when it is older than {after}",
             why="The documented function leaves it behind (echoroom.md, Cleanup Functions). A young one may "
-            "be of somebody who is just joining.",
+            "be of a user who is just joining.",
             due=and_(recent(VoiceStatus.last_updated).is_not(True), ~_THERE),
             action=Delete(),
             every=timedelta(minutes=1),
@@ -310,16 +310,16 @@ ECHOROOM = App(
             why="Names that were made up for an evening (echoroom.md, users). A message, a reaction, "
             "joining, speaking and typing are signs of life too: the application hardly ever writes "
             "last_active.",
-            # Whoever changes a row is there as well; NULL says nothing, and who has no time at all stays.
+            # A user whose row changes is there as well; NULL is ignored, and a user without any time stays.
             age=func.greatest(
                 User.last_active, User.created_at, User.updated_at, type_=DateTime(timezone=True)
             ),
             where=and_(User.is_anonymous.is_(True), ~_person_alive()),
             refers=(
                 Cascade(SessionParticipant.user_id, "CASCADE: who was in a room, and is in none now"),
-                Cascade(MessageReaction.user_id, "CASCADE: a reaction is somebody's"),
+                Cascade(MessageReaction.user_id, "CASCADE: a reaction belongs to its user"),
                 Cascade(TypingIndicator.user_id, "CASCADE: holds their name"),
-                Cascade(VoiceStatus.user_id, "CASCADE: nobody speaks"),
+                Cascade(VoiceStatus.user_id, "CASCADE: the speaker is gone"),
                 SetValues(
                     ChatMessage.user_id,
                     "SET NULL: what was said is a part of the talk; the key would leave their name there",

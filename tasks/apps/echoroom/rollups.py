@@ -8,7 +8,7 @@ to `roomkeeper.echoroom_speakers`. What is known of a stay:
   of a stay that is over, they are there since they were first seen.
 - A stay ends when its row says so: at `left_at`, but not before it began, and not after it was seen to have
   ended; at that moment, where the row does not say when. Where they have come again meanwhile it ends at
-  their new `joined_at`, or at the earlier `left_at` that is left over. Somebody whose row is gone has left
+  their new `joined_at`, or at the earlier `left_at` that is left over. A person whose row is gone has left
   when they were last seen. An end that was seen stays as it is.
 - Who came and went between two runs is known by their row: without a `left_at`, they were there for no time.
   Of several stays of a person between two runs only the last is known.
@@ -61,9 +61,9 @@ _HOURLY, _DAILY = "echoroom.hourly", "echoroom.daily"
 
 #: For how long closed buckets are computed again. Stays that ended longer before the last run are not copied.
 REVISIT = timedelta(days=3)
-#: How long a transaction that lets somebody come or go may take: rooms are touched by its beginning.
+#: How long a transaction in which a person joins or leaves may take: rooms are touched by its beginning.
 SLACK = timedelta(minutes=5)
-#: For how long after its last update a voice status says that somebody speaks (`echoroom.voice_speaking`).
+#: For how long after its last update a voice status says that its user speaks (`echoroom.voice_speaking`).
 SPEAKING = timedelta(minutes=10)
 #: How old a message may be for a reaction to count. No index has the times of reactions: those to messages of
 #: some rooms are found by their messages. Where people talk with each other a reaction comes soon or never.
@@ -117,7 +117,7 @@ def _ended() -> Any:
 def _begun() -> Any:
     """Return the statement that copies the stays that rows tell of.
 
-    No index has the times of rows. But a trigger touches the room when somebody comes or goes.
+    No index has the times of rows. But a trigger touches the room when a person joins or leaves.
     """
     touched = select(_room.c.id).where(func.coalesce(_room.c.updated_at >= _LAST - SLACK, True))
     left_at = case(
@@ -127,7 +127,7 @@ def _begun() -> Any:
         ),
         (and_(_row.c.left_at > _row.c.joined_at, _row.c.left_at <= NOW), _row.c.left_at),
     )
-    told = select(_row.c.session_id, _row.c.user_id, _row.c.joined_at, left_at, NOW).where(
+    stays = select(_row.c.session_id, _row.c.user_id, _row.c.joined_at, left_at, NOW).where(
         or_(
             _row.c.is_active.is_(True),
             _row.c.session_id == func.any(func.array(touched.scalar_subquery())),
@@ -140,7 +140,7 @@ def _begun() -> Any:
     )
     return (
         insert(_stay)
-        .from_select(["room_id", "user_id", "joined_at", "left_at", "seen_at"], told)
+        .from_select(["room_id", "user_id", "joined_at", "left_at", "seen_at"], stays)
         .on_conflict_do_nothing()
     )
 
@@ -190,18 +190,18 @@ _TYPES = {
     "messages_ai_prompt": "ai-prompt",
     "messages_mood_check": "mood-check",
 }
-_FIGURES = ("participants", "peak_participants", "messages", *_TYPES, "reactions", "speakers")
+_METRICS = ("participants", "peak_participants", "messages", *_TYPES, "reactions", "speakers")
 _NONE: ColumnElement[int] = literal_column("0", Integer)
 #: An open stay lasts until NOW.
 _END = func.coalesce(_stay.c.left_at, func.greatest(_stay.c.joined_at, NOW))
 
 
-def _part(room: Any, **figures: Any) -> Select[Any]:
+def _part(room: Any, **metrics: Any) -> Select[Any]:
     """Return some statistics of rooms; the others are 0."""
-    return select(room.label("room_id"), *(figures.get(name, _NONE).label(name) for name in _FIGURES))
+    return select(room.label("room_id"), *(metrics.get(name, _NONE).label(name) for name in _METRICS))
 
 
-def _figures(target: Model, bucket: Column, keyed: bool) -> Select[Any]:
+def _select(target: Model, bucket: Column, keyed: bool) -> Select[Any]:
     """Return the select of a bucket, of all rooms or of KEYS alone."""
 
     def only(room: Any) -> list[ColumnElement[bool]]:
@@ -225,7 +225,7 @@ def _figures(target: Model, bucket: Column, keyed: bool) -> Select[Any]:
     return select(
         parts.c.room_id,
         bucket_of(bucket),
-        *(func.max(parts.c[name]).label(name) for name in _FIGURES),
+        *(func.max(parts.c[name]).label(name) for name in _METRICS),
     ).group_by(parts.c.room_id)
 
 
@@ -320,7 +320,7 @@ def _kept(target: Model, bucket: Column, only: Any) -> Select[Any]:
     """Return the statistics of rooms that are gone, as they are: their messages went with them."""
     table = table_of(target)
     named = table.c[bucket.property.columns[0].name]
-    return _part(table.c.room_id, **{name: table.c[name] for name in _FIGURES}).where(
+    return _part(table.c.room_id, **{name: table.c[name] for name in _METRICS}).where(
         named == bindparam("bucket", type_=named.type),
         ~exists().where(_room.c.id == table.c.room_id),
         *only(table.c.room_id),
@@ -328,7 +328,7 @@ def _kept(target: Model, bucket: Column, only: Any) -> Select[Any]:
 
 
 def _changed() -> Select[Any]:
-    """Return rooms in which somebody came, wrote or spoke; rooms that somebody leaves were live.
+    """Return rooms in which a person joined, wrote or spoke; rooms that a person leaves were live.
 
     A reaction, or a message that is deleted, counts when the room is computed for another reason, or closed.
     """
@@ -367,11 +367,11 @@ def _rollup(model: Model, bucket: Column, key: Column, **given: Any) -> Rollup:
         model=model,
         bucket=bucket,
         key=(key,),
-        select=_figures(model, bucket, keyed=False),
+        select=_select(model, bucket, keyed=False),
         source_tables=_FEEDS,
         keyed=Keyed(
             key=key,
-            select=_figures(model, bucket, keyed=True),
+            select=_select(model, bucket, keyed=True),
             changed=_changed(),
             live=_LIVE,
             # Of 2,283 rooms of 5,000 by key: a third of the time of all.

@@ -27,20 +27,20 @@ from tasks.policies.retention import GOING, Cascade, Owners, Restrict, Retention
 from tasks.policies.status import ReadPointers
 from tasks.policies.sweep import AFTER, NOW_UTC, Delete, Sweep, Update, ahead, recent
 
-#: What `user.status` says of somebody who is there, and is seen to be.
+#: The values of `user.status` of a user who is there, and is seen to be.
 _SEEN_THERE = ["online", "away", "busy"]
 
 
 def _anywhere(sign: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return the sign of life of all participations of a user, an aggregate."""
-    theirs = select(sign).where(ConversationParticipant.user_id == User.id)
-    return theirs.correlate(User).scalar_subquery()
+    found = select(sign).where(ConversationParticipant.user_id == User.id)
+    return found.correlate(User).scalar_subquery()
 
 
 def _alive() -> ColumnElement[bool]:
     """Return whether a user has given a sign of life since NOW_UTC - AFTER.
 
-    The row says it where the application keeps it up to date, which it need not: somebody who writes or reads
+    The row says it where the application keeps it up to date, which it need not: a user who writes or reads
     is there, whatever their row says.
     """
     # `bool_or` and not EXISTS: each user is looked up by the index on their participations, and each of these
@@ -101,13 +101,13 @@ def _pointer() -> ColumnElement[Any]:
     """
     before, pointed, reader = aliased(Message), aliased(Message), ConversationParticipant
 
-    def its(here: Any, elsewhere: Any) -> ColumnElement[Any]:
+    def pointed_to(here: Any, elsewhere: Any) -> ColumnElement[Any]:
         place = case((pointed.conversation_id == reader.conversation_id, here), else_=elsewhere)
         found = select(place).where(pointed.id == reader.last_read_message_id)
         return found.correlate(ConversationParticipant).scalar_subquery()
 
     # Not by a join: with values for a bound, the index on conversation and time is read from there on.
-    position = tuple_(its(pointed.created_at, reader.last_read_at), its(pointed.id, _HIGHEST))
+    position = tuple_(pointed_to(pointed.created_at, reader.last_read_at), pointed_to(pointed.id, _HIGHEST))
     passed = (
         select(before.id)
         .where(
@@ -127,7 +127,7 @@ _WITH_A_MESSAGE = (
     SetValues(
         Message.parent_message_id,
         "no foreign key: a reply keeps what it says, and answers nothing",
-        # `reply_count` is nobody's: a reply that is deleted has left it when it was marked, if ever.
+        # `reply_count` is left alone: a reply that is deleted left it when it was marked, if ever.
         to=Message.id,
     ),
     SetValues(
@@ -162,9 +162,9 @@ _OWNERS: Owners = {
 }
 
 _GONE_CONVERSATION = Conversation.is_deleted.is_(True)
-#: What is left of a person where the row must stay. The address is nobody's, and cannot be delivered to.
+#: What is left of a person where the row must stay. The address belongs to no one and cannot be delivered to.
 _ADDRESS = func.concat("deleted-", cast(User.id, Text), "@invalid")
-_NOBODY: dict[Column, Any] = {
+_ANONYMISED: dict[Column, Any] = {
     User.name: "Deleted user",
     User.email: _ADDRESS,
     User.email_verified: False,
@@ -244,7 +244,7 @@ OPENCHAT = App(
             name="openchat.sessions",
             model=Session,
             rule="sessions past expires_at are deleted",
-            why="Nobody signs in with them any more (openchat.md, Authentication & User Management).",
+            why="They cannot be used to sign in any more (openchat.md, Authentication & User Management).",
             due=Session.expires_at < NOW_UTC,
             action=Delete(),
             every=timedelta(minutes=5),
@@ -332,8 +332,8 @@ OPENCHAT = App(
             model=Message,
             rule="messages that were deleted softly more than {after} ago go, with files and objects; "
             "replies and threads stay, and read pointers move to the message before",
-            why="Nobody sees them any more (openchat.md, Enhanced Messages Table); where deleted_at is NULL, "
-            "updated_at tells.",
+            why="They are hidden from all users (openchat.md, Enhanced Messages Table); where deleted_at is "
+            "NULL, updated_at tells.",
             age=_deleted_at(Message),
             where=Message.is_deleted.is_(True),
             refers=_WITH_A_MESSAGE,
@@ -363,8 +363,8 @@ OPENCHAT = App(
             model=Conversation,
             rule="conversations that were deleted softly more than {after} ago go with their participants "
             "when no message of theirs is left",
-            why="Nobody sees them any more (openchat.md, Conversations Table); they have no deleted_at, so "
-            "updated_at tells.",
+            why="They are hidden from all users (openchat.md, Conversations Table); they have no deleted_at, "
+            "so updated_at tells.",
             age=Conversation.updated_at,
             where=_GONE_CONVERSATION,
             refers=(
@@ -389,16 +389,16 @@ OPENCHAT = App(
             why="Messages and conversations refer to them, so the row must stay (openchat.md, Users Table); "
             "where deleted_at is NULL, updated_at tells.",
             age=_deleted_at(User),
-            # Once: one who is nobody already stays as they are.
+            # Once: a user who is anonymised already stays as they are.
             where=and_(
                 User.is_deleted.is_(True),
-                or_(*(column.is_distinct_from(value) for column, value in _NOBODY.items())),
+                or_(*(column.is_distinct_from(value) for column, value in _ANONYMISED.items())),
             ),
             # Their age stays what it is when `updated_at` is set.
-            action=Update({**_NOBODY, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
+            action=Update({**_ANONYMISED, User.deleted_at: _deleted_at(User), User.updated_at: NOW_UTC}),
             refers=(
-                Cascade(Session.user_id, "NO ACTION: a token of somebody who is gone"),
-                Cascade(Account.user_id, "NO ACTION: a password, or tokens, of somebody who is gone"),
+                Cascade(Session.user_id, "NO ACTION: a token of a deleted user"),
+                Cascade(Account.user_id, "NO ACTION: a password, or tokens, of a deleted user"),
                 Cascade(UserRelationship.from_user_id, "CASCADE: with words of a person to another"),
                 Cascade(UserRelationship.to_user_id, "CASCADE: with words of another to the person"),
             ),
@@ -412,7 +412,7 @@ OPENCHAT = App(
             model=User,
             rule="anonymised users who were deleted softly more than {after} ago go when nothing refers to "
             "them any more",
-            why="A row that is nobody's, and that nobody names, is of no use (openchat.md, Users Table). "
+            why="An anonymised user to whom nothing refers is of no use (openchat.md, Users Table). "
             "Anonymised first, they leave nothing personal in the archive.",
             age=_deleted_at(User),
             where=and_(User.is_deleted.is_(True), User.email == _ADDRESS),
@@ -425,7 +425,7 @@ OPENCHAT = App(
                 Restrict(Message.deleted_by, "NO ACTION: blocks the deletion"),
                 Restrict(Attachment.uploaded_by, "NO ACTION: blocks the deletion"),
                 Restrict(ConversationParticipant.invited_by, "NO ACTION: blocks the deletion"),
-                # Gone since they were anonymised; a new one says that somebody is there.
+                # Gone since they were anonymised; a new one says that the user is there.
                 Restrict(Session.user_id, "NO ACTION: blocks the deletion"),
                 Restrict(Account.user_id, "NO ACTION: blocks the deletion"),
                 Restrict(

@@ -30,12 +30,14 @@ _message = (
 )
 _sent = Conversation.__table__.join(_message, true())
 
-_said = _message.c
-#: Somebody wrote it; a system message has a sender who did not.
-_WRITTEN = and_(_said.is_system_message.is_not(True), _said.content_type != "system")
+_columns = _message.c
+#: A user wrote it; a system message names a sender who did not.
+_WRITTEN = and_(_columns.is_system_message.is_not(True), _columns.content_type != "system")
 # A clock that went back delivers nothing before it was sent.
-_TOOK = cast(extract("epoch", func.greatest(_said.delivered_at, _said.created_at) - _said.created_at), Double)
-_SECONDS = case((func.isfinite(_said.delivered_at, type_=Boolean), _TOOK))
+_TOOK = cast(
+    extract("epoch", func.greatest(_columns.delivered_at, _columns.created_at) - _columns.created_at), Double
+)
+_SECONDS = case((func.isfinite(_columns.delivered_at, type_=Boolean), _TOOK))
 
 OPENCHAT_ROLLUPS = (
     Rollup(
@@ -47,10 +49,10 @@ OPENCHAT_ROLLUPS = (
         bucket=OpenchatMessagesDaily.day,
         key=(OpenchatMessagesDaily.content_type,),
         select=select(
-            bucket_of(OpenchatMessagesDaily.day), _said.content_type, func.count().label("messages")
+            bucket_of(OpenchatMessagesDaily.day), _columns.content_type, func.count().label("messages")
         )
         .select_from(_sent)
-        .group_by(_said.content_type),
+        .group_by(_columns.content_type),
         source_tables=_FEEDS,
     ),
     Rollup(
@@ -64,8 +66,8 @@ OPENCHAT_ROLLUPS = (
         select=select(
             bucket_of(OpenchatDaily.day),
             func.count().label("messages"),
-            func.count(_said.sender_id.distinct()).filter(_WRITTEN).label("active_users"),
-            func.count(_said.conversation_id.distinct()).label("conversations"),
+            func.count(_columns.sender_id.distinct()).filter(_WRITTEN).label("active_users"),
+            func.count(_columns.conversation_id.distinct()).label("conversations"),
             func.count(_SECONDS).label("delivered"),
             func.percentile_cont(0.5).within_group(_SECONDS).label("delivery_median_seconds"),
             func.percentile_cont(0.95).within_group(_SECONDS).label("delivery_p95_seconds"),

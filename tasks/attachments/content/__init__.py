@@ -3,7 +3,7 @@
 finding.py    what is found: traits, and what each was seen by
 source.py     bounded reading
 budget.py     how much may be unpacked
-zips.py       a zip archive's directory, read by nobody's rules but ours
+zips.py       a zip archive's directory, read by our own rules alone
 archives.py   what is wrong with a zip archive, and with the archives in it
 packed.py     RAR, 7z, and streams that are packed alone
 office.py     office documents that are zip archives

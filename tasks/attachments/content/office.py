@@ -43,7 +43,7 @@ _SHEET = re.compile(
 )
 #: Parts that a program fetches when the document is opened, and that can bring a program with them.
 _FETCHED = re.compile(r"/relationships/(attachedtemplate|oleobject|frame|subdocument|aFChunk)$", re.I)
-#: Elsewhere: any address with a host. Not a path on somebody's own disk, as Word writes it for its templates.
+#: Elsewhere: any address with a host. Not a path on the author's disk, as Word writes it for its templates.
 _ELSEWHERE = re.compile(r"\s*((https?|ftp|mhtml|webdavs?|ms-\w+):|(file:)?[\\/]{2,}(?!/?[a-z]:)[^\\/])", re.I)
 _SCRIPT = "urn:oasis:names:tc:opendocument:xmlns:script:1.0"
 _LIBREOFFICE_PROGRAM = re.compile(
@@ -59,9 +59,9 @@ def media_type(archive: Archive, budget: Budget) -> str | None:
     """Return what the archive says that it is, as an office document or book, or None."""
     first = archive.entries[:1]
     if first and first[0].name == b"mimetype":
-        told = (budget.read(archive, first[0], 100) or b"").decode("latin-1").strip().lower()
-        if re.fullmatch(r"application/(epub\+zip|vnd\.(oasis\.opendocument|sun\.xml)\.[a-z.-]+)", told):
-            return told
+        declared = (budget.read(archive, first[0], 100) or b"").decode("latin-1").strip().lower()
+        if re.fullmatch(r"application/(epub\+zip|vnd\.(oasis\.opendocument|sun\.xml)\.[a-z.-]+)", declared):
+            return declared
     with suppress(_HiddenError):
         for entry in _named(archive.entries, "[content_types].xml"):
             for _, given in _elements(budget.read(archive, entry, _PART_BYTES)):
@@ -87,7 +87,7 @@ def _named(entries: list[Entry], name: str) -> list[Entry]:
 
 
 def _microsoft(archive: Archive, entries: list[Entry], budget: Budget) -> Iterator[Finding]:
-    told = [entry.text for entry in entries]
+    names = [entry.text for entry in entries]
     relations = 0
     for entry in entries:
         name = entry.text.lower()
@@ -95,7 +95,7 @@ def _microsoft(archive: Archive, entries: list[Entry], budget: Budget) -> Iterat
         if not types and (not name.endswith(".rels") or (relations := relations + 1) > _RELATIONS):
             continue
         for _, given in _elements(budget.read(archive, entry, _PART_BYTES)):
-            told.append(given.get("ContentType" if types else "Type", ""))
+            names.append(given.get("ContentType" if types else "Type", ""))
             target = given.get("Target", "")
             if (
                 given.get("TargetMode", "").lower() == "external"
@@ -103,9 +103,9 @@ def _microsoft(archive: Archive, entries: list[Entry], budget: Budget) -> Iterat
                 and _ELSEWHERE.match(target)
             ):
                 yield Finding("external_template", f"{entry.text} fetches {target}")
-    if any(map(_VBA.search, told)):
+    if any(map(_VBA.search, names)):
         yield Finding("macros", "a Microsoft document with Visual Basic")
-    elif any(map(_SHEET.search, told)):
+    elif any(map(_SHEET.search, names)):
         yield Finding("macros", "a workbook with Excel 4.0 macros")
 
 

@@ -102,7 +102,7 @@ class Archive:
             return "has two names"
         if method != entry.method or (flags ^ entry.flags) & 1:
             return "is packed in two ways"
-        # Bit 3: the sizes stand behind the file. Zero: whoever wrote it could not go back.
+        # Bit 3: the sizes stand behind the file. Zero: the writer could not go back.
         for here, there in ((packed, entry.packed), (size, entry.size)):
             if here not in (0, _WIDE, there) and not flags & 8:
                 return "has two sizes"

@@ -10,7 +10,7 @@ from tasks.attachments.drawing.colours import plain, srgb
 #: Formats whose further frames are played. Those of a JPEG are its preview and its gain map; those of a TIFF
 #: are pages.
 FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
-#: More frames than this nobody watches: it would only take long to count them.
+#: No one watches more frames than this: it would only take long to count them.
 MOST_FRAMES = 10_000
 #: The longest that one frame is shown, in milliseconds.
 LONGEST_MS = 600_000

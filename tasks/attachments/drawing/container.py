@@ -43,7 +43,7 @@ def opened(source: Path, max_pixels: int) -> Iterator["InputContainer"]:
             },
             io_open=_refuse,
             buffer_size=BUFFER_BYTES,
-            # Tags are in any encoding; nobody reads them here.
+            # Tags are in any encoding; they are not read here.
             metadata_errors="replace",
         ) as container,
     ):

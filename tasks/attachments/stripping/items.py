@@ -1,4 +1,4 @@
-"""Items of HEIC and AVIF files: pictures, and what is said of them."""
+"""Items of HEIC and AVIF files: pictures, and their metadata."""
 
 from tasks.attachments.stripping.boxes import Box, boxes, zero
 from tasks.attachments.stripping.reader import Unstrippable, number, part
@@ -11,14 +11,14 @@ IN_FILE, IN_BOX = 0, 1
 
 
 def blank(film: bytearray, meta: Box) -> None:
-    """Fill what is said of the pictures with zeros, names too, and what is of no item at all."""
+    """Fill the metadata of the pictures with zeros, names too, and what belongs to no item at all."""
     by_name = {box.name: box for box in boxes(film, meta.inside + 4, meta.end)}
     if b"iinf" not in by_name or b"iloc" not in by_name:
         raise Unstrippable("pictures without an index")
     kinds = _kinds(film, by_name[b"iinf"])
     places = _places(film, by_name[b"iloc"], by_name.get(b"idat"))
     pictures: list[tuple[int, int]] = []
-    said: list[tuple[bytes, list[tuple[int, int]]]] = []
+    metadata: list[tuple[bytes, list[tuple[int, int]]]] = []
     for item, kind in kinds.items():
         extents = places.get(item, [])
         if kind in PICTURES:
@@ -26,9 +26,9 @@ def blank(film: bytearray, meta: Box) -> None:
         elif extents is None:
             raise Unstrippable(f"an item of {kind!r} that is within others")
         else:
-            said.append((kind, extents))
+            metadata.append((kind, extents))
     _orphans(film, pictures)
-    for kind, extents in said:
+    for kind, extents in metadata:
         for begin, end in extents:
             part(film, begin, end - begin)
             zero(film, begin, end, len(film))
@@ -64,11 +64,11 @@ def _kinds(film: bytearray, box: Box) -> dict[int, bytes]:
         at = entry.inside + 4 + wide + 2
         kind = part(film, at, 4)
         found[number(film, entry.inside + 4, wide)] = kind
-        said = bytes(film[at + 4 : entry.end])
+        names = bytes(film[at + 4 : entry.end])
         zero(film, at + 4, entry.end, entry.end)
         if kind == b"mime":
             # Behind the name is what readers want to see here.
-            content_type = said.split(b"\0")[1:2]
+            content_type = names.split(b"\0")[1:2]
             film[at + 5 : at + 5 + len(b"".join(content_type))] = b"".join(content_type)
     return found
 

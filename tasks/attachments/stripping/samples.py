@@ -48,4 +48,4 @@ def places(film: bytes | bytearray, media: Box) -> Iterator[tuple[int, int]]:
         begin = number(film, offsets.inside + 8 + wide * chunk, wide)
         yield begin, begin + length
     if sample < left:
-        raise Unstrippable("samples of which nobody knows where they are")
+        raise Unstrippable("samples whose place is not known")

@@ -14,7 +14,7 @@ def strip(content: bytes) -> bytes:
     """Return the chunks that show something."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         raise Unstrippable("no WebP")
-    # What follows belongs to nobody.
+    # What follows the RIFF chunk is dropped.
     body = part(content, 12, number(content, 4, 4, little=True) - 4)
     chunks = _chunks(body)
     exif = next((found for name, payload in chunks if name == b"EXIF" and (found := oriented(payload))), None)

@@ -57,11 +57,11 @@ class Archives:
         self.keys = [min([ends["min"], *self.keys[:1]]), max([ends["max"], *self.keys[1:]])]
 
 
-def ranges(size: Any, rows: int, its: int) -> Iterator[tuple[int, int]]:
+def ranges(size: Any, rows: int, policy_rows: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of pages that have about an archive's rows each, and not too much to be held at once."""
     pages = max(1, size.pages)
     at_once = min(
-        ARCHIVE_ROWS * pages / max(1, its),
+        ARCHIVE_ROWS * pages / max(1, policy_rows),
         # Where its rows lie close together there are more of them: never so many more.
         4 * ARCHIVE_ROWS * pages / max(1, rows),
         _READ_BYTES * pages / max(1, size.bytes),

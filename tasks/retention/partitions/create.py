@@ -32,7 +32,7 @@ from tasks.sweeps.batch import Contested, Refused, begin
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Months ahead of the present one: nobody may look for a quarter, and no row is refused.
+#: Months ahead of the present one: even if no one looks for a quarter, no row is refused.
 AHEAD = 3
 #: How long others may stand in line behind a change of partitions, and how often that is tried.
 PATIENCE_MS = 200
@@ -133,7 +133,7 @@ def _make(connection: Connection, found: Found, begins: datetime) -> str | None:
     made = f"CREATE TABLE {real} (LIKE {parent} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY)"
     connection.exec_driver_sql(made)
     if found.row.row_security:
-        # Nobody may read by the partition's own name what the table would not show.
+        # Rows that the table would not show must not be readable by the partition's own name.
         connection.exec_driver_sql(f"ALTER TABLE {real} ENABLE ROW LEVEL SECURITY")
     # It belongs to whom the table belongs to: their migrations go on altering it.
     connection.exec_driver_sql(f"ALTER TABLE {real} OWNER TO {quote(found.row.owner)}")

@@ -13,10 +13,10 @@ It goes in this order, and whatever dies in between leaves the partition as it w
 That nothing was changed since is told by the rows themselves: each says which transaction has written it
 (`xmin`). If all were there before the archive was begun, and there are as many as it has, they are the same.
 
-DETACH needs the whole table for itself, for some milliseconds. Whoever reads or writes it is not waited for
-longer than PATIENCE_MS, in which others queue up; then it is tried again, later. DETACH CONCURRENTLY would
-not have to wait, but it can be in no transaction with the receipt, nor where there is a default partition;
-a crash in the middle leaves a partition that is neither there nor gone.
+DETACH needs the whole table for itself, for some milliseconds. It waits no longer than PATIENCE_MS for
+transactions that read or write the table, while others queue up; then it is tried again, later. DETACH
+CONCURRENTLY would not have to wait, but it can be in no transaction with the receipt, nor where there is a
+default partition; a crash in the middle leaves a partition that is neither there nor gone.
 """
 
 import random
@@ -276,7 +276,7 @@ class _Dropping:
                 return DropResult(one.name, counts.rows, f"the database refuses: {error}")
             except DBAPIError as error:
                 if isinstance(error.orig, UndefinedTable):
-                    return DropResult(one.name, counts.rows, "somebody else has dropped it meanwhile")
+                    return DropResult(one.name, counts.rows, "another session has dropped it meanwhile")
                 if isinstance(error.orig, InsufficientPrivilege):
                     owner = self.found.row.owner
                     raise PartitionError(
@@ -303,13 +303,13 @@ class _Dropping:
             name = f"{quote(one.schema)}.{quote(one.name)}"
             connection.execute(_BEGIN)
             connection.execute(_PATIENCE, {"patience": str(PATIENCE_MS)})
-            # Who reads it goes on; nobody writes it, or drops it, until we are done.
+            # Readers go on; no session writes it, or drops it, until we are done.
             connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
             counts = query.count_again(connection, self.now, horizon)
             self._same(counts, before, archived, query)
             rollup_guard.freeze(connection, query.closed, counts.latest)
             for match, rows in zip(query.matches, before.by_policy, strict=True):
-                # An empty one goes too, and somebody must have said so.
+                # An empty one goes too, and its receipt must say so.
                 if rows or (not before.rows and match is query.matches[0]):
                     policy = match.policy.name
                     made = archived.get(policy, Archives())
@@ -366,7 +366,7 @@ class _Dropping:
             "keys": made.keys,
             "tables": {policy.table.fullname: rows},
             "objects": 0,
-            "archives": [each.said() for each in made.archived],
+            "archives": [each.as_json() for each in made.archived],
             "operator": self.operator,
         }
         return receipts.append(

@@ -132,8 +132,10 @@ def _upserts(table: Table) -> list[tuple[set[str], str]]:
         job = app.delivery
         if isinstance(job, StatusRows) and job.model.__table__ is table:
             columns = {one.property.columns[0].name for one in (job.message, job.user)}
-            said = ", ".join(one.property.columns[0].name for one in (job.message, job.user))
-            found.append((columns, f"{job.task} merges by ON CONFLICT ({said}), which needs UNIQUE ({said})"))
+            unique = ", ".join(one.property.columns[0].name for one in (job.message, job.user))
+            found.append(
+                (columns, f"{job.task} merges by ON CONFLICT ({unique}), which needs UNIQUE ({unique})")
+            )
     return found
 
 

@@ -15,7 +15,7 @@ from tasks.retention.partitions.catalog import PartitionError
 from workers.settings import Settings
 
 #: The platform's own schema, and what its tables are named by.
-OURS = "roomkeeper"
+PLATFORM = "roomkeeper"
 
 
 def named(name: str) -> Table:
@@ -24,12 +24,12 @@ def named(name: str) -> Table:
     Raises:
         PartitionError: there is none; the sentence says what is likely meant.
     """
-    schemas = {app: tuple(page.models.SCHEMAS) for app, page in APPS.items()} | {OURS: (OURS,)}
+    schemas = {app: tuple(page.models.SCHEMAS) for app, page in APPS.items()} | {PLATFORM: (PLATFORM,)}
     tables = {
         f"{app}.{table.name}": table
-        for app, theirs in schemas.items()
+        for app, names in schemas.items()
         for table in Base.metadata.tables.values()
-        if table.schema in theirs
+        if table.schema in names
     }
     if name not in tables:
         likely = difflib.get_close_matches(name, tables, n=1)
@@ -73,15 +73,15 @@ def age_of(table: Table, by: str | None = None) -> str:
     """
     if by is not None:
         return by
-    told = [_column(one) for one in policies_of(table)]
-    ages = sorted({name for name in told if name is not None})
-    if len(ages) == 1 and None not in told:
+    columns = [_column(one) for one in policies_of(table)]
+    ages = sorted({name for name in columns if name is not None})
+    if len(ages) == 1 and None not in columns:
         return ages[0]
-    if not told and "created_at" in table.columns:
+    if not columns and "created_at" in table.columns:
         return "created_at"
-    if not told:
+    if not columns:
         why = f"No retention policy says by what column {table.fullname} ages"
-    elif None in told:
+    elif None in columns:
         why = f"The policies of {table.fullname} tell the age by more than one column of a row"
     else:
         why = f"The policies of {table.fullname} do not agree by what it ages: {', '.join(ages)}"

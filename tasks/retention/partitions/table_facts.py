@@ -175,5 +175,5 @@ def ask(connection: Connection, found: Found) -> TableFacts:
 
 def _sets(source: str, column: str) -> bool:
     """Return whether a trigger's source gives a column of the new row a value."""
-    told = "".join(source.lower().split())
-    return f"new.{column.lower()}:=" in told or f"new.{column.lower()}=" in told
+    code = "".join(source.lower().split())
+    return f"new.{column.lower()}:=" in code or f"new.{column.lower()}=" in code
