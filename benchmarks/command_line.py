@@ -74,7 +74,7 @@ def measure() -> Result:
         for name, some in found.items()
     }
     celery = costs["celery --help"]
-    told = "; ".join(
+    measured = "; ".join(
         f"{name} {cost.cpu:.2f} s ({cost.cpu / celery.cpu:.2f}), {cost.memory:.0f} MiB "
         f"({cost.memory / celery.memory:.2f})"
         for name, cost in costs.items()
@@ -84,7 +84,7 @@ def measure() -> Result:
         *(Aim(f"{name}, MiB", costs[name].memory, LIGHT_MEMORY_AIM, at_most=True) for name in LIGHT),
         *(Aim(f"{name}, CPU s", costs[name].cpu, HEAVY_AIM, at_most=True) for name in HEAVY),
     ]
-    return Result(f"command_line: CPU time and peak memory (of celery --help's); {told}", tuple(aims))
+    return Result(f"command_line: CPU time and peak memory (of celery --help's); {measured}", tuple(aims))
 
 
 if __name__ == "__main__":

@@ -414,10 +414,10 @@ def _make_events(database: "psycopg.Connection[Any]") -> list[Event]:
     for number, (message, room) in enumerate(messages[:MESSAGES]):
         for user in chance.sample(people[room], ONLINE):
             at = START + timedelta(seconds=number + chance.uniform(0, 5))
-            told = [Event(message, user, "delivered", at)]
+            reports = [Event(message, user, "delivered", at)]
             if chance.random() < READ:
-                told.append(Event(message, user, "read", at + timedelta(seconds=chance.uniform(1, 600))))
-            arrivals += [(event.at + timedelta(seconds=chance.uniform(0, 60)), event) for event in told]
+                reports.append(Event(message, user, "read", at + timedelta(seconds=chance.uniform(1, 600))))
+            arrivals += [(event.at + timedelta(seconds=chance.uniform(0, 60)), event) for event in reports]
     # Some are reported twice.
     arrivals += chance.sample(arrivals, EVENTS - len(arrivals))
     return [event for _, event in sorted(arrivals, key=lambda arrival: arrival[0])]
@@ -466,8 +466,8 @@ def measure() -> Result:
         bench.empty()
         bench.record()
         record, inbox, limit = _rounds(bench.record, bench.inbox, bench.limit, before=bench.empty)
-        one = _told(bench.documented(1, bench.events[:SAMPLE]))
-        fifty = _told(bench.documented(50, bench.events))
+        one = _printed(bench.documented(1, bench.events[:SAMPLE]))
+        fifty = _printed(bench.documented(50, bench.events))
         bench.empty()
         bench.fill()
         (full,) = _rounds(bench.record, before=bench.without_ours)
@@ -499,7 +499,7 @@ def _rounds(*ways: Callable[[], Cost], before: Callable[[], None]) -> list[Cost]
         costs = []
         for way in ways:
             before()
-            costs.append(_told(way()))
+            costs.append(_printed(way()))
         rounds.append(costs)
     return [
         Cost(
@@ -511,7 +511,7 @@ def _rounds(*ways: Callable[[], Cost], before: Callable[[], None]) -> list[Cost]
     ]
 
 
-def _told(cost: Cost) -> Cost:
+def _printed(cost: Cost) -> Cost:
     _say(cost)
     return cost
 

@@ -68,7 +68,7 @@ def _clouds(dice: random.Random, contrast: int) -> Image.Image:
     return ImageOps.autocontrast(made, cutoff=0.5).point(lambda value: dark + value * contrast // 255)
 
 
-def _ours(sources: list[Path], folder: Path, settings: Settings) -> list[Size]:
+def _roomkeeper(sources: list[Path], folder: Path, settings: Settings) -> list[Size]:
     """Make the pictures; return their sizes."""
     sizes = []
     for source in sources:
@@ -174,7 +174,7 @@ def measure() -> Result:
         sources = [folder / f"{number}.jpg" for number in range(FILES)]
         for number, source in enumerate(sources):
             source.write_bytes(photo(number))
-        works: dict[str, Callable[[], list[Size]]] = {"ours": lambda: _ours(sources, folder, settings)}
+        works: dict[str, Callable[[], list[Size]]] = {"ours": lambda: _roomkeeper(sources, folder, settings)}
         if compared:
             works["libvips"] = lambda: _vips(sources, folder)
             assert _same(works["ours"](), works["libvips"]()), "the two do not make pictures of the same size"
@@ -192,7 +192,7 @@ def measure() -> Result:
         # Computing time is told in hundredths of a second.
         alone = {name: FILES / max(median(taken), 0.01) for name, taken in computed.items()}
         size = sum(source.stat().st_size for source in sources) / FILES
-    told = ", ".join(
+    measured = ", ".join(
         f"{name} {rates[name]:.2f} (by computing time {alone[name]:.2f}, peak {peaks[name] / 1e6:.0f} MB)"
         for name in works
     )
@@ -203,7 +203,7 @@ def measure() -> Result:
     megapixels = SIZE[0] * SIZE[1] / 1e6
     return Result(
         f"pictures: JPEGs of {megapixels:.0f} megapixels and {size / 1e6:.1f} MB to two WebPs, files/s on "
-        f"one core: {told}; {against} (median of {ROUNDS} rounds of {FILES} files)",
+        f"one core: {measured}; {against} (median of {ROUNDS} rounds of {FILES} files)",
         (
             Aim("computing time, times libvips", ratio, 1.0),
             Aim("memory at its peak, MB", peaks["ours"] / 1e6, 150, at_most=True),

@@ -219,13 +219,13 @@ def measure() -> Result:
             found = _run(folder, postgres, seaweedfs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    told = "; ".join(
+    measured = "; ".join(
         f"{store}, {many.objects:,} objects, list {many.listing:,.0f} objects/s, whole {many.whole:,.0f} "
         f"objects/s, memory grows by {many.mb:.1f} MB ({few.mb:.1f} MB with {few.objects:,})"
         for store, (few, many) in found.items()
     )
     return Result(
-        f"reconcile: one object in ten named by no row; {told}",
+        f"reconcile: one object in ten named by no row; {measured}",
         tuple(
             aim
             for store, (few, many) in found.items()

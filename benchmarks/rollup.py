@@ -134,7 +134,7 @@ _PLAIN = f"""
       FROM totals LEFT JOIN peaks USING (room_id, day)
 """  # noqa: S608
 
-_FIGURES = """
+_STATISTICS = """
     SELECT room_id, date, peak_listeners, total_listen_minutes, total_listeners
       FROM audiorooms.room_analytics ORDER BY room_id, date
 """
@@ -220,8 +220,8 @@ def ticks(database: Database, values: dict[str, str]) -> tuple[float, float]:
 def _active_ms(database: Database) -> float:
     # A session's time is counted when it ends.
     get_engine().dispose()
-    ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'roomkeeper'"
-    eventually(lambda: database.execute(ours).fetchone() == (0,), what="sessions have ended")
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'roomkeeper'"
+    eventually(lambda: database.execute(sessions).fetchone() == (0,), what="sessions have ended")
     database.execute("SELECT pg_stat_clear_snapshot()")
     row = database.execute("SELECT active_time FROM pg_stat_database WHERE datname = current_database()")
     found = row.fetchone()
@@ -266,7 +266,7 @@ def measure() -> Result:
             database.execute(statement)
         _say("filled")
         of_plain = _timed(lambda: plain(database))
-        wanted = database.execute(_FIGURES).fetchall()
+        wanted = database.execute(_STATISTICS).fetchall()
         _say(f"plain {of_plain:.1f} s")
         # What a run finds first: the stays that last long.
         run().go()
@@ -275,7 +275,7 @@ def measure() -> Result:
             forget(database)
             found[jobs] = backfill(values, DAYS, jobs)
             _say(f"on {jobs}: {found[jobs][0]:.1f} s")
-            assert database.execute(_FIGURES).fetchall() == wanted, "the two do not make the same figures"
+            assert database.execute(_STATISTICS).fetchall() == wanted, "the two results differ"
         _, of_few = backfill(values, FEW_DAYS, 1)
         day = one_day()
         _say(f"day {day:.2f} s")

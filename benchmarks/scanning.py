@@ -59,7 +59,7 @@ class _Uncached(Clamd):
         return super()._configuration() + "DisableCache yes\n" + tcp
 
 
-def _ours(address: str) -> Contender:
+def _roomkeeper(address: str) -> Contender:
     scanner = Scanner(address, 300)
 
     def scan(files: Sequence[Path]) -> None:
@@ -132,13 +132,13 @@ def measure() -> Result:
     try:
         unix, tcp = server.address, f"tcp://127.0.0.1:{server.server.port}"  # type: ignore[attr-defined]
         contenders = {
-            "ours": _ours(unix),
+            "ours": _roomkeeper(unix),
             "bare": _bare(server.server.socket),
             **_clamdscan(folder / "clamd.conf"),
-            "streamed": _ours(tcp),
+            "streamed": _roomkeeper(tcp),
             "instream": _instream(server.server.socket),
         }
-        told: list[str] = []
+        lines: list[str] = []
         aims: list[Aim] = []
         for name, (count, size) in SETS.items():
             files = [folder / f"{name}-{number}" for number in range(count)]
@@ -154,7 +154,7 @@ def measure() -> Result:
             shown = " ".join(f"{contender} {speed:.0f}" for contender, speed in middle.items())
             of_bare = middle["ours"] / middle["bare"]
             of_command = middle["ours"] / middle["clamdscan"] if "clamdscan" in middle else None
-            told.append(
+            lines.append(
                 f"{count}×{size // MB}MB: {shown} MB/s (ours {of_bare:.2f} × bare"
                 + (f", {of_command:.2f} × clamdscan)" if of_command else ")")
             )
@@ -164,11 +164,11 @@ def measure() -> Result:
             ]
             if size == LARGE:
                 grown = _grown(unix, files[0]), _grown(tcp, files[0])
-                told.append(f"{size // MB} MB adds {grown[0]} MiB passed, {grown[1]} streamed")
+                lines.append(f"{size // MB} MB adds {grown[0]} MiB passed, {grown[1]} streamed")
                 aims.append(Aim("memory for a large file, MiB", max(grown), 4, at_most=True))
             for path in files:
                 path.unlink()
-        return Result("scanning: " + "; ".join(told), tuple(aims))
+        return Result("scanning: " + "; ".join(lines), tuple(aims))
     finally:
         server.stop()
         shutil.rmtree(folder)

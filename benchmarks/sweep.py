@@ -106,7 +106,7 @@ class Bench:
         return done.rows, done.longest_seconds
 
     def measure(self, way: Callable[[], tuple[int, float]]) -> Cost:
-        """Do it with somebody updating rows beside it."""
+        """Measure it while another session updates rows."""
         self.fill()
         with self._updates() as waits:
             began = time.perf_counter()
@@ -173,8 +173,8 @@ class Bench:
     def _active_ms(self) -> float:
         # A session's time is counted when it ends.
         get_engine().dispose()
-        ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'roomkeeper'"
-        eventually(lambda: self.database.execute(ours).fetchone() == (0,), what="sessions have ended")
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'roomkeeper'"
+        eventually(lambda: self.database.execute(sessions).fetchone() == (0,), what="sessions have ended")
         self.database.execute("SELECT pg_stat_clear_snapshot()")
         row = self.database.execute(
             "SELECT active_time FROM pg_stat_database WHERE datname = current_database()"

@@ -10,7 +10,7 @@ from commands.formatting import alternatives, printable
 from workers import advice
 from workers.settings import SettingsError
 
-Actor = Annotated[str, typer.Option("--actor", help="Who says so; whoever is logged in if it is not given.")]
+Actor = Annotated[str, typer.Option("--actor", help="Who says so; by default the user who is logged in.")]
 
 
 def actor(name: str) -> str:

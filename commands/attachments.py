@@ -23,7 +23,7 @@ App = Annotated[str, typer.Argument(metavar="APP", help="The application.")]
 Id = Annotated[UUID, typer.Argument(metavar="ID", help="The attachment's id.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the file's event log.")]
 
-#: More lines than this nobody reads.
+#: The most lines that are printed.
 _LISTED = 1000
 
 

@@ -121,13 +121,13 @@ def _follows(running: dict[str, Retention], settings: Settings) -> Iterator[Faul
     for name, policy in running.items():
         period = after(policy, settings)
         for other in policy.follows:
-            its = after(POLICIES[other], settings) if other in running else None
-            if period is not None and its is not None and period < its:
+            awaited = after(POLICIES[other], settings) if other in running else None
+            if period is not None and awaited is not None and period < awaited:
                 yield _contradiction(
                     f"{name} is to delete after {duration(period)} what waits for {other}, which takes "
-                    f"{duration(its)}.",
+                    f"{duration(awaited)}.",
                     name,
-                    at_least=its,
+                    at_least=awaited,
                 )
 
 

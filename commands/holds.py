@@ -20,7 +20,7 @@ from workers.settings import Settings, SettingsError, get_settings, variable
 
 app = typer.Typer(help="Legal holds: what retention must not take.", no_args_is_help=True)
 
-#: Whoever waits for longer is told why.
+#: After a longer wait the command says what it waits for.
 PATIENCE_SECONDS = 1.0
 
 

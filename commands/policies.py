@@ -31,7 +31,7 @@ from workers.settings import Settings, SettingsError, get_settings, variable
 J = TypeVar("J")
 
 #: The page of the platform's own policies and rollups.
-OURS = "roomkeeper"
+PLATFORM = "roomkeeper"
 #: So many due rows are counted at most, for so long at most.
 COUNTED = 10_000
 COUNT_MS = 2_000
@@ -47,7 +47,7 @@ def list_policies(
     """Print every policy and rollup: what it does, how often, its last run, and what is due or closed."""
     of: dict[str, tuple[Sweep | Rollup, ...]] = {
         **{name: (*found.policies, *found.rollups) for name, found in APPS.items()},
-        OURS: (*OWN, *OWN_ROLLUPS),
+        PLATFORM: (*OWN, *OWN_ROLLUPS),
     }
     if app and app not in of:
         likely = did_you_mean(app, list(of))
@@ -65,7 +65,7 @@ def list_policies(
     now = clock()
     with hurried():
         for name, jobs in shown.items():
-            on = name in {*settings.apps, OURS}
+            on = name in {*settings.apps, PLATFORM}
             about = APPS[name].about if name in APPS else "the platform's own"
             missing = "" if on else f"; not in {variable('apps')}, so none of these runs"
             swept = [
@@ -73,15 +73,15 @@ def list_policies(
                 for job in jobs
                 if isinstance(job, Sweep)
             ]
-            figures = [
+            rolled_up = [
                 _rolled(standings[job.name], history[job.name], settings, on=job.name in running)
                 for job in jobs
                 if isinstance(job, Rollup)
             ]
             if swept:
                 console.print(make(f"{name}: {about}{missing}", ("policy", "due now"), swept))
-            if figures:
-                console.print(make(f"{name}: statistics{missing}", ("rollup", "closed up to"), figures))
+            if rolled_up:
+                console.print(make(f"{name}: statistics{missing}", ("rollup", "closed up to"), rolled_up))
     if app and app not in shown:
         console.print(f"{app} has no policies and no rollups.")
 
@@ -194,7 +194,7 @@ def rule(policy: Sweep, settings: Settings) -> str:
 
 
 def lacks_period(policy: Sweep, settings: Settings) -> str | None:
-    """Return why a policy does not run that has no period until somebody sets one; None if it has one."""
+    """Return why a policy that is off until its period is set does not run; None if the period is set."""
     if not policy.off_until_set or after(policy, settings) is not None:
         return None
     return f"{policy.name} is off until it has a period: {how_to_set(policy, settings)}"
@@ -229,7 +229,7 @@ def due(policy: Sweep, settings: Settings, now: datetime | None = None) -> str:
     try:
         found = eligible(policy, settings, COUNTED + 1, now)
     except DBAPIError as error:
-        # It takes too long, or somebody is altering the table. Or a table or a column is missing, or a right:
+        # It takes too long, or another session alters the table. Or a table, a column or a right is missing;
         # `roomkeeper check` says which.
         if kind_of(error) in {ErrorKind.CONTENTION, ErrorKind.BUG}:
             return "?"
@@ -274,7 +274,7 @@ def named(kind: str, name: str, known: Mapping[str, J], settings: Settings) -> J
     # Says also what else is wrong with the settings' names.
     enabled(settings)
     app = name.partition(".")[0]
-    if app not in {*settings.apps, OURS}:
+    if app not in {*settings.apps, PLATFORM}:
         raise SettingsError(
             f"{app} is not enabled: {variable('apps')} names {', '.join(settings.apps) or 'nothing'}."
         )

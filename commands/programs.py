@@ -133,7 +133,7 @@ def _listen(serve: Callable[[str, int], object], settings: Settings, field: str)
 
 @contextmanager
 def _on(what: str, address: str, port: int, field: str) -> Iterator[tuple[str, int]]:
-    """Yield address and port, and tell in a sentence why nobody can listen there."""
+    """Yield address and port; raise an error that says why a server cannot listen there."""
     try:
         yield address, port
     except OSError as error:

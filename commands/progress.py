@@ -1,4 +1,4 @@
-"""How far long work is: a bar that goes when the work ends, or lines where nobody looks at one."""
+"""Progress of long work: a bar that disappears at the end, or lines if the output is not a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-#: Where nobody looks at a bar: a line every so many seconds.
+#: If the output is not a terminal: a line every so many seconds.
 LINE_SECONDS = 5.0
 
 
@@ -16,7 +16,7 @@ class Show(Protocol):
     """Shows how far it is."""
 
     def __call__(self, text: str, done: float = 0, total: float | None = None) -> None:
-        """Show a sentence and, where there is a bar, how much is done of how much; None if nobody knows."""
+        """Show a sentence and, where there is a bar, how much is done of how much; None if unknown."""
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from commands import checks, formatting
 from commands.formatting import did_you_mean
 from commands.reporting import pages, query, terminal
-from commands.reporting.figures import Known, Report
+from commands.reporting.charts import Known, Report
 from commands.reporting.records import Page
 from tasks.apps import APPS, every, policies, rollups
 from tasks.policies.rollup import Rollup
@@ -23,7 +23,7 @@ from tasks.policies.sweep import Sweep
 from workers.db import clock, transaction
 from workers.settings import Settings, SettingsError, get_settings, variable
 
-#: So many days are shown if nobody says which, and at most.
+#: So many days are shown by default, and at most.
 DAYS, MOST = 30, 3660
 
 
@@ -128,7 +128,7 @@ def _days(first: date | None, last: date | None, today: date) -> tuple[date, dat
 
 
 def _may_be_written(path: Path) -> None:
-    """See beforehand whether a file can be there, so that nobody waits for nothing."""
+    """Check that the file can be written, before the report is computed."""
     if path.exists() and not path.is_file():
         raise SettingsError(f"--html {path} cannot be written: it is there, and no file.")
     parent = path.resolve().parent

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row
 
 from commands import formatting, progress, rollup_status
 from commands.formatting import did_you_mean, quantity, rough_duration, timestamp
-from commands.policies import OURS, named, ready
+from commands.policies import PLATFORM, named, ready
 from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.analytics.engine import differences
@@ -51,7 +51,7 @@ def list_rollups(
     ] = "",
 ) -> None:
     """Print how far every rollup has come: since when it counts, what is closed, late, frozen."""
-    pages = [*APPS, OURS]
+    pages = [*APPS, PLATFORM]
     if only and only not in pages:
         raise SettingsError(f"{only!r} is not an application: {', '.join(pages)}.{did_you_mean(only, pages)}")
     settings = get_settings()
@@ -240,7 +240,7 @@ class _Found:
 
     Attributes:
         drifted: buckets with rows that are not what they should be.
-        frozen: buckets that nobody can prove any more.
+        frozen: buckets whose source rows are deleted, so that they cannot be computed again.
     """
 
     drifted: list[Bucket]

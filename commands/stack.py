@@ -17,7 +17,7 @@ from tasks.policies.retention import Retention
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stack.demo.rollups import Figures, Seen
+    from stack.demo.rollups import RollupDemo, Seen
     from stack.demo.stale_rows import Effect, Ephemera
     from stack.group import LocalStack
 
@@ -55,17 +55,17 @@ console = Console(highlight=False, soft_wrap=True)
 def run() -> None:
     """Start everything, feed samples in, and stay until Ctrl-C. Data is kept for the next time."""
     with _packages():
-        from stack.demo.rollups import Figures
+        from stack.demo.rollups import RollupDemo
         from stack.group import LocalStack
     from stack.interrupts import Interrupted
 
     # Ctrl-C is how it ends. (In the middle of the start it is raised, and ends with 130.)
-    figures = Figures()
+    rollup_demo = RollupDemo()
     with (
-        LocalStack(overrides=IMPATIENT, furnish=figures.furnish, say=console.print) as group,
+        LocalStack(overrides=IMPATIENT, furnish=rollup_demo.furnish, say=console.print) as group,
         suppress(Interrupted),
     ):
-        _show(group, figures)
+        _show(group, rollup_demo)
         console.print("Running. Ctrl-C ends it; the data stays.", style="bold")
         group.wait()
 
@@ -74,14 +74,14 @@ def run() -> None:
 def demo() -> None:
     """The same without staying, from nothing: exit code 0 only if everything met its expected fate."""
     with _packages():
-        from stack.demo.rollups import Figures
+        from stack.demo.rollups import RollupDemo
         from stack.group import DEMO_STATE, LocalStack
 
-    figures = Figures()
+    rollup_demo = RollupDemo()
     with LocalStack(
-        DEMO_STATE, overrides=IMPATIENT, fresh=True, furnish=figures.furnish, say=console.print
+        DEMO_STATE, overrides=IMPATIENT, fresh=True, furnish=rollup_demo.furnish, say=console.print
     ) as group:
-        right = _show(group, figures)
+        right = _show(group, rollup_demo)
     raise typer.Exit(0 if right else 1)
 
 
@@ -94,7 +94,7 @@ def _packages() -> Iterator[None]:
         raise StackError(f"The local stack needs the package {error.name}; type: make install") from error
 
 
-def _show(group: "LocalStack", figures: "Figures") -> bool:
+def _show(group: "LocalStack", rollup_demo: "RollupDemo") -> bool:
     """Feed files and rows in, tell each one's fate as it happens, sum up; return whether all were right."""
     from stack.demo.attempts import tries
     from stack.demo.rows import clock
@@ -113,7 +113,7 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
         ephemera = Ephemera(apis.engine, group.settings)
         policies = ephemera.feed()
         console.print(f"Leaving stale rows behind for {policies} policies, and others alive…")
-        rollups = figures.feed(apis.engine, group.settings, len(fed), since)
+        rollups = rollup_demo.feed(apis.engine, group.settings, len(fed), since)
         console.print(f"Letting people meet, call and write, for {rollups} rollups to count…")
 
         waiting = {one.id: one.sample.name for one in fed}
@@ -122,15 +122,17 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
 
         def pause() -> None:
             nonlocal unproven, tried
-            effects, seen = ephemera.look(), figures.look(apis.engine)
+            effects, seen = ephemera.look(), rollup_demo.look(apis.engine)
             unproven += _tell(effects)
-            _tell_figures(seen)
+            _print_rollups(seen)
             if effects or seen:
                 patience.progress()
             if number := group.wait(0.2):
                 raise Interrupted(number)
             if patience.report_due() or patience.exhausted():
-                jobs = [case.policy.name for case in ephemera.waiting] + [one.name for one in figures.waiting]
+                jobs = [case.policy.name for case in ephemera.waiting] + [
+                    one.name for one in rollup_demo.waiting
+                ]
                 console.print(_waiting([*waiting.values(), *jobs], patience.seconds, group.logs))
                 before, tried = tried, tries(apis.engine, jobs, list(waiting), since)
                 if tried != before:
@@ -147,7 +149,7 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
                 mark = "[green]✓[/]" if fate.right else "[red]✗[/]"
                 sample = fate.fed.sample
                 console.print(f"{mark} {sample.app}/{sample.name} ({sample.says}) → {fate.sentence}")
-            while ephemera.waiting or figures.waiting:
+            while ephemera.waiting or rollup_demo.waiting:
                 pause()
         except TimeoutError:
             after = f"in {patience.seconds:.0f} s"
@@ -155,7 +157,7 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
                 console.print(f"✗ {len(fed) - total} files have met no fate {after}.", style="red")
             for case in ephemera.waiting:
                 console.print(f"✗ {case.policy.name}: not {after}: {case.fed.says}", style="red")
-            for rollup in figures.waiting:
+            for rollup in rollup_demo.waiting:
                 console.print(f"✗ {rollup.name}: its statistics are not there {after}.", style="red")
             console.print(f"  What the workers say is in {group.logs}.")
         harmed = ephemera.harmed()
@@ -163,11 +165,11 @@ def _show(group: "LocalStack", figures: "Figures") -> bool:
             console.print(f"✗ {case.policy.name}: a row that had to stay was changed.", style="red")
         swept = policies - len(ephemera.waiting)
         whole = _verified(ephemera)
-    rolled = rollups - len(figures.waiting)
-    with_figures = ", ".join(name for name in group.settings.apps if APPS[name].rollups)
+    rolled = rollups - len(rollup_demo.waiting)
+    with_rollups = ", ".join(name for name in group.settings.apps if APPS[name].rollups)
     console.print(
         f"{rolled} of {rollups} rollups have run, and have their statistics. "
-        f"Look at them: roomkeeper report APP --html FILE (APP: {with_figures})"
+        f"Look at them: roomkeeper report APP --html FILE (APP: {with_rollups})"
     )
     title = f"\n{right} of {len(fed)} files as expected; the rows of {swept} of {policies} policies swept"
     table = Table(show_header=False, box=None, title=title, title_justify="left")
@@ -209,10 +211,10 @@ def _tell(effects: list["Effect"]) -> int:
     return sum(not effect.proven for effect in effects)
 
 
-def _tell_figures(found: list["Seen"]) -> None:
+def _print_rollups(found: list["Seen"]) -> None:
     """Tell which rollups have their statistics."""
     for seen in found:
-        many = f"{seen.total:,} {seen.told.many}, {quantity(seen.buckets, seen.rollup.grain)}"
+        many = f"{seen.total:,} {seen.history.many}, {quantity(seen.buckets, seen.rollup.grain)}"
         console.print(f"[green]✓[/] {seen.rollup.name}: {many} (in {seen.rollup.table.fullname})")
 
 

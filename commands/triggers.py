@@ -60,7 +60,7 @@ class Place:
 def install(application: App) -> None:
     """Enqueue each new row of an application's table of attachments, in the transaction that inserts it."""
     place = _place(application)
-    with _told(place), transaction() as connection:
+    with _explained(place), transaction() as connection:
         there = _state(connection, place)
         # The names come from a definition and from the schema's own catalog.
         connection.exec_driver_sql(
@@ -73,9 +73,9 @@ def install(application: App) -> None:
 
 @app.command()
 def remove(application: App) -> None:
-    """Remove the trigger again; attachments that nobody enqueues are found by attachments.recover."""
+    """Remove the trigger; attachments that are not enqueued are found by attachments.recover."""
     place = _place(application)
-    with _told(place), transaction() as connection:
+    with _explained(place), transaction() as connection:
         if not _state(connection, place):
             typer.echo(f"{application}: there is no trigger on {place}.")
             return
@@ -114,8 +114,8 @@ def _state(connection: Connection, place: Place) -> str | None:
 
 
 @contextmanager
-def _told(place: Place) -> Iterator[None]:
-    """Tell in a sentence what is missing: the table, the function, the right."""
+def _explained(place: Place) -> Iterator[None]:
+    """Raise an error that says what is missing: the table, the function, the right."""
     try:
         yield
     except ProgrammingError as error:

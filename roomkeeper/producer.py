@@ -23,8 +23,8 @@ _CONNECTIONS = 10
 class PublishFailed(Exception):
     """The broker did not confirm a task within the time: the task may have arrived or not.
 
-    Call again with `task_id=error.task_id`, and it is the same task; or leave it: a file that nobody works on
-    is found by itself, and a room by the next run of its rollup. Statuses are found by nobody.
+    Call again with `task_id=error.task_id` to publish the same task. Without a second call a recovery job
+    finds the file, and the rollup's next run finds the room. No job finds statuses.
 
     Attributes:
         task_id: to be given again.

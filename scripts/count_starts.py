@@ -19,7 +19,7 @@ from statistics import median
 import psycopg
 
 from commands.stack import IMPATIENT
-from stack.demo.rollups import Figures
+from stack.demo.rollups import RollupDemo
 from stack.group import LocalStack
 from stack.interrupts import Interrupted
 
@@ -63,7 +63,7 @@ def start(state: Path, name: str) -> float | None:
     began = time.monotonic()
     try:
         with LocalStack(
-            state, overrides=IMPATIENT, own_signatures=True, furnish=Figures().furnish, say=waits.append
+            state, overrides=IMPATIENT, own_signatures=True, furnish=RollupDemo().furnish, say=waits.append
         ) as group:
             took = time.monotonic() - began
             with psycopg.connect(group.environment["DATABASE_URL"], autocommit=True) as connection:
@@ -73,9 +73,9 @@ def start(state: Path, name: str) -> float | None:
     except Exception as error:  # noqa: BLE001 - whatever it was, it did not start
         say(f"{name}: FAILED after {time.monotonic() - began:.1f} s: {error}\n  " + "\n  ".join(waits))
         return None
-    said = "; ".join(one.replace(" … ready in", "") for one in waits if " … ready in " in one)
+    ready = "; ".join(one.replace(" … ready in", "") for one in waits if " … ready in " in one)
     odd = [one for one in waits if " has ended " in one or one.startswith(("waiting for", "port "))]
-    say("\n  ".join([f"{name}: {took:.1f} s ({said})", *odd]))
+    say("\n  ".join([f"{name}: {took:.1f} s ({ready})", *odd]))
     return took
 
 

@@ -1,4 +1,4 @@
-"""A stack's settings as a file for shells: whoever sources it has the same as its programs."""
+"""A stack's settings as a file for shells: a shell that sources it has the settings of its programs."""
 
 import os
 import shlex

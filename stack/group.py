@@ -63,7 +63,7 @@ OWN = (
 )
 
 #: Where the stack has its own idea of a setting. A worker takes the whole of this time to end, even an idle
-#: one, and nobody wants to wait for that at a terminal.
+#: one, which is too long at a terminal.
 _DEFAULTS = {"ROOMKEEPER_SHUTDOWN_SECONDS": "3"}
 
 #: Takes one line for the person at the terminal.
@@ -336,7 +336,7 @@ class LocalStack:
 
     def _set_up_once(self, postgres: Postgres) -> None:
         create_database(postgres, DATABASE)
-        # It asks nobody whether to go on, but all of it is transactions, so it may be broken off anywhere.
+        # It does not check for interrupts, but all of it is transactions, so it may be broken off anywhere.
         self._interrupts.at_once = True
         try:
             self._interrupts.check()

@@ -12,7 +12,7 @@ from stack.errors import StackError
 
 
 class Lock:
-    """The lock as held: what it says is read by whoever comes in vain."""
+    """The lock as held; a process that does not get it reads its text."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

@@ -41,7 +41,7 @@ def is_free(port: int) -> bool:
 def free_port() -> int:
     """Return a port of 127.0.0.1 that is free now.
 
-    Where the system keeps ports for clients apart, nobody else is given it as long as this process lives: no
+    Where the system keeps ports for clients apart, it is given to no other as long as this process lives: no
     client while its server restarts, and no other process that asks here.
     """
     below = _first_of_clients()
@@ -71,7 +71,7 @@ def _reserve(port: int) -> bool:
 
 
 def _first_of_clients() -> int:
-    """Return the first of the ports that the system gives to whoever connects; 0 if it does not say."""
+    """Return the first of the ports that the system gives to clients; 0 if that is unknown."""
     try:
         return int(_OF_CLIENTS.read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):

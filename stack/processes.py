@@ -12,7 +12,7 @@ from functools import cache
 
 from stack.errors import StackError
 
-#: How often a fact that nobody announces is looked at again, in seconds.
+#: How often a fact is polled that is not announced, in seconds.
 POLL_SECONDS = 0.03
 _LAST_LINES = 15
 
@@ -67,8 +67,8 @@ def run(command: Sequence[str], *, pause: Pause = time.sleep) -> None:
                 process.wait()
         if process.returncode:
             output.seek(0)
-            said = last_lines(output.read().decode(errors="replace"))
-            raise StackError(f"`{' '.join(command)}` ended with {ending(process.returncode)}:\n{said}")
+            output_end = last_lines(output.read().decode(errors="replace"))
+            raise StackError(f"`{' '.join(command)}` ended with {ending(process.returncode)}:\n{output_end}")
 
 
 def ending(code: int) -> str:

@@ -131,8 +131,8 @@ class Supervisor:
             if progress.made([self._process.pid]):
                 patience.progress()
             if self._process.poll() is not None or patience.exhausted():
-                said = last_lines(words.read_text(errors="replace"))
-                raise StackError(f"supervisord did not start:\n{said}")
+                output_end = last_lines(words.read_text(errors="replace"))
+                raise StackError(f"supervisord did not start:\n{output_end}")
             pause(POLL_SECONDS)
 
     def start_stage(self, number: int) -> None:

@@ -85,7 +85,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
-        """Do nothing yet: whoever holds the lock writes the timetable, once there is a broker."""
+        """Do nothing yet: the beat that holds the lock writes the timetable, once there is a broker."""
 
     # -- a turn -----------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         for answer in lengths.values():
             if isinstance(answer, BROKER_AWAY):
                 raise answer
-        # One that is no list is for whoever publishes to set aside.
+        # A key that is no list is set aside by the next process that publishes to it.
         piled = {queue for queue, length in lengths.items() if isinstance(length, int) and length >= PILE}
         if piled:
             log.warning("beat.queue_too_long", queues=sorted(piled))
@@ -216,7 +216,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
             pipe.zcard(key)
             due, count = pipe.execute()
         if count < len(self.app.redbeat_conf.schedule):
-            # Somebody has taken entries out.
+            # Entries were removed from the schedule.
             self._installed = False
         return {key: entry for key in due if (entry := self._load(key)) is not None}
 

@@ -25,7 +25,7 @@ MOMENTS = ("eta", "expires")
 
 
 def steady() -> float:
-    """Return seconds by a clock that nobody sets, and that goes on while its host is suspended."""
+    """Return seconds by a clock that cannot be set, and that goes on while its host is suspended."""
     # Linux has one. Elsewhere it stands still meanwhile, until the broker is asked again.
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
@@ -74,7 +74,7 @@ class BrokerClock:
                     if moment is not None:
                         moments[name] = (moment + timedelta(seconds=seconds)).isoformat()
                 except (ValueError, OverflowError):
-                    # Whoever reads the message says so, or takes it as it is.
+                    # The worker that reads the message reports it, or takes it as it is.
                     continue
         return moments
 

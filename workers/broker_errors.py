@@ -29,7 +29,7 @@ class CannotServeError(ResponseError):
 
 
 #: Codes for which redis-py has no class: the disk is full, a script runs, too few replicas follow, the server
-#: has become a replica while a client waited, it talks to nobody but its own machine.
+#: has become a replica while a client waited, it accepts connections from its own machine only.
 CODES = ("MISCONF", "BUSY", "UNKILLABLE", "NOREPLICAS", "UNBLOCKED", "DENIED")
 # All clients of this process: Kombu's, RedBeat's, and ours. Without it each would be a `ResponseError`, like
 # a command of ours that is wrong. That redis-py still reads this table is tested with a real server.
@@ -47,7 +47,7 @@ REFUSALS: tuple[type[Exception], ...] = (
     TryAgainError,
     CannotServeError,
 )
-#: All of it, as redis-py, Kombu (for whoever publishes) and sockets raise it.
+#: All of it, as redis-py, Kombu (when it publishes) and sockets raise it.
 BROKER_AWAY: tuple[type[Exception], ...] = (
     RedisConnectionError,
     RedisTimeoutError,

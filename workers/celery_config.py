@@ -18,13 +18,13 @@ _broker = _settings.broker_url.get_secret_value()
 broker_url = _broker
 # Redis still, but for messages that would end a worker. Under the usual names: Flower goes by them.
 TRANSPORT_ALIASES.update(redis="workers.transport:Transport", rediss="workers.transport:Transport")
-# JSON only: a pickled message would run code of whoever can reach the broker.
+# JSON only: with pickle, every client that can reach the broker could run code in a worker.
 task_serializer = "json"
 result_serializer = "json"
 accept_content = ["json"]
 timezone = "UTC"
 enable_utc = True
-# Results live in our tables. A result backend would cost a write per task that nobody reads.
+# Results live in our tables. A result backend would cost a write per task, and nothing reads it.
 task_ignore_result = True
 # Once more, for a connection that has gone stale. With the time-outs below a publish to a frozen broker fails
 # after some seconds; without them it would block its caller for ever.
@@ -83,7 +83,7 @@ worker_redirect_stdouts = False
 # What is sent when is said by `roomkeeper beat`: the timetable knows the definitions, which stand above
 # `workers`.
 beat_scheduler = "workers.beat:Scheduler"
-# One beat holds a lock, others stand by: with the stock lock of 25 minutes nobody would tick for so long.
+# One beat holds a lock, others stand by: with the stock lock of 25 minutes no beat would tick for so long.
 beat_max_loop_interval = 1
 redbeat_lock_timeout = 6
 redbeat_redis_url = _broker

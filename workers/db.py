@@ -123,10 +123,10 @@ def get_engine() -> Engine:
 
 
 def forget_engine(*, close: bool = True) -> None:
-    """Forget this process's engine, if it has one: whoever asks next gets another.
+    """Forget this process's engine, if it has one: the next call of `get_engine` makes another.
 
     Args:
-        close: close the connections that nobody uses now.
+        close: close the connections that are not in use.
     """
     with _asking:
         if _engine.cache_info().currsize:

@@ -39,7 +39,7 @@ def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> bo
         store(task=task, task_id=task_id, payload=payload, reason=reason)
     except SQLAlchemyError as error:
         # Its own words may repeat the payload.
-        log.error("dead_letter.not_stored", **_said(task, task_id, reason), error=type(error).__name__)
+        log.error("dead_letter.not_stored", **_columns(task, task_id, reason), error=type(error).__name__)
         return False
     return True
 
@@ -50,19 +50,19 @@ def store(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> N
     Raises:
         SQLAlchemyError: it could not be written; if its kind is DATA, in no form.
     """
-    said, stored = _said(task, task_id, reason), _storable(payload)
+    columns, stored = _columns(task, task_id, reason), _storable(payload)
     try:
         with transaction() as connection:
-            _insert(connection, said, stored)
+            _insert(connection, columns, stored)
     except DBAPIError as error:
         if kind_of(error) is not ErrorKind.DATA:
             raise
         # A database that is not in UTF-8 does not take all characters, be it as an escape of JSON.
-        why = f"{said['reason'][: MAX_REASON_CHARS // 2]}; stored as ASCII: {type(error.orig).__name__}"
+        why = f"{columns['reason'][: MAX_REASON_CHARS // 2]}; stored as ASCII: {type(error.orig).__name__}"
         with transaction() as connection:
-            plain = {name: _ascii(text) for name, text in (said | {"reason": why}).items()}
+            plain = {name: _ascii(text) for name, text in (columns | {"reason": why}).items()}
             _insert(connection, plain, _escaped(stored))
-    log.warning("dead_letter.kept", **said)
+    log.warning("dead_letter.kept", **columns)
 
 
 def sent(payload: Any) -> Any:
@@ -79,19 +79,19 @@ def keep_within(
     Raises:
         SQLAlchemyError: it could not be written.
     """
-    said = _said(task, task_id, reason)
-    _insert(connection, said, _storable(payload))
-    log.warning("dead_letter.kept", **said)
+    columns = _columns(task, task_id, reason)
+    _insert(connection, columns, _storable(payload))
+    log.warning("dead_letter.kept", **columns)
 
 
-def _said(task: str, task_id: str, reason: str) -> dict[str, str]:
+def _columns(task: str, task_id: str, reason: str) -> dict[str, str]:
     # Of a message that cannot be read, task and id may be anything.
     words = {"task": task, "task_id": task_id, "reason": reason}
     return {name: _text(text)[:MAX_REASON_CHARS] for name, text in words.items()}
 
 
-def _insert(connection: Connection, said: dict[str, str], payload: Any) -> None:
-    connection.execute(insert(DeadLetter), said | {"payload": payload})
+def _insert(connection: Connection, columns: dict[str, str], payload: Any) -> None:
+    connection.execute(insert(DeadLetter), columns | {"payload": payload})
 
 
 def _text(value: str) -> str:

@@ -11,7 +11,7 @@ from workers import advice
 from workers.inspection import Fault
 
 #: A job that has not ended well for so many of its periods, and for so long, is overdue. One whose last runs,
-#: so many, saw rows that were due and changed none is stuck: for one run a row may be held by somebody.
+#: so many, saw rows that were due and changed none is stuck: for one run another transaction may hold a row.
 PERIODS = 3
 LEAST = timedelta(minutes=1)
 #: One that never ran is given so long beyond that: a new one waits for its first turn.
@@ -183,7 +183,7 @@ def _stuck(job: str, health: Health) -> Fault:
     rows = "a row is" if health.stuck_rows == 1 else f"{health.stuck_rows:,} rows are"
     did = "did nothing" if health.idle else "left some undone"
     return Fault(
-        f"{job} {did} in its last {PERIODS} runs, though {rows} due{_said(health.last)}.",
+        f"{job} {did} in its last {PERIODS} runs, though {rows} due{_error_text(health.last)}.",
         "Look who holds them (pg_locks, pg_stat_activity), whether row level security lets this role change "
         "them, and whether a trigger or a constraint refuses.",
     )
@@ -193,7 +193,7 @@ def _stopped(job: str, health: Health) -> Fault:
     assert health.last is not None
     return Fault(
         # The rest of what it says is in the advice.
-        f"{job} has stopped{_said(health.last).partition('. ')[0]}.",
+        f"{job} has stopped{_error_text(health.last).partition('. ')[0]}.",
         f"Look with: roomkeeper retention preview {job}; if all of it may go: {advice.approve(job)}",
     )
 
@@ -203,10 +203,10 @@ def _failing(jobs: Mapping[str, Health]) -> Fault:
     last = jobs[first].last
     assert last is not None
     since = jobs[first].ended_well_at
-    told = f"{len(jobs)} jobs fail: {_names(jobs)}; the first" if len(jobs) > 1 else f"{first} fails"
+    subject = f"{len(jobs)} jobs fail: {_names(jobs)}; the first" if len(jobs) > 1 else f"{first} fails"
     when = f"since {_moment(since)}" if since else "always"
     return Fault(
-        f"{told}, {when}{_said(last)}.",
+        f"{subject}, {when}{_error_text(last)}.",
         f"See the log of the maintenance workers; try: roomkeeper run {first}",
     )
 
@@ -233,7 +233,7 @@ def _moment(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _said(last: LastRun) -> str:
-    """Return the first line of what the database said, if it said anything."""
+def _error_text(last: LastRun) -> str:
+    """Return the first line of the database's error, if there was one."""
     line = (last.error or "").strip().partition("\n")[0].rstrip(".")
     return f": {line[:ERROR_CHARS]}" if line else ""

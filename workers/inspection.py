@@ -132,12 +132,12 @@ def inspect_schemas(
     policies = connection.execute(_POLICIES, oids).all()
     for (schema, name), need in wanted.items():
         table = found.get((schema, name))
-        its = faults[str(need.table.schema)]
+        found_faults = faults[str(need.table.schema)]
         if table:
-            its += _of_columns(connection, need, table, columns)
-            its += _of_rights(connection, need, table, server.role, policies)
+            found_faults += _of_columns(connection, need, table, columns)
+            found_faults += _of_rights(connection, need, table, server.role, policies)
         elif schema in usable:
-            its.append(Fault(f"The table {schema}.{name} does not exist.", _MIGRATE_OR_RENAME))
+            found_faults.append(Fault(f"The table {schema}.{name} does not exist.", _MIGRATE_OR_RENAME))
     return faults
 
 

@@ -116,7 +116,7 @@ class Outstanding:
         try:
             message.bury()
         except SQLAlchemyError as error:
-            # Broker and database are away, and this process ends: nobody takes it.
+            # Broker and database are away, and this process ends: the message cannot be kept.
             log.error("broker.message_lost", key=message.key, error=type(error).__name__)
 
 

@@ -146,16 +146,16 @@ class _Helper:
         self._owner = os.getpid()
         self._started = False
         # Whole messages, and an end that is noticed.
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         root = str(Path(__file__).resolve().parents[1])
-        with theirs:
+        with helper_end:
             self._process = subprocess.Popen(
                 # Isolated: neither the environment nor the current directory has a say in what is imported.
                 [sys.executable, "-I", "-c", _HELPER, root, str(self._owner)],
                 # None of our environment: it holds the database's password.
                 env=ENVIRONMENT,
                 cwd="/",
-                stdin=theirs.fileno(),
+                stdin=helper_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 # A session of its own: Ctrl-C in a terminal is for the worker alone.
                 start_new_session=True,
@@ -206,7 +206,7 @@ class _Helper:
             raise SandboxFailure("sandbox_closed", "the helper ended as it started; why is in the log")
 
     def _send(self, request: dict[str, Any]) -> io.FileIO:
-        """Have the child begin; return where it will answer, and nobody else: its end is the child's end."""
+        """Have the child begin; return the pipe of its answer, which ends when the child ends."""
         descriptors = os.pipe()
         with io.FileIO(descriptors[1], "w") as writing:
             reading = io.FileIO(descriptors[0])
@@ -222,12 +222,12 @@ class _Helper:
         """Return the child's status, as the kernel tells it to its parent."""
         self._control.settimeout(max(deadline - monotonic(), 0.001))
         try:
-            said = self._control.recv(1024)
+            status = self._control.recv(1024)
         except ConnectionError as error:
             raise SandboxFailure("sandbox_died", f"the helper is gone: {error}") from None
-        if not said:
+        if not status:
             raise SandboxFailure("sandbox_died", "the helper is gone")
-        return int(said)
+        return int(status)
 
 
 def _end(process: "subprocess.Popen[bytes]", control: socket.socket, owner: int) -> None:
@@ -276,11 +276,11 @@ def _answer(content: bytes, status: int) -> dict[str, Any]:
         answer = json.loads(content)
     except (ValueError, RecursionError):
         answer = None
-    said = answer.get("raised") if isinstance(answer, dict) else None
+    raised = answer.get("raised") if isinstance(answer, dict) else None
     if os.WEXITSTATUS(status) == OUT_OF_MEMORY:
         raise SandboxFailure("sandbox_out_of_memory", "the work needs more memory than it may use")
-    if isinstance(said, str):
-        raise SandboxFailure("sandbox_raised", said[:500])
+    if isinstance(raised, str):
+        raise SandboxFailure("sandbox_raised", raised[:500])
     returned = answer.get("returned") if isinstance(answer, dict) else None
     if not isinstance(returned, dict):
         raise SandboxFailure(

@@ -71,12 +71,12 @@ def restrict(
 @cache
 def installation() -> tuple[Path, ...]:
     """Return what Python needs to import a module: its own library, packages, ours, shared libraries."""
-    ours = Path(__file__).resolve().parents[1]
+    project = Path(__file__).resolve().parents[1]
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     paths = {Path(sysconfig.get_path(name)) for name in names}
-    paths |= {Path(entry) for entry in sys.path if Path(entry).is_dir()} - {ours, Path("/")}
+    paths |= {Path(entry) for entry in sys.path if Path(entry).is_dir()} - {project, Path("/")}
     # Not our whole directory: beside the packages a developer keeps a `.env`.
-    paths |= {ours / "tasks", ours / "workers"}
+    paths |= {project / "tasks", project / "workers"}
     paths |= {Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")}
     paths |= {Path(name) for name in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")}
     # Fonts that a document names and does not bring.

@@ -132,7 +132,7 @@ class Taken:
 
 
 def _writable(connection: Connection) -> GaugeMetricFamily:
-    # Read by whoever is alarmed: everything waits meanwhile, and no error tells why.
+    # For alerts: while it is 0 all work waits, and no error says why.
     return GaugeMetricFamily(
         "roomkeeper_database_writable",
         "Whether the database takes writes: it is no replica, and not set to read-only.",

@@ -1,7 +1,7 @@
 """seccomp: from now on the kernel answers this process only these calls, for good.
 
-A list of what decoders need, not of what is known to be dangerous: what the next kernel brings is denied
-until somebody thinks of it. Written as BPF by hand: the only Python package rests on a system library that
+A list of what decoders need, not of what is known to be dangerous: calls that a later kernel adds are denied
+until they are listed here. Written as BPF by hand: the only Python package rests on a system library that
 need not be there, and has had no release since 2021.
 """
 
@@ -131,7 +131,7 @@ def _program(machine: int, column: int, own_pid: int) -> bytes:
 
     allow, deny = _step(_RETURN, _ALLOW), _step(_RETURN, _DENY)
     steps = [
-        # Another architecture's calls have other numbers: nobody here makes them by accident.
+        # Another architecture's calls have other numbers; no program here makes them by accident.
         _step(_LOAD, _MACHINE_AT),
         _step(_EQUAL, machine, 1, 0),
         _step(_RETURN, _KILL),

@@ -34,7 +34,7 @@ QUEUES = frozenset(queue for kind in KINDS.values() for queue in kind.queues)
 JSON = "application/json"
 #: What a task's body consists of, in this order.
 BODY = ("args", "kwargs", "embed")
-#: More retries nobody has. Celery raises two to their power, which takes a stranger's number all memory.
+#: The most retries a message may claim. Celery computes two to their power; a huge number fills the memory.
 MAX_RETRIES = 1_000_000
 
 
@@ -107,9 +107,9 @@ class Call(_Part):  # type: ignore[no-redef]  # Pydantic's plugin has an argumen
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in current_app.tasks:
-            ours = sorted(name for name in current_app.tasks if not name.startswith("celery."))
-            likely = get_close_matches(value[:100], ours, n=1)
-            hint = f"did you mean {likely[0]!r}?" if likely else f"there are {', '.join(ours)}"
+            tasks = sorted(name for name in current_app.tasks if not name.startswith("celery."))
+            likely = get_close_matches(value[:100], tasks, n=1)
+            hint = f"did you mean {likely[0]!r}?" if likely else f"there are {', '.join(tasks)}"
             raise ValueError(f"no task is called {value[:100]!r}; {hint}")
         return value
 

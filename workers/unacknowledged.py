@@ -41,7 +41,7 @@ class QoS(_Base):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         #: Messages that are held without a note: tag → the list that each came from.
         self._unnoted: dict[str, str] = {}
-        #: Notes that nobody has renewed for a while: tag and moment → since when, by this process's clock.
+        #: Notes that were not renewed for a while: tag and moment → since when, by this process's clock.
         self._suspects: dict[tuple[bytes, float], float] = {}
 
     # -- taken ------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class QoS(_Base):  # type: ignore[misc]
         self._unnoted.clear()
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
-        """Put back what dead workers held: each message whose note nobody has renewed for long.
+        """Put back what dead workers held: each message whose note was not renewed for long.
 
         Without Kombu's lock, which a full broker refuses: two that find the same message put it back once.
         What takes long goes on with the next scan: the worker's loop waits meanwhile.
@@ -164,12 +164,12 @@ class QoS(_Base):  # type: ignore[misc]
             REINDEX(client, [self.unacked_index_key, self.unacked_key], [clock.now()])
 
     def _abandoned(self, client: Any) -> list[bytes]:
-        """Return the tags of notes that nobody has renewed for the visibility timeout.
+        """Return the tags of notes that were not renewed for the visibility timeout.
 
         Their moments alone do not tell. The broker's clock may have been set; a host that was suspended has
         not renewed its notes yet; an earlier version notes by its own host's clock. So a note must also have
-        had the same moment for half of the timeout, while this process has watched: whoever holds a message
-        renews its note twice in that time.
+        had the same moment for half of the timeout, while this process has watched: a worker that holds a
+        message renews its note twice in that time.
         """
         now, watched, timeout = clock.now(), time.monotonic(), self.visibility_timeout
         suspects: dict[tuple[bytes, float], float] = {}

@@ -1,7 +1,7 @@
 """Directories for untrusted files while they are worked on; a killed worker's are removed by the next.
 
-Each is locked for as long as its process lives. The kernel lets go of the lock when that dies, however it
-dies, and so whoever can lock a directory may remove it.
+Each is locked for as long as its process lives. The kernel releases the lock when the process dies,
+however it dies, so a process that can lock a directory may remove it.
 """
 
 import fcntl

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 from math import ceil, floor, log10
 from typing import Any
 
-from commands.reporting.figures import Drawn
+from commands.reporting.charts import Drawn
 from commands.reporting.records import Number, Shape, Unit
 
 Spec = dict[str, Any]
@@ -70,7 +70,7 @@ IN_TOOLTIP = {
 }
 
 
-def of_figures(drawn: Drawn) -> Spec:
+def of_values(drawn: Drawn) -> Spec:
     """Return the channel of a chart's statistics: its scale and its axis."""
     unit = drawn.chart.unit
     axis: Spec = {"title": None, "labelExpr": _ON_AXIS[unit].format("datum.value")}

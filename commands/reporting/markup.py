@@ -1,4 +1,4 @@
-"""HTML as a tree: what is text stays text, whoever wrote it."""
+"""HTML as a tree: text is escaped, wherever it comes from."""
 
 from xml.etree.ElementTree import Element, tostring
 

@@ -17,7 +17,7 @@ function config(style) {
   };
 }
 
-// A line for each figure, in its colour; `html` makes text of whatever somebody has called it.
+// A line for each series, in its colour; `html` escapes its name.
 function tooltip(spec) {
   const lines = spec.usermeta?.lines ?? {};
   return (values, html) => {

@@ -12,7 +12,7 @@ from commands import formatting
 from commands.formatting import quantity
 from commands.reporting import vega
 from commands.reporting.axes import wide_apart
-from commands.reporting.figures import Drawn, Heat, Known, Ranked, Report, RollupCoverage
+from commands.reporting.charts import Drawn, Heat, Known, Ranked, Report, RollupCoverage
 from commands.reporting.jobs import Job
 from commands.reporting.markup import tag, written
 from commands.reporting.records import Over, Shape, Unit
@@ -40,7 +40,7 @@ def html(report: Report, about: str) -> str:
         _library(),
         f"const charts = {_json(charts)};\nconst themes = {_json(themes)};\n{_asset('page.js')}",
     )
-    # Whatever else a name may smuggle in: the browser runs these scripts alone, and asks nobody for anything.
+    # If a name contains code all the same: the browser runs these scripts only, and makes no requests.
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
     days = formatting.days(report.first, report.last)
@@ -191,7 +191,7 @@ def _table_of(drawn: Drawn) -> Element:
     heads = ["day", *(line.name for line in drawn.lines), *(["together"] if together else [])]
     whole = drawn.whole()
     rows = []
-    # The latest first: nobody scrolls for what was yesterday.
+    # The latest first, so that yesterday is seen without scrolling.
     for at in reversed(range(len(drawn.days))):
         values = [*(line.values[at] for line in drawn.lines), *([whole[at]] if together else [])]
         known = drawn.known[at]
@@ -244,7 +244,7 @@ def _ranking(ranked: Ranked) -> Element:
             tag("td", str(at)),
             tag("th", name, scope="row"),
             *(
-                _cell(with_unit(value, one.figure.unit))
+                _cell(with_unit(value, one.statistic.unit))
                 for value, one in zip(values, ranking.columns, strict=True)
             ),
         )

@@ -44,12 +44,12 @@ def _quantiles(median: Column, p95: Column) -> tuple[Series, ...]:
 
 def attachments(app: str) -> tuple[Chart, ...]:
     """Return what is shown of an application's attachments."""
-    ours = AttachmentsDaily.app == app
+    of_app = AttachmentsDaily.app == app
     return (
         Chart(
             title="Attachments by verdict",
             says="Files that were taken up that day, by the scan's result; 'none' has no verdict (yet).",
-            where=ours,
+            where=of_app,
             series=By(
                 summed(AttachmentsDaily.attachments),
                 colours={
@@ -64,7 +64,7 @@ def attachments(app: str) -> tuple[Chart, ...]:
         Chart(
             title="Attachments: size",
             says="Bytes of the files that were taken up that day, whatever the verdict.",
-            where=ours,
+            where=of_app,
             series=(Series("size", summed(AttachmentsDaily.size_bytes)),),
             headline="of attachments",
         ),
@@ -72,7 +72,7 @@ def attachments(app: str) -> tuple[Chart, ...]:
             title="Attachments: time to a clean verdict",
             says="From when a file was taken up to when it was finished; clean files only. Half of a day's "
             "files took no longer than the median, 95 of 100 no longer than the 95th percentile.",
-            where=ours & (AttachmentsDaily.verdict == "clean"),
+            where=of_app & (AttachmentsDaily.verdict == "clean"),
             series=_quantiles(
                 AttachmentsDaily.processing_median_seconds, AttachmentsDaily.processing_p95_seconds
             ),
@@ -362,12 +362,12 @@ ECHOROOM = Page(
             title="When people are there",
             says="Room participants by weekday and hour (UTC), people counted once per room and hour: the "
             "mean of the hours shown that are closed.",
-            figure=summed(EchoroomHourly.participants),
+            statistic=summed(EchoroomHourly.participants),
         ),
         Hours(
             title="When people write",
             says="Messages by weekday and hour (UTC): the mean of the hours shown that are closed.",
-            figure=summed(EchoroomHourly.messages),
+            statistic=summed(EchoroomHourly.messages),
         ),
     ),
     rankings=(

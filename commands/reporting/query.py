@@ -10,7 +10,7 @@ from sqlalchemy import Column as TableColumn
 from sqlalchemy import Connection, Select, Table, case, func, literal_column, select
 
 from commands.formatting import printable
-from commands.reporting.figures import Drawn, Heat, Known, Line, Ranked, Report, RollupCoverage, known
+from commands.reporting.charts import Drawn, Heat, Known, Line, Ranked, Report, RollupCoverage, known
 from commands.reporting.jobs import read_jobs
 from commands.reporting.records import By, Chart, Colour, Hours, Number, Page, Ranking, Series, id_of
 from models.analytics import RollupState
@@ -124,19 +124,19 @@ def _query(chart: Chart | Ranking, covered: Sequence[date], *columns: Any) -> Se
 def _named(
     connection: Connection, chart: Chart, series: tuple[Series, ...], covered: Sequence[date]
 ) -> Iterator[Line]:
-    values = [one.figure.value.label(f"v{at}") for at, one in enumerate(series)]
+    values = [one.statistic.value.label(f"v{at}") for at, one in enumerate(series)]
     day = chart.rollup.bucket
     query = _query(chart, covered, day.label("day"), *values).group_by(day)
     rows = {row[0]: row[1:] for row in connection.execute(query)}
     colours = _colours([one.colour for one in series])
     for at, one in enumerate(series):
-        found = (plain(rows[day][at]) if day in rows else one.figure.empty for day in covered)
+        found = (plain(rows[day][at]) if day in rows else one.statistic.empty for day in covered)
         yield Line(one.name, colours[at], tuple(found))
 
 
 def _by(connection: Connection, chart: Chart, by: By, covered: Sequence[date]) -> Iterator[Line]:
     key: Any = chart.key
-    value, day = by.figure.value, chart.rollup.bucket
+    value, day = by.statistic.value, chart.rollup.bucket
     top = None
     if by.top is not None:
         ranked = _query(chart, covered, key).where(key.is_not(None)).group_by(key)
@@ -157,7 +157,7 @@ def _by(connection: Connection, chart: Chart, by: By, covered: Sequence[date]) -
     for at, one in enumerate(keys):
         name, colour = (by.others, Colour.GREY) if one is None else (names[one], colours[at])
         values = found.get(one, {})
-        yield Line(name, colour, tuple(values.get(day, by.figure.empty) for day in covered))
+        yield Line(name, colour, tuple(values.get(day, by.statistic.empty) for day in covered))
 
 
 def _ordered(found: Iterable[Any], by: By) -> list[Any]:
@@ -217,7 +217,7 @@ def _ranking(
     covered = [day for day in days if known(day, state, first) is not Known.NOTHING]
     if not covered:
         return Ranked(ranking, ())
-    values = [one.figure.value.label(f"v{at}") for at, one in enumerate(ranking.columns)]
+    values = [one.statistic.value.label(f"v{at}") for at, one in enumerate(ranking.columns)]
     query = (
         _query(ranking, covered, ranking.key.label("key"), *values)
         .where(ranking.key.is_not(None))
@@ -242,7 +242,7 @@ def _hours(
     else:
         start, end = max(start, state.covered_from, begins), min(end, state.watermark)
         at_hour = hours.rollup.bucket
-        query = select(at_hour, hours.figure.value).where(at_hour >= start, at_hour < end)
+        query = select(at_hour, hours.statistic.value).where(at_hour >= start, at_hour < end)
         values = {row[0]: float(row[1]) for row in connection.execute(query.group_by(at_hour))}
     sums = [[0.0] * 24 for _ in range(7)]
     counts = [[0] * 24 for _ in range(7)]

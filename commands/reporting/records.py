@@ -29,7 +29,7 @@ class Shape(StrEnum):
 
 
 class Unit(StrEnum):
-    """What a figure is measured in."""
+    """What a statistic is measured in."""
 
     NUMBER = "number"
     SECONDS = "seconds"
@@ -67,7 +67,7 @@ class Colour(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Figure:
+class Statistic:
     """An aggregate of the rows of a day, or of a day and a key.
 
     Attributes:
@@ -81,48 +81,48 @@ class Figure:
 
     @property
     def empty(self) -> float | None:
-        """The figure of a day without rows."""
+        """The statistic of a day without rows."""
         return 0 if self.counts else None
 
 
-def the(column: Column) -> Figure:
+def the(column: Column) -> Statistic:
     """Return a column's value, of a table that has one row for a day and series."""
-    return Figure(func.max(column), _unit(column), counts=not _column(column).nullable)
+    return Statistic(func.max(column), _unit(column), counts=not _column(column).nullable)
 
 
-def summed(column: Column) -> Figure:
+def summed(column: Column) -> Statistic:
     """Return the sum of a day's rows."""
     unit = _unit(column)
-    return Figure(func.sum(func.coalesce(column, 0)), Unit.SPENT if unit is Unit.SECONDS else unit)
+    return Statistic(func.sum(func.coalesce(column, 0)), Unit.SPENT if unit is Unit.SECONDS else unit)
 
 
-def highest(column: Column) -> Figure:
+def highest(column: Column) -> Statistic:
     """Return the highest of a day's rows."""
-    return Figure(func.max(func.coalesce(column, 0)), _unit(column))
+    return Statistic(func.max(func.coalesce(column, 0)), _unit(column))
 
 
-def rows(where: ColumnElement[bool]) -> Figure:
+def rows(where: ColumnElement[bool]) -> Statistic:
     """Return the number of a day's rows of which something is true."""
-    return Figure(func.count().filter(where))
+    return Statistic(func.count().filter(where))
 
 
-def rest(total: Column, *parts: Column) -> Figure:
+def rest(total: Column, *parts: Column) -> Statistic:
     """Return the sum of what is in no part of a day's total."""
     value: ColumnElement[Any] = total.expression
     for part in parts:
         value = value - part
-    return Figure(func.sum(value))
+    return Statistic(func.sum(value))
 
 
-def mean(column: Column, where: ColumnElement[bool]) -> Figure:
+def mean(column: Column, where: ColumnElement[bool]) -> Statistic:
     """Return the mean of those of a day's rows of which something is true."""
-    return Figure(cast(func.avg(column).filter(where), Float), counts=False)
+    return Statistic(cast(func.avg(column).filter(where), Float), counts=False)
 
 
-def share(part: Column, whole: Column) -> Figure:
+def share(part: Column, whole: Column) -> Statistic:
     """Return the share that a part has of the whole, over all of a day's rows."""
     value = cast(func.sum(part), Float) / func.nullif(func.sum(whole), 0)
-    return Figure(value, Unit.SHARE, counts=False)
+    return Statistic(value, Unit.SHARE, counts=False)
 
 
 def _column(column: Column) -> TableColumn[Any]:
@@ -141,10 +141,10 @@ def _unit(column: Column) -> Unit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """A figure by its name."""
+    """A statistic by its name."""
 
     name: str
-    figure: Figure
+    statistic: Statistic
     colour: Colour | None = None
 
 
@@ -159,7 +159,7 @@ class By:
         others: the name of that series.
     """
 
-    figure: Figure
+    statistic: Statistic
     name: Column | None = None
     colours: Mapping[str, Colour] | None = None
     top: int | None = None
@@ -193,25 +193,29 @@ class Chart:
     rollup: Rollup = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rollup", _rollup(self.title, self.figures))
-        if not any(figure.counts for figure in self.figures):
+        object.__setattr__(self, "rollup", _rollup(self.title, self.statistics))
+        if not any(statistic.counts for statistic in self.statistics):
             object.__setattr__(self, "shape", Shape.LINES)
             object.__setattr__(self, "over", Over.NOTHING)
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
+    def statistics(self) -> tuple[Statistic, ...]:
         """The statistics of its series."""
-        return (self.series.figure,) if isinstance(self.series, By) else tuple(s.figure for s in self.series)
+        return (
+            (self.series.statistic,)
+            if isinstance(self.series, By)
+            else tuple(s.statistic for s in self.series)
+        )
 
     @property
     def unit(self) -> Unit:
         """The unit that its statistics have in common."""
-        return self.figures[0].unit
+        return self.statistics[0].unit
 
     @property
     def reads(self) -> Iterator[Any]:
         """What it reads of the database."""
-        yield from (self.rollup.bucket, *(figure.value for figure in self.figures))
+        yield from (self.rollup.bucket, *(statistic.value for statistic in self.statistics))
         if self.where is not None:
             yield self.where
         if isinstance(self.series, By):
@@ -228,20 +232,20 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Hours:
-    """A figure by weekday and hour of the day: its mean over the hours that are closed."""
+    """A statistic by weekday and hour of the day: its mean over the hours that are closed."""
 
     title: str
     says: str
-    figure: Figure
+    statistic: Statistic
     rollup: Rollup = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rollup", _rollup(self.title, [self.figure]))
+        object.__setattr__(self, "rollup", _rollup(self.title, [self.statistic]))
 
     @property
     def reads(self) -> Iterator[Any]:
         """What it reads of the database."""
-        yield from (self.rollup.bucket, self.figure.value)
+        yield from (self.rollup.bucket, self.statistic.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -261,7 +265,7 @@ class Ranking:
     rollup: Rollup = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rollup", _rollup(self.title, [one.figure for one in self.columns]))
+        object.__setattr__(self, "rollup", _rollup(self.title, [one.statistic for one in self.columns]))
 
     @property
     def key(self) -> Column:
@@ -277,7 +281,7 @@ class Ranking:
     @property
     def reads(self) -> Iterator[Any]:
         """What it reads of the database."""
-        yield from (self.rollup.bucket, self.key, *(one.figure.value for one in self.columns))
+        yield from (self.rollup.bucket, self.key, *(one.statistic.value for one in self.columns))
         yield from _named(self.name)
 
 
@@ -312,13 +316,13 @@ def _named(name: Column | None) -> tuple[Column, ...]:
     return () if name is None else (id_of(name), name)
 
 
-def _rollup(title: str, figures: Iterable[Figure]) -> Rollup:
+def _rollup(title: str, statistics: Iterable[Statistic]) -> Rollup:
     """Return the rollup that makes some statistics.
 
     Raises:
         ValueError: they are of no rollup's table, or of several.
     """
-    tables = {column.table for column in _columns(*(figure.value for figure in figures))}
+    tables = {column.table for column in _columns(*(statistic.value for statistic in statistics))}
     found = [rollup for rollup in ROLLUPS.values() if rollup.table in tables]
     if len(found) != 1:
         names = ", ".join(rollup.name for rollup in found) or "none"

@@ -1,4 +1,4 @@
-"""Tells a report in the terminal: small tables, and a line of bars for each figure."""
+"""Tells a report in the terminal: small tables, and a line of bars for each series."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands import formatting
-from commands.reporting.figures import Drawn, Heat, Known, Ranked, Report
+from commands.reporting.charts import Drawn, Heat, Known, Ranked, Report
 from commands.reporting.jobs import Job
 from commands.reporting.records import Number, Over, Shape, Unit
 from commands.reporting.units import WEEKDAYS, with_unit
@@ -35,7 +35,7 @@ def sparkline(values: Sequence[Number | None], signs: str = BARS, highest: Numbe
 
 
 def narrowed(values: Sequence[Number | None], width: int) -> list[Number | None]:
-    """Return at most `width` values: the highest of each so many days, which fits any figure."""
+    """Return at most `width` values: the highest of each so many days, which fits any statistic."""
     size = -(-len(values) // width)
     # From the end: the latest days are whole.
     first = len(values) % size
@@ -161,7 +161,7 @@ def _ranking(ranked: Ranked, console: Console) -> None:
         table.add_column(series.name, justify="right")
     for name, values in ranked.rows:
         cells = (
-            with_unit(value, one.figure.unit) for value, one in zip(values, ranking.columns, strict=True)
+            with_unit(value, one.statistic.unit) for value, one in zip(values, ranking.columns, strict=True)
         )
         table.add_row(Text(name), *cells)
     console.print(table)

@@ -10,7 +10,7 @@ _MINUTES, _SECONDS = 60.0, 3600.0
 
 
 def with_unit(value: Number | None, unit: Unit) -> str:
-    """Return a figure with its unit: `1,234`, `2.5 s`, `3 h`, `12.5 %`; `–` for none."""
+    """Return a value with its unit: `1,234`, `2.5 s`, `3 h`, `12.5 %`; `–` for none."""
     if value is None:
         return "–"
     if unit is Unit.SECONDS:
@@ -27,7 +27,7 @@ def with_unit(value: Number | None, unit: Unit) -> str:
 
 
 def short_with_unit(value: Number, unit: Unit) -> str:
-    """Return a figure for where there is little room: `1.2 M`, `340 h`."""
+    """Return a value for where there is little room: `1.2 M`, `340 h`."""
     if unit in {Unit.SPENT, Unit.MINUTES}:
         hours = value / (_SECONDS if unit is Unit.SPENT else _MINUTES)
         return f"{formatting.short_number(hours)} h" if hours >= 1 else with_unit(value, unit)

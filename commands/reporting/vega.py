@@ -8,7 +8,7 @@ from datetime import date
 
 from commands.reporting import axes
 from commands.reporting.axes import DAY_MS, Spec, ms
-from commands.reporting.figures import Drawn, Heat, Known
+from commands.reporting.charts import Drawn, Heat, Known
 from commands.reporting.records import Colour, Shape
 from commands.reporting.units import WEEKDAYS
 
@@ -79,7 +79,7 @@ def chart(drawn: Drawn) -> Spec:
         ],
         "encoding": {
             "x": axes.of_days(drawn.days),
-            "y": axes.of_figures(drawn),
+            "y": axes.of_values(drawn),
             "color": {
                 "field": "o",
                 "type": "ordinal",
@@ -220,7 +220,7 @@ def _lines(drawn: Drawn, since: int) -> list[Spec]:
 
 
 def _hover(drawn: Drawn, since: int) -> Spec:
-    """Return what is seen of a day when somebody points at it, or touches it."""
+    """Return what is shown of a day when the user points at it, or touches it."""
     shown = axes.IN_TOOLTIP[drawn.chart.unit]
     count = len(drawn.lines)
     texts: list[Spec] = [

@@ -64,15 +64,15 @@ def _anonymous_users(feed: Feed) -> Fed:
         times = {"last_active": None, "created_at": since, "updated_at": since}
         return feed.add(echoroom.User, username="Ada", is_anonymous=True, **times)
 
-    gone, there = user(feed.soon), user(feed.later)
-    said = {"session_id": a_room(feed), "user_id": gone, "sender_name": "Ada", "content": "Sleep well"}
-    # Nobody knows when: it is no sign of life, and does not age.
-    message = feed.add(echoroom.ChatMessage, created_at=None, **said)
+    expired, there = user(feed.soon), user(feed.later)
+    columns = {"session_id": a_room(feed), "user_id": expired, "sender_name": "Ada", "content": "Sleep well"}
+    # Without a time: it is no sign of life, and does not age.
+    message = feed.add(echoroom.ChatMessage, created_at=None, **columns)
     return Fed(
-        "somebody without an account who never came back; what they said stays",
+        "a user without an account who never came back; their messages stay",
         feed.soon,
         [
-            is_gone(echoroom.User, gone),
+            is_gone(echoroom.User, expired),
             is_changed(echoroom.ChatMessage, message, user_id=None, sender_name="Deleted user"),
         ],
         [Place(echoroom.User, there)],
@@ -104,8 +104,8 @@ def _file(feed: Feed, message: UUID, user: UUID, **values: Any) -> UUID:
 
 
 def _message(feed: Feed, talk: UUID, user: UUID, **values: Any) -> UUID:
-    said = {"sender_id": user, "content": "Tickets", "created_at": utc(feed.counted)}
-    return feed.add(openchat.Message, conversation_id=talk, **said, **values)
+    columns = {"sender_id": user, "content": "Tickets", "created_at": utc(feed.counted)}
+    return feed.add(openchat.Message, conversation_id=talk, **columns, **values)
 
 
 def _deleted_attachments(feed: Feed) -> Fed:
@@ -162,17 +162,22 @@ def _anonymised_users(feed: Feed) -> Fed:
 
     stale, stays = user(feed.soon), user(feed.later)
     session = feed.add(openchat.Session, user_id=stale, token=str(uuid4()), expires_at=utc(feed.later))
-    nobody = {"name": "Deleted user", "bio": None, "email": f"deleted-{stale}@invalid", "is_active": False}
+    anonymised = {
+        "name": "Deleted user",
+        "bio": None,
+        "email": f"deleted-{stale}@invalid",
+        "is_active": False,
+    }
     return Fed(
-        "somebody who left, and whose words are still there",
+        "a user who left, and whose messages are still there",
         feed.soon,
-        [is_changed(openchat.User, stale, **nobody), is_gone(openchat.Session, session)],
+        [is_changed(openchat.User, stale, **anonymised), is_gone(openchat.Session, session)],
         [Place(openchat.User, stays)],
     )
 
 
 def _deleted_users(feed: Feed) -> Fed:
-    def nobody(until: datetime) -> UUID:
+    def user(until: datetime) -> UUID:
         key = uuid4()
         account = {"id": key, "name": "Deleted user", "email": f"deleted-{key}@invalid"}
         state = {"email_verified": False, "is_active": False, "is_deleted": True}
@@ -180,7 +185,7 @@ def _deleted_users(feed: Feed) -> Fed:
         feed.put(openchat.User, **account, **state, deleted_at=at, updated_at=at)
         return key
 
-    return pair(feed, "somebody who left, and whom nothing names any more", openchat.User, nobody)
+    return pair(feed, "a user who left, and whom no row names any more", openchat.User, user)
 
 
 # -- connect ---------------------------------------------------------------------------------------------
@@ -304,13 +309,15 @@ def _rooms(feed: Feed) -> Fed:
         return a_studio(feed, active=False, created_at=since, updated_at=since)
 
     stale, stays = room(feed.soon), room(feed.later)
-    figures = feed.add(audiorooms.RoomAnalytics, room_id=stale, date=utc(feed.once).date(), total_listeners=7)
+    statistics = feed.add(
+        audiorooms.RoomAnalytics, room_id=stale, date=utc(feed.once).date(), total_listeners=7
+    )
     return Fed(
         "a room that was closed long ago; its statistics stay",
         feed.soon,
         [
             is_gone(audiorooms.AudioRoom, stale),
-            is_changed(audiorooms.RoomAnalytics, figures, room_id=None, total_listeners=7),
+            is_changed(audiorooms.RoomAnalytics, statistics, room_id=None, total_listeners=7),
         ],
         [Place(audiorooms.AudioRoom, stays)],
     )
@@ -324,7 +331,7 @@ def _dead_letters(feed: Feed) -> Fed:
         values = {"task": "stack.example", "task_id": "", "payload": {}, "reason": "an example"}
         return feed.put(DeadLetter, created_at=until - feed.period, **values)
 
-    return pair(feed, "a dead letter that nobody wants", DeadLetter, letter)
+    return pair(feed, "an old dead letter", DeadLetter, letter)
 
 
 def _attachment_history(feed: Feed) -> Fed:
@@ -340,7 +347,7 @@ def _scan_verdicts(feed: Feed) -> Fed:
         reached = {"engine_version": "1", "signature_version": "1", "verdict": "clean"}
         return feed.put(ScanVerdict, sha256=os.urandom(32).hex(), scanned_at=until - feed.period, **reached)
 
-    return pair(feed, "a verdict on a file that nobody has", ScanVerdict, verdict)
+    return pair(feed, "a verdict on a file that is no attachment any more", ScanVerdict, verdict)
 
 
 #: What is fed for each policy of retention.

@@ -1,7 +1,7 @@
 """What the local stack feeds for rollups: what has gone on in the last days, and what goes on right now.
 
 Each thing is made of the rows that an application's service would have left behind; one of it adds one to a
-figure of its rollups, in the bucket of its moment.
+column of its rollups, in the bucket of its moment.
 """
 
 import os
@@ -66,7 +66,7 @@ class Cast:
 
     @cached_property
     def talks(self) -> Iterator[tuple[UUID, UUID]]:
-        """Conversations of `openchat`, each with somebody who is in it."""
+        """Conversations of `openchat`, each with a member."""
         people = [bea(self.feed) for _ in range(7)]
         return cycle([(a_talk(self.feed, user)[0], user) for user in people])
 
@@ -117,16 +117,16 @@ Thing = Callable[[Cast, datetime, bool], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class History:
     """What is fed for a rollup.
 
     Attributes:
-        figure: the column of its target to which each thing adds one.
+        column: the column of its target to which each thing adds one.
         thing: None where the files that are fed are what it counts.
         many: what they are called.
     """
 
-    figure: Column
+    column: Column
     thing: Thing | None
     many: str
 
@@ -140,8 +140,8 @@ def _says(cast: Cast, at: datetime, live: bool) -> None:
     if live:
         feed.add(echoroom.VoiceStatus, is_speaking=True, last_updated=feed.now, **here)
     kind = ("text", "text", "text", "ai-prompt", "mood-check", "text", "system")[number % 7]
-    said = {"sender_name": "Ada", "content": "Listen to the rain", "message_type": kind, "created_at": at}
-    message = feed.add(echoroom.ChatMessage, **said, **here)
+    columns = {"sender_name": "Ada", "content": "Listen to the rain", "message_type": kind, "created_at": at}
+    message = feed.add(echoroom.ChatMessage, **columns, **here)
     if number % 3 == 0:
         values = {"message_id": message, "user_id": here["user_id"], "emoji": "🌧"}
         feed.add(echoroom.MessageReaction, created_at=at, **values)
@@ -256,18 +256,18 @@ def _listens(cast: Cast, at: datetime, live: bool) -> None:
 
 
 #: What is fed for each rollup.
-HISTORIES: dict[str, Told] = {
-    "echoroom.hourly": Told(EchoroomHourly.messages, _says, "messages"),
-    "echoroom.daily": Told(EchoroomDaily.messages, _says, "messages"),
-    "openchat.messages_daily": Told(OpenchatMessagesDaily.messages, _writes, "messages"),
-    "openchat.daily": Told(OpenchatDaily.messages, _writes, "messages"),
-    "connect.calls_daily": Told(ConnectCallsDaily.calls, _calls, "calls"),
-    "connect.daily": Told(ConnectDaily.messages, _chats, "messages"),
-    "pern.daily": Told(PernDaily.messages, _sends, "messages"),
-    "pern.sessions_daily": Told(PernSessionsDaily.sessions, _signs_in, "sessions"),
-    "pern.security_daily": Told(PernSecurityDaily.events, _is_noted, "entries of the audit log"),
-    "audiorooms.room_analytics": Told(audiorooms.RoomAnalytics.total_listeners, _listens, "listeners"),
-    "roomkeeper.attachments_daily": Told(AttachmentsDaily.attachments, None, "files"),
+HISTORIES: dict[str, History] = {
+    "echoroom.hourly": History(EchoroomHourly.messages, _says, "messages"),
+    "echoroom.daily": History(EchoroomDaily.messages, _says, "messages"),
+    "openchat.messages_daily": History(OpenchatMessagesDaily.messages, _writes, "messages"),
+    "openchat.daily": History(OpenchatDaily.messages, _writes, "messages"),
+    "connect.calls_daily": History(ConnectCallsDaily.calls, _calls, "calls"),
+    "connect.daily": History(ConnectDaily.messages, _chats, "messages"),
+    "pern.daily": History(PernDaily.messages, _sends, "messages"),
+    "pern.sessions_daily": History(PernSessionsDaily.sessions, _signs_in, "sessions"),
+    "pern.security_daily": History(PernSecurityDaily.events, _is_noted, "entries of the audit log"),
+    "audiorooms.room_analytics": History(audiorooms.RoomAnalytics.total_listeners, _listens, "listeners"),
+    "roomkeeper.attachments_daily": History(AttachmentsDaily.attachments, None, "files"),
 }
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, exists, func, insert, select
 
 from models.analytics import RollupState
 from models.platform import JobRun
-from stack.demo.history import HISTORIES, LIVE, Thing, Told, cast, past
+from stack.demo.history import HISTORIES, LIVE, History, Thing, cast, past
 from stack.demo.rows import DAYS, Batch, clock
 from tasks.analytics.calendar import bucket_at
 from tasks.apps import after, policies, rollups, zone
@@ -29,16 +29,16 @@ class Seen:
 
     Attributes:
         buckets: how many days, or hours, were fed.
-        total: the sum of the figure to which each thing adds one, over these.
+        total: the sum of the column to which each thing adds one, over these.
     """
 
     rollup: Rollup
-    told: Told
+    history: History
     buckets: int
     total: int
 
 
-class Figures:
+class RollupDemo:
     """What the rollups that run are to make of what was fed."""
 
     def __init__(self) -> None:
@@ -115,11 +115,11 @@ class Figures:
         for name, one in rollups(settings).items():
             if thing := HISTORIES[name].thing:
                 things.setdefault(thing, []).append(one)
-        for thing, theirs in things.items():
+        for thing, fed_rollups in things.items():
             for moment in moments:
                 thing(stage, moment, live)
             batch.flush()
-            for one in theirs:
+            for one in fed_rollups:
                 self._count(one, settings, moments)
 
     def _count(self, rollup: Rollup, settings: Settings, moments: list[datetime]) -> None:
@@ -133,14 +133,14 @@ class Figures:
         )
         if not connection.scalar(select(ran)):
             return None
-        told, fed = HISTORIES[rollup.name], self._fed[rollup.name]
+        history, fed = HISTORIES[rollup.name], self._fed[rollup.name]
         # A file counts where its work begins, which may be a moment later, and on the next day.
-        within = rollup.bucket.in_(fed) if told.thing else rollup.bucket >= min(fed, default=date.max)
-        query = select(rollup.bucket, func.sum(told.figure)).where(within)
+        within = rollup.bucket.in_(fed) if history.thing else rollup.bucket >= min(fed, default=date.max)
+        query = select(rollup.bucket, func.sum(history.column)).where(within)
         there = {row[0]: row[1] for row in connection.execute(query.group_by(rollup.bucket))}
-        if told.thing is None:
+        if history.thing is None:
             if sum(there.values()) < fed.total():
                 return None
         elif any(there.get(label, 0) < number for label, number in fed.items()):
             return None
-        return Seen(rollup, told, len(there), sum(there.values()))
+        return Seen(rollup, history, len(there), sum(there.values()))

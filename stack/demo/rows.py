@@ -100,7 +100,7 @@ class Feed:
 
     @property
     def later(self) -> datetime:
-        """When nobody looks any more."""
+        """After the demonstration has ended."""
         return self.now + LONG
 
     @property
@@ -170,7 +170,7 @@ def a_room(feed: Feed, **values: Any) -> UUID:
 
 
 def ada(feed: Feed, room: UUID) -> dict[str, UUID]:
-    """Insert somebody of `echoroom`; return what says that they are in the room."""
+    """Insert a user of `echoroom`; return the columns that say that they are in the room."""
     # `last_active` as the application leaves it: the default of its table would be a sign of life.
     return {"session_id": room, "user_id": feed.add(echoroom.User, username="Ada", last_active=None)}
 
@@ -181,7 +181,7 @@ def utc(moment: datetime) -> datetime:
 
 
 def bea(feed: Feed, **values: Any) -> UUID:
-    """Insert somebody of `openchat`."""
+    """Insert a user of `openchat`."""
     account = {"name": "Bea", "email": f"{uuid4()}@example.org", "email_verified": True}
     return feed.add(openchat.User, **account | values)
 
@@ -194,7 +194,7 @@ def a_talk(feed: Feed, user: UUID, **values: Any) -> tuple[UUID, UUID]:
 
 
 def cleo(feed: Feed, role: str = "female") -> UUID:
-    """Insert somebody of `connect`."""
+    """Insert a user of `connect`."""
     name = f"cleo-{uuid4().hex[:12]}"
     values = {"username": name, "email": f"{name}@example.org", "password_hash": os.urandom(8).hex()}
     return feed.add(connect.User, role=role, **values)
@@ -216,7 +216,7 @@ def a_connection(feed: Feed, **values: Any) -> tuple[UUID, UUID, UUID]:
 
 
 def dan(feed: Feed, **values: Any) -> UUID:
-    """Insert somebody of `pern`."""
+    """Insert a user of `pern`."""
     name = f"dan-{uuid4().hex[:12]}"
     account = {"username": name, "email": f"{name}@example.org", "display_name": "Dan"}
     stamps = {"created_at": feed.now, "updated_at": feed.now}

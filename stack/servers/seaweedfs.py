@@ -41,7 +41,7 @@ def binary() -> Path:
 class SeaweedFS:
     """A server on 127.0.0.1 that keeps its data in `directory`; S3 asks for the key and its secret.
 
-    Whoever can run programs on this machine can get round them: it is for development and tests.
+    Every user of this machine can get round them: it is for development and tests.
     """
 
     directory: Path

@@ -1,4 +1,4 @@
-"""What it takes to run a server, whoever runs it: the supervised local stack or a test."""
+"""What it takes to run a server, for the supervised local stack or for a test."""
 
 import signal
 from pathlib import Path

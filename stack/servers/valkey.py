@@ -63,7 +63,7 @@ class Valkey:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # Full memory must be an error for whoever publishes; evicting would drop other people's messages.
+            # Full memory must be an error for the publisher; evicting would drop other people's messages.
             "maxmemory-policy": "noeviction",
             # The environment's locale may not be installed here, and Valkey would refuse to start.
             "locale-collate": "C",

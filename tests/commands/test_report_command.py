@@ -21,7 +21,7 @@ from sqlalchemy import Engine, insert
 from syrupy.assertion import SnapshotAssertion
 
 from commands.reporting import vega
-from commands.reporting.figures import Drawn, Known, Line, RollupCoverage, known
+from commands.reporting.charts import Drawn, Known, Line, RollupCoverage, known
 from commands.reporting.pages import PAGES, attachments
 from commands.reporting.records import (
     By,
@@ -274,19 +274,19 @@ def test_a_rollup_says_what_a_chart_does_not() -> None:
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_charts_series_have_one_unit(name: str) -> None:
-    assert {figure.unit for figure in CHARTS[name].figures} == {CHARTS[name].unit}
+    assert {one.unit for one in CHARTS[name].statistics} == {CHARTS[name].unit}
 
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_adds_up_only_what_adds_up(name: str) -> None:
     chart = CHARTS[name]
-    columns = " ".join(str(figure.value) for figure in chart.figures)
+    columns = " ".join(str(one.value) for one in chart.statistics)
     if re.search("median|p95|rate|avg|nullif", columns) and "peak_" not in columns:
         # Not of days, and not of types.
         assert chart.over is Over.NOTHING
         assert chart.headline is None
         assert "nullif" in columns or "sum(" not in columns
-        assert all(figure.empty is None for figure in chart.figures)
+        assert all(one.empty is None for one in chart.statistics)
     if re.search("peak_|users|senders|listeners|participants|speakers|conversations", columns):
         assert chart.over is Over.HIGHEST
     if "peak_" in columns:
@@ -705,7 +705,7 @@ def drawn_by_vega(spec: dict[str, Any]) -> str:
 )
 @pytest.mark.parametrize("shape", Shape)
 def test_an_axis_reads_as_people_write(unit: Unit, highest: float, labels: list[str], shape: Shape) -> None:
-    figure = replace(PROFILE.figures[0], unit=unit)
+    figure = replace(PROFILE.statistics[0], unit=unit)
     chart = replace(PROFILE, series=(Series("one", figure),), shape=shape)
     lines = (Line("one", Colour.BLUE, (0, highest)),)
     drawn = Drawn(chart, (FIRST, FIRST + DAY), (Known.CLOSED,) * 2, FIRST, "UTC", lines)

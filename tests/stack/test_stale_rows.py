@@ -12,7 +12,7 @@ import pytest
 from commands import check_retention
 from commands import stack as command
 from models.echoroom import TypingIndicator
-from stack.demo.rollups import Figures
+from stack.demo.rollups import RollupDemo
 from stack.demo.rows import SOON
 from stack.demo.stale_rows import FEEDS, Ephemera
 from tasks.analytics import task as analytics
@@ -47,7 +47,7 @@ def with_periods(platform: Platform) -> None:
         retention_days=command.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
         archive_root=platform.folder / "archive",
     )
-    Figures().furnish(platform.settings)
+    RollupDemo().furnish(platform.settings)
 
 
 def sweep(platform: Platform, now: datetime, names: Sequence[str] = NAMES) -> None:
@@ -199,7 +199,7 @@ def shown(
     group: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[bool, str]:
     monkeypatch.setattr(command.console, "_file", None)
-    right = command._show(group, Figures())
+    right = command._show(group, RollupDemo())
     return right, capsys.readouterr().out
 
 
@@ -229,7 +229,7 @@ def test_what_is_not_swept_is_wrong(
     with showing(platform, monkeypatch, patience_seconds=5):
         right, said = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
     assert not right
-    assert re.search(rf"^✗ {NAMES[0]}: not in \d+ s: somebody stops typing without a word$", said, re.M)
+    assert re.search(rf"^✗ {NAMES[0]}: not in \d+ s: a user stops typing without sending$", said, re.M)
     assert re.search(rf"^waiting for {NAMES[0]}, \d+ s so far\.$", said, re.M)
 
 

@@ -23,7 +23,7 @@ class ObjectTooLarge(StoreError):
 
 
 class ObjectChanged(StoreError):
-    """The object is not the one that was fetched: somebody has written the key meanwhile."""
+    """The object is not the one that was fetched: the key was written meanwhile."""
 
 
 class BucketMissing(StoreError):
@@ -112,7 +112,7 @@ class ObjectStore(Protocol):
         """
 
     def quarantine(self, key: str, name: str) -> str:
-        """Move the original out of reach of whoever serves the store; return where it went.
+        """Move the original to where it is not served; return where it went.
 
         Doing it again, or after a crash half way, ends the same.
         """

@@ -5,8 +5,8 @@ import unicodedata
 
 from workers.storage.base import ObjectMissing
 
-#: Where the pictures are that the platform draws. No original is there: a row whose key points to somebody
-#: else's pictures must not get them moved or given other headers.
+#: Where the pictures are that the platform draws. No original is there: a row whose key points to another
+#: file's pictures must not get them moved or given other headers.
 DERIVED = "derived"
 
 #: What S3 allows, in UTF-8.

@@ -212,7 +212,7 @@ def _below(folder: str, start: str, begin: str, quarantine: str) -> Iterator[Sto
         try:
             entries = os.scandir(folder)
         except (FileNotFoundError, NotADirectoryError):
-            # Nobody has stored anything there yet, or it was removed just now.
+            # Nothing was stored there yet, or it was removed just now.
             return
         # Directories are entered one by one as they are met, for there may be a million beside each other.
         with entries:
@@ -290,7 +290,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
         except (BlockingIOError, FileNotFoundError):
             same = False
         if not same:
-            raise StoreError("somebody else is just writing the object")
+            raise StoreError("another process is writing the object")
         file.truncate()
         yield file
 

@@ -86,7 +86,7 @@ class S3Store:
     Args:
         client: from `client_for`, or one like it.
         bucket: where the originals and the pictures are.
-        quarantine: where nobody but operators must be able to read.
+        quarantine: a bucket or a prefix that only operators must be able to read.
         public_url: what a key is prefixed with to make a URL; if it is None, URLs are signed ones.
         url_seconds: how long signed ones hold, a week at most.
         part_bytes, copy_bytes: what is larger is stored, copied in parts of that size.
@@ -369,7 +369,7 @@ class S3Store:
         return True
 
     def _abort_uploads(self, key: str) -> None:
-        """Throw away what killed workers have sent of the object: it costs space, and nobody sees it."""
+        """Abort the uploads that killed workers left: they cost space, and listings do not show them."""
         found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key).get("Uploads", [])
         for upload in found:
             if upload["Key"] == key:

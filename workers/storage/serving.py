@@ -53,7 +53,7 @@ def headers(media_type: str, name: str) -> tuple[str, str]:
     """Return the `Content-Type` and `Content-Disposition` of an object, both ASCII.
 
     Raster pictures, sound, films and plain text are shown; everything else is saved, and what a browser
-    could run, or nobody knows, is called mere bytes as well.
+    could run, and any unknown type, is called mere bytes as well.
 
     Args:
         media_type: what it is, perhaps with parameters; of them only a text's charset counts.

@@ -61,7 +61,7 @@ class Drawn:
         )
 
     def over_all(self) -> tuple[Number, date | None] | None:
-        """Return the figure of all days together, if they have one; of the highest, with its day."""
+        """Return the value of all days together, if they have one; of the highest, with its day."""
         values = [
             (value, day) for value, day in zip(self.whole(), self.days, strict=False) if value is not None
         ]
@@ -75,7 +75,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heat:
-    """A figure by weekday (Monday first) and hour: its mean, and of how many hours; None of none."""
+    """A statistic by weekday (Monday first) and hour: its mean, and of how many hours; None of none."""
 
     hours: Hours
     means: tuple[tuple[float | None, ...], ...]
