@@ -7,12 +7,12 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 
 
 @dataclass
-class Shelf(Desk):
-    """A desk whose files are in the store `provider`; it remembers what it has uploaded."""
+class Shelf(AppContext):
+    """An application whose files are in the store `provider`; it remembers what it has uploaded."""
 
     provider: str = "local"
     uploaded: dict[UUID, bytes] = field(default_factory=dict)

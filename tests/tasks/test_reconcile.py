@@ -28,7 +28,7 @@ from tasks.reconcile import (
 )
 from tasks.reconcile import reconcile as compare
 from tasks.retention import receipts
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 from tests.fault_proxy import Fault, FaultProxy
 from tests.platform import Platform, environment, eventually
 from tests.servers import SeaweedFSServer
@@ -419,28 +419,28 @@ def test_a_table_that_hides_rows_cannot_be_asked(local: Side, poor: Side, apps: 
 
 
 def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> None:
-    desk = Desk(side.platform, "openchat")
-    kept, lost = (desk.upload(b"Milk\n", storage_provider=side.name) for _ in range(2))
+    context = AppContext(side.platform, "openchat")
+    kept, lost = (context.upload(b"Milk\n", storage_provider=side.name) for _ in range(2))
     for row_id in (kept, lost):
-        assert desk.work(row_id) == "accepted"
-        assert desk.row(row_id).storage_url
+        assert context.work(row_id) == "accepted"
+        assert context.row(row_id).storage_url
     store = store_for(side.name, side.platform.settings)
-    store.delete(desk.key(lost))
+    store.delete(context.key(lost))
     before = rest(side.platform)
     found = side.run()
     assert (found.rows, found.gone, found.ids, found.reopened) == (2, 1, [f"openchat {lost}"], 0)
     assert rest(side.platform) == before
     assert side.apply().reopened == 1
     # At once.
-    assert desk.row(lost).storage_url is None
-    assert desk.row(lost).processing_error == "object_missing"
-    assert desk.job(lost).state == "waiting"
+    assert context.row(lost).storage_url is None
+    assert context.row(lost).processing_error == "object_missing"
+    assert context.job(lost).state == "waiting"
     (event,) = side.platform.sql("SELECT * FROM roomkeeper.attachment_events WHERE actor IS NOT NULL")
     assert (event.event, event.actor, event.reason) == ("object_missing", "ada", "monthly")
     for _ in range(side.platform.settings.attachment_attempts):
-        outcome = desk.again(lost)
+        outcome = context.again(lost)
     assert outcome == "failed (object_missing)"
-    assert desk.row(kept).storage_url
+    assert context.row(kept).storage_url
     assert side.apply().gone == 0
     assert run_rows(side.platform)[1][:2] == ("done", 1)
 
