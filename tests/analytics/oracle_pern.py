@@ -169,7 +169,7 @@ def security_daily(rows: Rows, zone: str) -> dict[Place, Row]:
     found: dict[Place, Row] = {}
     for day, those in _by_day(rows, AuditLog, "created_at", zone).items():
         for severity in {row["severity"] for row in those}:
-            its = [row for row in those if row["severity"] == severity]
-            named = {row["user_id"] for row in its} - {None}
-            found[day, severity] = {"events": len(its), "users": len(named)}
+            group = [row for row in those if row["severity"] == severity]
+            named = {row["user_id"] for row in group} - {None}
+            found[day, severity] = {"events": len(group), "users": len(named)}
     return found

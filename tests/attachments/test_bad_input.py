@@ -141,8 +141,8 @@ def test_what_is_broken_or_hostile_is_refused_with_its_reason_and_leaves_nothing
         assert (row.processing_status, row.is_scanned, row.scan_result) == ("failed", True, verdict), what
         assert row.processing_error == f"{reason}: {job.detail}", what
         # What the uploader said stays as it was.
-        said = (row.mime_type, row.original_filename, row.file_size, row.metadata)
-        assert said == (media_type, name, len(content), None), what
+        declared = (row.mime_type, row.original_filename, row.file_size, row.metadata)
+        assert declared == (media_type, name, len(content), None), what
         assert list(folder.iterdir()) == [], what
     assert shelf.row(neighbour) == before
     if shelf.provider == "local":
@@ -267,17 +267,17 @@ def test_what_a_browser_could_run_is_only_ever_saved(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "stored",
     ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}", '{"a": NaN}', '{"a": "\\u0000\\ud800"}', "\ufeff{}", '"x"'],
     ids=["deep", "long number", "NaN", "NUL and half a letter", "byte order mark", "text"],
 )
-def test_metadata_that_is_no_json_or_hardly_costs_nobody_anything(platform: Platform, said: str) -> None:
+def test_metadata_that_is_no_json_or_hardly_costs_nobody_anything(platform: Platform, stored: str) -> None:
     context = AppContext(platform, "openchat")
-    row_id = context.upload(picture("PNG"), "a.png", "image/png", metadata_=said)
+    row_id = context.upload(picture("PNG"), "a.png", "image/png", metadata_=stored)
     assert context.work(row_id) == "accepted"
     metadata = json.loads(context.row(row_id).metadata)
     assert (metadata["width"], metadata["height"]) == (40, 30)
-    assert "a" in metadata or metadata["unparsed"] == said
+    assert "a" in metadata or metadata["unparsed"] == stored
 
 
 # -- Letters that the database cannot hold -----------------------------------------------------------------

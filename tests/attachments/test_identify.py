@@ -345,8 +345,8 @@ def test_other_texts_are_texts(content: bytes) -> None:
 
 
 def test_every_trait_is_taken() -> None:
-    said = [{"name": name, "detail": "x"} for name in TRAIT]
-    assert [trait.name for trait in identify.parse({"media_type": "a/b", "traits": said}).traits] == list(
+    reported = [{"name": name, "detail": "x"} for name in TRAIT]
+    assert [trait.name for trait in identify.parse({"media_type": "a/b", "traits": reported}).traits] == list(
         TRAIT
     )
 

@@ -72,8 +72,8 @@ def test_a_release_does_not_serve_what_is_not_there(
     row_id = openchat_context.upload(b"")
     assert openchat_context.work(row_id) == "refused (empty)"
     before = openchat_context.platform.everything()
-    told = act(openchat_context, "release", row_id)
-    assert (told.code, told.out, told.err) == (
+    outcome = act(openchat_context, "release", row_id)
+    assert (outcome.code, outcome.out, outcome.err) == (
         1,
         "",
         f"openchat {row_id} cannot be released from empty: there is nothing to serve; have the object "
@@ -93,8 +93,8 @@ def test_a_release_does_not_serve_what_nobody_can_look_into(
     openchat_context.platform.set(max_file_bytes=3)
     row_id = openchat_context.upload(b"text")
     assert openchat_context.work(row_id) == "refused (too_large)"
-    told = act(openchat_context, "release", row_id)
-    assert (told.code, told.err) == (
+    outcome = act(openchat_context, "release", row_id)
+    assert (outcome.code, outcome.err) == (
         1,
         f"openchat {row_id} cannot be released from too_large: nobody has looked into it; raise "
         "ROOMKEEPER_MAX_FILE_BYTES, and retry.\n",
@@ -114,8 +114,8 @@ def test_a_release_of_what_nothing_is_known_against_says_so(openchat_context: Ap
     assert openchat_context.work(row_id) == "accepted"
     # Once more would take the reason away that it holds for.
     before = openchat_context.platform.everything()
-    told = act(openchat_context, "release", row_id)
-    assert (told.code, told.err) == (1, f"openchat {row_id} has been released already.\n")
+    outcome = act(openchat_context, "release", row_id)
+    assert (outcome.code, outcome.err) == (1, f"openchat {row_id} has been released already.\n")
     assert openchat_context.platform.everything() == before
 
 
@@ -230,8 +230,8 @@ def test_a_reason_must_be_given(openchat_context: AppContext, name: str) -> None
     row_id = openchat_context.upload(b"text")
     before = openchat_context.platform.everything()
     assert on(openchat_context.platform, "attachments", name, "openchat", str(row_id)).code == 2
-    told = act(openchat_context, name, row_id, "  ")
-    assert (told.code, told.err) == (1, "--reason must say why, in a few words.\n")
+    outcome = act(openchat_context, name, row_id, "  ")
+    assert (outcome.code, outcome.err) == (1, "--reason must say why, in a few words.\n")
     assert openchat_context.platform.everything() == before
 
 
@@ -248,9 +248,9 @@ def test_what_is_not_there_cannot_be_told(
     openchat_context: AppContext, name: str, app: str, says: str
 ) -> None:
     before = openchat_context.platform.everything()
-    told = on(openchat_context.platform, "attachments", name, app, str(uuid4()), "--reason", "x")
-    assert told.code == 1
-    assert told.err.startswith(says)
+    outcome = on(openchat_context.platform, "attachments", name, app, str(uuid4()), "--reason", "x")
+    assert outcome.code == 1
+    assert outcome.err.startswith(says)
     assert openchat_context.platform.everything() == before
 
 
@@ -267,9 +267,9 @@ def test_a_broker_that_is_away_stops_nobody(openchat_context: AppContext, valkey
     row_id = openchat_context.upload(b"text")
     openchat_context.work(row_id)
     valkey.stop()
-    told = act(openchat_context, "quarantine", row_id)
-    assert told.code == 0
-    assert "The broker is away" in told.out
+    outcome = act(openchat_context, "quarantine", row_id)
+    assert outcome.code == 0
+    assert "The broker is away" in outcome.out
     openchat_context.assert_unserved(row_id)
     # The recovery job finds it: nothing says that it has been announced.
     assert openchat_context.job(row_id).enqueued_at is None
@@ -324,9 +324,9 @@ def test_jobs_are_found_by_what_became_of_them(openchat_context: AppContext) -> 
         openchat_context.work(row_id)
 
     def listed(*options: str) -> set[str]:
-        told = on(openchat_context.platform, "attachments", "list", *options)
-        assert told.code == 0
-        return {str(row_id) for row_id in (good, bad, bad_again) if str(row_id) in told.out}
+        outcome = on(openchat_context.platform, "attachments", "list", *options)
+        assert outcome.code == 0
+        return {str(row_id) for row_id in (good, bad, bad_again) if str(row_id) in outcome.out}
 
     assert listed() == {str(good), str(bad), str(bad_again)}
     assert listed("--outcome", "quarantined") == {str(bad), str(bad_again)}

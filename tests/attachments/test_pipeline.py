@@ -129,14 +129,14 @@ def test_another_spelling_of_a_type_is_left_as_it_is(openchat_context: AppContex
         assert openchat_context.row(row_id).mime_type == media_type
 
 
-@pytest.mark.parametrize("said", ['{"caption": "hi", "width": 1}', "not JSON", "[1]", "", None])
-def test_metadata_of_others_is_kept(openchat_context: AppContext, said: str | None) -> None:
-    row_id = openchat_context.upload(drawing("PNG"), "a.png", "image/png", metadata_=said)
+@pytest.mark.parametrize("existing", ['{"caption": "hi", "width": 1}', "not JSON", "[1]", "", None])
+def test_metadata_of_others_is_kept(openchat_context: AppContext, existing: str | None) -> None:
+    row_id = openchat_context.upload(drawing("PNG"), "a.png", "image/png", metadata_=existing)
     assert openchat_context.work(row_id) == "accepted"
     metadata = json.loads(openchat_context.row(row_id).metadata)
     assert (metadata["width"], metadata["height"]) == (640, 480)
-    assert metadata.get("caption") == ("hi" if said and "caption" in said else None)
-    assert metadata.get("unparsed") == (said if said in ("not JSON", "[1]") else None)
+    assert metadata.get("caption") == ("hi" if existing and "caption" in existing else None)
+    assert metadata.get("unparsed") == (existing if existing in ("not JSON", "[1]") else None)
 
 
 def test_an_encrypted_file_is_not_looked_into(pern_context: AppContext, clamd: ClamdServer) -> None:
@@ -632,11 +632,11 @@ def test_a_database_that_restarts_meanwhile_counts_against_nobody(
 ) -> None:
     openchat_context.platform.set(attachment_lease_seconds=30)
     row_id = openchat_context.upload(b"text")
-    reached, gone, noticed = threading.Event(), threading.Event(), threading.Event()
+    reached, stopped, noticed = threading.Event(), threading.Event(), threading.Event()
 
     def outage() -> None:
         reached.set()
-        assert gone.wait(60)
+        assert stopped.wait(60)
 
     def pause(seconds: float) -> None:
         noticed.set()
@@ -648,7 +648,7 @@ def test_a_database_that_restarts_meanwhile_counts_against_nobody(
         end = pool.submit(openchat_context.work, row_id)
         assert reached.wait(60)
         postgres.stop()
-        gone.set()
+        stopped.set()
         assert noticed.wait(60)
         postgres.start()
         assert end.result(60) == "waiting (database_unavailable)"

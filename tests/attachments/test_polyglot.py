@@ -24,9 +24,9 @@ PICTURES = ("JPEG", "PNG", "GIF", "WEBP")
 
 @pytest.mark.parametrize("name", POLYGLOTS)
 def test_two_things_at_once(name: str) -> None:
-    content, said = POLYGLOTS[name]
+    content, expected = POLYGLOTS[name]
     detail = traits(content).get("polyglot", "")
-    assert said in detail
+    assert expected in detail
     assert " that is also " in detail
 
 

@@ -132,25 +132,25 @@ def test_a_late_detection_withdraws_every_copy_and_quarantines_it(
     copy = AppContext(context.platform, "openchat").upload(content, "b.png", "image/png")
     other = context.upload(drawing("GIF"), "b.gif", "image/gif")
     contexts = {first: context, copy: AppContext(context.platform, "openchat"), other: context}
-    for row_id, its in contexts.items():
-        assert its.work(row_id) == "accepted"
+    for row_id, owner in contexts.items():
+        assert owner.work(row_id) == "accepted"
     scanner.renew(2, NEW)
     bystander = context.row(other)
     run(context)
     for row_id in (first, copy):
         # At once, before anybody has moved anything.
-        its = contexts[row_id]
-        assert its.job(row_id).state == "waiting"
-        row = its.row(row_id)
-        if its.app == "openchat":
+        owner = contexts[row_id]
+        assert owner.job(row_id).state == "waiting"
+        row = owner.row(row_id)
+        if owner.app == "openchat":
             assert (row.storage_url, row.thumbnail_url, row.preview_url) == (None, None, None)
             assert row.processing_error == f"late_detection: infected with {LATE_NAME}"
         else:
             assert row.thumbnail_path is None
-        assert its.work(row_id) == "quarantined (malware)"
-        its.assert_unserved(row_id)
-        assert its.quarantined(row_id) == content
-        assert its.job(row_id).signature == LATE_NAME
+        assert owner.work(row_id) == "quarantined (malware)"
+        owner.assert_unserved(row_id)
+        assert owner.quarantined(row_id) == content
+        assert owner.job(row_id).signature == LATE_NAME
         events = context.platform.sql(
             "SELECT detail FROM roomkeeper.attachment_events WHERE attachment_id = :id"
             " AND event = 'late_detection'",

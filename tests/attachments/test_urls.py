@@ -31,8 +31,8 @@ def context(platform: Platform, seaweedfs: SeaweedFSServer, bucket: str) -> Iter
         yield AppContext(platform, "openchat")
 
 
-def upload(context: AppContext, content: bytes, *said: str) -> UUID:
-    return context.upload(content, *said, storage_provider="s3")
+def upload(context: AppContext, content: bytes, *declared: str) -> UUID:
+    return context.upload(content, *declared, storage_provider="s3")
 
 
 def urls_of(row: Any) -> tuple[str | None, ...]:
@@ -140,9 +140,9 @@ def test_one_that_cannot_be_signed_stops_nobody(
     before = context.row(bad)
     with structlog.testing.capture_logs() as logs:
         renew_urls.run()
-    (told,) = [line for line in logs if line["event"] == "urls.postponed"]
-    assert (told["app"], told["rows"], told["log_level"]) == ("openchat", 1, "warning")
-    assert told["why"]
+    (event,) = [line for line in logs if line["event"] == "urls.postponed"]
+    assert (event["app"], event["rows"], event["log_level"]) == ("openchat", 1, "warning")
+    assert event["why"]
     renew_urls.run()
     assert context.job(good).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
     assert context.row(bad) == before

@@ -51,9 +51,9 @@ class Flower:
         """Send what Flower must take; return the task's id."""
         status, answer = self.post(path, body)
         assert status == 200, answer
-        said: dict[str, str] = json.loads(answer)
-        assert said.keys() == {"task-id"}
-        return said["task-id"]
+        reply: dict[str, str] = json.loads(answer)
+        assert reply.keys() == {"task-id"}
+        return reply["task-id"]
 
 
 @pytest.fixture

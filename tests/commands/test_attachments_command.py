@@ -22,7 +22,7 @@ def context(platform: Platform) -> AppContext:
     return AppContext(platform, "openchat")
 
 
-def told_by(context: AppContext) -> list[tuple[str, str]]:
+def recorded_actions(context: AppContext) -> list[tuple[str, str]]:
     """Return who has done something by command, and why."""
     rows = context.platform.sql(
         "SELECT actor, reason FROM roomkeeper.attachment_events WHERE actor IS NOT NULL ORDER BY id"
@@ -80,27 +80,30 @@ def test_a_list_has_an_end(platform: Platform, limit: str, code: int) -> None:
 
 def test_a_list_shows_what_files_are_called(context: AppContext) -> None:
     # A terminal shows it, and does nothing else that it says.
-    named, gone = context.upload(b"text", "bill [bold]\x1b[2J\u202egnp.txt"), context.upload(EICAR, "b.txt")
-    for row_id in (named, gone):
+    named, quarantined = (
+        context.upload(b"text", "bill [bold]\x1b[2J\u202egnp.txt"),
+        context.upload(EICAR, "b.txt"),
+    )
+    for row_id in (named, quarantined):
         context.work(row_id)
     other = AppContext(context.platform, "pern")
     other.work(other.upload(b"text", "our notes.txt"))
     # The same id in two applications is two files.
-    twin = other.upload(b"more", "twin.txt", id=named)
-    other.work(twin)
-    context.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=gone)
+    same_id = other.upload(b"more", "twin.txt", id=named)
+    other.work(same_id)
+    context.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=quarantined)
     lines = on(context.platform, "attachments", "list").out.splitlines()
-    said = [re.sub(r"^\S+ \S+  ", "", line) for line in lines]
-    assert said[0] == f"pern {twin} twin.txt  finished  accepted, clean"
-    assert said[1].endswith(" our notes.txt  finished  accepted, clean")
-    assert said[2] == f"openchat {gone}  finished  quarantined, infected, malware"
-    assert said[3] == f"openchat {named} bill [bold]�[2J�gnp.txt  finished  accepted, clean"
+    shown_lines = [re.sub(r"^\S+ \S+  ", "", line) for line in lines]
+    assert shown_lines[0] == f"pern {same_id} twin.txt  finished  accepted, clean"
+    assert shown_lines[1].endswith(" our notes.txt  finished  accepted, clean")
+    assert shown_lines[2] == f"openchat {quarantined}  finished  quarantined, infected, malware"
+    assert shown_lines[3] == f"openchat {named} bill [bold]�[2J�gnp.txt  finished  accepted, clean"
 
 
 def test_what_is_no_text_finds_nothing(platform: Platform) -> None:
     for option in ("--reason", "--event"):
-        told = on(platform, "attachments", "list", option, os.fsdecode(b"\xff"))
-        assert (told.code, told.out) == (0, "None.\n")
+        outcome = on(platform, "attachments", "list", option, os.fsdecode(b"\xff"))
+        assert (outcome.code, outcome.out) == (0, "None.\n")
 
 
 # -- who and why -----------------------------------------------------------------------------------------
@@ -120,47 +123,47 @@ def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is(context: AppContext) -
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert [reason for _, reason in told_by(context)] == ["a�b"]
+    assert [reason for _, reason in recorded_actions(context)] == ["a�b"]
 
 
 def test_one_may_name_oneself(context: AppContext) -> None:
     row_id = str(context.upload(b"text"))
     for name in operator_actions.ACTS:
-        told = on(
+        outcome = on(
             context.platform, "attachments", name, "openchat", row_id, "--reason", "x", "--actor", " ada\x1b "
         )
-        assert told.code == 0
-    assert told_by(context) == [("ada�", "x")] * len(operator_actions.ACTS)
+        assert outcome.code == 0
+    assert recorded_actions(context) == [("ada�", "x")] * len(operator_actions.ACTS)
 
 
 def test_who_uses_sudo_is_named(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "grace")
     on(context.platform, "attachments", "retry", "openchat", str(context.upload(b"text")), "--reason", "x")
-    assert told_by(context) == [("grace", "x")]
+    assert recorded_actions(context) == [("grace", "x")]
 
 
 @pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 4711"), OSError("No username set")])
 def test_who_has_no_name_has_a_number(
     context: AppContext, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def nobody() -> str:
+    def fail() -> str:
         raise error
 
     monkeypatch.delenv("SUDO_USER", raising=False)
-    monkeypatch.setattr(getpass, "getuser", nobody)
-    told = on(
+    monkeypatch.setattr(getpass, "getuser", fail)
+    outcome = on(
         context.platform, "attachments", "retry", "openchat", str(context.upload(b"text")), "--reason", "x"
     )
-    assert told.code == 0
-    assert told_by(context) == [(f"uid {os.getuid()}", "x")]
+    assert outcome.code == 0
+    assert recorded_actions(context) == [(f"uid {os.getuid()}", "x")]
 
 
 def test_a_file_that_was_told_is_queued(context: AppContext, snapshot: SnapshotAssertion) -> None:
     row_id = context.upload(b"text")
-    told = on(context.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
-    assert (told.code, told.err) == (0, "")
-    assert f"roomkeeper attachments show openchat {row_id}\n" in told.out
-    assert stable(told, row=row_id) == snapshot
+    outcome = on(context.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"roomkeeper attachments show openchat {row_id}\n" in outcome.out
+    assert stable(outcome, row=row_id) == snapshot
 
 
 # -- what nobody has worked on ----------------------------------------------------------------------------

@@ -114,9 +114,9 @@ def test_what_was_merged_is_right_already(platform: Platform) -> None:
     before = platform.everything()
     audits.audit()
     after = platform.everything()
-    ours = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
-    assert {name: rows for name, rows in before.items() if name not in ours} == {
-        name: rows for name, rows in after.items() if name not in ours
+    job_tables = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
+    assert {name: rows for name, rows in before.items() if name not in job_tables} == {
+        name: rows for name, rows in after.items() if name not in job_tables
     }
     assert [run.outcome for run in runs(platform)] == ["done", "done"]
     assert runs(platform)[1].rows == 0

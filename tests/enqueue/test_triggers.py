@@ -154,8 +154,8 @@ def warned(platform: Platform, statement: str) -> str:
         service.execute(statement)
         # The application's own settings are its own.
         assert service.execute("SHOW lock_timeout").fetchone() == ("20s",)
-    (said,) = heard
-    severity, _, message = said.partition("|")
+    (warning,) = heard
+    severity, _, message = warning.partition("|")
     assert severity == "WARNING"
     return message
 
@@ -179,7 +179,7 @@ def test_the_owner_of_the_table_installs_it_with_the_grant(
     for name in (owner, other):
         platform.sql(f'GRANT USAGE ON SCHEMA openchat TO "{name}"')
     url = platform.environment["DATABASE_URL"]
-    said = (
+    refusal = (
         "The role {} may not put triggers on openchat.attachment or take them away: that is for its owner. "
         f"Run: roomkeeper grant {owner}; then this command with DATABASE_URL of the role {owner}.\n"
     )
@@ -192,16 +192,16 @@ def test_the_owner_of_the_table_installs_it_with_the_grant(
         return outcome.err or None
 
     for name in (owner, other):
-        assert runs("install", name) == said.format(name)
+        assert runs("install", name) == refusal.format(name)
     platform.environment["DATABASE_URL"] = url
     assert on(platform, "grant", owner).code == 0
     assert on(platform, "grant", other).code == 0
-    assert runs("install", other) == said.format(other)
+    assert runs("install", other) == refusal.format(other)
     assert runs("install", owner) is None
     platform.environment["DATABASE_URL"] = url
     upload(platform, "openchat")
     assert len(outbox(platform)) == 1
-    assert runs("remove", other) == said.format(other)
+    assert runs("remove", other) == refusal.format(other)
     assert runs("remove", owner) is None
 
 

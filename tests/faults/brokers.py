@@ -62,9 +62,9 @@ def held(client: "Redis") -> tuple[int, int]:
 def alive(*programs: Program) -> None:
     """Fail unless the programs run."""
     for program in programs:
-        assert program.process.poll() is None, last_lines(program.said())
+        assert program.process.poll() is None, last_lines(program.output())
 
 
 def logged(program: Program, words: str, more_than: int = 0) -> Any:
     """Wait until a program has logged `words`, more often than so many times."""
-    return eventually(lambda: program.said().count(words) > more_than, 30, f"{words!r} in {program.log}")
+    return eventually(lambda: program.output().count(words) > more_than, 30, f"{words!r} in {program.log}")

@@ -46,7 +46,7 @@ def started(platform: Platform, client: Any) -> Program:
 
 
 def sent(beat: Program, entry: str) -> int:
-    return beat.said().count(f'"entry": "{entry}"')
+    return beat.output().count(f'"entry": "{entry}"')
 
 
 def meta(moment: datetime) -> str:
@@ -65,7 +65,7 @@ def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform
 
     again = platform.start("beat")
     eventually(lambda: client.llen("maintenance") >= 2, 15, "it sends within seconds, and goes on")
-    assert again.said().count("beat.run_in_the_future") == client.zcard(SCHEDULE)
+    assert again.output().count("beat.run_in_the_future") == client.zcard(SCHEDULE)
     # Nothing of the wrong time is left.
     latest = client.zrange(SCHEDULE, 0, 0, desc=True, withscores=True)[0][1]
     assert latest < ahead.timestamp()
@@ -119,7 +119,7 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     members = client.zrange(SCHEDULE, 0, -1)
     assert not [key for key in members if not key.startswith(PREFIX.encode()) or b"other" in key]
     assert client.lrange("somebody", 0, -1) == [b"else's"]
-    assert "beat.entry_unreadable" in again.said()
+    assert "beat.entry_unreadable" in again.output()
 
     # While it runs: an entry, the schedule, the lock, and all of it.
     def spoiled(what: Callable[[], object]) -> None:
@@ -343,8 +343,10 @@ app.send_task("delivery.audit", queue="maintenance", expires=60)
 def test_what_a_host_ten_minutes_behind_sends_is_done(platform: Platform) -> None:
     subprocess.run([sys.executable, "-c", BEHIND], env=platform.environment, check=True, timeout=60)
     worker = platform.worker("maintenance")
-    eventually(lambda: "delivery.audit[" in worker.said() and "succeeded" in worker.said(), 20, "it has run")
-    assert "Discarding revoked task" not in worker.said()
+    eventually(
+        lambda: "delivery.audit[" in worker.output() and "succeeded" in worker.output(), 20, "it has run"
+    )
+    assert "Discarding revoked task" not in worker.output()
 
 
 def test_a_foreign_clients_moments_are_its_own() -> None:

@@ -147,8 +147,8 @@ def test_events_ahead_are_counted_by_application(platform: Platform) -> None:
     before = ahead("pern", "clamped"), ahead("pern", "refused")
     moments = (now, now + HOUR, now + 2 * MAX_AHEAD)
     events = [read(message, bob, at) for message, at in zip(messages, moments, strict=True)]
-    said = records.record(RecordStatus(app="pern", events=events))
-    assert said == "2 recorded, 1 refused, more than a day ahead"
+    result = records.record(RecordStatus(app="pern", events=events))
+    assert result == "2 recorded, 1 refused, more than a day ahead"
     assert (ahead("pern", "clamped"), ahead("pern", "refused")) == (before[0] + 1, before[1] + 1)
 
 

@@ -198,10 +198,10 @@ def test_a_lease_that_a_read_only_database_did_not_renew_is_not_taken_for_anothe
     table = APPS["openchat"].attachments
     assert table is not None
     with environment(context.platform.environment), db.transaction() as connection:
-        mine = attachment_work.claim(
+        own_claim = attachment_work.claim(
             connection, "openchat", table, row_id, "worker", context.platform.settings
         )
-    assert mine is not None
+    assert own_claim is not None
 
     def refused(lease: Lease) -> bool:
         try:
@@ -210,7 +210,7 @@ def test_a_lease_that_a_read_only_database_did_not_renew_is_not_taken_for_anothe
             return True
         return False
 
-    with environment(context.platform.environment), Lease(mine, context.platform.settings) as lease:
+    with environment(context.platform.environment), Lease(own_claim, context.platform.settings) as lease:
         with read_only():
             eventually(lambda: refused(lease), 10)
         # Nobody else has taken it meanwhile.

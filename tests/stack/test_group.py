@@ -171,16 +171,16 @@ def test_a_shell_gets_the_settings_that_its_programs_have(launch: Launcher) -> N
     assert settings.flower_user == name
     # As supervisord has handed them on.
     supervisor = int((launch.state / "supervisord.pid").read_text())
-    theirs = dict(
+    environ = dict(
         line.split("=", 1) for line in Path(f"/proc/{supervisor}/environ").read_text().split("\0") if line
     )
-    assert settings == load({k: v for k, v in theirs.items() if k.startswith(("ROOMKEEPER_", "DATABASE_"))})
+    assert settings == load({k: v for k, v in environ.items() if k.startswith(("ROOMKEEPER_", "DATABASE_"))})
     assert "SECRET_OF_SOMEBODY_ELSE" not in got
     # The same directory that its services use is there.
     assert settings.storage_root.is_dir()
-    said = json.loads((launch.state / "lock").read_text())["addresses"]["by hand"]
-    assert said.startswith(f". {file}; ")
-    assert said.endswith("/bin/roomkeeper check")
+    command = json.loads((launch.state / "lock").read_text())["addresses"]["by hand"]
+    assert command.startswith(f". {file}; ")
+    assert command.endswith("/bin/roomkeeper check")
     starter.interrupt()
     assert starter.code() == 0
 

@@ -56,8 +56,8 @@ def member(platform: Platform, place: UUID, **values: Any) -> UUID:
 
 
 def message(platform: Platform, place: UUID, sender: UUID, at: datetime) -> UUID:
-    said = {"conversation_id": place, "sender_id": sender, "content": "hi"}
-    return add(platform, Message, created_at=at, **said)
+    columns = {"conversation_id": place, "sender_id": sender, "content": "hi"}
+    return add(platform, Message, created_at=at, **columns)
 
 
 def test_signs_of_life_are_looked_up_person_by_person(platform: Platform) -> None:

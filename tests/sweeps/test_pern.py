@@ -43,8 +43,8 @@ def conversation(platform: Platform, *users: UUID, **values: Any) -> UUID:
 
 def message(platform: Platform, room: UUID, sender: UUID, at: datetime, **values: Any) -> UUID:
     stamps = {"created_at": at, "updated_at": at}
-    said = {"conversation_id": room, "sender_id": sender, "content_encrypted": "…"}
-    return add(platform, Message, **said | stamps | values)
+    columns = {"conversation_id": room, "sender_id": sender, "content_encrypted": "…"}
+    return add(platform, Message, **columns | stamps | values)
 
 
 def test_how_long_revoked_sessions_stay_is_a_setting(platform: Platform) -> None:

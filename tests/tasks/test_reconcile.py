@@ -673,8 +673,8 @@ def test_an_orphan_that_a_row_comes_to_name_is_spared(side: Side, monkeypatch: p
     pictures = {picture_key("openchat", row_id, "large") for row_id in row_ids}
     side.put(*(key.replace("//", "/") for key in keys), *pictures)
 
-    def adopt(said: str) -> None:
-        if "removed" in said and not side.platform.sql("SELECT FROM openchat.attachment"):
+    def adopt(message: str) -> None:
+        if "removed" in message and not side.platform.sql("SELECT FROM openchat.attachment"):
             for row_id in row_ids:
                 side.attachment("x", id=row_id)
             for key in keys:
@@ -804,7 +804,7 @@ def test_a_run_that_is_killed_between_batches_is_ended_by_the_next(s3: Side, pro
         # The first request passes.
         with proxied.doing(Fault(methods=("POST",), after=1, before=door)):
             program = s3.platform.start(*arguments)
-            eventually(door.reached.is_set, what=program.said())
+            eventually(door.reached.is_set, what=program.output())
             program.kill()
     finally:
         door.over.set()
@@ -844,8 +844,8 @@ def test_what_a_killed_run_has_listed_is_forgotten(local: Side) -> None:
 
 
 def _losing(platform: Platform) -> Callable[[str], None]:
-    def lose(said: str) -> None:
-        if "listed" in said:
+    def lose(message: str) -> None:
+        if "listed" in message:
             platform.sql("DELETE FROM roomkeeper.listed_objects")
 
     return lose

@@ -77,7 +77,7 @@ def test_a_malformed_message_is_kept_with_the_reason_and_the_worker_goes_on(plat
             for reason, arguments, options in bad
         }
         unknown = platform.send("attachments.proces", {"content": SECRET})
-        eventually(lambda: f"{late}] retry" in worker.said(), what="the row that is not there is awaited")
+        eventually(lambda: f"{late}] retry" in worker.output(), what="the row that is not there is awaited")
         platform.openchat_attachment(b"Milk\n", "notes.txt", "text/plain", id=late_id)
         assert platform.finished(late_id).outcome == "accepted"
 
@@ -99,7 +99,7 @@ def test_a_malformed_message_is_kept_with_the_reason_and_the_worker_goes_on(plat
     assert worker.process.poll() is None
     # Content is where it may be looked up, and nowhere else.
     assert SECRET in str(platform.dead_letters())
-    assert SECRET not in worker.said()
+    assert SECRET not in worker.output()
     assert {event["type"] for event in heard} >= {"task-received", "task-failed", "task-retried"}
 
     assert not [event for event in heard if SECRET in str(event)]

@@ -88,8 +88,8 @@ def test_flower_asks_for_the_password_and_shows_ids_only(platform: Platform) -> 
     for page in "/tasks", f"/task/{bad}", f"/api/task/info/{bad}", f"/task/{worse}":
         status, body = visitor.ask(page)
         assert (status, SECRET in body) == (200, False), page
-    assert PASSWORD not in program.said()
-    assert SECRET not in program.said()
+    assert PASSWORD not in program.output()
+    assert SECRET not in program.output()
 
 
 @pytest.mark.parametrize(
