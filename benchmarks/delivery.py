@@ -260,7 +260,7 @@ class Bench:
 
         def settled() -> bool:
             nonlocal since
-            assert self.worker.process.poll() is None, self.worker.said()
+            assert self.worker.process.poll() is None, self.worker.output()
             now = time.perf_counter()
             idle = self.broker.llen("delivery") == self.broker.hlen("unacked") == 0
             since = min(since, now) if idle else math.inf

@@ -119,7 +119,7 @@ def nearest(
     for _ in range(FARTHEST + 1):
         found += [modules[name] for name in sorted(level) if modules[name].name.startswith("test_")]
         seen |= level
-        level = {name for name, its in imported.items() if its & level} - seen
+        level = {name for name, imports in imported.items() if imports & level} - seen
     return found
 
 

@@ -65,7 +65,7 @@ class Program:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return its log so far."""
         return self.log.read_text(errors="replace")
 
@@ -298,8 +298,8 @@ class Platform:
         program = self.start("worker", kind, under=under)
 
         def ready() -> bool:
-            assert program.process.poll() is None, last_lines(program.said())
-            return " ready." in program.said()
+            assert program.process.poll() is None, last_lines(program.output())
+            return " ready." in program.output()
 
         eventually(ready, what=f"the worker {kind} is ready")
         return program

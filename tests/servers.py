@@ -68,8 +68,8 @@ class RunningServer(Generic[S]):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.kill()
-                said = last_lines(self.log.read_text(errors="replace"))
-                raise RuntimeError(f"{self.server.name} did not start:\n{said}")
+                output = last_lines(self.log.read_text(errors="replace"))
+                raise RuntimeError(f"{self.server.name} did not start:\n{output}")
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:

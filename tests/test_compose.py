@@ -40,10 +40,10 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGED: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-#: They end by themselves: nobody asks them how they are, and they are not started again.
+#: They end by themselves: they have no health check, and are not restarted.
 ONE_SHOTS = {"bootstrap", "migrate"}
-OURS = {name for name, service in SERVICES.items() if "build" in service}
-WORKERS = {name for name in OURS if SERVICES[name]["command"][0] == "worker"}
+OWN_SERVICES = {name for name, service in SERVICES.items() if "build" in service}
+WORKERS = {name for name in OWN_SERVICES if SERVICES[name]["command"][0] == "worker"}
 
 MAX_FILE_BYTES = int(
     SERVICES["attachments"]["environment"].get(
@@ -103,7 +103,7 @@ def test_what_is_referred_to_is_there() -> None:
 
 
 def test_each_of_our_programs_runs_as_in_the_local_stack() -> None:
-    assert {name: tuple(SERVICES[name]["command"]) for name in OURS - ONE_SHOTS} == PROGRAMS
+    assert {name: tuple(SERVICES[name]["command"]) for name in OWN_SERVICES - ONE_SHOTS} == PROGRAMS
 
 
 def test_there_is_one_worker_service_for_each_kind() -> None:
@@ -111,7 +111,7 @@ def test_there_is_one_worker_service_for_each_kind() -> None:
 
 
 def test_only_the_trial_makes_the_tables_of_the_applications() -> None:
-    running = [name for name in OURS if SERVICES[name]["command"][:2] == ["db", "bootstrap"]]
+    running = [name for name in OWN_SERVICES if SERVICES[name]["command"][:2] == ["db", "bootstrap"]]
     assert running == ["bootstrap"]
     assert SERVICES["bootstrap"]["profiles"] == ["trial"]
     assert SERVICES["migrate"]["depends_on"]["bootstrap"]["required"] is False
@@ -119,12 +119,12 @@ def test_only_the_trial_makes_the_tables_of_the_applications() -> None:
 
 def test_no_program_starts_before_the_schema_is_migrated() -> None:
     assert SERVICES["migrate"]["command"] == ["db", "upgrade", "--wait"]
-    for name in OURS - ONE_SHOTS:
+    for name in OWN_SERVICES - ONE_SHOTS:
         condition = SERVICES[name]["depends_on"]["migrate"]["condition"]
         assert condition == "service_completed_successfully", name
 
 
-@pytest.mark.parametrize("name", sorted(OURS))
+@pytest.mark.parametrize("name", sorted(OWN_SERVICES))
 def test_its_variables_are_settings_with_right_values(name: str) -> None:
     settings = load(environment(name))
     known = {variable(field) for field in Settings.model_fields}
@@ -134,7 +134,7 @@ def test_its_variables_are_settings_with_right_values(name: str) -> None:
     assert settings.storage_root.is_absolute()
 
 
-@pytest.mark.parametrize("name", sorted(OURS - ONE_SHOTS))
+@pytest.mark.parametrize("name", sorted(OWN_SERVICES - ONE_SHOTS))
 def test_a_program_has_longer_to_end_than_its_tasks(name: str) -> None:
     assert seconds(SERVICES[name]["stop_grace_period"]) >= load(environment(name)).shutdown_seconds + 10
 
@@ -164,7 +164,9 @@ def test_an_image_is_pinned_by_a_tag(name: str) -> None:
 
 
 def test_our_image_carries_our_version() -> None:
-    assert {SERVICES[name]["image"] for name in OURS} == {f"roomkeeper:{PROJECT['project']['version']}"}
+    assert {SERVICES[name]["image"] for name in OWN_SERVICES} == {
+        f"roomkeeper:{PROJECT['project']['version']}"
+    }
 
 
 def test_only_flower_is_published_and_only_on_this_machine() -> None:
@@ -184,7 +186,7 @@ def test_archives_are_kept_where_only_retention_reads_them() -> None:
     root = load(environment("maintenance")).archive_root
     mounted = {name for name, one in SERVICES.items() if f"archive:{root}" in one.get("volumes", [])}
     assert mounted == {"maintenance"}
-    assert {name for name in OURS if load(environment(name)).archive_root is not None} == mounted
+    assert {name for name in OWN_SERVICES if load(environment(name)).archive_root is not None} == mounted
     # Beside what every worker has.
     others = SERVICES["delivery"]["volumes"]
     assert SERVICES["maintenance"]["volumes"] == [*others, f"archive:{root}"]
@@ -559,11 +561,11 @@ def run_without_development(
     code: str = "from commands.start import start; start()",
 ) -> subprocess.CompletedProcess[str]:
     """Run the command, or some code, from the unpacked wheel, with those packages gone."""
-    gone = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))"
+    preamble = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))"
     # Opened anew: what is behind a `zipfile.Path` lists directories that it cannot extract (Python 3.11.2).
     with zipfile.ZipFile(str(wheel.root.filename)) as archive:
         archive.extractall(folder)
-    command = [sys.executable, "-c", f"{gone}; {code}", *arguments]
+    command = [sys.executable, "-c", f"{preamble}; {code}", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 

@@ -149,12 +149,12 @@ def test_the_twin_finds_what_a_killed_worker_and_a_forgetful_broker_have_lost(
     platform: Platform, clamd: ClamdServer, valkey: ValkeyServer
 ) -> None:
     platform.set(recover_every_seconds=1)
-    doomed = platform.worker()
+    first_worker = platform.worker()
     clamd.freeze()
     begun, queued, forgotten = note(platform), note(platform), note(platform)
     platform.enqueue("openchat", begun)
     in_phase(platform, begun, "scan")
-    doomed.kill()
+    first_worker.kill()
     platform.enqueue("openchat", queued)
     valkey.flush()
     clamd.thaw()
@@ -247,7 +247,7 @@ def test_nothing_is_lost_when_the_broker_is_killed_and_started_again(
     in_phase(platform, row_ids[0], "scan")
     valkey.kill()
     clamd.thaw()
-    # Those in work are finished meanwhile; nobody can be told.
+    # Those in work are finished meanwhile; no message can be sent.
     platform.finished(row_ids[0])
     valkey.start()
 
@@ -276,7 +276,7 @@ def test_files_are_done_in_spite_of_a_restart_of_the_database(
     postgres.stop()
     platform.enqueue("openchat", next_one)
     # Its claim finds no database: it is tried again by itself.
-    eventually(lambda: "] retry" in worker.said(), what="the next one waits for the database")
+    eventually(lambda: "] retry" in worker.output(), what="the next one waits for the database")
     clamd.thaw()
     postgres.start()
     assert platform.finished(next_one).outcome == "accepted"

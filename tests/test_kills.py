@@ -115,15 +115,16 @@ def alive(pid: int) -> bool:
 
 def kill_all(worker: Program) -> None:
     """SIGKILL all processes that do a worker's tasks, and see what they had started end with them."""
-    doomed = worker.children()
-    helpers = [helper for child in doomed for helper in children(child)]
+    processes = worker.children()
+    helpers = [helper for child in processes for helper in children(child)]
     assert helpers
     strangers = [stranger for helper in helpers for stranger in children(helper)]
-    for child in doomed:
+    for child in processes:
         os.kill(child, signal.SIGKILL)
-    eventually(lambda: not any(map(alive, (*doomed, *helpers, *strangers))), what="all have ended")
+    eventually(lambda: not any(map(alive, (*processes, *helpers, *strangers))), what="all have ended")
     eventually(
-        lambda: len(set(worker.children()) - set(doomed)) == len(doomed), what="there are as many new ones"
+        lambda: len(set(worker.children()) - set(processes)) == len(processes),
+        what="there are as many new ones",
     )
 
 
@@ -205,8 +206,8 @@ class Files:
         row_id = self.row_ids[phase]
         job = self.platform.job(row_id)
         assert job is not None
-        ours = {"attachment_id", "attempt", "failures", "waits", "worker", "timings"}
-        theirs = {"id", "message_id", "uploaded_by", "file_hash"}
+        varying_job_columns = {"attachment_id", "attempt", "failures", "waits", "worker", "timings"}
+        varying_row_columns = {"id", "message_id", "uploaded_by", "file_hash"}
         last = self.platform.sql(
             "SELECT event FROM roomkeeper.attachment_events"
             " WHERE attachment_id = :id AND attempt = :attempt AND event <> 'claimed' ORDER BY id",
@@ -214,8 +215,10 @@ class Files:
             attempt=job.attempt,
         )
         known = {
-            "job": {name: value for name, value in job._mapping.items() if name not in ours},
-            "row": {name: value for name, value in self._row(phase).items() if name not in theirs},
+            "job": {name: value for name, value in job._mapping.items() if name not in varying_job_columns},
+            "row": {
+                name: value for name, value in self._row(phase).items() if name not in varying_row_columns
+            },
             "story": [event.event for event in last],
             "objects": {
                 f"{place} {key}": content.hex()
@@ -227,11 +230,17 @@ class Files:
         stamps = {"job": "_at", "row": "_at"}
         for part, ending in stamps.items():
             known[part] = {k: v for k, v in dict(known[part]).items() if not k.endswith(ending)}
-        told = json.dumps(known, default=str)
-        told = told.replace(str(row_id), "ID").replace(self.key(phase), "KEY").replace(str(job.sha256), "SHA")
+        json_text = json.dumps(known, default=str)
+        json_text = (
+            json_text.replace(str(row_id), "ID")
+            .replace(self.key(phase), "KEY")
+            .replace(str(job.sha256), "SHA")
+        )
         # What signs an address, and what makes the contents of `pern` differ.
-        told = re.sub(r"\?[^\"]*X-Amz[^\"]*", "", told).replace((b"%04d" % self.number).hex() + '"', '"')
-        return dict(json.loads(told))
+        json_text = re.sub(r"\?[^\"]*X-Amz[^\"]*", "", json_text).replace(
+            (b"%04d" % self.number).hex() + '"', '"'
+        )
+        return dict(json.loads(json_text))
 
     def _places(self, phase: str) -> list[tuple[str, dict[str, bytes]]]:
         provider = UPLOADS[phase].provider
@@ -315,7 +324,7 @@ def test_files_whose_workers_are_killed_in_any_phase_end_as_if_nothing_had_happe
         assert job is not None
         assert (job.attempt, job.failures) == (2, 1), phase
         assert disturbed.essence(phase) == undisturbed.essence(phase), phase
-    # Nothing is there that belongs to nobody.
+    # Every object belongs to a row.
     for provider in ("s3", "local"):
         owned = {str(row_id) for files in (undisturbed, disturbed) for row_id in files.row_ids.values()}
         owned |= {files.key(phase) for files in (undisturbed, disturbed) for phase in UPLOADS}
@@ -339,7 +348,7 @@ def waiting_for_locks(platform: Platform) -> int:
 def test_two_workers_with_the_same_message_at_the_same_moment(platform: Platform) -> None:
     platform.set(worker_processes=1)
     programs = [platform.start("worker", "attachments") for _ in range(2)]
-    eventually(lambda: all(" ready." in one.said() for one in programs), what="both workers are ready")
+    eventually(lambda: all(" ready." in one.output() for one in programs), what="both workers are ready")
     row_id = platform.openchat_attachment(TEXT)
     with platform.engine.begin() as locked:
         # Both get as far as the claim, and no further.
@@ -352,7 +361,7 @@ def test_two_workers_with_the_same_message_at_the_same_moment(platform: Platform
     def ends() -> list[str]:
         """Return how the task ended, by the workers' own account."""
         return sorted(
-            end for one in programs for end in re.findall(r"succeeded in [^:]*: '([a-z ]+)'", one.said())
+            end for one in programs for end in re.findall(r"succeeded in [^:]*: '([a-z ]+)'", one.output())
         )
 
     eventually(lambda: ends() == ["accepted", "nothing to do"], what="each has come to its end")
@@ -385,8 +394,8 @@ def test_files_wait_while_a_disk_is_full_wherever_that_strikes(platform: Platfor
     platform.set(worker_processes=1, attachment_attempts=1, work_root=work)
     small = "mount -t tmpfs -o size=3m none"
     mount = f'{small} {work} && {small} {pictures} && exec "$@"'
-    mine = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    worker = platform.worker(under=("unshare", "--mount", *mine, "sh", "-c", mount, "sh"))
+    user_options = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    worker = platform.worker(under=("unshare", "--mount", *user_options, "sh", "-c", mount, "sh"))
     # The worker's own disks, seen from outside.
     seen = Path(f"/proc/{worker.process.pid}/root")
     its_work, its_pictures = seen / work.relative_to("/"), seen / pictures.relative_to("/")

@@ -104,7 +104,7 @@ def compute(database: Database, rollup: Rollup, found: Iterable[Bucket], now: da
     return changed
 
 
-def figures(database: Database, rollup: Rollup) -> dict[Place, Any]:
+def stored_metrics(database: Database, rollup: Rollup) -> dict[Place, Any]:
     """Return the whole target: by the values of its key columns and the name of the figure."""
     keys = [column.property.columns[0].name for column in (rollup.bucket, *rollup.key)]
     with _begun(database) as connection:
@@ -136,7 +136,7 @@ def computed(
     wanted = days(first, last, zone)
     with _begun(database) as connection:
         compute(connection, rollup, wanted, now)
-        found = figures(connection, rollup)
+        found = stored_metrics(connection, rollup)
         assert compute(connection, rollup, wanted, now) == 0
     return found
 

@@ -67,16 +67,16 @@ def daily(rows: Rows, zone: str) -> dict[Place, Row]:
     for row in rows.of(AttachmentJob):
         those[day_of(row["created_at"], zone), row["app"], row["verdict"] or "none"].append(row)
     found: dict[Place, Row] = {}
-    for key, its in those.items():
+    for key, group in those.items():
         took = [
             seconds_between(row["created_at"], row["finished_at"])
-            for row in its
+            for row in group
             if row["state"] == "finished"
         ]
         found[key] = {
-            "attachments": len(its),
+            "attachments": len(group),
             "finished": len(took),
-            "size_bytes": sum(row["size_bytes"] or 0 for row in its),
+            "size_bytes": sum(row["size_bytes"] or 0 for row in group),
             "processing_median_seconds": quantile(took, MEDIAN),
             "processing_p95_seconds": quantile(took, P95),
         }

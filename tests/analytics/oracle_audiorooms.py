@@ -18,7 +18,7 @@ DEAD = timedelta(hours=12)
 #: A clock that says it is earlier was never set.
 FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 #: (room, day) → peak, minutes, people.
-Figures = dict[tuple[UUID, date], tuple[int, int, int]]
+Statistics = dict[tuple[UUID, date], tuple[int, int, int]]
 Row = Mapping[str, Any]
 #: When each person was there.
 People = dict[str, list[tuple[datetime, datetime]]]
@@ -28,7 +28,7 @@ def table(connection: Connection, model: Any) -> list[Row]:
     return [dict(row) for row in connection.execute(select(table_of(model))).mappings()]
 
 
-def figures(connection: Connection) -> Figures:
+def statistics(connection: Connection) -> Statistics:
     """Return what is in the application's table."""
     return {
         (row["room_id"], row["date"]): (
@@ -40,7 +40,7 @@ def figures(connection: Connection) -> Figures:
     }
 
 
-def expected(connection: Connection, days: Iterable[Bucket], now: datetime) -> Figures:
+def expected(connection: Connection, days: Iterable[Bucket], now: datetime) -> Statistics:
     """Return what should be there; rooms and days with nothing have nothing."""
     rooms = {row["id"]: row for row in table(connection, AudioRoom)}
     stays = table(connection, RoomParticipant)
@@ -52,7 +52,7 @@ def expected(connection: Connection, days: Iterable[Bucket], now: datetime) -> F
         if room is not None and stay["role"] != "broadcaster"
         if stay["joined_at"] is not None and stay["joined_at"] >= FIRST
     ]
-    found: Figures = {}
+    found: Statistics = {}
     for day in days:
         present: dict[UUID, People] = defaultdict(lambda: defaultdict(list))
         for room, who, joined, over in there:
@@ -71,22 +71,25 @@ def person(stay: Row) -> str:
 
 
 def ended(stay: Row, room: Row, stays: list[Row], log: list[Row], now: datetime) -> datetime:
-    """Return until when somebody has been listening."""
+    """Return when the listener's stay ended."""
 
-    def told(at: datetime | None) -> datetime | None:
+    def plausible(at: datetime | None) -> datetime | None:
         return at if at is not None and at <= now + SKEW else None
 
     joined: datetime = stay["joined_at"]
-    left = told(stay["left_at"])
+    left = plausible(stay["left_at"])
     if left is None:
         closed = [at for at in (room["updated_at"], room["suspended_until"]) if at is not None]
         until = room["suspended_until"] or now
-        signs = [told(room["updated_at"])]
-        signs += [told(entry["created_at"]) for entry in log if entry["room_id"] == room["id"]]
+        signs = [plausible(room["updated_at"])]
+        signs += [plausible(entry["created_at"]) for entry in log if entry["room_id"] == room["id"]]
         for other in stays:
             if other["room_id"] == room["id"]:
                 times = [other["joined_at"], other["left_at"]]
-                signs += [told(other["joined_at"]), told(max((at for at in times if at), default=None))]
+                signs += [
+                    plausible(other["joined_at"]),
+                    plausible(max((at for at in times if at), default=None)),
+                ]
         last = max((at for at in signs if at is not None), default=None)
         if room["active"] is not True:
             left = min(closed, default=now)

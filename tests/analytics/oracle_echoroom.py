@@ -18,12 +18,12 @@ from tasks.policies.columns import Model, table_of
 from tasks.policies.rollup import Rollup
 
 Person = tuple[UUID, UUID]
-Figures = dict[str, int]
-Table = dict[tuple[UUID, Any], Figures]
+Metrics = dict[str, int]
+Table = dict[tuple[UUID, Any], Metrics]
 
 INSTANT = timedelta(microseconds=1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-NOTHING: Figures = dict.fromkeys(
+NOTHING: Metrics = dict.fromkeys(
     (
         "participants",
         "peak_participants",
@@ -89,7 +89,7 @@ class Echoroom:
         )
 
     def react(self, message: UUID | None, user: UUID | None, at: datetime | None) -> UUID:
-        """React to a message, with an emoji that nobody has used."""
+        """React to a message, with an unused emoji."""
         return self.add(MessageReaction, message_id=message, user_id=user, emoji=str(uuid4()), created_at=at)
 
     def remove(self, model: Any, key: UUID) -> None:
@@ -144,7 +144,7 @@ class Echoroom:
         """Return a whole table."""
         return [dict(row) for row in self.connection.execute(select(table_of(model))).mappings()]
 
-    def figures(self, rollup: Rollup) -> Table:
+    def metrics(self, rollup: Rollup) -> Table:
         """Return the whole target."""
         bucket = rollup.bucket.key
         return {
@@ -178,7 +178,7 @@ class Stay:
 
 @dataclass
 class Observer:
-    """Somebody who looks at the application's tables now and then."""
+    """What a periodic look at the application's tables has shown so far."""
 
     stays: dict[Person, list[Stay]] = field(default_factory=dict)
     speakers: set[tuple[UUID, UUID, datetime]] = field(default_factory=set)
@@ -214,15 +214,15 @@ class Observer:
                 stay.left = max(stay.joined, stay.known, self.last or stay.known)
             return
         joined, left, active = row["joined_at"], row["left_at"], row["is_active"]
-        said = joined is not None and joined <= now
+        known = joined is not None and joined <= now
         for stay in here:
-            if said and joined > stay.joined:
+            if known and joined > stay.joined:
                 stay.left = left if left is not None and stay.joined <= left < joined else joined
             elif not active:
                 stay.left = now if left is None else max(stay.joined, min(left, now))
             elif left is not None and stay.joined < left <= now:
                 stay.left = left
-        if said and joined not in [stay.joined for stay in stays]:
+        if known and joined not in [stay.joined for stay in stays]:
             if not active:
                 end = joined if left is None else max(joined, min(left, now))
             else:
@@ -242,7 +242,7 @@ class Observer:
 # -- what the statistics are -------------------------------------------------------------------------------
 
 
-def figures(
+def metrics(
     echoroom: Echoroom,
     observer: Observer,
     buckets: Sequence[Bucket],
@@ -255,7 +255,7 @@ def figures(
     reactions = echoroom.rows(MessageReaction)
     table: Table = {}
 
-    def at(room: UUID, bucket: Bucket) -> Figures:
+    def at(room: UUID, bucket: Bucket) -> Metrics:
         return table.setdefault((room, bucket.label), dict(NOTHING))
 
     for bucket in buckets:

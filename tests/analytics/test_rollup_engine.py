@@ -29,7 +29,7 @@ from tasks.analytics.engine import RollupProgress, RollupRun
 from tasks.analytics.state import State, lag, state_of
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
-from tests.analytics.oracle_audiorooms import expected, figures
+from tests.analytics.oracle_audiorooms import expected, statistics
 from tests.platform import Platform, environment, eventually
 from workers.db import get_engine
 
@@ -74,8 +74,8 @@ def state(platform: Platform) -> State:
 
 def freeze(platform: Platform, moment: datetime, name: str = EVENTS.name) -> None:
     with platform.engine.begin() as connection:
-        its = RollupState.name == name
-        connection.execute(update(RollupState).where(its).values(frozen_to=moment))
+        condition = RollupState.name == name
+        connection.execute(update(RollupState).where(condition).values(frozen_to=moment))
 
 
 # -- closing ---------------------------------------------------------------------------------------------
@@ -259,12 +259,12 @@ def test_a_room_does_not_lose_days_that_are_frozen(platform: Platform) -> None:
         connection.execute(insert(RoomParticipant).values(id=uuid4(), **stay))
     RollupRun(ROOMS, at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
-        before = figures(connection)
+        before = statistics(connection)
         connection.execute(update(RoomParticipant).values(left_at=at(days=-2, hours=1)))
     freeze(platform, at(days=-1), ROOMS.name)
     analytics.room(one, platform.settings, at(hours=12))
     with platform.engine.begin() as connection:
-        assert figures(connection) == {
+        assert statistics(connection) == {
             (one, date(2026, 3, 26)): before[one, date(2026, 3, 26)],
             (one, date(2026, 3, 27)): before[one, date(2026, 3, 27)],
             (one, TODAY): (0, 0, 0),
@@ -494,7 +494,7 @@ def test_killed_again_and_again_it_ends_in_the_same_figures(platform: Platform) 
     with platform.engine.begin() as connection:
         moment = connection.execute(text("SELECT now()")).scalar_one()
         days = buckets(moment - timedelta(days=41), moment, ROOMS.grain, "UTC")
-        assert figures(connection) == expected(connection, days, moment)
+        assert statistics(connection) == expected(connection, days, moment)
         assert connection.execute(select(RollupLive)).all() == []
 
 
@@ -508,6 +508,6 @@ def closed_are_sound(platform: Platform) -> datetime:
         assert state is not None
         found = state.watermark
         wanted = expected(connection, buckets(state.covered_from, found, ROOMS.grain, "UTC"), moment)
-        closed = {key: row for key, row in figures(connection).items() if key[1] < found.date()}
+        closed = {key: row for key, row in statistics(connection).items() if key[1] < found.date()}
         assert closed == wanted
     return found

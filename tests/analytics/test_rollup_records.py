@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
     "name": "pern.test",
     "model": PernSessionsDaily,
     "rule": "sessions that began that day",
-    "why": "Because somebody asks (pern.md, Access Control).",
+    "why": "Because users ask (pern.md, Access Control).",
     "grain": DAY,
     "bucket": PernSessionsDaily.day,
     "select": select(bucket_of(PernSessionsDaily.day), func.count().label("sessions")),
@@ -105,8 +105,8 @@ def test_it_writes_every_figure_that_its_table_has(rollup: Rollup) -> None:
 def test_every_table_of_figures_has_its_rollup() -> None:
     made = {rollup.table.fullname for rollup in ROLLUPS.values()}
     tables = table_of(PernSessionsDaily).metadata.tables
-    ours = {name for name, table in tables.items() if "computed_at" in table.c}
-    assert ours == made - {"audiorooms.room_analytics"}
+    with_statistics = {name for name, table in tables.items() if "computed_at" in table.c}
+    assert with_statistics == made - {"audiorooms.room_analytics"}
 
 
 def test_one_that_is_off_does_not_run() -> None:

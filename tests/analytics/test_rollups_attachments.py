@@ -64,9 +64,9 @@ def test_each_application_and_verdict_has_a_row(platform: Platform) -> None:
                 job(rows, NOON, NOON, app=app, verdict=verdict, size_bytes=1000)
             wanted[DAY, app, verdict or "none"] = count
     rows.write(platform)
-    figures = found(platform)
+    metrics = found(platform)
     for name, times in (("attachments", 1), ("finished", 1), ("size_bytes", 1000)):
-        assert {key[:3]: value for key, value in figures.items() if key[3] == name} == {
+        assert {key[:3]: value for key, value in metrics.items() if key[3] == name} == {
             key: times * count for key, count in wanted.items()
         }
 
@@ -78,18 +78,18 @@ def test_processing_is_of_those_that_are_finished(platform: Platform) -> None:
             took = [timedelta(microseconds=chance.randrange(60_000_000)) for _ in range(count)]
             for length in took:
                 job(rows, NOON, NOON + length)
-            # Neither one that goes through once more, nor one that nobody works on any more.
+            # Neither one that is processed again, nor one that has failed.
             for state in ("waiting", "failed"):
                 job(rows, NOON, NOON + timedelta(hours=9), state=state)
             job(rows, NOON)
             rows.write(connection)
-            figures = found(connection)
-            agree(figures, flat(oracle.daily(rows, "UTC")))
+            metrics = found(connection)
+            agree(metrics, flat(oracle.daily(rows, "UTC")))
             ordered = sorted(length.total_seconds() for length in took)
             middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-            assert figures[(*HERE, "none", "processing_median_seconds")] == pytest.approx(middle)
-            assert figures[(*HERE, "none", "attachments")] == count + 3
-            assert figures[(*HERE, "none", "finished")] == count
+            assert metrics[(*HERE, "none", "processing_median_seconds")] == pytest.approx(middle)
+            assert metrics[(*HERE, "none", "attachments")] == count + 3
+            assert metrics[(*HERE, "none", "finished")] == count
 
 
 def test_nothing_is_finished_before_it_was_taken_up(platform: Platform) -> None:
@@ -97,9 +97,9 @@ def test_nothing_is_finished_before_it_was_taken_up(platform: Platform) -> None:
     for length in (-3600, 0, 10):
         job(rows, NOON, NOON + timedelta(seconds=length))
     rows.write(platform)
-    figures = found(platform)
-    assert figures[(*HERE, "none", "processing_median_seconds")] == 0
-    assert figures[(*HERE, "none", "processing_p95_seconds")] == pytest.approx(9)
+    metrics = found(platform)
+    assert metrics[(*HERE, "none", "processing_median_seconds")] == 0
+    assert metrics[(*HERE, "none", "processing_p95_seconds")] == pytest.approx(9)
 
 
 def test_a_size_that_is_not_known_counts_nothing(platform: Platform) -> None:
@@ -108,9 +108,9 @@ def test_a_size_that_is_not_known_counts_nothing(platform: Platform) -> None:
     for size in (None, 0, 10**12):
         job(rows, NOON, verdict="infected", size_bytes=size)
     rows.write(platform)
-    figures = found(platform)
-    assert figures[(*HERE, "clean", "size_bytes")] == 0
-    assert figures[(*HERE, "infected", "size_bytes")] == 10**12
+    metrics = found(platform)
+    assert metrics[(*HERE, "clean", "size_bytes")] == 0
+    assert metrics[(*HERE, "infected", "size_bytes")] == 10**12
 
 
 def test_a_verdict_that_changes_moves_its_file(platform: Platform) -> None:
@@ -124,17 +124,17 @@ def test_a_verdict_that_changes_moves_its_file(platform: Platform) -> None:
             connection.execute(statement)
         return {key[2:]: value for key, value in found(platform).items()}
 
-    its = update(AttachmentJob).where(AttachmentJob.attachment_id == first)
-    figures = after(its.values(state="waiting", outcome=None, verdict=None))
-    assert (figures["clean", "attachments"], figures["none", "finished"]) == (1, 0)
+    first_job = update(AttachmentJob).where(AttachmentJob.attachment_id == first)
+    metrics = after(first_job.values(state="waiting", outcome=None, verdict=None))
+    assert (metrics["clean", "attachments"], metrics["none", "finished"]) == (1, 0)
     later = NOON + timedelta(days=3)
-    figures = after(
-        its.values(state="finished", outcome="quarantined", verdict="infected", finished_at=later)
+    metrics = after(
+        first_job.values(state="finished", outcome="quarantined", verdict="infected", finished_at=later)
     )
-    assert figures["infected", "processing_median_seconds"] == 3 * 86_400
-    assert "none" not in {verdict for verdict, _ in figures}
-    figures = after(delete(AttachmentJob).where(AttachmentJob.attachment_id == first))
-    assert {verdict for verdict, _ in figures} == {"clean"}
+    assert metrics["infected", "processing_median_seconds"] == 3 * 86_400
+    assert "none" not in {verdict for verdict, _ in metrics}
+    metrics = after(delete(AttachmentJob).where(AttachmentJob.attachment_id == first))
+    assert {verdict for verdict, _ in metrics} == {"clean"}
     assert after(delete(AttachmentJob)) == {}
 
 

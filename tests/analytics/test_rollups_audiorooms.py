@@ -22,7 +22,7 @@ from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.analytics.engine import RollupProgress, RollupRun
 from tasks.apps import ROLLUPS
 from tasks.policies.columns import table_of
-from tests.analytics.oracle_audiorooms import Figures, expected, figures
+from tests.analytics.oracle_audiorooms import Statistics, expected, statistics
 from tests.examples import examples
 from tests.platform import Platform, eventually
 from workers.db import get_engine
@@ -73,7 +73,7 @@ def of_day(platform: Platform) -> dict[UUID, tuple[int, int, int]]:
     now = MIDNIGHT + timedelta(days=3)
     tick(now)
     with platform.engine.begin() as connection:
-        found = figures(connection)
+        found = statistics(connection)
         assert found == expected(connection, days(now), now)
     return {key[0]: value for key, value in found.items() if key[1] == DAY1}
 
@@ -112,7 +112,7 @@ def test_a_stay_of_no_time_is_a_person_and_nothing_else(platform: Platform) -> N
 
 
 def test_stays_are_cut_at_midnight(platform: Platform) -> None:
-    # When somebody joined and left, and the statistics of the day before midnight, and of the day after.
+    # When a listener joined and left, and the statistics of the day before midnight, and of the day after.
     stays: list[tuple[datetime, datetime, Day | None, Day | None]] = [
         (at(hours=-1), at(hours=1), (1, 60, 1), (1, 60, 1)),
         (at(hours=-1), at(), (1, 60, 1), None),
@@ -126,7 +126,7 @@ def test_stays_are_cut_at_midnight(platform: Platform) -> None:
         stay(platform, of, joined, left)
     found = of_day(platform)
     with platform.engine.begin() as connection:
-        everything = figures(connection)
+        everything = statistics(connection)
     assert [(everything.get((of, DAY0)), found.get(of)) for of in rooms] == [
         (before, after) for _, _, before, after in stays
     ]
@@ -175,7 +175,7 @@ def test_a_stay_of_many_days_is_in_each_of_them(platform: Platform) -> None:
     stay(platform, one, at(days=-3, hours=6), at(hours=1))
     of_day(platform)
     with platform.engine.begin() as connection:
-        found = figures(connection)
+        found = statistics(connection)
     assert {key[1].day: value[1] for key, value in found.items()} == {25: 1080, 26: 1440, 27: 1440, 28: 60}
 
 
@@ -185,11 +185,11 @@ def test_who_is_still_there_counts_up_to_now(platform: Platform) -> None:
     for hours, listened in ((2, 60), (3, 120), (23, 1320)):
         tick(at(hours=hours))
         with platform.engine.begin() as connection:
-            assert figures(connection) == {(one, DAY1): (1, listened, 1)}
+            assert statistics(connection) == {(one, DAY1): (1, listened, 1)}
     # A new day, which begins with them.
     tick(at(days=1, minutes=1))
     with platform.engine.begin() as connection:
-        assert figures(connection) == {
+        assert statistics(connection) == {
             (one, DAY1): (1, 1380, 1),
             (one, DAY2): (1, 1, 1),
         }
@@ -215,8 +215,8 @@ def test_up_to_the_last_sign_of_life(platform: Platform) -> None:
     now = at(days=1)
     tick(now)
     with platform.engine.begin() as connection:
-        assert figures(connection) == listened
-        assert figures(connection) == expected(connection, days(now), now)
+        assert statistics(connection) == listened
+        assert statistics(connection) == expected(connection, days(now), now)
 
 
 def test_a_room_that_had_listeners_keeps_its_row_and_what_is_not_ours(platform: Platform) -> None:
@@ -227,14 +227,14 @@ def test_a_room_that_had_listeners_keeps_its_row_and_what_is_not_ours(platform: 
         connection.execute(insert(table_of(RoomAnalytics)).values(row))
         row = {"room_id": never, "date": DAY1, "avg_latency_ms": 50, "peak_listeners": None}
         connection.execute(insert(table_of(RoomAnalytics)).values(row))
-        # Of a room that is gone: nobody can compute it again.
+        # Of a deleted room: it cannot be computed again.
         row = {"room_id": None, "date": DAY1, "peak_listeners": 9, "total_listeners": 10}
         connection.execute(insert(table_of(RoomAnalytics)).values(row))
     now = at(days=2)
     tick(now)
     with platform.engine.begin() as connection:
         connection.execute(delete(table_of(RoomParticipant)))
-        assert figures(connection)[one, DAY1] == (1, 60, 1)
+        assert statistics(connection)[one, DAY1] == (1, 60, 1)
     tick(now + timedelta(days=1))
     with platform.engine.begin() as connection:
         rows = connection.execute(
@@ -258,7 +258,7 @@ def test_a_room_is_computed_at_once(platform: Platform) -> None:
         stay(platform, of, at(days=-1, hours=2), at(hours=1))
     assert analytics.room("ROOM01", platform.settings, at(hours=2)) == 2
     with platform.engine.begin() as connection:
-        assert figures(connection) == {
+        assert statistics(connection) == {
             (one, DAY0): (1, 1320, 1),
             (one, DAY1): (1, 60, 1),
         }
@@ -276,7 +276,7 @@ def test_figures_of_before_there_was_anything_to_count_are_left(platform: Platfo
         connection.execute(insert(table_of(RoomAnalytics)).values(**row, total_listen_minutes=600))
     tick(at(days=2))
     with platform.engine.begin() as connection:
-        assert figures(connection) == {(one, date(2026, 3, 10)): (50, 600, 70), (one, DAY1): (1, 60, 1)}
+        assert statistics(connection) == {(one, date(2026, 3, 10)): (50, 600, 70), (one, DAY1): (1, 60, 1)}
 
 
 def test_a_clock_that_is_ahead_says_that_they_have_left_already(platform: Platform) -> None:
@@ -285,7 +285,7 @@ def test_a_clock_that_is_ahead_says_that_they_have_left_already(platform: Platfo
     for minutes, listened in ((5, 5), (30, 30), (59, 59), (120, 60)):
         tick(at(hours=10, minutes=minutes))
         with platform.engine.begin() as connection:
-            assert figures(connection) == {(one, DAY1): (1, listened, 1)}
+            assert statistics(connection) == {(one, DAY1): (1, listened, 1)}
 
 
 def test_clocks_that_are_out_of_their_mind_count_for_nothing(platform: Platform) -> None:
@@ -309,7 +309,7 @@ def test_clocks_that_are_out_of_their_mind_count_for_nothing(platform: Platform)
         for of in rooms:
             analytics.room(of, platform.settings, at(hours=hours))
         with platform.engine.begin() as connection:
-            assert figures(connection) == {(one, DAY1): (1, 60, 1)}
+            assert statistics(connection) == {(one, DAY1): (1, 60, 1)}
 
 
 def test_a_room_that_goes_while_its_day_is_computed(platform: Platform) -> None:
@@ -325,11 +325,11 @@ def test_a_room_that_goes_while_its_day_is_computed(platform: Platform) -> None:
             connection.commit()
             running.result()
     with platform.engine.begin() as connection:
-        assert figures(connection) == {(other, DAY1): (1, 60, 1)}
+        assert statistics(connection) == {(other, DAY1): (1, 60, 1)}
 
 
 def waiting(platform: Platform) -> bool:
-    """Return whether somebody waits for a lock."""
+    """Return whether a transaction waits for a lock."""
     with platform.engine.begin() as connection:
         asked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return bool(connection.execute(asked).scalar_one())
@@ -349,7 +349,7 @@ def test_many_rooms_are_computed_as_a_whole(platform: Platform, most: int, mende
     assert SHORT.keyed is not None
     RollupRun(replace(SHORT, keyed=replace(SHORT.keyed, most=most)), at(hours=12), "UTC").go()
     with platform.engine.begin() as connection:
-        found = figures(connection)
+        found = statistics(connection)
     assert found.pop((quiet, DAY1)) == (1, 30, 1 if mended else 9)
     assert found == {(of, DAY1): (1, 60 * (1 + number), 1) for number, of in enumerate(rooms)}
 
@@ -416,17 +416,19 @@ def happen(platform: Platform, chance: Random, rooms: list[UUID], users: list[UU
             connection.execute(insert(stays).values(row))
         some = connection.execute(text("SELECT id FROM audiorooms.room_participants")).scalars().all()
         for key in chance.sample(list(some), k=min(len(some), 3)):
-            its = stays.c.id == key
+            condition = stays.c.id == key
             what = chance.random()
             if what < 0.4:
                 late = text("greatest(joined_at, :at)").bindparams(at=moment(chance, now))
-                connection.execute(update(stays).where(its, stays.c.left_at.is_(None)).values(left_at=late))
+                connection.execute(
+                    update(stays).where(condition, stays.c.left_at.is_(None)).values(left_at=late)
+                )
             elif what < 0.6:
-                connection.execute(update(stays).where(its).values(joined_at=moment(chance, now)))
+                connection.execute(update(stays).where(condition).values(joined_at=moment(chance, now)))
             elif what < 0.75:
-                connection.execute(delete(stays).where(its))
+                connection.execute(delete(stays).where(condition))
             elif what < 0.8:
-                connection.execute(update(stays).where(its).values(user_id=None))
+                connection.execute(update(stays).where(condition).values(user_id=None))
         if chance.random() < 0.15:
             one = table_of(AudioRoom).c.id == chance.choice(rooms)
             connection.execute(update(table_of(AudioRoom)).where(one).values(active=chance.random() < 0.5))
@@ -451,7 +453,7 @@ def begun(platform: Platform, zone: str, moment: datetime) -> None:
         connection.execute(insert(table_of(RollupState)).values(values))
 
 
-def same(found: Figures, wanted: Figures) -> bool:
+def same(found: Statistics, wanted: Statistics) -> bool:
     """Return whether they say the same: a room that had listeners may have a row of zeros."""
     return {key: value for key, value in found.items() if value != (0, 0, 0)} == {
         key: value for key, value in wanted.items() if value != (0, 0, 0)
@@ -472,7 +474,7 @@ def test_any_history_in_any_increments_with_any_crashes_ends_in_the_oracles_figu
         clear(platform)
         ZONE.clear()
         ZONE[chance] = zone
-        # Whoever joins does so four days before now at most.
+        # Listeners join four days before now at the earliest.
         first = bucket_at(begin - timedelta(days=4), SHORT.grain, zone).start
         begun(platform, zone, first)
         rooms = [room(platform, f"ROOM0{number}") for number in range(3)]
@@ -490,7 +492,7 @@ def test_any_history_in_any_increments_with_any_crashes_ends_in_the_oracles_figu
         now += timedelta(days=1, minutes=chance.randrange(90))
         tick(now, zone)
         with platform.engine.begin() as connection:
-            found = figures(connection)
+            found = statistics(connection)
             wanted = expected(connection, buckets(first, now, SHORT.grain, zone), now)
         assert same(found, wanted), difference(found, wanted)
         again = tick(now, zone)
@@ -499,6 +501,6 @@ def test_any_history_in_any_increments_with_any_crashes_ends_in_the_oracles_figu
     check()
 
 
-def difference(found: Figures, wanted: Figures) -> dict[Any, Any]:
+def difference(found: Statistics, wanted: Statistics) -> dict[Any, Any]:
     keys = {*found, *wanted}
     return {key: (found.get(key), wanted.get(key)) for key in keys if found.get(key) != wanted.get(key)}

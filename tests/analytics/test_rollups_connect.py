@@ -65,8 +65,8 @@ def test_outcomes_are_counted_as_they_stand(platform: Platform) -> None:
         call(rows, NOON, outcome=outcome)
         tie(rows, call(rows, NOON, outcome=outcome), active=outcome == "timeout")
     rows.write(platform)
-    figures = found(platform)
-    assert {name: figures[DAY, "voice_call", name] for name in CALLS.metrics} == {
+    metrics = found(platform)
+    assert {name: metrics[DAY, "voice_call", name] for name in CALLS.figures} == {
         "calls": 10,
         "female_connected": 2,
         "both_left": 2,
@@ -89,9 +89,9 @@ def test_a_call_that_connects_twice_is_one(platform: Platform) -> None:
     tie(rows, log)
     tie(rows, log)
     rows.write(platform)
-    figures = found(platform)
-    assert figures[DAY, "voice_call", "calls"] == figures[DAY, "voice_call", "connected"] == 1
-    assert figures[DAY, "voice_call", "total_seconds"] == 1
+    metrics = found(platform)
+    assert metrics[DAY, "voice_call", "calls"] == metrics[DAY, "voice_call", "connected"] == 1
+    assert metrics[DAY, "voice_call", "total_seconds"] == 1
 
 
 def test_each_type_has_a_row_and_those_without_are_unknown(platform: Platform) -> None:
@@ -102,8 +102,8 @@ def test_each_type_has_a_row_and_those_without_are_unknown(platform: Platform) -
     call(rows, NOON, people=(bob, eve), kind="video_call")
     call(rows, NOON, people=(eve, eve), kind=None)
     rows.write(platform)
-    figures = found(platform)
-    users = {key: value for (day, key, name), value in figures.items() if name == "users"}
+    metrics = found(platform)
+    users = {key: value for (day, key, name), value in metrics.items() if name == "users"}
     assert users == {"voice_call": 2, "video_call": 2, "unknown": 1}
     # Of the day they are three: different people do not add up.
     assert found(platform, DAILY)[DAY, "users_in_calls"] == 3
@@ -119,13 +119,13 @@ def test_durations_are_of_calls_that_ended(platform: Platform) -> None:
                 call(rows, NOON, NOON + length, duration_seconds=chance.choice([0, None, -1, 86_400]))
             call(rows, NOON, duration_seconds=5)
             rows.write(connection)
-            figures = found(connection)
-            agree(figures, flat(oracle.calls_daily(rows, "UTC")))
-            assert figures[DAY, "voice_call", "open_calls"] == 1
+            metrics = found(connection)
+            agree(metrics, flat(oracle.calls_daily(rows, "UTC")))
+            assert metrics[DAY, "voice_call", "open_calls"] == 1
             ordered = sorted(length.total_seconds() for length in lasted)
             middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-            assert figures[DAY, "voice_call", "median_seconds"] == pytest.approx(middle)
-            assert figures[DAY, "voice_call", "p95_seconds"] <= ordered[-1]
+            assert metrics[DAY, "voice_call", "median_seconds"] == pytest.approx(middle)
+            assert metrics[DAY, "voice_call", "p95_seconds"] <= ordered[-1]
 
 
 def test_a_clock_that_went_back_makes_no_call_shorter_than_nothing(platform: Platform) -> None:
@@ -133,11 +133,11 @@ def test_a_clock_that_went_back_makes_no_call_shorter_than_nothing(platform: Pla
     for length in (-3600, 0, 10):
         call(rows, NOON, NOON + timedelta(seconds=length))
     rows.write(platform)
-    figures = found(platform)
-    assert figures[DAY, "voice_call", "total_seconds"] == 10
-    assert figures[DAY, "voice_call", "median_seconds"] == 0
-    assert figures[DAY, "voice_call", "p95_seconds"] == pytest.approx(9)
-    assert figures[DAY, "voice_call", "open_calls"] == 0
+    metrics = found(platform)
+    assert metrics[DAY, "voice_call", "total_seconds"] == 10
+    assert metrics[DAY, "voice_call", "median_seconds"] == 0
+    assert metrics[DAY, "voice_call", "p95_seconds"] == pytest.approx(9)
+    assert metrics[DAY, "voice_call", "open_calls"] == 0
 
 
 def test_the_total_is_rounded_once(platform: Platform) -> None:
@@ -161,10 +161,10 @@ def test_a_call_that_ends_at_no_moment_has_not_ended(platform: Platform) -> None
             connection.execute(
                 update(InteractionLog).where(InteractionLog.id == log).values(ended_at=text(f"'{ended}'"))
             )
-    figures = found(platform)
-    assert figures[DAY, "voice_call", "open_calls"] == 2
-    assert figures[DAY, "voice_call", "total_seconds"] == 3
-    assert figures[DAY, "voice_call", "p95_seconds"] == 3
+    metrics = found(platform)
+    assert metrics[DAY, "voice_call", "open_calls"] == 2
+    assert metrics[DAY, "voice_call", "total_seconds"] == 3
+    assert metrics[DAY, "voice_call", "p95_seconds"] == 3
 
 
 # -- all of a day ---------------------------------------------------------------------------------------
@@ -183,9 +183,9 @@ def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> Non
     request(rows, of, None)
     message(rows, where, None)
     rows.write(platform)
-    figures = found(platform, DAILY)
-    said = {day: [name for name in DAILY.metrics if figures[day, name]] for day, name in figures}
-    assert said == {
+    metrics = found(platform, DAILY)
+    nonzero = {day: [name for name in DAILY.figures if metrics[day, name]] for day, name in metrics}
+    assert nonzero == {
         one.date(): ["users_in_calls"],
         two.date(): ["requests", "requests_pending"],
         three.date(): ["messages", "senders"],
@@ -201,8 +201,8 @@ def test_requests_are_counted_by_what_became_of_them(platform: Platform) -> None
     for made in (START - INSTANT, midnight(NEXT)):
         request(rows, of, made)
     rows.write(platform)
-    figures = found(platform, DAILY)
-    assert [figures[DAY, name] for name in DAILY.metrics if "requests" in name] == [15, 1, 2, 3, 4]
+    metrics = found(platform, DAILY)
+    assert [metrics[DAY, name] for name in DAILY.figures if "requests" in name] == [15, 1, 2, 3, 4]
 
 
 def test_messages_are_all_and_senders_those_who_wrote(platform: Platform) -> None:
@@ -217,9 +217,9 @@ def test_messages_are_all_and_senders_those_who_wrote(platform: Platform) -> Non
     message(rows, where, START - INSTANT, dan)
     message(rows, where, midnight(NEXT), dan)
     rows.write(platform)
-    figures = found(platform, DAILY)
-    assert (figures[DAY, "messages"], figures[DAY, "senders"]) == (4, 2)
-    assert (figures[NEXT, "messages"], figures[NEXT, "senders"]) == (1, 1)
+    metrics = found(platform, DAILY)
+    assert (metrics[DAY, "messages"], metrics[DAY, "senders"]) == (4, 2)
+    assert (metrics[NEXT, "messages"], metrics[NEXT, "senders"]) == (1, 1)
 
 
 # -- what they need -------------------------------------------------------------------------------------

@@ -23,12 +23,12 @@ from tests.analytics.oracle_echoroom import (
     INSTANT,
     NOTHING,
     Echoroom,
-    Figures,
+    Metrics,
     Observer,
     Stay,
     Table,
-    figures,
     hour,
+    metrics,
     spanning,
 )
 from tests.examples import examples
@@ -38,9 +38,16 @@ from workers.settings import load
 
 HOURLY, DAILY = ROLLUPS
 MINUTE = timedelta(minutes=1)
-OURS = ("rollups", "rollup_live", "echoroom_hourly", "echoroom_daily", "echoroom_stays", "echoroom_speakers")
+PLATFORM_TABLES = (
+    "rollups",
+    "rollup_live",
+    "echoroom_hourly",
+    "echoroom_daily",
+    "echoroom_stays",
+    "echoroom_speakers",
+)
 #: All tables that a history writes to, with those that refer to them.
-USED = (*(f"roomkeeper.{name}" for name in OURS), "echoroom.chat_sessions", "echoroom.users")
+USED = (*(f"roomkeeper.{name}" for name in PLATFORM_TABLES), "echoroom.chat_sessions", "echoroom.users")
 #: The last hour of a day, and long after it.
 START = datetime(2026, 3, 1, 23, tzinfo=UTC)
 MIDNIGHT = START + HOUR
@@ -66,15 +73,15 @@ def stay(echoroom: Echoroom, room: UUID, user: UUID, joined: datetime, left: dat
     echoroom.connection.execute(insert(table_of(EchoroomStay)).values(values))
 
 
-def hours(echoroom: Echoroom, now: datetime = LATER) -> dict[int, Figures]:
+def hours(echoroom: Echoroom, now: datetime = LATER) -> dict[int, Metrics]:
     """Compute the hour before midnight and that after it; return their statistics, of one room."""
     echoroom.compute(HOURLY, spanning(HOURLY, START, MIDNIGHT), now)
-    found = echoroom.figures(HOURLY)
+    found = echoroom.metrics(HOURLY)
     assert len({room for room, _ in found}) <= 1
-    return {at.hour: figures for (_, at), figures in found.items()}
+    return {at.hour: values for (_, at), values in found.items()}
 
 
-def just(**given: int) -> Figures:
+def just(**given: int) -> Metrics:
     return NOTHING | given
 
 
@@ -84,7 +91,7 @@ ONE = just(participants=1, peak_participants=1)
 
 
 def test_a_stay_counts_where_it_touches(echoroom: Echoroom) -> None:
-    # When somebody came and left, and in which of the two hours that counts.
+    # When a user came and left, and in which of the two hours that counts.
     stays = [
         (START, MIDNIGHT - INSTANT, [START]),
         (START, MIDNIGHT, [START]),
@@ -103,7 +110,7 @@ def test_a_stay_counts_where_it_touches(echoroom: Echoroom) -> None:
         stay(echoroom, room, echoroom.user(), joined, left)
         wanted |= {(room, at): ONE for at in touched}
     echoroom.compute(HOURLY, spanning(HOURLY, START, MIDNIGHT), LATER)
-    assert echoroom.figures(HOURLY) == wanted
+    assert echoroom.metrics(HOURLY) == wanted
 
 
 def test_who_was_there_for_no_time_took_no_place(echoroom: Echoroom) -> None:
@@ -168,7 +175,7 @@ def test_a_day_counts_each_person_once(echoroom: Echoroom) -> None:
             insert(table_of(EchoroomSpeaker)).values(room_id=room, user_id=user, hour=at)
         )
     echoroom.compute(DAILY, spanning(DAILY, START, START), LATER)
-    assert echoroom.figures(DAILY) == {(room, START.date()): ONE | {"speakers": 1}}
+    assert echoroom.metrics(DAILY) == {(room, START.date()): ONE | {"speakers": 1}}
 
 
 # -- messages and reactions -----------------------------------------------------------------------------
@@ -261,16 +268,16 @@ def check_all(echoroom: Echoroom, observer: Observer, now: datetime, kept: dict[
     for rollup, start, end in ((HOURLY, START - HOUR, MIDNIGHT + HOUR), (DAILY, START - DAY, now)):
         found = spanning(rollup, start, end)
         echoroom.compute(rollup, found, now)
-        assert echoroom.figures(rollup) == figures(echoroom, observer, found, now, kept.get(rollup.name))
+        assert echoroom.metrics(rollup) == metrics(echoroom, observer, found, now, kept.get(rollup.name))
         assert echoroom.compute(rollup, found, now) == 0
-        rooms = {room for room, _ in echoroom.figures(rollup)}
+        rooms = {room for room, _ in echoroom.metrics(rollup)}
         assert echoroom.compute(rollup, found, now, [*rooms, uuid4()]) == 0
 
 
 def test_figures_are_those_of_plain_python(engine: Engine) -> None:
     @QUICK
     @given(STAYS, MESSAGES, REACTIONS, SPEAKERS, st.sets(ROOM, max_size=1))
-    def check(stays: Any, messages: Any, reactions: Any, speakers: Any, gone: Any) -> None:
+    def check(stays: Any, messages: Any, reactions: Any, speakers: Any, deleted: Any) -> None:
         with engine.connect() as connection:
             echoroom, observer = Echoroom(connection), Observer()
             rooms, users = [echoroom.room() for _ in range(3)], [echoroom.user() for _ in range(4)]
@@ -289,8 +296,8 @@ def test_figures_are_those_of_plain_python(engine: Engine) -> None:
                 echoroom.react(sent[number] if number < len(sent) else None, users[0], at)
             now = MIDNIGHT + DAY + 8 * HOUR
             check_all(echoroom, observer, now, {})
-            kept = {rollup.name: echoroom.figures(rollup) for rollup in ROLLUPS}
-            for room in gone:
+            kept = {rollup.name: echoroom.metrics(rollup) for rollup in ROLLUPS}
+            for room in deleted:
                 echoroom.remove(ChatSession, rooms[room])
             check_all(echoroom, observer, now + HOUR, kept)
 
@@ -383,7 +390,7 @@ def test_the_engine_ends_in_the_figures_of_plain_python(database: str) -> None:
     @examples(6)
     @given(steps)
     def check(steps: Any) -> None:
-        observer, said = Observer(), list[UUID]()
+        observer, written = Observer(), list[UUID]()
         with db.transaction() as connection:
             connection.execute(text(f"TRUNCATE {', '.join(USED)} CASCADE"))
             echoroom = Echoroom(connection)
@@ -417,11 +424,11 @@ def test_the_engine_ends_in_the_figures_of_plain_python(database: str) -> None:
                 elif what == "vanish":
                     echoroom.vanish(*person)
                 elif what == "say":
-                    said.append(echoroom.say(rooms[room], now + how))
+                    written.append(echoroom.say(rooms[room], now + how))
                 elif what == "speak":
                     echoroom.speak(*person, is_speaking=how, last_updated=now)
-                elif said:
-                    echoroom.react(said[-1], users[user], now)
+                elif written:
+                    echoroom.react(written[-1], users[user], now)
         now += DAY + HOUR
         for rollup in ROLLUPS:
             run(rollup, now)
@@ -430,7 +437,7 @@ def test_the_engine_ends_in_the_figures_of_plain_python(database: str) -> None:
             assert echoroom.stays() == observer.table()
             for rollup in ROLLUPS:
                 found = spanning(rollup, START - DAY, now)
-                assert echoroom.figures(rollup) == figures(echoroom, observer, found, now)
+                assert echoroom.metrics(rollup) == metrics(echoroom, observer, found, now)
 
     with environment({"DATABASE_URL": database}):
         check()
@@ -444,16 +451,16 @@ def test_what_has_changed(echoroom: Echoroom) -> None:
         given = {"now": LATER, "since": since}
         return dict(map(tuple, echoroom.connection.execute(keyed.changed, given).all()))
 
-    spoke, came, said = echoroom.room(), echoroom.room(), echoroom.room()
+    spoke, came, wrote = echoroom.room(), echoroom.room(), echoroom.room()
     echoroom.connection.execute(
         insert(table_of(EchoroomSpeaker)).values(room_id=spoke, user_id=uuid4(), hour=START)
     )
     stay(echoroom, came, uuid4(), START - DAY, START)
     echoroom.connection.execute(table_of(EchoroomStay).update().values(seen_at=START))
     for number in range(3):
-        echoroom.say(said, START + number * MINUTE)
-    assert changed(START) == {spoke: START, came: START - DAY, said: START}
-    assert changed(START + INSTANT) == {spoke: START, said: START + MINUTE}
+        echoroom.say(wrote, START + number * MINUTE)
+    assert changed(START) == {spoke: START, came: START - DAY, wrote: START}
+    assert changed(START + INSTANT) == {spoke: START, wrote: START + MINUTE}
     assert changed(MIDNIGHT - INSTANT) == {spoke: START}
     assert changed(MIDNIGHT) == {}
 

@@ -95,9 +95,9 @@ def test_active_are_those_who_wrote(platform: Platform) -> None:
     message(rows, here, NOON, eve, is_system_message=True)
     message(rows, here, midnight(NEXT), dan, content_type="system", is_system_message=None)
     rows.write(platform)
-    figures = found(platform)
-    assert [figures[DAY, name] for name in ("messages", "active_users", "conversations")] == [5, 2, 2]
-    assert [figures[NEXT, name] for name in ("messages", "active_users", "conversations")] == [1, 0, 1]
+    metrics = found(platform)
+    assert [metrics[DAY, name] for name in ("messages", "active_users", "conversations")] == [5, 2, 2]
+    assert [metrics[NEXT, name] for name in ("messages", "active_users", "conversations")] == [1, 0, 1]
 
 
 def test_delivery_takes_as_long_as_it_took(platform: Platform) -> None:
@@ -110,12 +110,12 @@ def test_delivery_takes_as_long_as_it_took(platform: Platform) -> None:
                 message(rows, where, NOON, delivered=NOON + length)
             message(rows, where, NOON)
             rows.write(connection)
-            figures = found(connection)
-            agree(figures, flat(oracle.daily(rows, "UTC")))
+            metrics = found(connection)
+            agree(metrics, flat(oracle.daily(rows, "UTC")))
             ordered = sorted(length.total_seconds() for length in took)
             middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-            assert figures[DAY, "delivery_median_seconds"] == pytest.approx(middle)
-            assert (figures[DAY, "messages"], figures[DAY, "delivered"]) == (count + 1, count)
+            assert metrics[DAY, "delivery_median_seconds"] == pytest.approx(middle)
+            assert (metrics[DAY, "messages"], metrics[DAY, "delivered"]) == (count + 1, count)
 
 
 def test_nothing_is_delivered_before_it_was_sent_or_at_no_moment(platform: Platform) -> None:
@@ -127,19 +127,19 @@ def test_nothing_is_delivered_before_it_was_sent_or_at_no_moment(platform: Platf
     rows.write(platform)
     with platform.engine.begin() as connection:
         connection.execute(update(Message).where(Message.id == never).values(delivered_at=text("'infinity'")))
-    figures = found(platform)
-    assert figures[DAY, "delivered"] == 2
-    assert figures[DAY, "delivery_median_seconds"] == pytest.approx(2)
-    assert figures[DAY, "delivery_p95_seconds"] == pytest.approx(3.8)
+    metrics = found(platform)
+    assert metrics[DAY, "delivered"] == 2
+    assert metrics[DAY, "delivery_median_seconds"] == pytest.approx(2)
+    assert metrics[DAY, "delivery_p95_seconds"] == pytest.approx(3.8)
 
 
 def test_where_nothing_was_delivered_nothing_is_said_of_it(platform: Platform) -> None:
     rows = Rows()
     message(rows, conversation(rows), NOON)
     rows.write(platform)
-    figures = found(platform)
-    assert figures[DAY, "delivered"] == 0
-    assert figures[DAY, "delivery_median_seconds"] is figures[DAY, "delivery_p95_seconds"] is None
+    metrics = found(platform)
+    assert metrics[DAY, "delivered"] == 0
+    assert metrics[DAY, "delivery_median_seconds"] is metrics[DAY, "delivery_p95_seconds"] is None
 
 
 def test_they_need_what_they_name() -> None:

@@ -85,28 +85,33 @@ def test_latencies_are_from_the_message_on(platform: Platform) -> None:
             for length in took:
                 # Delivered that day, sent at another time each; read an hour after.
                 sent = NOON - timedelta(days=chance.randrange(9)) - length
-                its = message(rows, where, sent)
-                status(rows, its, delivered=sent + length, read=sent + length + timedelta(hours=1))
+                message_id = message(rows, where, sent)
+                status(rows, message_id, delivered=sent + length, read=sent + length + timedelta(hours=1))
             status(rows, message(rows, where, NOON))
             rows.write(connection)
-            figures = found(connection)
+            metrics = found(connection)
             wanted = flat(oracle.daily(rows, "UTC"))
             agree(
-                {key: value for key, value in figures.items() if key[0] == DAY},
+                {key: value for key, value in metrics.items() if key[0] == DAY},
                 {key: value for key, value in wanted.items() if key[0] == DAY},
             )
 
 
 def test_nothing_is_delivered_before_it_was_sent(platform: Platform) -> None:
     rows = Rows()
-    its = message(rows, conversation(rows), NOON)
+    message_id = message(rows, conversation(rows), NOON)
     for length in (-3600, 0, 10):
-        status(rows, its, delivered=NOON + timedelta(seconds=length), read=NOON + timedelta(seconds=length))
+        status(
+            rows,
+            message_id,
+            delivered=NOON + timedelta(seconds=length),
+            read=NOON + timedelta(seconds=length),
+        )
     rows.write(platform)
-    figures = found(platform)
+    metrics = found(platform)
     for name in ("delivery", "read"):
-        assert figures[DAY, f"{name}_median_seconds"] == 0
-        assert figures[DAY, f"{name}_p95_seconds"] == pytest.approx(9)
+        assert metrics[DAY, f"{name}_median_seconds"] == 0
+        assert metrics[DAY, f"{name}_p95_seconds"] == pytest.approx(9)
 
 
 @pytest.mark.parametrize("never", ["infinity", "-infinity"])
@@ -121,13 +126,13 @@ def test_what_has_no_moment_stops_nothing(platform: Platform, never: str) -> Non
     value = text(f"'{never}'")
     with platform.engine.begin() as connection:
         connection.execute(update(Message).where(Message.id == second).values(created_at=value))
-        its = update(MessageStatus).where(MessageStatus.id == lost)
-        connection.execute(its.values(delivered_at=value, read_at=value))
-    figures = found(platform)
-    # Delivered it was; how long that took nobody knows.
-    assert [figures[DAY, name] for name in ("messages", "deliveries", "reads")] == [1, 2, 1]
-    assert figures[DAY, "delivery_median_seconds"] == figures[DAY, "delivery_p95_seconds"] == 2
-    assert figures[DAY, "read_median_seconds"] is None
+        change = update(MessageStatus).where(MessageStatus.id == lost)
+        connection.execute(change.values(delivered_at=value, read_at=value))
+    metrics = found(platform)
+    # It was delivered; how long that took is unknown.
+    assert [metrics[DAY, name] for name in ("messages", "deliveries", "reads")] == [1, 2, 1]
+    assert metrics[DAY, "delivery_median_seconds"] == metrics[DAY, "delivery_p95_seconds"] == 2
+    assert metrics[DAY, "read_median_seconds"] is None
 
 
 def test_active_are_those_who_wrote_or_read(platform: Platform) -> None:
@@ -145,10 +150,10 @@ def test_active_are_those_who_wrote_or_read(platform: Platform) -> None:
     status(rows, first, dan, delivered=NOON)
     status(rows, first, kim, read=midnight(NEXT))
     rows.write(platform)
-    figures = found(platform)
+    metrics = found(platform)
     names = ("messages", "conversations", "active_users", "deliveries", "reads")
-    assert [figures[DAY, name] for name in names] == [3, 2, 2, 1, 3]
-    assert [figures[NEXT, name] for name in names] == [0, 0, 1, 0, 1]
+    assert [metrics[DAY, name] for name in names] == [3, 2, 2, 1, 3]
+    assert [metrics[NEXT, name] for name in names] == [0, 0, 1, 0, 1]
 
 
 def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> None:
@@ -161,10 +166,10 @@ def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> Non
     status(rows, old, read=three)
     status(rows, old)
     rows.write(platform)
-    figures = found(platform)
-    said = {day: [name for name in DAILY.metrics if figures[day, name]] for day, name in figures}
+    metrics = found(platform)
+    nonzero = {day: [name for name in DAILY.figures if metrics[day, name]] for day, name in metrics}
     took = ["delivery_median_seconds", "delivery_p95_seconds"], ["read_median_seconds", "read_p95_seconds"]
-    assert said == {
+    assert nonzero == {
         one.date(): ["messages", "conversations"],
         two.date(): ["deliveries", *took[0]],
         three.date(): ["active_users", "reads", *took[1]],
@@ -183,9 +188,9 @@ def test_sessions_are_counted_when_they_begin(platform: Platform) -> None:
     # It goes on, and began before.
     session(rows, START - INSTANT, expires_at=midnight(NEXT), revoked_at=NOON)
     rows.write(platform)
-    figures = found(platform, SESSIONS)
-    assert (figures[DAY, "sessions"], figures[DAY, "users"]) == (3, 2)
-    assert (figures[BEFORE, "sessions"], figures[BEFORE, "users"]) == (1, 1)
+    metrics = found(platform, SESSIONS)
+    assert (metrics[DAY, "sessions"], metrics[DAY, "users"]) == (3, 2)
+    assert (metrics[BEFORE, "sessions"], metrics[BEFORE, "users"]) == (1, 1)
     assert after(platform, delete(AuthSession), SESSIONS) == {}
 
 
@@ -204,7 +209,7 @@ def test_entries_are_counted_by_severity(platform: Platform) -> None:
             (DAY, "error"): {"events": 3, "users": 2},
             (DAY, "critical"): {"events": 4, "users": 2},
             (DAY, "security"): {"events": 5, "users": 2},
-            # Of nobody.
+            # Without a user.
             (NEXT, "security"): {"events": 1, "users": 0},
         }
     )

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 
 
 @dataclass
-class Shelf(Desk):
-    """A desk whose files are in the store `provider`; it remembers what it has uploaded."""
+class Shelf(AppContext):
+    """An application whose files are in the store `provider`; it remembers what it has uploaded."""
 
     provider: str = "local"
     uploaded: dict[UUID, bytes] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Shelf(Desk):
         return row
 
     def assert_nothing_else_is_left(self) -> None:
-        """Each original that nobody has served is in one place, and there is nothing beside them."""
+        """Each original that is not served is in one place, and there is nothing beside them."""
         quarantined = {
             row_id: content
             for row_id, content in self.uploaded.items()

@@ -21,14 +21,14 @@ from tasks.policies.attachment import AttachmentTable
 from tests.examples import examples
 from tests.platform import Platform, eventually
 
-OURS = {"width": 4, "height": 3, "placeholder": "data:…"}
+OWN_METADATA = {"width": 4, "height": 3, "placeholder": "data:…"}
 MODELS: dict[str, type[Any]] = {"openchat": openchat.Attachment, "pern": pern.Attachment}
 CLEAN = AppView(
     served=True,
     scanned=True,
     verdict="clean",
     details={"engine": "ClamAV"},
-    metadata=OURS,
+    metadata=OWN_METADATA,
     url="/files/a",
     small_url="/files/small",
     large_url="/files/large",
@@ -46,7 +46,7 @@ WRITES: dict[str, Write] = {
     "served": lambda c, t, i: app_columns.finished(c, t, i, CLEAN),
 }
 #: What each write says in `openchat`: status, error, scanned, verdict.
-SAID = {
+EXPECTED = {
     "working": ("processing", None, False, None),
     "waiting": ("pending", "scanner_unavailable: away", False, None),
     "failed": ("failed", "worker_lost: thrice", False, None),
@@ -81,48 +81,48 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-OBJECTS = st.dictionaries(st.text() | st.sampled_from(sorted(OURS)), VALUES, max_size=6)
+OBJECTS = st.dictionaries(st.text() | st.sampled_from(sorted(OWN_METADATA)), VALUES, max_size=6)
 relaxed = examples(25)
 NO_OBJECTS = VALUES.filter(lambda value: not isinstance(value, dict))
 
 
 @relaxed
-@given(theirs=OBJECTS, ours=OBJECTS)
-def test_our_keys_are_set_and_everybody_elses_kept(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    after = json.loads(merged(json.dumps(theirs), ours))
-    assert {key: after[key] for key in ours} == ours
-    assert {key: after[key] for key in after if key not in ours} == {
-        key: theirs[key] for key in theirs if key not in ours
+@given(existing=OBJECTS, own=OBJECTS)
+def test_our_keys_are_set_and_everybody_elses_kept(existing: dict[str, Any], own: dict[str, Any]) -> None:
+    after = json.loads(merged(json.dumps(existing), own))
+    assert {key: after[key] for key in own} == own
+    assert {key: after[key] for key in after if key not in own} == {
+        key: existing[key] for key in existing if key not in own
     }
 
 
 @relaxed
-@given(ours=OBJECTS, blank=st.none() | st.text(" \t\r\n"))
-def test_nothing_becomes_ours(ours: dict[str, Any], blank: str | None) -> None:
-    assert json.loads(merged(blank, ours)) == ours
+@given(own=OBJECTS, blank=st.none() | st.text(" \t\r\n"))
+def test_nothing_becomes_ours(own: dict[str, Any], blank: str | None) -> None:
+    assert json.loads(merged(blank, own)) == own
 
 
 @relaxed
 @given(value=NO_OBJECTS)
 def test_json_that_is_no_object_is_kept(value: Any) -> None:
-    said = json.dumps(value)
-    assert json.loads(merged(said, OURS)) == {"unparsed": said} | OURS
+    content = json.dumps(value)
+    assert json.loads(merged(content, OWN_METADATA)) == {"unparsed": content} | OWN_METADATA
 
 
 @relaxed
-@given(said=st.text(min_size=1).filter(str.strip))
-def test_what_is_no_json_is_kept(said: str) -> None:
+@given(content=st.text(min_size=1).filter(str.strip))
+def test_what_is_no_json_is_kept(content: str) -> None:
     try:
-        theirs = json.loads(said)
+        expected = json.loads(content)
     except ValueError:
-        theirs = None
-    if not isinstance(theirs, dict):
-        theirs = {"unparsed": said}
-    assert json.loads(merged(said, OURS)) == theirs | OURS
+        expected = None
+    if not isinstance(expected, dict):
+        expected = {"unparsed": content}
+    assert json.loads(merged(content, OWN_METADATA)) == expected | OWN_METADATA
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         "{",
         "{'a': 1}",
@@ -133,25 +133,25 @@ def test_what_is_no_json_is_kept(said: str) -> None:
         "1" * 5000,
         "\ufeff{}",
     ],
-    ids=lambda said: said[:20],
+    ids=lambda content: content[:20],
 )
-def test_hostile_json_is_kept(said: str) -> None:
-    assert json.loads(merged(said, OURS)) == {"unparsed": said} | OURS
+def test_hostile_json_is_kept(content: str) -> None:
+    assert json.loads(merged(content, OWN_METADATA)) == {"unparsed": content} | OWN_METADATA
 
 
 @relaxed
-@given(before=st.none() | st.text() | VALUES.map(json.dumps), ours=OBJECTS)
-def test_merging_twice_is_merging_once(before: str | None, ours: dict[str, Any]) -> None:
-    once = merged(before, ours)
-    assert merged(once, ours) == once
+@given(before=st.none() | st.text() | VALUES.map(json.dumps), own=OBJECTS)
+def test_merging_twice_is_merging_once(before: str | None, own: dict[str, Any]) -> None:
+    once = merged(before, own)
+    assert merged(once, own) == once
 
 
 # -- Rows ---------------------------------------------------------------------------------------------------
 
 
 def test_openchat_sees_each_state_and_no_address_before_a_clean_verdict(platform: Platform) -> None:
-    platform.pern_attachment(b"somebody else's")
-    platform.openchat_attachment(b"somebody else's", metadata_="{}", thumbnail_url="/files/t")
+    platform.pern_attachment(b"another")
+    platform.openchat_attachment(b"another", metadata_="{}", thumbnail_url="/files/t")
     for name, write in WRITES.items():
         row_id = platform.openchat_attachment(
             b"x", thumbnail_url="/files/old-t", preview_url="/files/old-p", metadata_='{"caption": "hi"}'
@@ -161,7 +161,7 @@ def test_openchat_sees_each_state_and_no_address_before_a_clean_verdict(platform
         assert do(platform, "openchat", row_id, write) is (True if name in {"refused", "served"} else None)
         assert others(platform, row_id) == elsewhere, name
         after = platform.row(openchat.Attachment, row_id)._asdict()
-        status, error, scanned, verdict = SAID[name]
+        status, error, scanned, verdict = EXPECTED[name]
         wanted = before | {
             "processing_status": status,
             "processing_error": error,
@@ -173,15 +173,15 @@ def test_openchat_sees_each_state_and_no_address_before_a_clean_verdict(platform
             "updated_at": after["updated_at"],
         }
         if name in {"refused", "served"}:
-            assert json.loads(after["metadata"]) == {"caption": "hi"} | OURS
+            assert json.loads(after["metadata"]) == {"caption": "hi"} | OWN_METADATA
             wanted |= {"metadata": after["metadata"], "scan_details": '{"engine": "ClamAV"}'}
         assert after == wanted, name
         assert after["updated_at"] > before["updated_at"], name
 
 
 def test_pern_sees_a_picture_of_what_is_served_and_nothing_else(platform: Platform) -> None:
-    platform.pern_attachment(b"somebody else's", thumbnail_path="theirs")
-    platform.openchat_attachment(b"somebody else's")
+    platform.pern_attachment(b"another", thumbnail_path="other")
+    platform.openchat_attachment(b"another")
     for name, write in WRITES.items():
         row_id = platform.pern_attachment(name.encode(), thumbnail_path="old")
         before = platform.row(pern.Attachment, row_id)._asdict()
@@ -227,14 +227,14 @@ def test_what_another_writes_into_the_same_json_meanwhile_is_kept(platform: Plat
     change = text('UPDATE openchat.attachment SET metadata = \'{"caption": "hi"}\' WHERE id = :id')
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     thread = threading.Thread(target=do, args=(platform, "openchat", row_id, WRITES["served"]))
-    with platform.engine.connect() as theirs:
-        theirs.execute(change, {"id": row_id})
+    with platform.engine.connect() as other_connection:
+        other_connection.execute(change, {"id": row_id})
         thread.start()
         eventually(lambda: platform.sql(waiting)[0][0])
-        theirs.commit()
+        other_connection.commit()
     thread.join()
     after = json.loads(platform.row(openchat.Attachment, row_id).metadata)
-    assert after == {"caption": "hi"} | OURS
+    assert after == {"caption": "hi"} | OWN_METADATA
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])

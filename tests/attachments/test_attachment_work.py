@@ -44,19 +44,21 @@ def claim(platform: Platform, app: str, row_id: UUID, worker: str = "worker") ->
 
 
 def claimed(platform: Platform, app: str, row_id: UUID, worker: str = "worker") -> attachment_work.Claim:
-    mine = claim(platform, app, row_id, worker)
-    assert mine is not None
-    return mine
+    own_claim = claim(platform, app, row_id, worker)
+    assert own_claim is not None
+    return own_claim
 
 
-def wait(platform: Platform, mine: attachment_work.Claim, *, failed: bool) -> str:
+def wait(platform: Platform, own_claim: attachment_work.Claim, *, failed: bool) -> str:
     with platform.engine.begin() as connection:
-        return attachment_work.wait(connection, mine, "because", "of this", platform.settings, failed=failed)
+        return attachment_work.wait(
+            connection, own_claim, "because", "of this", platform.settings, failed=failed
+        )
 
 
-def finish(platform: Platform, mine: attachment_work.Claim) -> bool:
+def finish(platform: Platform, own_claim: attachment_work.Claim) -> bool:
     with platform.engine.begin() as connection:
-        return attachment_work.finish(connection, mine, DONE, NOTHING_SEEN)
+        return attachment_work.finish(connection, own_claim, DONE, NOTHING_SEEN)
 
 
 def alter(platform: Platform, row_id: UUID, values: str) -> None:
@@ -85,13 +87,15 @@ def job(platform: Platform, row_id: UUID) -> Row[Any]:
 def test_a_fresh_row_is_claimed_and_says_what_it_is(platform: Platform, app: str) -> None:
     row_id = upload(platform, app)
     row = platform.row(MODELS[app], row_id)
-    mine = claimed(platform, app, row_id, "here")
-    assert (mine.app, mine.id, mine.attempt, mine.failures, mine.waits) == (app, row_id, 1, 0, 0)
-    assert (mine.name, mine.media_type, mine.size, mine.provider) == ("file.bin", "text/plain", 16, "local")
+    own_claim = claimed(platform, app, row_id, "here")
+    assert (own_claim.app, own_claim.id) == (app, row_id)
+    assert (own_claim.attempt, own_claim.failures, own_claim.waits) == (1, 0, 0)
+    assert (own_claim.name, own_claim.media_type) == ("file.bin", "text/plain")
+    assert (own_claim.size, own_claim.provider) == (16, "local")
     if app == "openchat":
-        assert (mine.key, mine.encrypted, mine.sha256) == (row.storage_key, False, None)
+        assert (own_claim.key, own_claim.encrypted, own_claim.sha256) == (row.storage_key, False, None)
     else:
-        assert (mine.key, mine.encrypted, mine.sha256) == (row.file_path, True, row.file_hash)
+        assert (own_claim.key, own_claim.encrypted, own_claim.sha256) == (row.file_path, True, row.file_hash)
     state = job(platform, row_id)
     assert (state.state, state.worker, state.phase) == ("running", "here", "claimed")
     assert state.lease_until - state.updated_at == timedelta(
@@ -138,8 +142,8 @@ def test_only_what_is_due_or_left_behind_is_claimed(platform: Platform, app: str
         with platform.engine.begin() as connection:
             connection.execute(text(change), {"id": row_id})
             before = everything(connection)
-            mine = attachment_work.claim(connection, app, table(app), row_id, "other", platform.settings)
-            assert (mine is not None) == free, state
+            own_claim = attachment_work.claim(connection, app, table(app), row_id, "other", platform.settings)
+            assert (own_claim is not None) == free, state
             assert free or everything(connection) == before, state
         if free:
             now = job(platform, row_id)
@@ -172,20 +176,20 @@ def test_a_job_does_not_outlive_its_row_unless_it_tells_something(platform: Plat
     platform.set(attachment_attempts=1)
     for state in ("waiting", "left behind", "leased by a live worker", "finished", "failed"):
         row_id = platform.openchat_attachment(b"x")
-        mine = claimed(platform, "openchat", row_id)
+        own_claim = claimed(platform, "openchat", row_id)
         if state == "waiting":
-            wait(platform, mine, failed=False)
+            wait(platform, own_claim, failed=False)
         elif state == "left behind":
             expire(platform, row_id)
         elif state == "finished":
-            finish(platform, mine)
+            finish(platform, own_claim)
         elif state == "failed":
-            wait(platform, mine, failed=True)
+            wait(platform, own_claim, failed=True)
         before = platform.job(row_id)
         platform.sql(deletion.format("openchat.attachment") + " WHERE id = :id", id=row_id)
         assert claim(platform, "openchat", row_id) is None
-        gone = state in {"waiting", "left behind"}
-        assert platform.job(row_id) == (None if gone else before), state
+        deleted = state in {"waiting", "left behind"}
+        assert platform.job(row_id) == (None if deleted else before), state
 
 
 @pytest.mark.parametrize("app", APP_NAMES)
@@ -216,7 +220,7 @@ def test_of_twenty_claims_at_once_one_wins(platform: Platform, app: str, left_be
     for thread in threads:
         thread.join()
     assert len(won) == 20
-    winners = [mine for mine in won if mine]
+    winners = [one for one in won if one]
     assert len(winners) == 1
     assert job(platform, row_id).attempt == winners[0].attempt == 1 + left_behind
 
@@ -224,27 +228,27 @@ def test_of_twenty_claims_at_once_one_wins(platform: Platform, app: str, left_be
 # -- Who may write ------------------------------------------------------------------------------------------
 
 
-def renew(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
-    attachment_work.renew(connection, mine, platform.settings, "scan")
+def renew(connection: Connection, own_claim: attachment_work.Claim, platform: Platform) -> object:
+    attachment_work.renew(connection, own_claim, platform.settings, "scan")
     return None
 
 
-def put_off(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
-    return attachment_work.wait(connection, mine, "reason", "detail", platform.settings, failed=False)
+def put_off(connection: Connection, own_claim: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.wait(connection, own_claim, "reason", "detail", platform.settings, failed=False)
 
 
-def fail(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
-    return attachment_work.wait(connection, mine, "reason", "detail", platform.settings, failed=True)
+def fail(connection: Connection, own_claim: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.wait(connection, own_claim, "reason", "detail", platform.settings, failed=True)
 
 
-def give_up(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
+def give_up(connection: Connection, own_claim: attachment_work.Claim, platform: Platform) -> object:
     return attachment_work.wait(
-        connection, replace(mine, failures=99), "a", "b", platform.settings, failed=True
+        connection, replace(own_claim, failures=99), "a", "b", platform.settings, failed=True
     )
 
 
-def end(connection: Connection, mine: attachment_work.Claim, platform: Platform) -> object:
-    return attachment_work.finish(connection, mine, DONE, NOTHING_SEEN)
+def end(connection: Connection, own_claim: attachment_work.Claim, platform: Platform) -> object:
+    return attachment_work.finish(connection, own_claim, DONE, NOTHING_SEEN)
 
 
 WRITES: tuple[Callable[[Connection, attachment_work.Claim, Platform], object], ...] = (
@@ -275,39 +279,39 @@ def test_an_older_claim_may_write_nothing(platform: Platform, app: str) -> None:
 
 def test_who_has_given_a_file_back_may_write_nothing(platform: Platform) -> None:
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
-    wait(platform, mine, failed=False)
+    own_claim = claimed(platform, "openchat", row_id)
+    wait(platform, own_claim, failed=False)
     before = platform.everything()
     for write in WRITES:
         with platform.engine.begin() as connection, pytest.raises(attachment_work.LeaseLostError):
-            write(connection, mine, platform)
+            write(connection, own_claim, platform)
         assert platform.everything() == before, write
 
 
 def test_a_claim_whose_lease_ran_out_may_write_until_another_takes_over(platform: Platform) -> None:
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     expire(platform, row_id)
-    assert finish(platform, mine)
+    assert finish(platform, own_claim)
     assert job(platform, row_id).state == "finished"
 
 
 def test_finishing_is_told_of_a_row_that_is_gone(platform: Platform) -> None:
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     platform.sql("DELETE FROM openchat.attachment")
     with platform.engine.begin() as connection:
         values = DONE | {"small_key": "small", "large_key": "large"}
-        assert not attachment_work.finish(connection, mine, values, NOTHING_SEEN)
+        assert not attachment_work.finish(connection, own_claim, values, NOTHING_SEEN)
     assert platform.job(row_id) is None
 
 
 def test_a_failed_commit_leaves_both_rows_as_they_were(platform: Platform) -> None:
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     before = platform.everything()
     with suppress(ZeroDivisionError), platform.engine.begin() as connection:
-        attachment_work.finish(connection, mine, DONE, NOTHING_SEEN)
+        attachment_work.finish(connection, own_claim, DONE, NOTHING_SEEN)
         raise ZeroDivisionError
     assert platform.everything() == before
 
@@ -344,9 +348,9 @@ def test_a_file_that_kills_its_workers_is_parked(platform: Platform, app: str, a
     platform.set(attachment_attempts=attempts)
     row_id = upload(platform, app)
     for _ in range(attempts):
-        mine = claimed(platform, app, row_id)
+        own_claim = claimed(platform, app, row_id)
         with platform.engine.begin() as connection:
-            attachment_work.renew(connection, mine, platform.settings, "draw")
+            attachment_work.renew(connection, own_claim, platform.settings, "draw")
         expire(platform, row_id)
     last = claim(platform, app, row_id)
     assert last is not None
@@ -382,13 +386,13 @@ def test_failures_are_kept_through_an_outage(platform: Platform) -> None:
 def test_pauses_double_up_to_the_longest_with_jitter(platform: Platform) -> None:
     platform.set(attachment_retry_seconds=10, attachment_retry_max_seconds=300)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     for waits, longest in ((0, 10), (1, 20), (2, 40), (4, 160), (5, 300), (6, 300), (10_000, 300)):
         pauses = set()
         for _ in range(20):
             with platform.engine.connect() as connection:
                 attachment_work.wait(
-                    connection, replace(mine, waits=waits), "a", "b", platform.settings, failed=False
+                    connection, replace(own_claim, waits=waits), "a", "b", platform.settings, failed=False
                 )
                 times = "SELECT not_before - updated_at FROM roomkeeper.attachment_jobs"
                 pauses.add(connection.execute(text(times)).scalar_one().total_seconds())
@@ -408,9 +412,9 @@ def lease_threads() -> list[threading.Thread]:
 def test_a_lease_is_renewed_while_its_file_is_worked_on(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=1)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     seen = {job(platform, row_id).lease_until}
-    with Lease(mine, platform.settings) as lease:
+    with Lease(own_claim, platform.settings) as lease:
 
         def renewed() -> bool:
             seen.add(job(platform, row_id).lease_until)
@@ -427,9 +431,9 @@ def test_a_lease_is_renewed_while_its_file_is_worked_on(platform: Platform) -> N
 def test_a_phase_is_noted_and_renews_the_lease(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=30)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     before = job(platform, row_id)
-    with Lease(mine, platform.settings) as lease:
+    with Lease(own_claim, platform.settings) as lease:
         lease.enter("scan")
         eventually(lambda: job(platform, row_id).phase == "scan")
         noted = job(platform, row_id)
@@ -444,9 +448,9 @@ def test_a_phase_is_noted_and_renews_the_lease(platform: Platform) -> None:
 def test_a_phase_that_is_over_at_once_costs_no_update(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=30)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     before = job(platform, row_id)
-    with Lease(mine, platform.settings) as lease:
+    with Lease(own_claim, platform.settings) as lease:
         for phase in ("fetch", "identify", "scan"):
             lease.enter(phase)
     assert job(platform, row_id) == before
@@ -463,8 +467,8 @@ def lost(lease: Lease) -> bool:
 def test_who_lost_the_lease_to_another_is_told(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=1)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
-    with Lease(mine, platform.settings) as lease:
+    own_claim = claimed(platform, "openchat", row_id)
+    with Lease(own_claim, platform.settings) as lease:
         alter(platform, row_id, "attempt = attempt + 1")
         before = job(platform, row_id)
         with pytest.raises(attachment_work.LeaseLostError):
@@ -477,11 +481,11 @@ def test_who_lost_the_lease_to_another_is_told(platform: Platform) -> None:
 def test_a_lease_that_cannot_be_renewed_is_lost(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=1, lock_timeout_ms=100)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     with (
         environment(platform.environment),
         platform.engine.connect() as blocker,
-        Lease(mine, platform.settings) as lease,
+        Lease(own_claim, platform.settings) as lease,
     ):
         blocker.execute(text("LOCK TABLE roomkeeper.attachment_jobs IN ACCESS EXCLUSIVE MODE"))
         eventually(lambda: lost(lease), 10)
@@ -491,10 +495,10 @@ def test_a_lease_that_cannot_be_renewed_is_lost(platform: Platform) -> None:
 def test_a_lease_survives_a_database_that_is_back_in_time(platform: Platform) -> None:
     platform.set(attachment_lease_seconds=3, lock_timeout_ms=100)
     row_id = upload(platform, "openchat")
-    mine = claimed(platform, "openchat", row_id)
+    own_claim = claimed(platform, "openchat", row_id)
     with environment(platform.environment), platform.engine.connect() as blocker:
         blocker.execute(text("LOCK TABLE roomkeeper.attachment_jobs IN ACCESS EXCLUSIVE MODE"))
-        with Lease(mine, platform.settings) as lease:
+        with Lease(own_claim, platform.settings) as lease:
             waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             with platform.engine.connect() as observer:
 

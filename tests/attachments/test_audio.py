@@ -47,11 +47,11 @@ KINDS = [
 def test_every_kind_is_heard(easel: Easel, kind: str, codec: str, name: str, rate: int) -> None:
     answer = easel.draw(media.audio(half, 2, kind=kind, codec=codec, rate=rate))
     assert answer["pictures"] == {}
-    told = answer["metadata"]
-    assert told.keys() == {"duration", "sample_rate", "channels", "audio_codec", "peaks"}
-    assert told["duration"] == pytest.approx(2, abs=0.1)
-    assert (told["sample_rate"], told["channels"], told["audio_codec"]) == (rate, 1, name)
-    peaks = told["peaks"]
+    metadata = answer["metadata"]
+    assert metadata.keys() == {"duration", "sample_rate", "channels", "audio_codec", "peaks"}
+    assert metadata["duration"] == pytest.approx(2, abs=0.1)
+    assert (metadata["sample_rate"], metadata["channels"], metadata["audio_codec"]) == (rate, 1, name)
+    peaks = metadata["peaks"]
     assert len(peaks) == 128
     assert all(isinstance(peak, int) and 0 <= peak <= 255 for peak in peaks)
     # What is at the change the codecs smear.
@@ -74,10 +74,10 @@ def test_peaks_are_of_full_scale(easel: Easel, level: float, peak: int) -> None:
 
 @pytest.mark.parametrize("seconds", [0.003, 0.02, 0.128])
 def test_a_click_has_a_waveform(easel: Easel, seconds: float) -> None:
-    told = easel.draw(media.audio(lambda _: 1.0, seconds))["metadata"]
-    assert told["duration"] == pytest.approx(seconds, abs=0.001)
-    assert max(told["peaks"]) > 200
-    assert len(told["peaks"]) == 128
+    metadata = easel.draw(media.audio(lambda _: 1.0, seconds))["metadata"]
+    assert metadata["duration"] == pytest.approx(seconds, abs=0.001)
+    assert max(metadata["peaks"]) > 200
+    assert len(metadata["peaks"]) == 128
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_a_recording_of_a_browser_says_nothing_of_its_length(easel: Easel) -> No
     content = media.audio(half, 2, kind="webm", codec="libopus", options={"live": "1"})
     with av.open(io.BytesIO(content), "r") as sound:
         assert sound.duration is None
-    told = easel.draw(content)["metadata"]
-    assert told["duration"] == pytest.approx(2, abs=0.05)
-    assert max(told["peaks"][:55]) <= 10
-    assert min(told["peaks"][72:122]) > 90
+    metadata = easel.draw(content)["metadata"]
+    assert metadata["duration"] == pytest.approx(2, abs=0.05)
+    assert max(metadata["peaks"][:55]) <= 10
+    assert min(metadata["peaks"][72:122]) > 90
 
 
 @pytest.mark.parametrize("kind", ["mp3", "mp4", "flac"])

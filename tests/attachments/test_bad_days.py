@@ -18,7 +18,7 @@ from stack.demo.samples import drawing
 from stack.servers import signatures
 from stack.servers.clamd import Clamd
 from tasks.attachments import examine
-from tests.attachments.desk import Desk, at_scan
+from tests.attachments.context import AppContext, at_scan
 from tests.attachments.shelf import Shelf
 from tests.fault_proxy import Fault, FaultProxy
 from tests.platform import Platform, eventually
@@ -48,8 +48,8 @@ def shelf(request: pytest.FixtureRequest, platform: Platform) -> Shelf:
 
 
 @pytest.fixture
-def open_desk(platform: Platform) -> Desk:
-    return Desk(platform, "openchat")
+def openchat_context(platform: Platform) -> AppContext:
+    return AppContext(platform, "openchat")
 
 
 @pytest.fixture
@@ -242,30 +242,32 @@ NONSENSE = (
 )
 
 
-def test_what_is_no_answer_of_a_scanner_is_never_a_verdict(open_desk: Desk, fake: FakeClamd) -> None:
-    open_desk.platform.set(clamd=fake.address, max_file_bytes=100_000, attachment_attempts=1)
-    row_id = open_desk.upload(TEXT)
+def test_what_is_no_answer_of_a_scanner_is_never_a_verdict(
+    openchat_context: AppContext, fake: FakeClamd
+) -> None:
+    openchat_context.platform.set(clamd=fake.address, max_file_bytes=100_000, attachment_attempts=1)
+    row_id = openchat_context.upload(TEXT)
 
     def waits() -> None:
-        assert open_desk.again(row_id) == "waiting (scanner_unavailable)", fake
-        job = open_desk.job(row_id)
+        assert openchat_context.again(row_id) == "waiting (scanner_unavailable)", fake
+        job = openchat_context.job(row_id)
         assert (job.failures, job.verdict, job.outcome) == (0, None, None)
-        open_desk.assert_unserved(row_id)
+        openchat_context.assert_unserved(row_id)
 
-    open_desk.work(row_id)
+    openchat_context.work(row_id)
     for fake.answer in NONSENSE:
         waits()
     fake.patience = 1
     waits()
     fake.patience, fake.answer = None, None
-    open_desk.platform.set(scan_timeout_seconds=0.3)
+    openchat_context.platform.set(scan_timeout_seconds=0.3)
     waits()
     fake.version = b"PONG\n"
     waits()
     fake.version, fake.answer = VERSION, b"stream: OK\n"
-    open_desk.platform.set(scan_timeout_seconds=20)
-    assert open_desk.again(row_id) == "accepted"
-    assert open_desk.job(row_id).signature_version == "27000"
+    openchat_context.platform.set(scan_timeout_seconds=20)
+    assert openchat_context.again(row_id) == "accepted"
+    assert openchat_context.job(row_id).signature_version == "27000"
 
 
 @dataclass(frozen=True)
@@ -286,26 +288,26 @@ class CarelessClamd(Clamd):
 
 @pytest.mark.parametrize("lapse", ["AlertEncrypted no", "AlertExceedsMax no"])
 def test_a_scanner_that_fails_open_is_not_believed_until_it_is_mended(
-    open_desk: Desk, tmp_path: Path, lapse: str
+    openchat_context: AppContext, tmp_path: Path, lapse: str
 ) -> None:
     known = signatures.choose(tmp_path / "signatures", own_only=True)
     (tmp_path / "clamd").mkdir()
     clamd = ClamdServer(CarelessClamd(tmp_path / "clamd", known, 1_000_000, lapse))
     clamd.start()
     try:
-        open_desk.platform.set(clamd=clamd.address, max_file_bytes=1_000_000, attachment_attempts=1)
-        row_ids = [open_desk.upload(TEXT), open_desk.upload(EICAR)]
+        openchat_context.platform.set(clamd=clamd.address, max_file_bytes=1_000_000, attachment_attempts=1)
+        row_ids = [openchat_context.upload(TEXT), openchat_context.upload(EICAR)]
         for row_id in row_ids * 2:
-            assert open_desk.again(row_id) == "waiting (scanner_misconfigured)"
-            job = open_desk.job(row_id)
+            assert openchat_context.again(row_id) == "waiting (scanner_misconfigured)"
+            job = openchat_context.job(row_id)
             assert (job.failures, job.verdict, job.outcome) == (0, None, None)
-            open_desk.assert_unserved(row_id)
-        error = open_desk.row(row_ids[0]).processing_error
+            openchat_context.assert_unserved(row_id)
+        error = openchat_context.row(row_ids[0]).processing_error
         assert error.startswith("scanner_misconfigured: The virus scanner calls ")
         clamd.stop()
         (tmp_path / "clamd" / "mended").touch()
         clamd.start()
-        ends = [open_desk.again(row_id) for row_id in row_ids]
+        ends = [openchat_context.again(row_id) for row_id in row_ids]
         assert ends == ["accepted", "quarantined (malware)"]
     finally:
         clamd.stop()
@@ -425,9 +427,9 @@ def test_a_file_waits_while_the_disk_is_full(shelf: Shelf, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("content", [PNG, PNG + EICAR], ids=["clean", "infected"])
 def test_a_database_that_restarts_in_each_phase(
-    open_desk: Desk, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, content: bytes
+    openchat_context: AppContext, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    open_desk.platform.set(attachment_attempts=1, strip_originals="openchat")
+    openchat_context.platform.set(attachment_attempts=1, strip_originals="openchat")
     real, restarted = examine.AttemptContext.phase, []
 
     @contextmanager
@@ -438,15 +440,15 @@ def test_a_database_that_restarts_in_each_phase(
             postgres.start()
             yield detail
 
-    row_id = open_desk.upload(content, "a.png", "image/png")
+    row_id = openchat_context.upload(content, "a.png", "image/png")
     monkeypatch.setattr(examine.AttemptContext, "phase", phase)
-    ends = [open_desk.work(row_id)]
+    ends = [openchat_context.work(row_id)]
     while ends[-1] == "waiting (database_unavailable)" and len(ends) < 3:
-        ends.append(open_desk.again(row_id))
+        ends.append(openchat_context.again(row_id))
     assert ends[-1] == ("accepted" if content == PNG else "quarantined (malware)")
     assert {"fetch", "identify", "scan"} <= set(restarted)
     assert ({"strip", "draw", "store"} <= set(restarted)) is (content == PNG)
-    assert open_desk.job(row_id).failures == 0
+    assert openchat_context.job(row_id).failures == 0
 
 
 def test_a_database_that_restarts_while_an_object_is_moved_into_quarantine(

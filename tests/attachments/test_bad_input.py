@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError
 
 from tests.attachments import hostile
 from tests.attachments.carriers import HTML, heic, letter, pdf, picture, windows_program
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 from tests.attachments.shelf import Shelf
 from tests.platform import Platform
 from workers import sandbox
@@ -141,8 +141,8 @@ def test_what_is_broken_or_hostile_is_refused_with_its_reason_and_leaves_nothing
         assert (row.processing_status, row.is_scanned, row.scan_result) == ("failed", True, verdict), what
         assert row.processing_error == f"{reason}: {job.detail}", what
         # What the uploader said stays as it was.
-        said = (row.mime_type, row.original_filename, row.file_size, row.metadata)
-        assert said == (media_type, name, len(content), None), what
+        declared = (row.mime_type, row.original_filename, row.file_size, row.metadata)
+        assert declared == (media_type, name, len(content), None), what
         assert list(folder.iterdir()) == [], what
     assert shelf.row(neighbour) == before
     if shelf.provider == "local":
@@ -174,9 +174,9 @@ def test_the_limit_of_size_is_exact_in_a_bucket_too(shelf: Shelf) -> None:
 
 def test_an_encrypted_file_has_a_limit_of_size_too(platform: Platform) -> None:
     platform.set(max_file_bytes=1_000)
-    desk = Desk(platform, "pern")
+    context = AppContext(platform, "pern")
     for size, end in ((1_000, "accepted"), (1_001, "refused (too_large)")):
-        assert desk.work(desk.upload(b"x" * size, is_encrypted=True)) == end
+        assert context.work(context.upload(b"x" * size, is_encrypted=True)) == end
 
 
 # -- Served, but with care ----------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_what_a_browser_could_run_is_only_ever_saved(shelf: Shelf) -> None:
     for content, name, media_type in PAGES:
         row_id = shelf.upload(content, name, media_type)
         key = shelf.key(row_id)
-        # As a careless service stores it; or whoever got hold of an upload form.
+        # As a careless service stores it, or an attacker with an upload form.
         shelf.platform.put(content, key, "s3", ContentType="text/html", ContentDisposition="inline")
         assert shelf.work(row_id) == "accepted", name
         url = shelf.served(row_id).storage_url
@@ -267,17 +267,17 @@ def test_what_a_browser_could_run_is_only_ever_saved(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "stored",
     ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}", '{"a": NaN}', '{"a": "\\u0000\\ud800"}', "\ufeff{}", '"x"'],
     ids=["deep", "long number", "NaN", "NUL and half a letter", "byte order mark", "text"],
 )
-def test_metadata_that_is_no_json_or_hardly_costs_nobody_anything(platform: Platform, said: str) -> None:
-    desk = Desk(platform, "openchat")
-    row_id = desk.upload(picture("PNG"), "a.png", "image/png", metadata_=said)
-    assert desk.work(row_id) == "accepted"
-    metadata = json.loads(desk.row(row_id).metadata)
+def test_metadata_that_is_no_json_or_hardly_costs_nobody_anything(platform: Platform, stored: str) -> None:
+    context = AppContext(platform, "openchat")
+    row_id = context.upload(picture("PNG"), "a.png", "image/png", metadata_=stored)
+    assert context.work(row_id) == "accepted"
+    metadata = json.loads(context.row(row_id).metadata)
     assert (metadata["width"], metadata["height"]) == (40, 30)
-    assert "a" in metadata or metadata["unparsed"] == said
+    assert "a" in metadata or metadata["unparsed"] == stored
 
 
 # -- Letters that the database cannot hold -----------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_metadata_that_is_no_json_or_hardly_costs_nobody_anything(platform: Plat
 
 def test_the_database_itself_keeps_nul_out_of_names(platform: Platform) -> None:
     with pytest.raises(DataError, match="NUL"):
-        Desk(platform, "openchat").upload(b"Milk\n", "a\0.txt")
+        AppContext(platform, "openchat").upload(b"Milk\n", "a\0.txt")
 
 
 @pytest.mark.parametrize("work", ["identify:inspect", "drawing.picture:draw", "strip:strip"])
@@ -301,12 +301,12 @@ def test_what_a_taken_over_process_says_can_be_written_down(
 
     monkeypatch.setattr(sandbox, "run", run)
     platform.set(attachment_attempts=2, strip_originals="openchat")
-    desk = Desk(platform, "openchat")
-    row_id = desk.upload(picture("PNG"), "a.png", "image/png")
+    context = AppContext(platform, "openchat")
+    row_id = context.upload(picture("PNG"), "a.png", "image/png")
     reason = {"identify:inspect": "identify_failed", "strip:strip": "strip_failed"}.get(
         work, "drawing_failed"
     )
-    assert desk.work(row_id) == f"waiting ({reason})"
-    assert desk.again(row_id) == f"failed ({reason})"
-    assert desk.job(row_id).detail.startswith("sandbox_raised: ValueError: ")
-    desk.assert_unserved(row_id)
+    assert context.work(row_id) == f"waiting ({reason})"
+    assert context.again(row_id) == f"failed ({reason})"
+    assert context.job(row_id).detail.startswith("sandbox_raised: ValueError: ")
+    context.assert_unserved(row_id)

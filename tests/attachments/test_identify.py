@@ -308,7 +308,7 @@ def test_what_libmagic_knows_less_of(name: str, media_type: str) -> None:
 
 def test_an_unknown_beginning_before_an_archive_is_an_archive() -> None:
     assert look(NOISE + zipped({"a.txt": b"hello"})).media_type == "application/zip"
-    # But not where the archive is somebody's attachment.
+    # But not where bytes follow the archive.
     assert look(NOISE + zipped({"a.txt": b"hello"}) + NOISE).media_type == "application/octet-stream"
 
 
@@ -345,8 +345,8 @@ def test_other_texts_are_texts(content: bytes) -> None:
 
 
 def test_every_trait_is_taken() -> None:
-    said = [{"name": name, "detail": "x"} for name in TRAIT]
-    assert [trait.name for trait in identify.parse({"media_type": "a/b", "traits": said}).traits] == list(
+    reported = [{"name": name, "detail": "x"} for name in TRAIT]
+    assert [trait.name for trait in identify.parse({"media_type": "a/b", "traits": reported}).traits] == list(
         TRAIT
     )
 

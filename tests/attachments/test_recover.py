@@ -1,4 +1,4 @@
-"""The recovery job: it announces what nobody works on, once, and nothing else."""
+"""The recovery job: it announces attachments that no worker has, once, and nothing else."""
 
 import base64
 import json
@@ -195,20 +195,20 @@ def test_what_is_due_is_announced(platform: Platform, app: str) -> None:
     platform.set(attachment_requeue_seconds=900)
     other = "pern" if app == "openchat" else "openchat"
     for state, columns, wanted in DUE:
-        row_id, theirs = uuid4(), uuid4()
+        row_id, other_id = uuid4(), uuid4()
         names, values = ", ".join(["", *columns]), ", ".join(["", *columns.values()])
         with platform.engine.connect() as connection:
-            for owner, its in ((app, row_id), (other, theirs)):
+            for owner, attachment_id in ((app, row_id), (other, other_id)):
                 statement = (
                     f"INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state{names})"
-                    f" VALUES ('{owner}', '{its}', '{state}'{values})"
+                    f" VALUES ('{owner}', '{attachment_id}', '{state}'{values})"
                 )
                 connection.execute(text(statement))
             before = everybody(connection)
             due = module._due(connection, app, platform.settings)
             assert due == ([row_id] if wanted else []), (state, columns)
             after = everybody(connection)
-            assert after[theirs] == before[theirs]
+            assert after[other_id] == before[other_id]
             if wanted:
                 changed = {name for name in after[row_id] if after[row_id][name] != before[row_id][name]}
                 assert changed == {"enqueued_at"}
@@ -243,10 +243,10 @@ def test_who_is_announced_can_be_claimed(platform: Platform, configure: Configur
     recover.run()
     for row_id in (new, left):
         with platform.engine.begin() as connection:
-            mine = attachment_work.claim(
+            own_claim = attachment_work.claim(
                 connection, "pern", table("pern"), row_id, "worker", platform.settings
             )
-        assert mine is not None
+        assert own_claim is not None
 
 
 # -- What is not --------------------------------------------------------------------------------------------
@@ -281,9 +281,9 @@ def test_an_application_that_is_disabled_is_left_alone(platform: Platform, confi
     configure(apps="pern,connect")
     new, waiting = upload(platform, "openchat"), upload(platform, "openchat")
     enter(platform, "openchat", waiting, "waiting")
-    mine = upload(platform, "pern")
+    pern_id = upload(platform, "pern")
     recover.run()
-    assert announced(platform) == [("pern", mine)]
+    assert announced(platform) == [("pern", pern_id)]
     assert platform.job(new) is None
     assert runs(platform) == [(1, "done", None)]
 
@@ -406,7 +406,7 @@ def test_a_publish_that_fails_half_way_leaves_all_to_the_next_turn(
 
 
 def test_a_worker_that_claims_meanwhile_is_not_in_the_way(platform: Platform, configure: Configure) -> None:
-    """Rows that somebody holds are passed over, not waited for."""
+    """Locked rows are skipped, not waited for."""
     held, free = upload(platform, "pern"), upload(platform, "pern")
     for row_id in (held, free):
         enter(platform, "pern", row_id, "waiting")

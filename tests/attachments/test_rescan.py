@@ -17,7 +17,7 @@ from stack.servers.clamd import Clamd
 from tasks.attachments import duplicates, operator_actions, popularity, rescan, verdicts
 from tasks.attachments.rescan import JOB
 from tasks.attachments.scan import Verdict
-from tests.attachments.desk import BOTH, Desk, at_scan, stored
+from tests.attachments.context import BOTH, AppContext, at_scan, stored
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer
 from workers.db import transaction
@@ -72,23 +72,23 @@ def scanner(_scanner: RenewedClamd, platform: Platform) -> Iterator[RenewedClamd
 
 
 @pytest.fixture
-def desk(platform: Platform, scanner: RenewedClamd, app: str) -> Desk:
-    return Desk(platform, app)
+def context(platform: Platform, scanner: RenewedClamd, app: str) -> AppContext:
+    return AppContext(platform, app)
 
 
 @pytest.fixture
-def open_desk(platform: Platform, scanner: RenewedClamd) -> Desk:
-    return Desk(platform, "openchat")
+def openchat_context(platform: Platform, scanner: RenewedClamd) -> AppContext:
+    return AppContext(platform, "openchat")
 
 
-def run(desk: Desk, rescans: int = 1) -> None:
+def run(context: AppContext, rescans: int = 1) -> None:
     for _ in range(rescans):
-        with environment(dict(desk.platform.environment)):
+        with environment(dict(context.platform.environment)):
             rescan.rescan()
 
 
-def act(desk: Desk, name: str, row_id: UUID) -> None:
-    operator_actions.act(name, desk.app, row_id, actor="Ada", reason="because")
+def act(context: AppContext, name: str, row_id: UUID) -> None:
+    operator_actions.act(name, context.app, row_id, actor="Ada", reason="because")
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
@@ -106,110 +106,114 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 @BOTH
-def test_a_clean_file_notices_nothing(desk: Desk, scanner: RenewedClamd) -> None:
-    row_id = desk.upload(drawing("PNG"), "a.png", "image/png")
-    assert desk.work(row_id) == "accepted"
-    row, before = desk.row(row_id), desk.job(row_id)
-    objects = stored(desk.platform.store)
+def test_a_clean_file_notices_nothing(context: AppContext, scanner: RenewedClamd) -> None:
+    row_id = context.upload(drawing("PNG"), "a.png", "image/png")
+    assert context.work(row_id) == "accepted"
+    row, before = context.row(row_id), context.job(row_id)
+    objects = stored(context.platform.store)
     scanner.renew(2, NEW)
-    run(desk)
-    job = desk.job(row_id)
+    run(context)
+    job = context.job(row_id)
     assert (before.signature_version, job.signature_version) == ("1", "2")
     assert job.rescanned_at is not None
     changed = {"signature_version", "rescanned_at"}
     assert {k for k in job._mapping if job._mapping[k] != before._mapping[k]} == changed
-    assert desk.row(row_id) == row
-    assert stored(desk.platform.store) == objects
+    assert context.row(row_id) == row
+    assert stored(context.platform.store) == objects
 
 
 @BOTH
-def test_a_late_detection_withdraws_every_copy_and_quarantines_it(desk: Desk, scanner: RenewedClamd) -> None:
+def test_a_late_detection_withdraws_every_copy_and_quarantines_it(
+    context: AppContext, scanner: RenewedClamd
+) -> None:
     content = drawing("PNG") + LATE
-    first = desk.upload(content, "a.png", "image/png")
+    first = context.upload(content, "a.png", "image/png")
     # pern's hashes are unique; its copies lie elsewhere.
-    copy = Desk(desk.platform, "openchat").upload(content, "b.png", "image/png")
-    other = desk.upload(drawing("GIF"), "b.gif", "image/gif")
-    desks = {first: desk, copy: Desk(desk.platform, "openchat"), other: desk}
-    for row_id, its in desks.items():
-        assert its.work(row_id) == "accepted"
+    copy = AppContext(context.platform, "openchat").upload(content, "b.png", "image/png")
+    other = context.upload(drawing("GIF"), "b.gif", "image/gif")
+    contexts = {first: context, copy: AppContext(context.platform, "openchat"), other: context}
+    for row_id, owner in contexts.items():
+        assert owner.work(row_id) == "accepted"
     scanner.renew(2, NEW)
-    bystander = desk.row(other)
-    run(desk)
+    bystander = context.row(other)
+    run(context)
     for row_id in (first, copy):
         # At once, before anybody has moved anything.
-        its = desks[row_id]
-        assert its.job(row_id).state == "waiting"
-        row = its.row(row_id)
-        if its.app == "openchat":
+        owner = contexts[row_id]
+        assert owner.job(row_id).state == "waiting"
+        row = owner.row(row_id)
+        if owner.app == "openchat":
             assert (row.storage_url, row.thumbnail_url, row.preview_url) == (None, None, None)
             assert row.processing_error == f"late_detection: infected with {LATE_NAME}"
         else:
             assert row.thumbnail_path is None
-        assert its.work(row_id) == "quarantined (malware)"
-        its.assert_unserved(row_id)
-        assert its.quarantined(row_id) == content
-        assert its.job(row_id).signature == LATE_NAME
-        events = desk.platform.sql(
+        assert owner.work(row_id) == "quarantined (malware)"
+        owner.assert_unserved(row_id)
+        assert owner.quarantined(row_id) == content
+        assert owner.job(row_id).signature == LATE_NAME
+        events = context.platform.sql(
             "SELECT detail FROM roomkeeper.attachment_events WHERE attachment_id = :id"
             " AND event = 'late_detection'",
             id=row_id,
         )
         assert [event.detail["why"] for event in events] == [f"infected with {LATE_NAME}"]
-    assert desk.row(other) == bystander
-    assert desk.job(other).outcome == "accepted"
-    assert not any(LATE in content for content in stored(desk.platform.store).values())
+    assert context.row(other) == bystander
+    assert context.job(other).outcome == "accepted"
+    assert not any(LATE in content for content in stored(context.platform.store).values())
 
 
 def test_the_same_bytes_are_scanned_once_for_each_version(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scanned = counted(monkeypatch)
-    rows = [open_desk.upload(b"the same bytes") for _ in range(3)]
+    rows = [openchat_context.upload(b"the same bytes") for _ in range(3)]
     for row_id in rows:
-        assert open_desk.work(row_id) == "accepted"
+        assert openchat_context.work(row_id) == "accepted"
     assert scanned == [b"the same bytes"]
     scanner.renew(2, NEW)
-    run(open_desk)
+    run(openchat_context)
     assert scanned == [b"the same bytes"] * 2
-    assert {open_desk.job(row_id).signature_version for row_id in rows} == {"2"}
-    run(open_desk)
+    assert {openchat_context.job(row_id).signature_version for row_id in rows} == {"2"}
+    run(openchat_context)
     assert len(scanned) == 2
 
 
-def test_a_known_verdict_is_told_as_if_it_were_new(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = (open_desk.upload(EICAR) for _ in range(2))
+def test_a_known_verdict_is_told_as_if_it_were_new(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (openchat_context.upload(EICAR) for _ in range(2))
     scanned = counted(monkeypatch)
-    assert open_desk.work(first) == open_desk.work(second) == "quarantined (malware)"
+    assert openchat_context.work(first) == openchat_context.work(second) == "quarantined (malware)"
     assert scanned == [EICAR]
-    one, two = open_desk.job(first), open_desk.job(second)
+    one, two = openchat_context.job(first), openchat_context.job(second)
     for column in ("verdict", "reason", "signature", "signature_version", "engine_version", "detail"):
         assert getattr(one, column) == getattr(two, column)
-    assert open_desk.quarantined(second) == EICAR
+    assert openchat_context.quarantined(second) == EICAR
 
 
 def test_signatures_without_a_version_are_never_believed_twice(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scanner, "versions", lambda self: Version("1.4.6", "local"))
     scanned = counted(monkeypatch)
-    rows = [open_desk.upload(b"the same bytes") for _ in range(2)]
+    rows = [openchat_context.upload(b"the same bytes") for _ in range(2)]
     for row_id in rows:
-        open_desk.work(row_id)
+        openchat_context.work(row_id)
     assert len(scanned) == 2
-    run(open_desk)
+    run(openchat_context)
     assert len(scanned) == 2
-    assert open_desk.platform.sql("SELECT * FROM roomkeeper.scan_verdicts") == []
+    assert openchat_context.platform.sql("SELECT * FROM roomkeeper.scan_verdicts") == []
 
 
 def test_the_riskiest_come_first(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = (b"often", b"risky", b"young", b"old")
     rows: dict[bytes, UUID] = {}
     for content in reversed(order):
-        rows[content] = open_desk.upload(content)
-        open_desk.work(rows[content])
-    sql = open_desk.platform.sql
+        rows[content] = openchat_context.upload(content)
+        openchat_context.work(rows[content])
+    sql = openchat_context.platform.sql
     sql(
         "UPDATE openchat.attachment SET download_count = CASE id WHEN :id THEN 100 ELSE 9 END",
         id=rows[b"often"],
@@ -222,174 +226,182 @@ def test_the_riskiest_come_first(
     )
     scanner.renew(2, NEW)
     scanned = counted(monkeypatch)
-    run(open_desk)
+    run(openchat_context)
     assert scanned == list(order)
-    assert open_desk.job(rows[b"often"]).popularity == 2
+    assert openchat_context.job(rows[b"often"]).popularity == 2
 
 
 @pytest.mark.parametrize(("downloads", "popularity"), [(None, 0), (0, 0), (9, 0), (10, 1), (99, 1), (100, 2)])
-def test_what_is_often_downloaded_is_popular(open_desk: Desk, downloads: int | None, popularity: int) -> None:
-    row_id = open_desk.upload(b"x", download_count=downloads)
-    open_desk.work(row_id)
-    run(open_desk)
-    assert open_desk.job(row_id).popularity == popularity
+def test_what_is_often_downloaded_is_popular(
+    openchat_context: AppContext, downloads: int | None, popularity: int
+) -> None:
+    row_id = openchat_context.upload(b"x", download_count=downloads)
+    openchat_context.work(row_id)
+    run(openchat_context)
+    assert openchat_context.job(row_id).popularity == popularity
 
 
-def test_popularity_is_noted_a_stretch_at_a_time(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_popularity_is_noted_a_stretch_at_a_time(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(popularity, "STRETCH", 2)
-    rows = sorted(open_desk.upload(bytes([65 + n]), download_count=50) for n in range(5))
+    rows = sorted(openchat_context.upload(bytes([65 + n]), download_count=50) for n in range(5))
     for row_id in rows:
-        open_desk.work(row_id)
+        openchat_context.work(row_id)
     seen = []
     for _ in range(4):
-        run(open_desk)
-        seen.append([open_desk.job(row_id).popularity for row_id in rows])
+        run(openchat_context)
+        seen.append([openchat_context.job(row_id).popularity for row_id in rows])
     assert seen[0] == [1, 1, 0, 0, 0]
     assert seen[1] == [1, 1, 1, 1, 0]
     assert seen[2] == [1, 1, 1, 1, 1]
     # And from the beginning again.
-    open_desk.platform.sql("UPDATE openchat.attachment SET download_count = 0")
-    run(open_desk)
-    assert sum(open_desk.job(row_id).popularity for row_id in rows) < 5
+    openchat_context.platform.sql("UPDATE openchat.attachment SET download_count = 0")
+    run(openchat_context)
+    assert sum(openchat_context.job(row_id).popularity for row_id in rows) < 5
 
 
 def test_a_run_ends_with_its_budget_and_the_next_goes_on(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [open_desk.upload(bytes([65 + n])) for n in range(3)]
+    rows = [openchat_context.upload(bytes([65 + n])) for n in range(3)]
     for row_id in rows:
-        open_desk.work(row_id)
+        openchat_context.work(row_id)
     scanner.renew(2, NEW)
     # A budget that is spent by the first file, whatever it is.
-    open_desk.platform.set(rescan_share=1, rescan_every_seconds=0.000_001)
+    openchat_context.platform.set(rescan_share=1, rescan_every_seconds=0.000_001)
     done = []
     for _ in rows:
-        run(open_desk)
+        run(openchat_context)
         # Nothing is owed: a run of some milliseconds is over before the next.
-        done.append(sum(open_desk.job(row_id).signature_version == "2" for row_id in rows))
-        outcome = open_desk.platform.sql(
+        done.append(sum(openchat_context.job(row_id).signature_version == "2" for row_id in rows))
+        outcome = openchat_context.platform.sql(
             f"SELECT outcome FROM roomkeeper.job_runs WHERE job = '{JOB}' ORDER BY id DESC LIMIT 1"
         )
         assert outcome[0].outcome == "more"
     assert done == [1, 2, 3]
 
 
-def test_what_a_long_run_took_too_much_is_paid_back(open_desk: Desk, scanner: RenewedClamd) -> None:
-    row_id = open_desk.upload(b"x")
-    open_desk.work(row_id)
+def test_what_a_long_run_took_too_much_is_paid_back(
+    openchat_context: AppContext, scanner: RenewedClamd
+) -> None:
+    row_id = openchat_context.upload(b"x")
+    openchat_context.work(row_id)
     scanner.renew(2, NEW)
-    open_desk.platform.set(rescan_share=0.1)
+    openchat_context.platform.set(rescan_share=0.1)
     insert_run = (
         f"INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome) VALUES ('{JOB}',"
         " now() - make_interval(secs => :ago), now() - make_interval(secs => :ago) + interval '10 s', 1,"
         " 'more')"
     )
     # 10 s at a tenth of the time: for 100 s, less the tenth that runs are early or late, nothing.
-    open_desk.platform.sql(insert_run, ago=85)
-    run(open_desk)
-    assert open_desk.job(row_id).signature_version == "1"
-    open_desk.platform.sql(
+    openchat_context.platform.sql(insert_run, ago=85)
+    run(openchat_context)
+    assert openchat_context.job(row_id).signature_version == "1"
+    openchat_context.platform.sql(
         "UPDATE roomkeeper.job_runs SET started_at = started_at - interval '10 s',"
         " finished_at = finished_at - interval '10 s'"
     )
-    run(open_desk)
-    assert open_desk.job(row_id).signature_version == "2"
+    run(openchat_context)
+    assert openchat_context.job(row_id).signature_version == "2"
 
 
-def test_a_share_of_nothing_is_no_rescans(open_desk: Desk, scanner: RenewedClamd) -> None:
-    row_id = open_desk.upload(LATE)
-    open_desk.work(row_id)
+def test_a_share_of_nothing_is_no_rescans(openchat_context: AppContext, scanner: RenewedClamd) -> None:
+    row_id = openchat_context.upload(LATE)
+    openchat_context.work(row_id)
     scanner.renew(2, NEW)
-    open_desk.platform.set(rescan_share=0)
-    run(open_desk)
-    assert open_desk.job(row_id).signature_version == "1"
+    openchat_context.platform.set(rescan_share=0)
+    run(openchat_context)
+    assert openchat_context.job(row_id).signature_version == "1"
 
 
 @pytest.mark.parametrize("change", ["replaced", "gone"])
 def test_an_object_that_is_another_by_now_is_not_served_any_more(
-    open_desk: Desk, scanner: RenewedClamd, change: str
+    openchat_context: AppContext, scanner: RenewedClamd, change: str
 ) -> None:
-    row_id = open_desk.upload(b"what was scanned")
-    assert open_desk.work(row_id) == "accepted"
-    path = open_desk.platform.store / open_desk.key(row_id)
+    row_id = openchat_context.upload(b"what was scanned")
+    assert openchat_context.work(row_id) == "accepted"
+    path = openchat_context.platform.store / openchat_context.key(row_id)
     path.write_bytes(b"what was swapped") if change == "replaced" else path.unlink()
     scanner.renew(2, NEW)
     # What it was before is known to be clean: that must not speak for what it is now.
-    run(open_desk)
-    open_desk.assert_unserved(row_id)
-    assert open_desk.job(row_id).state == "waiting"
+    run(openchat_context)
+    openchat_context.assert_unserved(row_id)
+    assert openchat_context.job(row_id).state == "waiting"
 
 
-def test_a_scanner_that_is_away_changes_nothing(open_desk: Desk, scanner: RenewedClamd) -> None:
-    row_id = open_desk.upload(LATE)
-    assert open_desk.work(row_id) == "accepted"
+def test_a_scanner_that_is_away_changes_nothing(openchat_context: AppContext, scanner: RenewedClamd) -> None:
+    row_id = openchat_context.upload(LATE)
+    assert openchat_context.work(row_id) == "accepted"
     scanner.renew(2, NEW)
     scanner.stop()
-    row, job = open_desk.row(row_id), open_desk.job(row_id)
-    run(open_desk)
-    assert (open_desk.row(row_id), open_desk.job(row_id)) == (row, job)
+    row, job = openchat_context.row(row_id), openchat_context.job(row_id)
+    run(openchat_context)
+    assert (openchat_context.row(row_id), openchat_context.job(row_id)) == (row, job)
     scanner.start()
-    run(open_desk)
-    assert open_desk.work(row_id) == "quarantined (malware)"
+    run(openchat_context)
+    assert openchat_context.work(row_id) == "quarantined (malware)"
 
 
-def test_a_store_that_is_away_changes_nothing(open_desk: Desk, scanner: RenewedClamd) -> None:
-    row_id = open_desk.upload(LATE)
-    open_desk.work(row_id)
+def test_a_store_that_is_away_changes_nothing(openchat_context: AppContext, scanner: RenewedClamd) -> None:
+    row_id = openchat_context.upload(LATE)
+    openchat_context.work(row_id)
     scanner.renew(2, NEW)
-    row, job = open_desk.row(row_id), open_desk.job(row_id)
-    open_desk.platform.store.rename(away := open_desk.platform.store.with_name("away"))
-    run(open_desk)
-    assert (open_desk.row(row_id), open_desk.job(row_id)) == (row, job)
-    away.rename(open_desk.platform.store)
-    run(open_desk)
-    assert open_desk.job(row_id).state == "waiting"
+    row, job = openchat_context.row(row_id), openchat_context.job(row_id)
+    openchat_context.platform.store.rename(away := openchat_context.platform.store.with_name("away"))
+    run(openchat_context)
+    assert (openchat_context.row(row_id), openchat_context.job(row_id)) == (row, job)
+    away.rename(openchat_context.platform.store)
+    run(openchat_context)
+    assert openchat_context.job(row_id).state == "waiting"
 
 
 def test_a_file_that_cannot_be_had_does_not_keep_the_others_waiting(
-    open_desk: Desk, scanner: RenewedClamd
+    openchat_context: AppContext, scanner: RenewedClamd
 ) -> None:
-    lost, other = open_desk.upload(b"in a store that is gone"), open_desk.upload(b"here")
+    lost, other = openchat_context.upload(b"in a store that is gone"), openchat_context.upload(b"here")
     for row_id in (lost, other):
-        open_desk.work(row_id)
+        openchat_context.work(row_id)
     # It would be the first.
-    open_desk.platform.sql(
+    openchat_context.platform.sql(
         "UPDATE roomkeeper.attachment_jobs SET risk = 3 WHERE attachment_id = :id", id=lost
     )
-    open_desk.platform.sql("UPDATE openchat.attachment SET storage_provider = 'gcs' WHERE id = :id", id=lost)
+    openchat_context.platform.sql(
+        "UPDATE openchat.attachment SET storage_provider = 'gcs' WHERE id = :id", id=lost
+    )
     scanner.renew(2, NEW)
-    run(open_desk)
-    assert open_desk.job(other).signature_version == "2"
-    assert open_desk.job(lost).signature_version == "1"
-    assert open_desk.job(lost).outcome == "accepted"
+    run(openchat_context)
+    assert openchat_context.job(other).signature_version == "2"
+    assert openchat_context.job(lost).signature_version == "1"
+    assert openchat_context.job(lost).outcome == "accepted"
 
 
 def test_who_is_at_a_file_is_not_disturbed(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that went through the pipeline again while it was being rescanned keeps that outcome."""
-    row_id = open_desk.upload(b"x")
-    open_desk.work(row_id)
+    row_id = openchat_context.upload(b"x")
+    openchat_context.work(row_id)
     scanner.renew(2, NEW)
 
     def meanwhile() -> None:
-        open_desk.platform.sql(
+        openchat_context.platform.sql(
             "UPDATE roomkeeper.attachment_jobs SET attempt = attempt + 1, signature_version = '2', risk = 3"
         )
 
     at_scan(monkeypatch, meanwhile)
-    run(open_desk)
-    job = open_desk.job(row_id)
+    run(openchat_context)
+    job = openchat_context.job(row_id)
     assert (job.signature_version, job.rescanned_at, job.risk) == ("2", None, 3)
 
 
 def test_a_crash_between_the_verdict_and_its_copies_is_made_good(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = open_desk.upload(LATE)
-    open_desk.work(first)
+    first = openchat_context.upload(LATE)
+    openchat_context.work(first)
     scanner.renew(2, NEW)
-    second = open_desk.upload(LATE)
+    second = openchat_context.upload(LATE)
 
     def crash(*_: object) -> int:
         raise KeyboardInterrupt
@@ -397,38 +409,40 @@ def test_a_crash_between_the_verdict_and_its_copies_is_made_good(
     with monkeypatch.context() as patched:
         patched.setattr(duplicates, "withdraw", crash)
         with pytest.raises(KeyboardInterrupt):
-            open_desk.work(second)
-    assert open_desk.job(first).outcome == "accepted"
-    run(open_desk)
-    assert open_desk.job(first).state == "waiting"
-    open_desk.assert_unserved(first)
+            openchat_context.work(second)
+    assert openchat_context.job(first).outcome == "accepted"
+    run(openchat_context)
+    assert openchat_context.job(first).state == "waiting"
+    openchat_context.assert_unserved(first)
 
 
 def test_a_new_upload_of_what_is_bad_withdraws_the_older_copies(
-    open_desk: Desk, scanner: RenewedClamd
+    openchat_context: AppContext, scanner: RenewedClamd
 ) -> None:
-    first = open_desk.upload(LATE)
-    assert open_desk.work(first) == "accepted"
+    first = openchat_context.upload(LATE)
+    assert openchat_context.work(first) == "accepted"
     scanner.renew(2, NEW)
-    assert open_desk.work(open_desk.upload(LATE)) == "quarantined (malware)"
-    assert open_desk.job(first).state == "waiting"
-    open_desk.assert_unserved(first)
+    assert openchat_context.work(openchat_context.upload(LATE)) == "quarantined (malware)"
+    assert openchat_context.job(first).state == "waiting"
+    openchat_context.assert_unserved(first)
 
 
-def test_many_copies_are_withdrawn_in_batches(open_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_copies_are_withdrawn_in_batches(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(duplicates, "BATCH", 2)
     for count in (0, 1, 2, 3, 4, 5):
         content = bytes([65 + count])
-        rows = [open_desk.upload(content) for _ in range(count)]
+        rows = [openchat_context.upload(content) for _ in range(count)]
         for row_id in rows:
-            open_desk.work(row_id)
+            openchat_context.work(row_id)
         assert duplicates.withdraw(sha256(content).hexdigest(), "test") == count
-        assert {open_desk.job(row_id).state for row_id in rows} <= {"waiting"}
+        assert {openchat_context.job(row_id).state for row_id in rows} <= {"waiting"}
 
 
-def test_the_old_versions_are_found(open_desk: Desk) -> None:
+def test_the_old_versions_are_found(openchat_context: AppContext) -> None:
     """Each version is found once, however many files have it, and not the current one."""
-    with open_desk.platform.engine.begin() as connection:
+    with openchat_context.platform.engine.begin() as connection:
         rows = [
             {
                 "app": "openchat",
@@ -451,7 +465,7 @@ def test_known_malware_that_calls_itself_encrypted_is_quarantined(
     platform: Platform, scanner: RenewedClamd
 ) -> None:
     """`pern`'s encrypted files cannot be looked into; but the same bytes were, elsewhere."""
-    hidden, seen = Desk(platform, "pern"), Desk(platform, "openchat")
+    hidden, seen = AppContext(platform, "pern"), AppContext(platform, "openchat")
     private = hidden.upload(EICAR, is_encrypted=True)
     assert hidden.work(private) == "accepted"
     assert seen.work(seen.upload(EICAR)) == "quarantined (malware)"
@@ -464,61 +478,67 @@ def test_known_malware_that_calls_itself_encrypted_is_quarantined(
 
 
 def test_what_an_operator_released_for_another_reason_is_withdrawn(
-    open_desk: Desk, scanner: RenewedClamd
+    openchat_context: AppContext, scanner: RenewedClamd
 ) -> None:
-    row_id = open_desk.upload(drawing("PNG") + LATE, "a.pdf", "application/pdf")
-    assert open_desk.work(row_id).startswith("refused")
-    act(open_desk, "release", row_id)
-    assert open_desk.work(row_id) == "accepted"
+    row_id = openchat_context.upload(drawing("PNG") + LATE, "a.pdf", "application/pdf")
+    assert openchat_context.work(row_id).startswith("refused")
+    act(openchat_context, "release", row_id)
+    assert openchat_context.work(row_id) == "accepted"
     scanner.renew(2, NEW)
-    run(open_desk)
-    assert open_desk.row(row_id).storage_url is None
-    assert open_desk.work(row_id) == "quarantined (malware)"
+    run(openchat_context)
+    assert openchat_context.row(row_id).storage_url is None
+    assert openchat_context.work(row_id) == "quarantined (malware)"
 
 
-def test_what_an_operator_released_as_infected_stays(open_desk: Desk, scanner: RenewedClamd) -> None:
-    row_id = open_desk.upload(EICAR)
-    open_desk.work(row_id)
-    act(open_desk, "release", row_id)
-    assert open_desk.work(row_id) == "accepted"
+def test_what_an_operator_released_as_infected_stays(
+    openchat_context: AppContext, scanner: RenewedClamd
+) -> None:
+    row_id = openchat_context.upload(EICAR)
+    openchat_context.work(row_id)
+    act(openchat_context, "release", row_id)
+    assert openchat_context.work(row_id) == "accepted"
     # A copy brings it to light once more.
-    assert open_desk.work(open_desk.upload(EICAR)) == "quarantined (malware)"
+    assert openchat_context.work(openchat_context.upload(EICAR)) == "quarantined (malware)"
     scanner.renew(2, NEW)
-    run(open_desk)
-    assert open_desk.job(row_id).outcome == "accepted"
+    run(openchat_context)
+    assert openchat_context.job(row_id).outcome == "accepted"
 
 
 def test_a_deleted_file_is_looked_at_too_for_it_may_be_restored(
-    open_desk: Desk, scanner: RenewedClamd
+    openchat_context: AppContext, scanner: RenewedClamd
 ) -> None:
-    row_id = open_desk.upload(b"x" + LATE)
-    assert open_desk.work(row_id) == "accepted"
-    open_desk.platform.sql("UPDATE openchat.attachment SET is_deleted = true WHERE id = :id", id=row_id)
+    row_id = openchat_context.upload(b"x" + LATE)
+    assert openchat_context.work(row_id) == "accepted"
+    openchat_context.platform.sql(
+        "UPDATE openchat.attachment SET is_deleted = true WHERE id = :id", id=row_id
+    )
     scanner.renew(2, NEW)
-    run(open_desk)
-    open_desk.platform.sql("UPDATE openchat.attachment SET is_deleted = false WHERE id = :id", id=row_id)
-    assert open_desk.row(row_id).storage_url is None
-    assert open_desk.work(row_id) == "quarantined (malware)"
+    run(openchat_context)
+    openchat_context.platform.sql(
+        "UPDATE openchat.attachment SET is_deleted = false WHERE id = :id", id=row_id
+    )
+    assert openchat_context.row(row_id).storage_url is None
+    assert openchat_context.work(row_id) == "quarantined (malware)"
 
 
 def test_copies_that_a_crash_left_are_withdrawn_without_any_budget(
-    open_desk: Desk, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
+    openchat_context: AppContext, scanner: RenewedClamd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = open_desk.upload(b"x" + LATE)
-    assert open_desk.work(served) == "accepted"
+    served = openchat_context.upload(b"x" + LATE)
+    assert openchat_context.work(served) == "accepted"
     scanner.renew(2, NEW)
     with monkeypatch.context() as crash:
         crash.setattr(duplicates, "withdraw", lambda *_: 0)
-        assert open_desk.work(open_desk.upload(b"x" + LATE)) == "quarantined (malware)"
-    assert open_desk.job(served).outcome == "accepted"
-    open_desk.platform.set(rescan_share=0)
-    run(open_desk)
-    assert open_desk.row(served).storage_url is None
+        assert openchat_context.work(openchat_context.upload(b"x" + LATE)) == "quarantined (malware)"
+    assert openchat_context.job(served).outcome == "accepted"
+    openchat_context.platform.set(rescan_share=0)
+    run(openchat_context)
+    assert openchat_context.row(served).storage_url is None
 
 
 @pytest.mark.parametrize(("number", "stays"), [("9", True), ("10", True), ("100", False), ("11", False)])
 def test_older_signatures_do_not_call_clean_what_newer_ones_know(
-    open_desk: Desk, number: str, stays: bool
+    openchat_context: AppContext, number: str, stays: bool
 ) -> None:
     """Two scanners, one of which is late with its updates. The numbers are no text: 9 is before 10."""
     with transaction() as connection:

@@ -293,7 +293,7 @@ def test_a_webp_is_stripped(stripped: Callable[[bytes, str], bytes], name: str) 
     result = stripped(content, "image/webp")
     wanted = look(content)
     if name == "plain":
-        # Without an extended header nobody looks for its orientation, except for Pillow.
+        # Without an extended header only Pillow looks for an orientation.
         wanted = [(*frame[:3], 1, *frame[4:]) for frame in wanted]
         assert b"EXIF" not in result
     assert look(result) == wanted
@@ -533,7 +533,7 @@ def test_pictures_without_an_index_are_not_stripped(refused: Callable[[bytes, st
 
 # -- MP4 and QuickTime --------------------------------------------------------------------------------------
 
-SAID = {
+WRITTEN_TAGS = {
     "location": "+48.8584+002.2945/",
     "comment": TEXT,
     "artist": TEXT,
@@ -548,7 +548,7 @@ def film(kind: str = "mp4", flags: str = "", **options: Any) -> bytes:
         [*FRAMES, *FRAMES],
         kind=kind,
         options={"movflags": flags} if flags else {},
-        tags=SAID,
+        tags=WRITTEN_TAGS,
         stream_tags={"handler_name": TEXT},
         turn={"degrees": 90},
         sound="aac",
@@ -590,10 +590,10 @@ def played(content: bytes) -> tuple[Any, ...]:
 
 def what_is_said(content: bytes) -> dict[str, str]:
     with av.open(io.BytesIO(content), "r") as opened:
-        said = dict(opened.metadata)
+        metadata = dict(opened.metadata)
         for stream in opened.streams:
-            said |= stream.metadata
-        return said
+            metadata |= stream.metadata
+        return metadata
 
 
 @pytest.mark.parametrize("name", FILMS)

@@ -13,7 +13,7 @@ from botocore.credentials import RefreshableCredentials
 from stack.demo.samples import drawing
 from tasks.attachments import urls
 from tasks.attachments.urls import JOB, renew_urls
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 from tests.platform import Platform, environment
 from tests.servers import SeaweedFSServer
 from workers.storage.s3_client import client_for
@@ -22,25 +22,25 @@ DAY = 86_400
 
 
 @pytest.fixture
-def desk(platform: Platform, seaweedfs: SeaweedFSServer, bucket: str) -> Iterator[Desk]:
+def context(platform: Platform, seaweedfs: SeaweedFSServer, bucket: str) -> Iterator[AppContext]:
     """openchat, with files in S3 whose addresses hold for three days."""
     platform.use_s3(seaweedfs, bucket)
     platform.set(s3_url_seconds=3 * DAY)
     values = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
     with environment(values):
-        yield Desk(platform, "openchat")
+        yield AppContext(platform, "openchat")
 
 
-def upload(desk: Desk, content: bytes, *said: str) -> UUID:
-    return desk.upload(content, *said, storage_provider="s3")
+def upload(context: AppContext, content: bytes, *declared: str) -> UUID:
+    return context.upload(content, *declared, storage_provider="s3")
 
 
 def urls_of(row: Any) -> tuple[str | None, ...]:
     return row.storage_url, row.thumbnail_url, row.preview_url
 
 
-def expire(desk: Desk, row_id: UUID, seconds: float) -> None:
-    desk.platform.sql(
+def expire(context: AppContext, row_id: UUID, seconds: float) -> None:
+    context.platform.sql(
         "UPDATE roomkeeper.attachment_jobs SET url_expires_at = now() + make_interval(secs => :left)"
         " WHERE attachment_id = :id",
         left=seconds,
@@ -48,21 +48,21 @@ def expire(desk: Desk, row_id: UUID, seconds: float) -> None:
     )
 
 
-def test_addresses_with_a_third_of_their_time_left_are_renewed(desk: Desk) -> None:
-    rows = [upload(desk, drawing("PNG"), "a.png", "image/png") for _ in range(2)]
+def test_addresses_with_a_third_of_their_time_left_are_renewed(context: AppContext) -> None:
+    rows = [upload(context, drawing("PNG"), "a.png", "image/png") for _ in range(2)]
     for row_id in rows:
-        assert desk.work(row_id) == "accepted"
-        left = desk.job(row_id).url_expires_at - datetime.now(UTC)
+        assert context.work(row_id) == "accepted"
+        left = context.job(row_id).url_expires_at - datetime.now(UTC)
         assert timedelta(days=2.9) < left <= timedelta(days=3)
     due, fine = rows
     # A day is the third.
-    expire(desk, due, DAY - 60)
-    expire(desk, fine, DAY + 60)
-    before = {row_id: urls_of(desk.row(row_id)) for row_id in rows}
-    desk.platform.sql("UPDATE openchat.attachment SET storage_url = 'old', thumbnail_url = 'old'")
+    expire(context, due, DAY - 60)
+    expire(context, fine, DAY + 60)
+    before = {row_id: urls_of(context.row(row_id)) for row_id in rows}
+    context.platform.sql("UPDATE openchat.attachment SET storage_url = 'old', thumbnail_url = 'old'")
     renew_urls.run()
-    assert desk.row(fine).storage_url == "old"
-    after = urls_of(desk.row(due))
+    assert context.row(fine).storage_url == "old"
+    after = urls_of(context.row(due))
     assert all(url and url != "old" for url in after)
     for url, earlier in zip(after, before[due], strict=True):
         assert url and earlier
@@ -70,32 +70,36 @@ def test_addresses_with_a_third_of_their_time_left_are_renewed(desk: Desk) -> No
         assert url.partition("?")[0] == earlier.partition("?")[0]
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert answer.read()
-    assert desk.job(due).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
-    runs = desk.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
+    assert context.job(due).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    runs = context.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
     assert [tuple(run) for run in runs] == [(1, "done")]
 
 
-def test_all_that_are_due_are_renewed_in_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_are_due_are_renewed_in_batches(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(urls, "BATCH", 2)
-    rows = [upload(desk, bytes([65 + n])) for n in range(5)]
+    rows = [upload(context, bytes([65 + n])) for n in range(5)]
     for row_id in rows:
-        desk.work(row_id)
-        expire(desk, row_id, 60)
+        context.work(row_id)
+        expire(context, row_id, 60)
     monkeypatch.setattr(urls, "BATCHES", 1)
     renew_urls.run()
-    renewed = sum(desk.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
+    renewed = sum(
+        context.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows
+    )
     assert renewed == 2
     monkeypatch.setattr(urls, "BATCHES", 50)
     renew_urls.run()
-    assert all(desk.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
+    assert all(context.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2) for row_id in rows)
 
 
-def test_what_is_not_served_gets_no_address(desk: Desk) -> None:
-    withdrawn, deleted = (upload(desk, bytes([65 + n])) for n in range(2))
+def test_what_is_not_served_gets_no_address(context: AppContext) -> None:
+    withdrawn, deleted = (upload(context, bytes([65 + n])) for n in range(2))
     for row_id in (withdrawn, deleted):
-        desk.work(row_id)
-        expire(desk, row_id, 60)
-    sql = desk.platform.sql
+        context.work(row_id)
+        expire(context, row_id, 60)
+    sql = context.platform.sql
     sql("UPDATE openchat.attachment SET storage_url = NULL")
     sql("UPDATE openchat.attachment SET is_deleted = true WHERE id = :id", id=deleted)
     sql(
@@ -103,20 +107,20 @@ def test_what_is_not_served_gets_no_address(desk: Desk) -> None:
         id=withdrawn,
     )
     renew_urls.run()
-    assert desk.row(withdrawn).storage_url is None
-    assert desk.row(deleted).storage_url is None
+    assert context.row(withdrawn).storage_url is None
+    assert context.row(deleted).storage_url is None
     # And a second run does not ask again for what is deleted.
     renew_urls.run()
     runs = sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
     assert [run.rows for run in runs] == [1, 0]
 
 
-def failing(desk: Desk, **columns: object) -> UUID:
+def failing(context: AppContext, **columns: object) -> UUID:
     """Return a file that is served, and whose row then comes to say something else."""
-    row_id = upload(desk, str(columns).encode())
-    desk.work(row_id)
+    row_id = upload(context, str(columns).encode())
+    context.work(row_id)
     for column, value in columns.items():
-        desk.platform.sql(
+        context.platform.sql(
             f"UPDATE openchat.attachment SET {column} = :value WHERE id = :id", value=value, id=row_id
         )
     return row_id
@@ -124,56 +128,60 @@ def failing(desk: Desk, **columns: object) -> UUID:
 
 @pytest.mark.parametrize("columns", [{"storage_provider": "gcs"}, {"storage_key": "../out"}], ids=str)
 def test_one_that_cannot_be_signed_stops_nobody(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str]
+    context: AppContext, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str]
 ) -> None:
     # A run for one row: what stays at the front would be all that is ever tried.
     monkeypatch.setattr(urls, "BATCH", 1)
     monkeypatch.setattr(urls, "BATCHES", 1)
-    bad, good = failing(desk, **columns), upload(desk, b"text")
-    desk.work(good)
-    expire(desk, bad, 60)
-    expire(desk, good, 120)
-    before = desk.row(bad)
+    bad, good = failing(context, **columns), upload(context, b"text")
+    context.work(good)
+    expire(context, bad, 60)
+    expire(context, good, 120)
+    before = context.row(bad)
     with structlog.testing.capture_logs() as logs:
         renew_urls.run()
-    (told,) = [line for line in logs if line["event"] == "urls.postponed"]
-    assert (told["app"], told["rows"], told["log_level"]) == ("openchat", 1, "warning")
-    assert told["why"]
+    (event,) = [line for line in logs if line["event"] == "urls.postponed"]
+    assert (event["app"], event["rows"], event["log_level"]) == ("openchat", 1, "warning")
+    assert event["why"]
     renew_urls.run()
-    assert desk.job(good).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
-    assert desk.row(bad) == before
-    # It is tried again as soon as nobody else is due.
-    desk.platform.sql(
+    assert context.job(good).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    assert context.row(bad) == before
+    # It is tried again as soon as no other is due.
+    context.platform.sql(
         "UPDATE openchat.attachment SET storage_provider = 's3', storage_key = :key WHERE id = :id",
-        key=desk.row(good).storage_key,
+        key=context.row(good).storage_key,
         id=bad,
     )
     renew_urls.run()
-    assert desk.job(bad).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
-    runs = desk.platform.sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
+    assert context.job(bad).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+    runs = context.platform.sql("SELECT rows FROM roomkeeper.job_runs WHERE job = :job ORDER BY id", job=JOB)
     assert [run.rows for run in runs] == [0, 1, 1]
 
 
-def test_one_among_others_in_its_batch_stops_nobody(desk: Desk) -> None:
-    first, bad, last = upload(desk, b"one"), failing(desk, storage_provider="gcs"), upload(desk, b"two")
+def test_one_among_others_in_its_batch_stops_nobody(context: AppContext) -> None:
+    first, bad, last = (
+        upload(context, b"one"),
+        failing(context, storage_provider="gcs"),
+        upload(context, b"two"),
+    )
     for seconds, row_id in enumerate((first, bad, last)):
-        desk.work(row_id)
-        expire(desk, row_id, 60 + seconds)
+        context.work(row_id)
+        expire(context, row_id, 60 + seconds)
     renew_urls.run()
     for row_id in (first, last):
-        assert desk.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
+        assert context.job(row_id).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
 
 
 def test_where_credentials_end_soon_a_run_renews_each_once(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(urls, "BATCH", 2)
-    rows = [upload(desk, bytes([65 + n])) for n in range(5)]
+    rows = [upload(context, bytes([65 + n])) for n in range(5)]
     for row_id in rows:
-        desk.work(row_id)
-        expire(desk, row_id, 60)
+        context.work(row_id)
+        expire(context, row_id, 60)
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=6)
-    client: Any = client_for(desk.platform.settings)
+    client: Any = client_for(context.platform.settings)
     monkeypatch.setattr(
         client._request_signer,
         "_credentials",
@@ -182,16 +190,16 @@ def test_where_credentials_end_soon_a_run_renews_each_once(
     for _ in range(2):
         # However much is due at once, and is due again as soon as it is done.
         renew_urls.run()
-        assert {desk.job(row_id).url_expires_at for row_id in rows} == {end}
-    runs = desk.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
+        assert {context.job(row_id).url_expires_at for row_id in rows} == {end}
+    runs = context.platform.sql("SELECT rows, outcome FROM roomkeeper.job_runs WHERE job = :job", job=JOB)
     assert [tuple(run) for run in runs] == [(5, "done"), (5, "done")]
 
 
 def test_addresses_that_do_not_expire_are_left_alone(platform: Platform) -> None:
-    desk = Desk(platform, "openchat")
-    row_id = desk.upload(b"text")
-    desk.work(row_id)
-    before = desk.row(row_id)
+    context = AppContext(platform, "openchat")
+    row_id = context.upload(b"text")
+    context.work(row_id)
+    before = context.row(row_id)
     renew_urls.run()
-    assert desk.row(row_id) == before
-    assert desk.job(row_id).url_expires_at is None
+    assert context.row(row_id) == before
+    assert context.job(row_id).url_expires_at is None

@@ -72,13 +72,13 @@ def test_every_kind_is_drawn(easel: Easel, kind: str, codec: str, name: str, opt
     )
     answer = easel.draw(content)
     assert alike(quarters(easel.large()), FLAG, 90)
-    told = answer["metadata"]
-    assert (told["width"], told["height"], told["video_codec"]) == (*size, name)
-    assert told["has_audio"] is False
+    metadata = answer["metadata"]
+    assert (metadata["width"], metadata["height"], metadata["video_codec"]) == (*size, name)
+    assert metadata["has_audio"] is False
     if kind != "mpeg":
         # A guess, and for so few frames a wrong one.
-        assert told["duration"] == pytest.approx(0.8, abs=0.1)
-    assert told["fps"] == pytest.approx(25, abs=0.1)
+        assert metadata["duration"] == pytest.approx(0.8, abs=0.1)
+    assert metadata["fps"] == pytest.approx(25, abs=0.1)
 
 
 def test_what_a_player_needs_to_know_is_told(easel: Easel) -> None:

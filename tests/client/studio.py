@@ -15,19 +15,19 @@ from tests.platform import Platform, eventually
 from workers.queues import PERIODIC
 
 CODE = "ABC123"
-Figures = dict[datetime.date, tuple[int | None, int | None, int | None]]
+Statistics = dict[datetime.date, tuple[int | None, int | None, int | None]]
 
 
 @dataclass(frozen=True)
 class Studio:
-    """A room whose broadcast was yesterday at noon, and that nobody has closed yet."""
+    """A room whose broadcast was yesterday at noon, and that is not closed yet."""
 
     platform: Platform
     id: UUID
     noon: datetime.datetime
 
     @property
-    def expected(self) -> Figures:
+    def expected(self) -> Statistics:
         """By day: the most listeners at once, their minutes, how many they were."""
         return {self.noon.date(): (2, 25, 2)}
 
@@ -50,7 +50,7 @@ class Studio:
         payload = Jsonb({"app": "audiorooms", "room": CODE})
         cursor.execute("SELECT roomkeeper.enqueue('analytics.room', %s)", (payload,))
 
-    def figures(self) -> Figures:
+    def statistics(self) -> Statistics:
         """Return what is there."""
         table = RoomAnalytics
         query = select(
@@ -61,8 +61,8 @@ class Studio:
 
     def are_right(self) -> None:
         """Wait until the statistics are there; nothing else than the message has them computed."""
-        eventually(self.figures, what=f"statistics; {self.platform.dead_letters()}")
-        assert self.figures() == self.expected
+        eventually(self.statistics, what=f"statistics; {self.platform.dead_letters()}")
+        assert self.statistics() == self.expected
         assert self.platform.dead_letters() == []
 
 

@@ -144,12 +144,12 @@ WRONG_STATUSES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "said"), WRONG_STATUSES)
-def test_what_is_wrong_with_a_status_is_said_where_it_is_made(field: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("field", "message"), WRONG_STATUSES)
+def test_what_is_wrong_with_a_status_is_said_where_it_is_made(field: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {"message_id": ID, "user_id": ID, "status": "read", "at": AT}
     with pytest.raises(InvalidPayload) as caught:
         Status(**good | field)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_what_is_wrong_with_a_status_is_said_where_it_is_made(field: dict[str, A
 def test_an_application_without_attachments(app: Any, shape: str) -> None:
     with pytest.raises(InvalidPayload) as caught:
         payloads.attachment(app, ID)
-    said = f"app: not an application with attachments, but {shape}. Allowed: openchat, pern."
-    assert str(caught.value) == said
+    message = f"app: not an application with attachments, but {shape}. Allowed: openchat, pern."
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(("value", "shape"), WRONG_IDS)
@@ -181,8 +181,8 @@ def test_an_application_without_figures_of_rooms(app: Any) -> None:
     shape = "None" if app is None else f"a string of {len(app)} characters"
     with pytest.raises(InvalidPayload) as caught:
         payloads.room(app, "ABC123")
-    said = f"app: not an application with statistics of rooms, but {shape}. Allowed: audiorooms."
-    assert str(caught.value) == said
+    message = f"app: not an application with statistics of rooms, but {shape}. Allowed: audiorooms."
+    assert str(caught.value) == message
     with pytest.raises(ValidationError):
         RecomputeRoom.model_validate({"app": app, "room": "ABC123"})
 
@@ -217,15 +217,15 @@ def test_an_application_without_statuses(app: Any) -> None:
     shape = "None" if app is None else f"a string of {len(app)} characters"
     with pytest.raises(InvalidPayload) as caught:
         payloads.events(app, [])
-    said = f"app: not an application with message statuses, but {shape}. Allowed: openchat, connect, pern."
-    assert str(caught.value) == said
+    message = f"app: not an application with message statuses, but {shape}. Allowed: openchat, connect, pern."
+    assert str(caught.value) == message
 
 
 GOOD = Status(ID, ID, "read", AT)
 
 
 @pytest.mark.parametrize(
-    ("statuses", "said"),
+    ("statuses", "message"),
     [
         (None, "statuses: not a list, but None. A list of Status is wanted."),
         (GOOD, "statuses: not a list, but a value of type Status. A list of Status is wanted."),
@@ -234,10 +234,10 @@ GOOD = Status(ID, ID, "read", AT)
         (UserList([GOOD] * 1500 + [None]), "statuses[1500]: not a Status, but None."),
     ],
 )
-def test_something_else_than_statuses(statuses: Any, said: str) -> None:
+def test_something_else_than_statuses(statuses: Any, message: str) -> None:
     with pytest.raises(InvalidPayload) as caught:
         payloads.events("pern", statuses)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 def test_what_is_refused_the_task_would_refuse_too() -> None:
@@ -260,9 +260,9 @@ def test_a_status_does_not_change() -> None:
 
 
 def test_a_status_may_be_a_member_of_an_enumeration_of_strings() -> None:
-    class Mine(str, Enum):  # noqa: UP042 - as many services have it
+    class ServiceStatus(str, Enum):  # noqa: UP042 - as many services have it
         READ = "read"
 
-    status = Status(uuid4(), uuid4(), cast("Any", Mine.READ), datetime(2026, 3, 1, tzinfo=UTC))
+    status = Status(uuid4(), uuid4(), cast("Any", ServiceStatus.READ), datetime(2026, 3, 1, tzinfo=UTC))
     assert status.event()["status"] == "read"
     assert json.loads(json.dumps(status.event()))["status"] == "read"

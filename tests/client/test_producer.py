@@ -156,9 +156,9 @@ def test_what_failed_is_repeated_as_the_same_task(valkey: ValkeyServer, producer
     valkey.start()
     producer.process_attachment("pern", row_id, task_id=caught.value.task_id)
     # What a frozen broker was sent it takes once it goes on.
-    ours = [message for message in sent(url, "attachments") if message.payload["id"] == str(row_id)]
-    assert len(ours) >= 1
-    assert {message.id for message in ours} == {caught.value.task_id}
+    published = [message for message in sent(url, "attachments") if message.payload["id"] == str(row_id)]
+    assert len(published) >= 1
+    assert {message.id for message in published} == {caught.value.task_id}
 
 
 def test_of_several_tasks_all_are_repeated_as_the_same(

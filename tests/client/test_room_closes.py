@@ -54,7 +54,7 @@ def test_its_figures_are_right_at_once(platform: Platform, way: Callable[[Studio
     platform.set(worker_processes=1)
     platform.worker("maintenance")
     room = studio(platform)
-    assert room.figures() == {}
+    assert room.statistics() == {}
     way(room)
     room.are_right()
 
@@ -63,7 +63,7 @@ def test_a_room_that_is_not_committed_yet_is_waited_for(platform: Platform) -> N
     platform.set(worker_processes=1)
     worker = platform.worker("maintenance")
     platform.send("analytics.room", {"app": "audiorooms", "room": CODE}, queue="maintenance")
-    eventually(lambda: "] retry" in worker.said(), what="it was looked for in vain")
+    eventually(lambda: "] retry" in worker.output(), what="it was looked for in vain")
     room = studio(platform)
     room.close()
     room.are_right()

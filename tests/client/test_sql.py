@@ -66,8 +66,8 @@ def test_a_room_is_handed_over_by_id_or_by_code(platform: Platform) -> None:
         with pytest.raises(InvalidPayload, match=r"^room: neither a UUID nor a code, but a string of 6"):
             sql.recompute_room(cursor, "audiorooms", "abc123")
     assert outbox(platform) == [
-        (task_id, "analytics.room", {"app": "audiorooms", "room": said})
-        for task_id, said in zip(ids, (str(room), str(room), "ABC123"), strict=True)
+        (task_id, "analytics.room", {"app": "audiorooms", "room": argument})
+        for task_id, argument in zip(ids, (str(room), str(room), "ABC123"), strict=True)
     ]
 
 

@@ -71,8 +71,8 @@ def run(folder: Path, code: str, forbidden: tuple[str, ...], argument: str) -> l
 
 
 def test_it_publishes_without_what_the_workers_need(platform: Platform, tmp_path: Path) -> None:
-    said = run(tmp_path, PUBLISHES, FORBIDDEN, platform.environment["ROOMKEEPER_BROKER_URL"])
-    assert len(said) == 3
+    output = run(tmp_path, PUBLISHES, FORBIDDEN, platform.environment["ROOMKEEPER_BROKER_URL"])
+    assert len(output) == 3
 
 
 def test_it_calls_without_celery(platform: Platform, tmp_path: Path) -> None:

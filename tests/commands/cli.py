@@ -43,13 +43,13 @@ class Outcome:
         ]
 
 
-def stable(said: Outcome | str, **known: object) -> str:
+def stable(output: Outcome | str, **known: object) -> str:
     """Return what was printed as it is printed in every run, for a snapshot.
 
     Folders of tests, ports, UUIDs, hashes and durations are replaced. What the test knows goes by its name:
     `stable(outcome, writer=key)` has `<writer>` in place of that key.
     """
-    text = said if isinstance(said, str) else said.out + said.err
+    text = output if isinstance(output, str) else output.out + output.err
     for name, value in sorted(known.items(), key=lambda one: len(str(one[1])), reverse=True):
         text = text.replace(str(value), f"<{name.replace('_', ' ')}>")
     for pattern, instead in _VOLATILE:
@@ -96,8 +96,8 @@ def roomkeeper(*arguments: str) -> Outcome:
 def on(platform: Platform, *arguments: str) -> Outcome:
     """Run `roomkeeper ARGUMENTS` with the platform's settings as they are now."""
     names = ("DATABASE_URL", "ROOMKEEPER_")
-    ours = {name: value for name, value in platform.environment.items() if name.startswith(names)}
-    with environment(ours):
+    own_settings = {name: value for name, value in platform.environment.items() if name.startswith(names)}
+    with environment(own_settings):
         return roomkeeper(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""What `roomkeeper attachments` takes, and what it says of files that nobody has worked on."""
+"""What `roomkeeper attachments` takes, and what it says of unprocessed files."""
 
 import getpass
 import os
@@ -11,20 +11,20 @@ from syrupy.assertion import SnapshotAssertion
 
 from stack.programs import roomkeeper as command
 from tasks.attachments import operator_actions
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 from tests.commands.cli import on, refused, stable
 from tests.platform import Platform
 from workers.known_bad import EICAR
 
 
 @pytest.fixture
-def desk(platform: Platform) -> Desk:
-    return Desk(platform, "openchat")
+def context(platform: Platform) -> AppContext:
+    return AppContext(platform, "openchat")
 
 
-def told_by(desk: Desk) -> list[tuple[str, str]]:
+def recorded_actions(context: AppContext) -> list[tuple[str, str]]:
     """Return who has done something by command, and why."""
-    rows = desk.platform.sql(
+    rows = context.platform.sql(
         "SELECT actor, reason FROM roomkeeper.attachment_events WHERE actor IS NOT NULL ORDER BY id"
     )
     return [tuple(row) for row in rows]
@@ -78,36 +78,39 @@ def test_a_list_has_an_end(platform: Platform, limit: str, code: int) -> None:
     assert on(platform, "attachments", "list", "--limit", limit).code == code
 
 
-def test_a_list_shows_what_files_are_called(desk: Desk) -> None:
+def test_a_list_shows_what_files_are_called(context: AppContext) -> None:
     # A terminal shows it, and does nothing else that it says.
-    named, gone = desk.upload(b"text", "bill [bold]\x1b[2J\u202egnp.txt"), desk.upload(EICAR, "b.txt")
-    for row_id in (named, gone):
-        desk.work(row_id)
-    other = Desk(desk.platform, "pern")
+    named, quarantined = (
+        context.upload(b"text", "bill [bold]\x1b[2J\u202egnp.txt"),
+        context.upload(EICAR, "b.txt"),
+    )
+    for row_id in (named, quarantined):
+        context.work(row_id)
+    other = AppContext(context.platform, "pern")
     other.work(other.upload(b"text", "our notes.txt"))
     # The same id in two applications is two files.
-    twin = other.upload(b"more", "twin.txt", id=named)
-    other.work(twin)
-    desk.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=gone)
-    lines = on(desk.platform, "attachments", "list").out.splitlines()
-    said = [re.sub(r"^\S+ \S+  ", "", line) for line in lines]
-    assert said[0] == f"pern {twin} twin.txt  finished  accepted, clean"
-    assert said[1].endswith(" our notes.txt  finished  accepted, clean")
-    assert said[2] == f"openchat {gone}  finished  quarantined, infected, malware"
-    assert said[3] == f"openchat {named} bill [bold]�[2J�gnp.txt  finished  accepted, clean"
+    same_id = other.upload(b"more", "twin.txt", id=named)
+    other.work(same_id)
+    context.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=quarantined)
+    lines = on(context.platform, "attachments", "list").out.splitlines()
+    shown_lines = [re.sub(r"^\S+ \S+  ", "", line) for line in lines]
+    assert shown_lines[0] == f"pern {same_id} twin.txt  finished  accepted, clean"
+    assert shown_lines[1].endswith(" our notes.txt  finished  accepted, clean")
+    assert shown_lines[2] == f"openchat {quarantined}  finished  quarantined, infected, malware"
+    assert shown_lines[3] == f"openchat {named} bill [bold]�[2J�gnp.txt  finished  accepted, clean"
 
 
 def test_what_is_no_text_finds_nothing(platform: Platform) -> None:
     for option in ("--reason", "--event"):
-        told = on(platform, "attachments", "list", option, os.fsdecode(b"\xff"))
-        assert (told.code, told.out) == (0, "None.\n")
+        outcome = on(platform, "attachments", "list", option, os.fsdecode(b"\xff"))
+        assert (outcome.code, outcome.out) == (0, "None.\n")
 
 
 # -- who and why -----------------------------------------------------------------------------------------
 
 
-def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is(desk: Desk) -> None:
-    row_id = desk.upload(b"text")
+def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is(context: AppContext) -> None:
+    row_id = context.upload(b"text")
     # As a shell hands it over whose terminal speaks another encoding.
     done = subprocess.run(
         [
@@ -115,84 +118,92 @@ def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is(desk: Desk) -> None:
             b"--reason",
             b"a\xffb",
         ],
-        env=desk.platform.environment,
+        env=context.platform.environment,
         capture_output=True,
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert [reason for _, reason in told_by(desk)] == ["a�b"]
+    assert [reason for _, reason in recorded_actions(context)] == ["a�b"]
 
 
-def test_one_may_name_oneself(desk: Desk) -> None:
-    row_id = str(desk.upload(b"text"))
+def test_one_may_name_oneself(context: AppContext) -> None:
+    row_id = str(context.upload(b"text"))
     for name in operator_actions.ACTS:
-        told = on(
-            desk.platform, "attachments", name, "openchat", row_id, "--reason", "x", "--actor", " ada\x1b "
+        outcome = on(
+            context.platform, "attachments", name, "openchat", row_id, "--reason", "x", "--actor", " ada\x1b "
         )
-        assert told.code == 0
-    assert told_by(desk) == [("ada�", "x")] * len(operator_actions.ACTS)
+        assert outcome.code == 0
+    assert recorded_actions(context) == [("ada�", "x")] * len(operator_actions.ACTS)
 
 
-def test_who_uses_sudo_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_uses_sudo_is_named(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "grace")
-    on(desk.platform, "attachments", "retry", "openchat", str(desk.upload(b"text")), "--reason", "x")
-    assert told_by(desk) == [("grace", "x")]
+    on(context.platform, "attachments", "retry", "openchat", str(context.upload(b"text")), "--reason", "x")
+    assert recorded_actions(context) == [("grace", "x")]
 
 
 @pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 4711"), OSError("No username set")])
-def test_who_has_no_name_has_a_number(desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def nobody() -> str:
+def test_who_has_no_name_has_a_number(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> str:
         raise error
 
     monkeypatch.delenv("SUDO_USER", raising=False)
-    monkeypatch.setattr(getpass, "getuser", nobody)
-    told = on(desk.platform, "attachments", "retry", "openchat", str(desk.upload(b"text")), "--reason", "x")
-    assert told.code == 0
-    assert told_by(desk) == [(f"uid {os.getuid()}", "x")]
+    monkeypatch.setattr(getpass, "getuser", fail)
+    outcome = on(
+        context.platform, "attachments", "retry", "openchat", str(context.upload(b"text")), "--reason", "x"
+    )
+    assert outcome.code == 0
+    assert recorded_actions(context) == [(f"uid {os.getuid()}", "x")]
 
 
-def test_a_file_that_was_told_is_queued(desk: Desk, snapshot: SnapshotAssertion) -> None:
-    row_id = desk.upload(b"text")
-    told = on(desk.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
-    assert (told.code, told.err) == (0, "")
-    assert f"roomkeeper attachments show openchat {row_id}\n" in told.out
-    assert stable(told, row=row_id) == snapshot
+def test_a_file_that_was_told_is_queued(context: AppContext, snapshot: SnapshotAssertion) -> None:
+    row_id = context.upload(b"text")
+    outcome = on(context.platform, "attachments", "retry", "openchat", str(row_id), "--reason", "x")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"roomkeeper attachments show openchat {row_id}\n" in outcome.out
+    assert stable(outcome, row=row_id) == snapshot
 
 
-# -- what nobody has worked on ----------------------------------------------------------------------------
+# -- unprocessed files ------------------------------------------------------------------------------------
 
 
-def shown(desk: Desk, row_id: UUID, app: str = "openchat", **known: object) -> str:
-    """Return what is said of a row that nobody has worked on."""
+def shown(context: AppContext, row_id: UUID, app: str = "openchat", **known: object) -> str:
+    """Return the message for an unprocessed row."""
     return refused(
-        on(desk.platform, "attachments", "show", app, str(row_id)), str(row_id), row=row_id, **known
+        on(context.platform, "attachments", "show", app, str(row_id)), str(row_id), row=row_id, **known
     )
 
 
-def test_a_row_without_a_job_is_said_to_be_there(desk: Desk, snapshot: SnapshotAssertion) -> None:
-    desk.platform.set(attachment_grace_seconds=7, recover_every_seconds=2.5)
-    row_id = desk.upload(b"text")
-    assert " 9.5 s." in on(desk.platform, "attachments", "show", "openchat", str(row_id)).err
-    assert shown(desk, row_id) == snapshot(name="new")
-    pern = desk.platform.pern_attachment(b"text")
-    assert shown(desk, pern, "pern") == snapshot(name="without a time")
-    desk.platform.set(apps="pern")
-    assert shown(desk, row_id) == snapshot(name="not enabled")
+def test_a_row_without_a_job_is_said_to_be_there(context: AppContext, snapshot: SnapshotAssertion) -> None:
+    context.platform.set(attachment_grace_seconds=7, recover_every_seconds=2.5)
+    row_id = context.upload(b"text")
+    assert " 9.5 s." in on(context.platform, "attachments", "show", "openchat", str(row_id)).err
+    assert shown(context, row_id) == snapshot(name="new")
+    pern = context.platform.pern_attachment(b"text")
+    assert shown(context, pern, "pern") == snapshot(name="without a time")
+    context.platform.set(apps="pern")
+    assert shown(context, row_id) == snapshot(name="not enabled")
 
 
-def test_a_row_that_the_twin_passes_over_is_said_to_be_so(desk: Desk, snapshot: SnapshotAssertion) -> None:
-    done, deleted = desk.upload(b"1", processing_status="completed"), desk.upload(b"2", is_deleted=True)
-    assert shown(desk, done) == snapshot(name="done")
-    assert shown(desk, deleted) == snapshot(name="deleted")
+def test_a_row_that_the_twin_passes_over_is_said_to_be_so(
+    context: AppContext, snapshot: SnapshotAssertion
+) -> None:
+    done, deleted = context.upload(b"1", processing_status="completed"), context.upload(b"2", is_deleted=True)
+    assert shown(context, done) == snapshot(name="done")
+    assert shown(context, deleted) == snapshot(name="deleted")
 
 
-def test_a_row_that_is_another_application_s_is_found_there(desk: Desk, snapshot: SnapshotAssertion) -> None:
-    row_id = desk.platform.pern_attachment(b"text")
+def test_a_row_that_is_another_application_s_is_found_there(
+    context: AppContext, snapshot: SnapshotAssertion
+) -> None:
+    row_id = context.platform.pern_attachment(b"text")
     found = f"roomkeeper attachments show pern {row_id}"
     for arguments in (("show",), ("retry", "--reason", "x")):
-        outcome = on(desk.platform, "attachments", arguments[0], "openchat", str(row_id), *arguments[1:])
+        outcome = on(context.platform, "attachments", arguments[0], "openchat", str(row_id), *arguments[1:])
         assert refused(outcome, found, row=row_id) == snapshot(name=f"{arguments[0]}, there")
-    assert shown(desk, uuid4()) == snapshot(name="nowhere")
+    assert shown(context, uuid4()) == snapshot(name="nowhere")
     # Not looked for where nothing is looked for.
-    desk.platform.set(apps="openchat")
-    assert shown(desk, row_id) == snapshot(name="nowhere")
+    context.platform.set(apps="openchat")
+    assert shown(context, row_id) == snapshot(name="nowhere")

@@ -34,7 +34,7 @@ from tests.databases import ReusedDatabase
 from tests.platform import Platform
 from tests.retention.pern_chats import conversation, message
 from tests.servers import ClamdServer, PostgresServer, SeaweedFSServer, ValkeyServer
-from tests.sweeps.sweeping import add, figures_closed
+from tests.sweeps.sweeping import add, close_rollups
 from workers import revision, sandbox
 from workers.scanner import Version
 from workers.settings import load
@@ -80,26 +80,26 @@ def found(outcome: Outcome, *names: str, **known: object) -> str:
     for sentence, advice in outcome.faults:
         assert sentence.endswith(".")
         assert advice
-    told = [f"✗ {sentence}\n  {advice}\n" for sentence, advice in outcome.faults]
-    assert len(told) == len(names), told
-    for name, one in zip(names, told, strict=True):
+    faults = [f"✗ {sentence}\n  {advice}\n" for sentence, advice in outcome.faults]
+    assert len(faults) == len(names), faults
+    for name, one in zip(names, faults, strict=True):
         assert name in one
-    return stable("".join(told), **known)
+    return stable("".join(faults), **known)
 
 
 def warned(outcome: Outcome, *names: str, code: int = 0, **known: object) -> str:
     """Return the warnings of a check, as `found` does its faults."""
     assert (outcome.code, outcome.err) == (code, "")
-    told = re.findall(r"^! .*\n  .*\n", outcome.out, re.MULTILINE)
-    assert len(told) == len(names), told
-    for name, one in zip(names, told, strict=True):
+    warnings = re.findall(r"^! .*\n  .*\n", outcome.out, re.MULTILINE)
+    assert len(warnings) == len(names), warnings
+    for name, one in zip(names, warnings, strict=True):
         assert name in one
-    return stable("".join(told), **known)
+    return stable("".join(warnings), **known)
 
 
-def without_reason(told: str) -> str:
+def without_reason(fault: str) -> str:
     """Return what was said of a fault without the words of a system or a library, which are its own."""
-    sentence, _, advice = told.partition("\n")
+    sentence, _, advice = fault.partition("\n")
     return f"{sentence.rpartition(': ')[0]}: …\n{advice}"
 
 
@@ -289,14 +289,14 @@ def test_jobs_that_get_on_are_sound(platform: Platform) -> None:
 
 
 def test_a_policy_that_gets_nowhere(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    """By a real run, while somebody holds the row."""
+    """By a real run, while another transaction holds the row."""
     room = add(platform, ChatSession, category="Calm")
     user = add(platform, User, username="Ada")
     past = datetime.now(UTC) - timedelta(minutes=1)
     here = {"session_id": room, "user_id": user}
     add(platform, TypingIndicator, username="Ada", expires_at=past, **here)
-    with platform.engine.connect() as somebody:
-        somebody.execute(select(TypingIndicator.id).with_for_update())
+    with platform.engine.connect() as blocker:
+        blocker.execute(select(TypingIndicator.id).with_for_update())
         for _ in range(3):
             assert cleanup.run(POLICIES["echoroom.typing"], platform.settings) is not None
         assert found(on(platform, "check"), "echoroom.typing") == snapshot
@@ -376,7 +376,7 @@ def test_a_rollup_that_is_late_is_a_fault(platform: Platform, snapshot: Snapshot
 def test_late_rollups_are_one_fault(platform: Platform, snapshot: SnapshotAssertion) -> None:
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
-    def told(*names: str) -> str:
+    def late(*names: str) -> str:
         text = relative(found(on(platform, "check"), *names))
         # How long ago depends on the hour.
         return re.sub(r"\b(\d+) (days|hours) ago", "<lag> ago", text)
@@ -385,12 +385,12 @@ def test_late_rollups_are_one_fault(platform: Platform, snapshot: SnapshotAssert
     assert on(platform, "check").code == 0
     closed_up_to(platform, EVENTS, day - timedelta(days=9))
     assert re.search(r"\b[78] days ago; 2 hours ", on(platform, "check").out)
-    assert told(EVENTS.name) == snapshot(name="one")
+    assert late(EVENTS.name) == snapshot(name="one")
     assert on(platform, "run", EVENTS.name).code == 0
     assert on(platform, "check").code == 0
     for number, name in enumerate(("pern.daily", "connect.daily", "connect.calls_daily", "openchat.daily")):
         closed_up_to(platform, ROLLUPS[name], day - timedelta(days=9 + number))
-    assert told("openchat.daily, connect.calls_daily, connect.daily and 1 more") == snapshot(name="many")
+    assert late("openchat.daily, connect.calls_daily, connect.daily and 1 more") == snapshot(name="many")
     # What is off is never late.
     platform.set(sweep_off="pern.daily,connect.daily,connect.calls_daily,openchat.daily")
     assert on(platform, "check").code == 0
@@ -493,12 +493,12 @@ def test_archives_can_be_written(
 ) -> None:
     if there:
         archive.mkdir()
-        # Nobody writes there, whoever they are.
+        # No user can write there.
         platform.set(archive_root="/proc/self")
     else:
         platform.set(archive_root="/proc/archive")
-    told = found(on(platform, "check"), "/proc/")
-    assert without_reason(told) == snapshot
+    fault = found(on(platform, "check"), "/proc/")
+    assert without_reason(fault) == snapshot
 
 
 def test_an_archive_in_a_bucket(
@@ -514,7 +514,7 @@ def test_an_archive_in_a_bucket(
 
 
 @pytest.mark.parametrize(
-    ("name", "needed", "figures"),
+    ("name", "needed", "rollups"),
     [
         ("pern.messages", 36, "pern.daily, roomkeeper.attachments_daily"),
         ("pern.audit_security", 36, "pern.security_daily"),
@@ -530,17 +530,17 @@ def test_an_archive_in_a_bucket(
     ],
 )
 def test_what_figures_need_is_kept_for_them(
-    platform: Platform, name: str, needed: int, figures: str, snapshot: SnapshotAssertion
+    platform: Platform, name: str, needed: int, rollups: str, snapshot: SnapshotAssertion
 ) -> None:
     """As long as they are computed again, and what settles before."""
     days(platform, **{name: needed})
     assert on(platform, "check").code == 0
     days(platform, **{name: needed - 0.5})
-    told = found(on(platform, "check"), f"({figures})")
-    assert f"ROOMKEEPER_RETENTION_DAYS={name}={needed}\n" in told
-    assert told == snapshot
-    # Statistics that nobody wants need nothing.
-    platform.set(sweep_off=figures.replace(" ", ""))
+    fault = found(on(platform, "check"), f"({rollups})")
+    assert f"ROOMKEEPER_RETENTION_DAYS={name}={needed}\n" in fault
+    assert fault == snapshot
+    # Statistics that are switched off need nothing.
+    platform.set(sweep_off=rollups.replace(" ", ""))
     assert on(platform, "check").code == 0
 
 
@@ -620,7 +620,7 @@ def test_holds_that_cannot_be_read_are_a_fault(api: Platform, snapshot: Snapshot
 
 
 def test_a_policy_that_has_stopped_is_a_fault(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    figures_closed(platform)
+    close_rollups(platform)
     days(platform, **{"pern.messages": 40})
     platform.set(retention_floor=1)
     room = conversation(platform)
@@ -732,7 +732,7 @@ def test_a_hosted_broker_may_keep_its_configuration_to_itself(
 # -- the store -------------------------------------------------------------------------------------------
 
 
-#: A directory that nobody can write to, not even root.
+#: A directory that no user can write to, not even root.
 SEALED = Path("/sys/kernel")
 
 
@@ -766,9 +766,9 @@ def test_a_quarantine_that_cannot_be_made(platform: Platform, snapshot: Snapshot
     (platform.folder / "file").touch()
     for root in (platform.folder / "file" / "quarantine", platform.folder / "file"):
         platform.set(quarantine_root=root)
-        told = found(on(platform, "check"), f"{root} ", root=root)
-        assert ": Not a directory.\n" in told
-        assert told == snapshot(name="each")
+        fault = found(on(platform, "check"), f"{root} ", root=root)
+        assert ": Not a directory.\n" in fault
+        assert fault == snapshot(name="each")
 
 
 @pytest.mark.parametrize("below", [".", "quarantine", "a/../b"])
@@ -842,7 +842,7 @@ def edited(tmp_path: Path) -> Iterator[Clamds]:
 
 
 def test_a_scanner_that_is_down(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    socket = platform.folder / "nobody.sock"
+    socket = platform.folder / "missing.sock"
     platform.set(clamd=f"unix:{socket}")
     outcome = on(platform, "check")
     assert without_reason(found(outcome, f"clamd at unix:{socket}: ")) == snapshot
@@ -898,7 +898,7 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds, snapsho
         clamd=edited("AlertExceedsMax no", "AlertEncrypted no").address,
     )
     outcome = on(platform, "check")
-    told = found(
+    faults = found(
         outcome,
         "column openchat.attachment.scan_result",
         "table pern.attachments",
@@ -908,7 +908,7 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds, snapsho
         "AlertEncrypted",
     )
     assert passed(outcome) == ["decoder", "retention", "jobs"]
-    assert told == snapshot
+    assert faults == snapshot
 
 
 # -- signatures ------------------------------------------------------------------------------------------

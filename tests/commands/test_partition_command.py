@@ -9,7 +9,7 @@ from syrupy.assertion import SnapshotAssertion
 from models.pern import AuditLog
 from tests.commands.cli import Outcome, on, refused
 from tests.platform import Platform
-from tests.sweeps.sweeping import add, figures_closed, rows
+from tests.sweeps.sweeping import add, close_rollups, rows
 
 TABLE = "pern.audit_logs"
 
@@ -51,33 +51,33 @@ def of_month(printed: str, month: str) -> str:
 
 
 def test_what_cannot_be_is_told_in_sentences(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    told = on(platform, "partition", "plan", "pern.message_statuses")
-    assert (told.code, told.err) == (0, "")
-    assert sizeless(told) == snapshot(name="never analysed")
+    outcome = on(platform, "partition", "plan", "pern.message_statuses")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert sizeless(outcome) == snapshot(name="never analysed")
     with platform.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE pern.message_statuses")
-    told = on(platform, "partition", "plan", "pern.message_statuses")
-    assert "(message_id, user_id)" in told.out
-    assert "CREATE" not in told.out
-    assert sizeless(told) == snapshot(name="analysed")
+    outcome = on(platform, "partition", "plan", "pern.message_statuses")
+    assert "(message_id, user_id)" in outcome.out
+    assert "CREATE" not in outcome.out
+    assert sizeless(outcome) == snapshot(name="analysed")
     by = on(platform, "partition", "plan", "connect.interaction_logs", "--by", "ended_at")
     assert "(id)" in by.out
     assert sizeless(by) == snapshot(name="by another column")
 
 
 def test_a_wrong_name_is_a_sentence(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    told = on(platform, "partition", "plan", "pern.audit_log")
-    assert refused(told, "'pern.audit_logs'?") == snapshot(name="table")
-    told = on(platform, "partition", "plan", TABLE, "--by", "nothing")
-    assert refused(told, "'nothing'") == snapshot(name="column")
+    outcome = on(platform, "partition", "plan", "pern.audit_log")
+    assert refused(outcome, "'pern.audit_logs'?") == snapshot(name="table")
+    outcome = on(platform, "partition", "plan", TABLE, "--by", "nothing")
+    assert refused(outcome, "'nothing'") == snapshot(name="column")
     assert refused(on(platform, "partition", "plan", "openchat.message"), "--by ") == snapshot(name="several")
-    told = on(platform, "partition", "run", TABLE)
-    assert refused(told, f"roomkeeper partition plan {TABLE}") == snapshot(name="not partitioned")
+    outcome = on(platform, "partition", "run", TABLE)
+    assert refused(outcome, f"roomkeeper partition plan {TABLE}") == snapshot(name="not partitioned")
 
 
 def test_from_the_plan_to_the_drop(platform: Platform, snapshot: SnapshotAssertion) -> None:
     now = datetime.now(UTC)
-    figures_closed(platform)
+    close_rollups(platform)
     log(platform, now - timedelta(days=1))
     switch(platform)
     there = on(platform, "partition", "plan", TABLE).out

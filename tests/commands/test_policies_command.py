@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("same_day")
 
 
 def typing(platform: Platform, expires_at: datetime = PAST) -> UUID:
-    """Insert somebody who types until then."""
+    """Insert a user who types until then."""
     room = add(platform, ChatSession, category="Calm")
     here = {"session_id": room, "user_id": add(platform, User, username="Ada")}
     return add(platform, TypingIndicator, username="Ada", expires_at=expires_at, **here)
@@ -197,8 +197,8 @@ def test_a_table_that_is_being_altered_is_not_waited_for(
     platform: Platform, snapshot: SnapshotAssertion
 ) -> None:
     platform.set(lock_timeout_ms=300)
-    with platform.engine.begin() as somebody:
-        somebody.exec_driver_sql("LOCK TABLE echoroom.typing_indicators")
+    with platform.engine.begin() as blocker:
+        blocker.exec_driver_sql("LOCK TABLE echoroom.typing_indicators")
         outcome = wide(platform, "policies", "echoroom")
         dry = on(platform, "run", TYPING.name, "--dry-run")
     assert (outcome.code, outcome.err) == (0, "")
@@ -226,9 +226,9 @@ def test_a_database_that_will_not_do_is_a_sentence(platform: Platform, arguments
 def test_every_rule_says_its_period_or_how_to_set_it() -> None:
     settings = load({"DATABASE_URL": "postgresql://h/d"})
     for policy in POLICIES.values():
-        said = command.rule(policy, settings)
-        assert "{" not in said
-        assert said.endswith(f" ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
+        rule = command.rule(policy, settings)
+        assert "{" not in rule
+        assert rule.endswith(f" ROOMKEEPER_RETENTION_DAYS={policy.name}=DAYS") is policy.off_until_set
 
 
 def test_retention_is_off_until_its_period_is_set(platform: Platform, snapshot: SnapshotAssertion) -> None:
@@ -336,8 +336,8 @@ def test_a_policy_is_run_by_hand(platform: Platform, snapshot: SnapshotAssertion
     assert (outcome.code, outcome.err) == (0, "")
     assert stable(outcome) == snapshot(name="three rows")
     assert set(rows(platform, TypingIndicator)) == {stays}
-    ((slot, outcome_told, number),) = platform.sql("SELECT slot, outcome, rows FROM roomkeeper.job_runs")
-    assert (slot, outcome_told, number) == (None, "done", 3)
+    ((slot, recorded_outcome, number),) = platform.sql("SELECT slot, outcome, rows FROM roomkeeper.job_runs")
+    assert (slot, recorded_outcome, number) == (None, "done", 3)
     assert stable(on(platform, "run", TYPING.name)) == snapshot(name="none")
 
 
@@ -448,9 +448,9 @@ def test_two_runs_at_once_are_one_too_many(platform: Platform, snapshot: Snapsho
 
 def test_what_is_left_is_said_with_the_reason(platform: Platform, snapshot: SnapshotAssertion) -> None:
     key = typing(platform)
-    with platform.engine.begin() as somebody:
+    with platform.engine.begin() as blocker:
         table = table_of(TypingIndicator)
-        somebody.execute(select(table).where(table.c.id == key).with_for_update())
+        blocker.execute(select(table).where(table.c.id == key).with_for_update())
         held = on(platform, "run", TYPING.name)
     assert held.code == 0
     assert stable(held) == snapshot(name="held")
@@ -522,8 +522,8 @@ def test_a_rollup_is_run_by_hand(
     closed = (watermark - midnight(3)).days
     assert closed in {2, 3}
     counts = dict.fromkeys(
-        tuple(map(int, re.findall(r"\d+", told.removeprefix(EVENTS.name))))
-        for told in outcome.err.splitlines()
+        tuple(map(int, re.findall(r"\d+", progress.removeprefix(EVENTS.name))))
+        for progress in outcome.err.splitlines()
     )
     wanted = [(number, closed) for number in range(closed + 1)]
     assert list(counts) in (wanted, wanted[1:])

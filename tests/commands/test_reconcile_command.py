@@ -143,8 +143,8 @@ def test_too_much_stops_it(store: Platform, apply: tuple[str, ...], snapshot: Sn
     for name in ("DATABASE_URL", "SCHEMAS", "STORAGE_ROOT", "RECONCILE_PREFIXES", "RECONCILE_SHARE"):
         assert name in advice
     # Which of the orphans are named is chance.
-    told = timeless(stable(outcome)).splitlines()
-    assert [line for line in told if not line.startswith("    uploads/")] == snapshot
+    lines = timeless(stable(outcome)).splitlines()
+    assert [line for line in lines if not line.startswith("    uploads/")] == snapshot
     assert len(store.objects()) == 21
     assert store.sql("SELECT outcome FROM roomkeeper.job_runs") == [("stopped",)]
 

@@ -128,12 +128,12 @@ class World:
         room = uuid4()
         self.add(audiorooms.AudioRoom, {"id": room, "code": code, "password_hash": "x"})
         for day, (peak, minutes, listeners) in days.items():
-            figures = {
+            columns = {
                 "peak_listeners": peak,
                 "total_listen_minutes": minutes,
                 "total_listeners": listeners,
             }
-            self.add(audiorooms.RoomAnalytics, {"room_id": room, "date": day, **figures})
+            self.add(audiorooms.RoomAnalytics, {"room_id": room, "date": day, **columns})
         return room
 
     def tell(self, *arguments: str, columns: int = 80) -> Outcome:
@@ -307,7 +307,7 @@ def test_the_page_has_the_tables_figures(world: World) -> None:
     world.room("AAAAAA", {days[0]: (5, 100, 9), days[1]: (3, 50, 4), days[3]: (1, 7, 1)})
     world.room("BBBBBB", {days[0]: (8, 90, 20)})
     page = world.page("audiorooms", days[0], days[3])
-    # The third day had nobody: that is known, so it is 0.
+    # The third day had no listeners: that is known, so it is 0.
     assert page.values("Listen minutes") == [[100, 50, 0, 7], [90, 0, 0, 0]]
     assert page.values("Peak of listeners") == [[8, 3, 0, 1], [6.5, 3, None, 1]]
     assert page.values("Room listeners") == [[29, 4, 0, 1]]
@@ -430,7 +430,7 @@ def test_days_are_closed_provisional_or_without_figures(world: World) -> None:
     for number in range(5):
         world.add(OpenchatDaily, {"day": FIRST + number * DAY, "messages": 1, "active_users": 10 + number})
     page = world.page("openchat", FIRST, FIRST + 5 * DAY)
-    # The first was not made by us, the last two nobody has computed: gaps, whatever the table says.
+    # The first was not made by us, the last two were not computed: gaps, whatever the table says.
     assert page.values("Active users") == [[None, 11, 12, 13, None, None]]
     assert [row[0] for row in page.tables["Active users"][1:]] == [
         "2020-03-06 (no statistics)",
@@ -453,9 +453,9 @@ def test_days_are_closed_provisional_or_without_figures(world: World) -> None:
     # The other rollups have not begun at all.
     assert "No statistics." in page.words
     assert not any("Messages by type" in one["description"] for one in page.charts.values())
-    told = world.tell("openchat", "--from", "2020-03-01", "--to", "2020-03-06").out
-    assert "provisional: 4 Mar 2020; no statistics: 3 days" in told
-    (line,) = (line for line in told.splitlines() if line.startswith("active users"))
+    report = world.tell("openchat", "--from", "2020-03-01", "--to", "2020-03-06").out
+    assert "provisional: 4 Mar 2020; no statistics: 3 days" in report
+    (line,) = (line for line in report.splitlines() if line.startswith("active users"))
     assert re.fullmatch(r"active users   ▇██   +12 +13", line.rstrip())
 
 
@@ -566,9 +566,9 @@ def filled(world: World, days: int = 30, types: list[str] | None = None) -> None
     world.rolled("openchat.daily", "openchat.messages_daily", closed=FIRST + days * DAY)
     for number in range(days):
         day = FIRST + number * DAY
-        figures = {"messages": 5000 + number, "active_users": 100 + number, "conversations": 9}
+        columns = {"messages": 5000 + number, "active_users": 100 + number, "conversations": 9}
         quantiles = {"delivery_median_seconds": 1.5, "delivery_p95_seconds": 4321.0 + number}
-        world.add(OpenchatDaily, {"day": day, **figures, **quantiles})
+        world.add(OpenchatDaily, {"day": day, **columns, **quantiles})
         world.add(
             OpenchatMessagesDaily,
             *(
@@ -609,9 +609,9 @@ def test_the_page_is_there_for_everybody(world: World) -> None:
     assert "openchat, 1–30 Mar 2020" in page.words
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
     names = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    figures = [attributes for tag, attributes in page.tags if tag == "figure"]
-    assert figures
-    assert all(one["aria-labelledby"] in names for one in figures)
+    charts = [attributes for tag, attributes in page.tags if tag == "figure"]
+    assert charts
+    assert all(one["aria-labelledby"] in names for one in charts)
     # Each chart has a place, and each place a table that says the same.
     assert page.charts.keys() <= names
     assert tags.count("details") == len(page.charts)
@@ -623,10 +623,10 @@ def test_legends_have_the_colours_of_the_charts() -> None:
     light, dark = style.split("@media (prefers-color-scheme: dark)")
     dark = light + dark
     for theme, colours in ((light, vega.LIGHT | vega.OTHERS_LIGHT), (dark, vega.DARK | vega.OTHERS_DARK)):
-        said = dict(re.findall(r"--(\w+): (#\w+);", theme))
+        css_colours = dict(re.findall(r"--(\w+): (#\w+);", theme))
         drawn = {str(name): value for name, value in colours.items() if name not in {"surface", "ink"}}
-        assert {name: said[name] for name in drawn} == drawn
-        assert (said["card"], said["quiet"]) == (colours["surface"], colours["ink"])
+        assert {name: css_colours[name] for name in drawn} == drawn
+        assert (css_colours["card"], css_colours["quiet"]) == (colours["surface"], colours["ink"])
 
 
 def test_what_strangers_write_stays_text(world: World) -> None:
@@ -771,7 +771,7 @@ def test_a_new_file_has_the_rights_that_files_get(world: World) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    # As a device is; but one that nobody misses, should the rule be broken.
+    # Like a device, but harmless to overwrite, should the rule be broken.
     ["{folder}", "{folder}/pipe", "{folder}/not/there.html"],
 )
 def test_where_no_file_can_be_is_said(world: World, path: str, snapshot: SnapshotAssertion) -> None:

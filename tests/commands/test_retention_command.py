@@ -66,7 +66,7 @@ def refused(outcome: Outcome, *names: str, **known: object) -> str:
     return stable(sentence, **known)
 
 
-def told(outcome: Outcome | str, **known: object) -> str:
+def normalised(outcome: Outcome | str, **known: object) -> str:
     """Return what was printed, without times, sizes and ages: rows are old by any clock."""
     text = timeless(stable(outcome, **known))
     text = re.sub(r"\b[\d,.]+ (?:bytes|kB)", "<size>", text)
@@ -77,7 +77,7 @@ def preview(platform: Platform, name: str, *options: str) -> str:
     """Return what is previewed of a policy."""
     outcome = on(platform, "retention", "preview", name, *options)
     assert (outcome.code, outcome.err) == (0, "")
-    return told(outcome)
+    return normalised(outcome)
 
 
 # -- preview ---------------------------------------------------------------------------------------------
@@ -96,9 +96,9 @@ def test_a_preview_tells_all(platform: Platform, snapshot: SnapshotAssertion) ->
     assert (outcome.code, outcome.err) == (0, "")
     assert platform.everything() == before
     assert sorted(platform.folder.rglob("*")) == files
-    said = lines(outcome)
-    assert said["oldest"] == said["newest"]
-    assert said["for example"] == [str(old)]
+    shown = lines(outcome)
+    assert shown["oldest"] == shown["newest"]
+    assert shown["for example"] == [str(old)]
     # What goes, twice what goes along, what stays, what is on hold; and the file.
     assert (outcome.out.count(" 1 row "), outcome.out.count(" 1 row,")) == (4, 1)
     assert " 1 file, 1.5 kB " in outcome.out
@@ -119,8 +119,8 @@ def test_a_preview_without_a_place_for_archives(platform: Platform, snapshot: Sn
     assert lines(on(platform, "retention", "preview", AUDIT))["archive"] == snapshot(name="missing")
     platform.set(archive_bucket="attic", archive_off="pern.messages")
     assert lines(on(platform, "retention", "preview", AUDIT))["archive"] == [f"s3://attic/{AUDIT}/"]
-    said = lines(on(platform, "retention", "preview", "pern.messages"))["archive"]
-    assert said == snapshot(name="switched off")
+    archive = lines(on(platform, "retention", "preview", "pern.messages"))["archive"]
+    assert archive == snapshot(name="switched off")
 
 
 def test_a_policy_that_is_off_is_previewed_with_a_period(
@@ -239,9 +239,9 @@ def test_what_is_far_more_than_usual_is_approved(platform: Platform, snapshot: S
     assert len(rows(platform, AuditLog)) == 4
     outcome = approved(platform)
     assert (outcome.code, outcome.err) == (0, "")
-    # Whoever approves sees what.
+    # The approval shows what was approved.
     assert re.search(r" 4 rows \S+ pern\.audit_logs, ", outcome.out)
-    assert told(outcome) == snapshot(name="approved")
+    assert normalised(outcome) == snapshot(name="approved")
     ((row),) = platform.sql("SELECT * FROM roomkeeper.approvals")
     assert (row.policy, row.rows, row.period_seconds) == (AUDIT, 4, 400 * 86400)
     assert (row.reason, row.approved_by) == ("first [run]", "ada")
@@ -251,10 +251,10 @@ def test_what_is_far_more_than_usual_is_approved(platform: Platform, snapshot: S
     assert rows(platform, AuditLog) == {}
     (line,) = on(platform, "retention", "approvals").out.splitlines()
     assert "4 taken" in line
-    assert told(line) == snapshot(name="taken")
+    assert normalised(line) == snapshot(name="taken")
     platform.sql("UPDATE roomkeeper.approvals SET expires_at = now() - interval '1 s'")
-    expired = told(on(platform, "retention", "approvals"))
-    assert expired != f"{told(line)}\n"
+    expired = normalised(on(platform, "retention", "approvals"))
+    assert expired != f"{normalised(line)}\n"
     assert expired == snapshot(name="expired")
 
 
@@ -304,11 +304,11 @@ def test_receipts_are_listed_and_told(
     outcome = on(platform, "run", "pern.messages")
     assert (outcome.code, outcome.err) == (0, "")
     assert "roomkeeper retention receipts pern.messages" in outcome.out.splitlines()[1]
-    assert told(outcome) == snapshot(name="run")
+    assert normalised(outcome) == snapshot(name="run")
     entries(platform, 2)
     ran(platform)
     outcome = on(platform, "retention", "receipts")
-    assert told(outcome) == snapshot(name="receipts")
+    assert normalised(outcome) == snapshot(name="receipts")
     first, second = outcome.out.splitlines()
     for part in ("pern.messages 1", "pern.message_statuses 1", "pern.attachments 1", "1 object; eve)"):
         assert part in second
@@ -317,28 +317,28 @@ def test_receipts_are_listed_and_told(
     assert on(platform, "retention", "receipts", "pern.audit_error").out == "None.\n"
     outcome = on(platform, "retention", "receipt", "1")
     assert (outcome.code, outcome.err) == (0, "")
-    said = lines(outcome)
+    shown = lines(outcome)
     (row,) = platform.sql("SELECT * FROM roomkeeper.receipts WHERE number = 1")
-    assert (said["number"], said["kind"], said["policy"], said["rows"]) == (
+    assert (shown["number"], shown["kind"], shown["policy"], shown["rows"]) == (
         ["1"],
         ["taken"],
         ["pern.messages"],
         ["1"],
     )
-    assert (said["hash"], said["previous"]) == ([row.hash], [row.previous])
-    assert (said["operator"], said["table"]) == (["eve"], ["pern.messages"])
-    assert said["keys"][0].count(str(old)) == 2
-    assert said["run"] == [str(row.run)]
+    assert (shown["hash"], shown["previous"]) == ([row.hash], [row.previous])
+    assert (shown["operator"], shown["table"]) == (["eve"], ["pern.messages"])
+    assert shown["keys"][0].count(str(old)) == 2
+    assert shown["run"] == [str(row.run)]
     archived = [one["key"] for one in row.content["archives"]]
-    assert [line.partition(": ")[0] for line in said["archive"]] == archived
-    assert [line[:64] for line in said["sha256"]] == [one["sha256"] for one in row.content["archives"]]
+    assert [line.partition(": ")[0] for line in shown["archive"]] == archived
+    assert [line[:64] for line in shown["sha256"]] == [one["sha256"] for one in row.content["archives"]]
     # Archives are named by the moment and by their content.
     known = {f"key {number}": key for number, key in enumerate(archived, 1)}
-    assert told(outcome, old=old, **known) == snapshot(name="receipt")
+    assert normalised(outcome, old=old, **known) == snapshot(name="receipt")
 
 
 def forged(platform: Platform, change: str) -> None:
-    """Change receipts as somebody does who may do everything."""
+    """Change receipts as a superuser can."""
     platform.sql("ALTER TABLE roomkeeper.receipts DISABLE TRIGGER ALL")
     platform.sql(change)
 
@@ -388,7 +388,7 @@ def test_a_chain_that_was_tampered_with(
     (sentence,) = outcome.err.splitlines()
     assert sentence.startswith(f"✗ {wrong}")
     assert stable(outcome) == snapshot(name="verify")
-    # Whoever looks at one is told as well.
+    # Showing a single receipt reports it as well.
     if "number = 3" in change:
         assert refused(on(platform, "retention", "receipt", "3"), "Receipt 3 ") == snapshot(name="receipt")
 
@@ -423,13 +423,13 @@ def test_archives_that_are_not_what_was_written(
     assert on(platform, "retention", "verify").code == 0
     outcome = on(platform, "retention", "verify", "--archives")
     assert outcome.code == 1
-    changed, gone = (str(path.relative_to(platform.folder / "archive")) for path in (one, two))
+    changed, missing = (str(path.relative_to(platform.folder / "archive")) for path in (one, two))
     faults = outcome.err.splitlines()
     assert len(faults) == 2
     assert all(line.startswith("✗ Receipt ") for line in faults)
     assert "SHA-256" in next(line for line in faults if changed in line)
-    assert any(gone in line for line in faults)
-    assert stable(outcome, changed=changed, gone=gone) == snapshot
+    assert any(missing in line for line in faults)
+    assert stable(outcome, changed=changed, missing=missing) == snapshot
 
 
 def test_archives_that_cannot_be_reached(
@@ -500,18 +500,18 @@ def test_objects_that_wait_are_told_and_stay_with_restored_rows(
     unmounted = platform.store.with_name("unmounted")
     platform.store.rename(unmounted)
     ran(platform, "pern.messages")
-    (said,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
-    assert said.startswith("3 ")
-    assert told(said) == snapshot(name="receipt")
+    (objects_line,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
+    assert objects_line.startswith("3 ")
+    assert normalised(objects_line) == snapshot(name="receipt")
     (line,) = on(platform, "retention", "pending").out.splitlines()
     assert "3 objects " in line and " 2 files " in line
-    assert told(line) == snapshot(name="pending")
+    assert normalised(line) == snapshot(name="pending")
     user = person(platform)
     held = on(platform, "hold", "add", "pern", "user", str(user), "--reason", "a suit")
-    assert told(held.out.splitlines()[1]) == snapshot(name="hold")
+    assert normalised(held.out.splitlines()[1]) == snapshot(name="hold")
     platform.sql("UPDATE roomkeeper.pending_deletions SET attempts = 0, error = NULL, failing_since = NULL")
-    (said,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
-    assert told(said) == snapshot(name="not tried")
+    (objects_line,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
+    assert normalised(objects_line) == snapshot(name="not tried")
 
     outcome = on(platform, "retention", "restore", "1", "--reason", "a mistake")
     assert any(line.startswith("3 objects ") for line in outcome.out.splitlines())
@@ -519,8 +519,8 @@ def test_objects_that_wait_are_told_and_stay_with_restored_rows(
     unmounted.rename(platform.store)
     assert platform.objects() == objects
     assert on(platform, "retention", "pending").out == "None.\n"
-    (said,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
-    assert said == snapshot(name="kept")
+    (objects_line,) = lines(on(platform, "retention", "receipt", "1"))["objects"]
+    assert objects_line == snapshot(name="kept")
 
 
 def test_what_an_older_version_deleted_is_told(platform: Platform, snapshot: SnapshotAssertion) -> None:
@@ -590,7 +590,7 @@ def test_a_dry_run_counts(platform: Platform, snapshot: SnapshotAssertion) -> No
     before = platform.everything()
     outcome = on(platform, "run", AUDIT, "--dry-run")
     assert outcome.out.startswith(f"{AUDIT}: 5 rows ")
-    assert told(outcome) == snapshot
+    assert normalised(outcome) == snapshot
     assert platform.everything() == before
 
 

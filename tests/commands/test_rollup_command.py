@@ -97,8 +97,8 @@ def all_of(closed: int, text: str) -> str:
 def spoil(platform: Platform, back: int, number: int = 99) -> None:
     """Write a figure that is wrong."""
     with platform.engine.begin() as connection:
-        its = PernSecurityDaily.day == day(back)
-        connection.execute(update(PernSecurityDaily).where(its).values(events=number))
+        condition = PernSecurityDaily.day == day(back)
+        connection.execute(update(PernSecurityDaily).where(condition).values(events=number))
 
 
 def backfill(platform: Platform, first: int, last: int, *options: str, name: str = NAME) -> Outcome:
@@ -111,7 +111,7 @@ def audit(platform: Platform, *options: str, name: str = NAME) -> Outcome:
     return on(platform, "rollup", "audit", name, *options)
 
 
-def said(outcome: Outcome) -> str:
+def normalised(outcome: Outcome) -> str:
     """Return what was printed, days by their distance from today."""
     assert outcome.err == ""
     return relative(stable(outcome))
@@ -178,10 +178,10 @@ def test_days_are_computed_anew(platform: Platform, snapshot: SnapshotAssertion)
         spoil(platform, back)
     outcome = backfill(platform, 5, 4)
     assert outcome.code == 0
-    assert said(outcome) == snapshot(name="computed")
+    assert normalised(outcome) == snapshot(name="computed")
     assert events(platform) == {3: 99, 4: 1, 5: 1}
     # Once more, nothing is to be done.
-    assert said(backfill(platform, 5, 4)) == snapshot(name="again")
+    assert normalised(backfill(platform, 5, 4)) == snapshot(name="again")
 
 
 def test_hours_are_given_as_days(platform: Platform, snapshot: SnapshotAssertion) -> None:
@@ -196,7 +196,7 @@ def test_hours_are_given_as_days(platform: Platform, snapshot: SnapshotAssertion
     platform.sql("DELETE FROM roomkeeper.echoroom_hourly")
     outcome = backfill(platform, 2, 2, name=HOURLY.name)
     assert f" {there} rows " in outcome.out
-    assert said(outcome).replace(f" {there} rows ", " <there> rows ") == snapshot
+    assert normalised(outcome).replace(f" {there} rows ", " <there> rows ") == snapshot
     assert platform.sql(count) == [(there,)]
     assert there >= 2
 
@@ -210,7 +210,7 @@ def test_today_is_computed_up_to_now(platform: Platform, snapshot: SnapshotAsser
     outcome = backfill(platform, 1, -7)
     assert outcome.code == 0
     assert f"{day(0)} " in outcome.out
-    assert said(outcome) == snapshot
+    assert normalised(outcome) == snapshot
     assert events(platform) == {0: 1}
 
 
@@ -229,7 +229,7 @@ def test_what_is_frozen_stays(platform: Platform, snapshot: SnapshotAssertion) -
     outcome = backfill(platform, 8, 4)
     assert outcome.code == 0
     assert f" {day(5)} 12:00:00 UTC" in outcome.out
-    assert said(outcome) == snapshot
+    assert normalised(outcome) == snapshot
     assert events(platform) == {3: 99, 4: 1} | dict.fromkeys(range(5, 9), 99)
 
 
@@ -238,7 +238,7 @@ def test_what_cleanup_takes_is_never_computed_again(platform: Platform, snapshot
     put(platform, SESSIONS.name, covered_from=at(9, 0))
     outcome = backfill(platform, 3, 3, name=SESSIONS.name)
     assert outcome.out.startswith(f"{SESSIONS.name}: 0 ")
-    assert said(outcome) == snapshot
+    assert normalised(outcome) == snapshot
 
 
 def test_what_was_not_covered_is(platform: Platform, snapshot: SnapshotAssertion) -> None:
@@ -250,9 +250,9 @@ def test_what_was_not_covered_is(platform: Platform, snapshot: SnapshotAssertion
     log(platform, 36, 40, 41)
     outcome = backfill(platform, 41, 38)
     assert f"--to {day(36)}\n" in outcome.out
-    assert said(outcome) == snapshot(name="with a gap")
+    assert normalised(outcome) == snapshot(name="with a gap")
     assert state(platform).covered_from == at(35, 0)
-    assert said(backfill(platform, 41, 36)) == snapshot(name="without")
+    assert normalised(backfill(platform, 41, 36)) == snapshot(name="without")
     assert state(platform).covered_from == at(41, 0)
     assert events(platform) == {3: 1, 36: 1, 40: 1, 41: 1}
 
@@ -265,7 +265,7 @@ def test_several_days_at_once_give_the_same(platform: Platform, jobs: str) -> No
     log(platform, *backs)
     outcome = backfill(platform, 45, 2, "--jobs", jobs)
     assert outcome.code == 0
-    assert re.findall(r"\d+", said(outcome)) == ["44", "5"]
+    assert re.findall(r"\d+", normalised(outcome)) == ["44", "5"]
     assert events(platform) == {3: 1} | {back: backs.count(back) for back in backs}
     assert state(platform).covered_from == at(45, 0)
 
@@ -419,8 +419,8 @@ def test_whoever_freezes_waits_for_the_day_and_is_then_heeded(platform: Platform
     log(platform, 3)
     ran(platform)
     with platform.engine.begin() as retention:
-        its = RollupState.name == NAME
-        retention.execute(update(RollupState).where(its).values(frozen_to=at(3)))
+        condition = RollupState.name == NAME
+        retention.execute(update(RollupState).where(condition).values(frozen_to=at(3)))
         retention.execute(delete(AuditLog))
         with inside(platform):
             run = Backfill(EVENTS, datetime.now(UTC), "UTC")
@@ -438,20 +438,20 @@ def test_who_waits_has_his_turn_between_two_rounds(platform: Platform) -> None:
     """A shared lock passes by those who wait: without a turn of theirs a tick would wait for the end."""
     log(platform, 3)
     ran(platform)
-    told: list[str] = []
+    events: list[str] = []
     with inside(platform):
 
         def tick() -> None:
             with platform.engine.begin() as connection:
                 state_of(connection, EVENTS, lock=True)
-                told.append("tick")
+                events.append("tick")
 
         thread = threading.Thread(target=tick)
         # Both threads of the first round pass by here, maybe at once: one of them starts it.
         starts = iter([thread.start])
 
         def watch(done: BackfillProgress) -> None:
-            told.append(f"day {done.buckets}")
+            events.append(f"day {done.buckets}")
 
         real = replace_bucket
 
@@ -466,8 +466,8 @@ def test_who_waits_has_his_turn_between_two_rounds(platform: Platform) -> None:
             run = Backfill(EVENTS, datetime.now(UTC), "UTC", watch=watch)
             run.compute_all([day_of(day(back), "UTC") for back in range(2, 12)], 2)
         thread.join(30)
-    assert told.index("tick") <= 2
-    assert told[-1] == "day 10"
+    assert events.index("tick") <= 2
+    assert events[-1] == "day 10"
 
 
 def test_it_goes_on_beside_a_run(platform: Platform) -> None:
@@ -489,7 +489,7 @@ def test_what_is_right_is_said_to_be(platform: Platform, snapshot: SnapshotAsser
     outcome = audit(platform, "--all")
     assert outcome.code == 0
     closed = (state(platform).watermark - at(35, 0)).days
-    assert all_of(closed, said(outcome)) == snapshot
+    assert all_of(closed, normalised(outcome)) == snapshot
     assert platform.everything() == before
 
 
@@ -506,7 +506,7 @@ def test_drift_is_told_row_by_row(platform: Platform, snapshot: SnapshotAssertio
     assert (outcome.out.count("✗"), outcome.out.count(": events 7 → 1\n")) == (3, 1)
     closed = (state(platform).watermark - at(40, 0)).days
     assert f"roomkeeper rollup backfill {NAME} --from {day(40)} --to {day(3)}\n" in outcome.out
-    assert all_of(closed, said(outcome)) == snapshot
+    assert all_of(closed, normalised(outcome)) == snapshot
     assert platform.everything() == before
     # And it does.
     assert backfill(platform, 40, 3).code == 0
@@ -519,7 +519,7 @@ def test_old_drift_does_not_mend_itself(platform: Platform, snapshot: SnapshotAs
     spoil(platform, 40)
     outcome = audit(platform, "--from", f"{day(41)}", "--to", f"{day(39)}", "--all")
     assert outcome.code == 1
-    assert said(outcome) == snapshot
+    assert normalised(outcome) == snapshot
 
 
 def test_a_row_of_zeros_says_as_much_as_none(platform: Platform) -> None:
@@ -547,7 +547,7 @@ def test_many_rows_are_not_all_shown(
         log(platform, 3, severity=severity)
     ran(platform)
     spoil(platform, 3)
-    first, *others = said(audit(platform, "--from", f"{day(3)}", "--to", f"{day(3)}")).splitlines()
+    first, *others = normalised(audit(platform, "--from", f"{day(3)}", "--to", f"{day(3)}")).splitlines()
     assert first.startswith("✗ <today - 3> severity=")
     assert others == snapshot
 
@@ -586,7 +586,7 @@ def test_frozen_days_are_counted_and_left_alone(platform: Platform, snapshot: Sn
     put(platform, frozen_to=at(5))
     outcome = audit(platform, "--all", "--from", f"{day(7)}", "--to", f"{day(3)}")
     assert outcome.code == 0
-    assert said(outcome) == snapshot
+    assert normalised(outcome) == snapshot
 
 
 def test_what_is_frozen_meanwhile_has_not_drifted(
@@ -607,11 +607,11 @@ def test_what_is_frozen_meanwhile_has_not_drifted(
     only = ("--from", f"{day(3)}", "--to", f"{day(3)}")
     outcome = audit(platform, *only)
     assert (outcome.code, "✗" in outcome.out) == (0, False)
-    assert said(outcome) == snapshot(name="meanwhile")
+    assert normalised(outcome) == snapshot(name="meanwhile")
     monkeypatch.undo()
     outcome = audit(platform, *only)
     assert (outcome.code, "✗" in outcome.out) == (0, False)
-    assert said(outcome) == snapshot(name="before")
+    assert normalised(outcome) == snapshot(name="before")
 
 
 def test_open_days_are_not_audited(platform: Platform) -> None:
@@ -666,8 +666,8 @@ def test_every_column_is_explained() -> None:
         name: sorted(columns) for name, columns in tables.items()
     }
     assert "`computed_at`" in DOCUMENT
-    ours = {table for table in Base.metadata.tables.values() if "computed_at" in table.c}
-    assert ours == {rollup.table for rollup in ROLLUPS.values()} - {table_of(RoomAnalytics)}
+    with_statistics = {table for table in Base.metadata.tables.values() if "computed_at" in table.c}
+    assert with_statistics == {rollup.table for rollup in ROLLUPS.values()} - {table_of(RoomAnalytics)}
 
 
 def test_every_table_and_metric_is_named() -> None:

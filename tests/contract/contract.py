@@ -29,10 +29,10 @@ from tests.contract.example import Example, case
 from tests.contract.scenario import Database, Scenario, build, column_of, period_of, snapshot
 from tests.platform import Platform
 from tests.sweeps.sweeping import NOW as MOMENT
-from tests.sweeps.sweeping import figures_closed
+from tests.sweeps.sweeping import close_rollups
 
 #: Tables of ours in which every run leaves something.
-_OURS = {
+_RUN_TABLES = {
     "roomkeeper.job_runs",
     "roomkeeper.sweep_checkpoints",
     "roomkeeper.rollups",
@@ -105,7 +105,7 @@ def sweep_keeps_contract(platform: Platform, policy: Sweep, example: Example) ->
     def run(by_hand: bool) -> SweepProgress | None:
         return cleanup.run(policy, platform.settings, now=MOMENT, by_hand=by_hand)
 
-    figures_closed(platform)
+    close_rollups(platform)
     _test(platform, build(platform, policy, example), run)
 
 
@@ -115,7 +115,7 @@ def retention_keeps_contract(platform: Platform, policy: Retention, example: Exa
     def run(by_hand: bool) -> SweepProgress | None:
         return retention.run(policy, platform.settings, now=MOMENT, by_hand=by_hand)
 
-    figures_closed(platform)
+    close_rollups(platform)
     platform.set(archive_root=platform.folder / "archive")
     if policy.off_until_set:
         period = period_of(policy, example)
@@ -240,7 +240,7 @@ def _comparable(policy: Sweep, database: Database, earlier: Database) -> Databas
     """Return what is compared: of a table that runs write to and this policy sweeps, the rows from before."""
     own = policy.table.fullname
     return {
-        table: {key: row for key, row in rows.items() if table not in _OURS or key in earlier[table]}
+        table: {key: row for key, row in rows.items() if table not in _RUN_TABLES or key in earlier[table]}
         for table, rows in database.items()
-        if table not in _OURS or table == own
+        if table not in _RUN_TABLES or table == own
     }

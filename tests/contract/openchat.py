@@ -48,7 +48,7 @@ _HELD_MESSAGE = {
     "user": (Message.sender_id, Attachment.uploaded_by, ConversationParticipant.user_id),
     "conversation": (Message.conversation_id, ConversationParticipant.conversation_id),
 }
-_NOBODY = {
+_ANONYMISED = {
     User.name: "Deleted user",
     User.email: lambda row: f"deleted-{row['id']}@invalid",
     User.email_verified: False,
@@ -208,11 +208,11 @@ EXAMPLES = (
         null_stays=(User.is_deleted,),
         stays=(
             {User.is_deleted: False},
-            # One who is nobody already.
-            {**_NOBODY, **dict.fromkeys(_PERSONAL)},
+            # One who is anonymised already.
+            {**_ANONYMISED, **dict.fromkeys(_PERSONAL)},
         ),
         becomes={
-            **_NOBODY,
+            **_ANONYMISED,
             **dict.fromkeys(_PERSONAL),
             User.deleted_at: LONG_AGO,
             User.updated_at: NOW,
@@ -235,7 +235,7 @@ EXAMPLES = (
     ),
     Example(
         policy="openchat.deleted_users",
-        row={**_deleted(User), User.email: _NOBODY[User.email]},
+        row={**_deleted(User), User.email: _ANONYMISED[User.email]},
         limits=_deleted_limits(User),
         null_due=(User.deleted_at,),
         null_stays=(User.is_deleted,),

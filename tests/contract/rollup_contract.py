@@ -182,8 +182,8 @@ class _Contract:
         """Return the tables to which a run may write: its target, and those of the platform that it names."""
         needs = self.rollup.needs()
         written = {need.table.fullname for need in needs if need.privileges - {"SELECT"}}
-        ours = {name for name in written if name.startswith("roomkeeper.")}
-        return {self.rollup.table.fullname, STATE, "roomkeeper.rollup_live", *ours}
+        platform_tables = {name for name in written if name.startswith("roomkeeper.")}
+        return {self.rollup.table.fullname, STATE, "roomkeeper.rollup_live", *platform_tables}
 
     def counts(self, wanted: Counts, rule: str) -> None:
         table = self.rollup.table

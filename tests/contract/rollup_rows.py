@@ -54,7 +54,7 @@ class SourceRow:
     counts: bool = True
     late: bool = False
     written: bool = False
-    gone: bool = False
+    deleted: bool = False
 
 
 class SourceRows:
@@ -127,7 +127,7 @@ class SourceRows:
         moved_to = earlier.start + self.length / 2
         with _writing() as connection:
             for source, table in self._tables.items():
-                its = table.c[source.key]
+                key = table.c[source.key]
                 if source.at:
                     row = self._at(source, bucket.start)
                     row.moment = moved_to
@@ -135,10 +135,10 @@ class SourceRows:
                         of = column.property.columns[0]
                         row.values[of.name] = moved_to if of.type.timezone else moved_to.replace(tzinfo=None)
                     moved = {name: row.values[name] for name in names_of(source.at)}
-                    connection.execute(update(table).where(its == row.key).values(moved))
+                    connection.execute(update(table).where(key == row.key).values(moved))
                 row = self._at(source, bucket.end - INSTANT)
-                row.gone = True
-                connection.execute(delete(table).where(its == row.key))
+                row.deleted = True
+                connection.execute(delete(table).where(key == row.key))
 
     def _at(self, source: Source, moment: datetime) -> SourceRow:
         return next(row for row in self._rows if row.source is source and row.moment == moment)
@@ -153,7 +153,7 @@ class SourceRows:
             for table in reversed(sort_tables(set(self._tables.values()))):
                 taken = [row for row in self._taken() if self._tables[row.source] is table]
                 for row in taken:
-                    row.gone = True
+                    row.deleted = True
                 key = table.c[taken[0].source.key]
                 connection.execute(delete(table).where(key.in_([row.key for row in taken])))
                 (feed,) = (feed for feed in self.rollup.source_tables if feed.table is table)
@@ -163,7 +163,7 @@ class SourceRows:
 
     def _taken(self) -> list[SourceRow]:
         end = self.buckets[1].end
-        return [row for row in self._rows if row.written and not row.gone and row.moment < end]
+        return [row for row in self._rows if row.written and not row.deleted and row.moment < end]
 
     # -- what it comes to -------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class SourceRows:
         return Counter(
             (bucket.label, column.key)
             for row in self._rows
-            if row.counts and row.written and not row.gone
+            if row.counts and row.written and not row.deleted
             for bucket in buckets
             if bucket.start <= row.moment < bucket.end
             for column in row.source.counts

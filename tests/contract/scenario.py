@@ -346,14 +346,14 @@ def key_in(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _words(one: Case, at: datetime | None) -> str:
-    said = [*_said(one.values, at)]
-    said += [f"with {row.model.__name__} ({', '.join(_said(row.values, at))})" for row in one.beside]
-    return ", ".join(said) or "as the example's row says"
+    parts = [*_described(one.values, at)]
+    parts += [f"with {row.model.__name__} ({', '.join(_described(row.values, at))})" for row in one.beside]
+    return ", ".join(parts) or "as the example's row says"
 
 
-def _said(values: Values, at: datetime | date | None) -> Iterator[str]:
+def _described(values: Values, at: datetime | date | None) -> Iterator[str]:
     for column, value in values.items():
         if isinstance(value, Row):
-            yield f"{column} = {value.model.__name__} ({', '.join(_said(value.values, at))})"
+            yield f"{column} = {value.model.__name__} ({', '.join(_described(value.values, at))})"
         else:
             yield f"{column} = {at if value is AT else value}"

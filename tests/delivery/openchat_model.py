@@ -81,8 +81,8 @@ class Room:
         moved = Room(self.messages, people)
         for user in reads:
             participant = self.participants[user]
-            gone = participant.pointer is not None and participant.pointer not in self.messages
-            if gone and participant.last_read_at:
+            deleted = participant.pointer is not None and participant.pointer not in self.messages
+            if deleted and participant.last_read_at:
                 # The pointer is all that is left of a reading.
                 place = self.place(participant)
                 assert place

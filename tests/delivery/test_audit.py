@@ -1,4 +1,4 @@
-"""The audit: counters say what the rows say, whoever got them wrong; and what is right is left alone."""
+"""The audit: wrong counters are set to what the rows say, whatever the cause; right ones are left alone."""
 
 from random import Random
 from typing import Any
@@ -106,7 +106,7 @@ def runs(platform: Platform) -> list[Any]:
 
 @pytest.mark.usefixtures("rooms")
 def test_what_was_merged_is_right_already(platform: Platform) -> None:
-    """So that what an audit finds is somebody else's doing."""
+    """So differences that an audit finds come from another writer."""
     right = expected(platform)
     assert held(platform)["read"] == right["read"]
     audits.audit()
@@ -114,9 +114,9 @@ def test_what_was_merged_is_right_already(platform: Platform) -> None:
     before = platform.everything()
     audits.audit()
     after = platform.everything()
-    ours = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
-    assert {name: rows for name, rows in before.items() if name not in ours} == {
-        name: rows for name, rows in after.items() if name not in ours
+    job_tables = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
+    assert {name: rows for name, rows in before.items() if name not in job_tables} == {
+        name: rows for name, rows in after.items() if name not in job_tables
     }
     assert [run.outcome for run in runs(platform)] == ["done", "done"]
     assert runs(platform)[1].rows == 0

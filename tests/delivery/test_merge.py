@@ -47,8 +47,8 @@ def expected(world: World, events: Sequence[Event], sender: UUID, before: Rows |
     rows = dict(before or {})
     for one in events:
         key = (one.message_id, one.user_id)
-        mine = [other for other in events if (other.message_id, other.user_id) == key]
-        reads = [other.at for other in mine if other.status == "read"]
+        own_events = [other for other in events if (other.message_id, other.user_id) == key]
+        reads = [other.at for other in own_events if other.status == "read"]
         if isinstance(world, Connect):
             if reads and one.user_id != sender:
                 known = [moment for (moment,) in [rows.get(key, (None,))] if moment]
@@ -56,9 +56,9 @@ def expected(world: World, events: Sequence[Event], sender: UUID, before: Rows |
             continue
         status, delivered, read = (before or {}).get(key, ("sent", None, None))
         order = [*STATUSES, "reacted"]
-        arrived = [other.at for other in mine if other.status in ("delivered", "read")]
+        arrived = [other.at for other in own_events if other.status in ("delivered", "read")]
         rows[key] = (
-            max([status, *(other.status for other in mine)], key=order.index),
+            max([status, *(other.status for other in own_events)], key=order.index),
             min([*arrived, *(moment for moment in (delivered, read) if moment)], default=None),
             min([*reads, *([read] if read else [])], default=None),
         )
@@ -231,16 +231,16 @@ def test_what_is_not_there_is_returned_and_the_rest_is_merged(engine: Engine, wo
     with engine.begin() as connection:
         ada, bob = world.people(connection, 2)
         (message,) = world.messages(connection, ada, 1)
-    nobody, nothing = uuid4(), uuid4()
+    unknown, nothing = uuid4(), uuid4()
     events = [
         event(message, bob, "read", 1),
         event(nothing, bob, "read", 2),
-        event(message, nobody, "read", 3),
-        event(nothing, nobody, "read", 4),
+        event(message, unknown, "read", 3),
+        event(nothing, unknown, "read", 4),
     ]
     with engine.begin() as connection:
         missing = merge(connection, table(world), events)
-        assert missing == {(nothing, bob), (message, nobody), (nothing, nobody)}
+        assert missing == {(nothing, bob), (message, unknown), (nothing, unknown)}
         assert world.rows(connection, [message, nothing]).keys() == {(message, bob)}
 
 
@@ -286,10 +286,10 @@ def test_many_writers_at_once_some_of_whom_are_killed(engine: Engine, world: Wor
     faults: list[BaseException] = []
 
     def write(seed: int) -> None:
-        chance, mine = Random(seed), [*events]
-        chance.shuffle(mine)
-        for start in range(0, len(mine), 40):
-            batch = mine[start : start + 40]
+        chance, shuffled = Random(seed), [*events]
+        chance.shuffle(shuffled)
+        for start in range(0, len(shuffled), 40):
+            batch = shuffled[start : start + 40]
             while True:
                 try:
                     with engine.begin() as connection:

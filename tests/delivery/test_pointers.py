@@ -82,11 +82,11 @@ class Chat:
 
     def pointer(self, user: UUID) -> tuple[UUID | None, Any, int | None]:
         """Return a participant's pointer, when they read last, and how much is unread."""
-        its = ConversationParticipant
-        columns = (its.last_read_message_id, its.last_read_at, its.unread_count)
+        table = ConversationParticipant
+        columns = (table.last_read_message_id, table.last_read_at, table.unread_count)
         with self.engine.begin() as connection:
             row = connection.execute(
-                select(*columns).where(its.conversation_id == self.id, its.user_id == user)
+                select(*columns).where(table.conversation_id == self.id, table.user_id == user)
             )
             return tuple(row.one())  # type: ignore[return-value]
 
@@ -230,12 +230,12 @@ def test_what_is_read_itself_was_delivered_though_the_pointer_is_further(chat: C
 
 
 def test_a_message_that_came_late_is_read_when_its_own_reading_is_reported(chat: Chat) -> None:
-    """Nobody passes it any more. Other reports do not ask who has, or their order would make a difference."""
+    """No pointer passes it any more. Other reports ignore its readers: their order must make no difference."""
     late, second, third = (chat.says(chat.ada, seconds) for seconds in (1, 2, 3))
     chat.save()
     with chat.engine.begin() as connection:
-        its = update(ConversationParticipant).where(ConversationParticipant.user_id == chat.bob)
-        connection.execute(its.values(last_read_message_id=second, last_read_at=naive(10)))
+        change = update(ConversationParticipant).where(ConversationParticipant.user_id == chat.bob)
+        connection.execute(change.values(last_read_message_id=second, last_read_at=naive(10)))
     chat.merge(read(second, chat.bob, 8))
     assert chat.state(late) == ("delivered", naive(8), 0)
     chat.merge(delivered(late, chat.bob, 3), read(third, chat.bob, 20))
@@ -258,11 +258,11 @@ def test_unread_are_those_of_others_behind_the_pointer_that_are_not_deleted(chat
 
 
 def test_who_reads_their_own_message_has_read_those_before(chat: Chat) -> None:
-    theirs, mine = chat.says(chat.ada, 1), chat.says(chat.bob, 2)
-    chat.merge(read(mine, chat.bob, 10), delivered(mine, chat.bob, 9))
-    assert chat.pointer(chat.bob) == (mine, naive(10), 0)
-    assert chat.state(theirs) == ("read", naive(10), 1)
-    assert chat.state(mine) == ("sent", None, 0)
+    other_message, own_message = chat.says(chat.ada, 1), chat.says(chat.bob, 2)
+    chat.merge(read(own_message, chat.bob, 10), delivered(own_message, chat.bob, 9))
+    assert chat.pointer(chat.bob) == (own_message, naive(10), 0)
+    assert chat.state(other_message) == ("read", naive(10), 1)
+    assert chat.state(own_message) == ("sent", None, 0)
 
 
 def test_a_delivery_is_of_one_message_and_moves_no_pointer(chat: Chat) -> None:
@@ -323,12 +323,12 @@ def test_a_sender_is_not_waited_for_even_if_they_are_last(chat: Chat) -> None:
 
 
 def test_somebody_has_to_have_read_it(chat: Chat) -> None:
-    """With nobody left to be waited for, nobody has."""
+    """A message without other active participants is delivered, not read."""
     world = chat.world
     room = world.conversation()
-    sender, gone = world.participant(room), world.participant(room, status="left")
+    sender, left = world.participant(room), world.participant(room, status="left")
     message = world.message(room, sender, 1)
-    chat.merge(read(message, gone, 10), read(message, sender, 10))
+    chat.merge(read(message, left, 10), read(message, sender, 10))
     assert chat.state(message) == ("delivered", naive(10), 1)
 
 
@@ -341,11 +341,11 @@ def test_a_sender_who_is_no_participant_is_not_waited_for(chat: Chat) -> None:
 
 
 def test_who_has_left_still_counts_as_a_reader(chat: Chat) -> None:
-    gone = chat.joins(status="left")
+    left = chat.joins(status="left")
     message = chat.says(chat.ada, 1)
-    chat.merge(read(message, gone, 10))
+    chat.merge(read(message, left, 10))
     assert chat.state(message) == ("delivered", naive(10), 1)
-    assert chat.pointer(gone) == (message, naive(10), 0)
+    assert chat.pointer(left) == (message, naive(10), 0)
 
 
 # -- Pointers to what is gone --------------------------------------------------------------------------------
@@ -422,10 +422,10 @@ def test_that_it_was_sent_or_failed_changes_nothing(chat: Chat) -> None:
     chat.save()
     with chat.engine.connect() as connection:
         before = everything(connection)
-    gone = chat.world.id()
+    missing = chat.world.id()
     assert (
         chat.merge(
-            *(event(row, chat.bob, status, 5) for row in (message, gone) for status in ("sent", "failed"))
+            *(event(row, chat.bob, status, 5) for row in (message, missing) for status in ("sent", "failed"))
         )
         == set()
     )
@@ -435,7 +435,7 @@ def test_that_it_was_sent_or_failed_changes_nothing(chat: Chat) -> None:
 
 
 def test_only_what_was_reported_of_is_written_and_only_once(chat: Chat) -> None:
-    theirs = [chat.says(chat.ada, seconds) for seconds in range(4)]
+    messages = [chat.says(chat.ada, seconds) for seconds in range(4)]
     chat.says(chat.bob, 5)
     others = Chat(chat.engine, chat.world)
     # With the same people: it is the conversation that counts.
@@ -446,7 +446,7 @@ def test_only_what_was_reported_of_is_written_and_only_once(chat: Chat) -> None:
     chat.save()
     with chat.engine.connect() as connection:
         before = everything(connection)
-    report = [read(theirs[2], chat.bob, 10), delivered(theirs[3], chat.bob, 9)]
+    report = [read(messages[2], chat.bob, 10), delivered(messages[3], chat.bob, 9)]
     chat.merge(*report)
     with chat.engine.connect() as connection:
         after = everything(connection)
@@ -455,11 +455,11 @@ def test_only_what_was_reported_of_is_written_and_only_once(chat: Chat) -> None:
     people = {
         row[1] for row in after["openchat.conversation_participant"] if chat.bob in row and chat.id in row
     }
-    assert changed == {"openchat.message": set(theirs), "openchat.conversation_participant": people}
-    assert chat.message(theirs[2]).updated_at == naive(2)
+    assert changed == {"openchat.message": set(messages), "openchat.conversation_participant": people}
+    assert chat.message(messages[2]).updated_at == naive(2)
     # Not one row is written a second time.
     chat.merge(*report, *report)
-    chat.merge(*report[:1], read(theirs[0], chat.bob, 10), delivered(theirs[0], chat.bob, 12))
+    chat.merge(*report[:1], read(messages[0], chat.bob, 10), delivered(messages[0], chat.bob, 12))
     with chat.engine.connect() as connection:
         assert everything(connection) == after
 
@@ -478,7 +478,7 @@ class Story:
     events: list[Event]
 
 
-def told(
+def make_story(
     world: OpenchatWorld, chance: random.Random, people: int = 5, messages: int = 12, events: int = 25
 ) -> Story:
     """Add a conversation of at most so many, and make up what happens there."""
@@ -487,7 +487,7 @@ def told(
     if chance.random() < 0.5:
         users.append(world.participant(conversation, status=chance.choice(["left", "invited"])))
     senders = [*users, world.person()]
-    said = [
+    written = [
         world.message(
             conversation,
             chance.choice(senders),
@@ -503,7 +503,7 @@ def told(
     strangers = [world.id(), world.person()]
     happened = [
         event(
-            chance.choice(said * 5 + [world.id()]),
+            chance.choice(written * 5 + [world.id()]),
             chance.choice(users * 5 + strangers),
             chance.choice(EVENTS),
             chance.randint(0, 40),
@@ -538,7 +538,7 @@ def outcome(
 @given(chance=st.randoms(use_true_random=True))
 def check_any_order(engine: Engine, chance: random.Random) -> None:
     world = OpenchatWorld(chance)
-    story = told(world, chance)
+    story = make_story(world, chance)
     with engine.connect() as connection:
         world.save(connection)
         before = rows(connection, story.conversation)
@@ -563,13 +563,13 @@ def test_any_order_doubling_and_split_ends_as_the_rules_say(engine: Engine) -> N
 @given(chance=st.randoms(use_true_random=True))
 def check_any_order_after_deletion(engine: Engine, chance: random.Random) -> None:
     world = OpenchatWorld(chance)
-    story = told(world, chance)
+    story = make_story(world, chance)
     with engine.connect() as connection:
         world.save(connection)
         merge(connection, TABLE, story.events[::2])
         people = rows(connection, story.conversation).participants.values()
-        gone = [person.pointer for person in people if person.pointer and chance.random() < 0.7]
-        connection.execute(delete(Message).where(Message.id.in_(gone)))
+        deleted = [person.pointer for person in people if person.pointer and chance.random() < 0.7]
+        connection.execute(delete(Message).where(Message.id.in_(deleted)))
         before = rows(connection, story.conversation)
         later = story.events[1::2]
         expected = before.after(later).lines()
@@ -586,7 +586,7 @@ def test_a_pointer_to_a_deleted_message_makes_no_difference_to_that(engine: Engi
 
 
 def waiting(engine: Engine) -> bool:
-    """Return whether somebody waits for a lock."""
+    """Return whether a transaction waits for a lock."""
     with engine.begin() as connection:
         query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')"
         return bool(connection.scalar(text(query)))
@@ -638,8 +638,8 @@ def test_a_pointer_that_the_application_has_just_moved_does_not_go_back(chat: Ch
     chat.save()
     with ThreadPoolExecutor() as pool:
         with chat.engine.begin() as connection:
-            its = update(ConversationParticipant).where(ConversationParticipant.user_id == chat.bob)
-            connection.execute(its.values(last_read_message_id=second, last_read_at=naive(5)))
+            change = update(ConversationParticipant).where(ConversationParticipant.user_id == chat.bob)
+            connection.execute(change.values(last_read_message_id=second, last_read_at=naive(5)))
             merging = pool.submit(chat.merge, read(first, chat.bob, 10))
             eventually(lambda: waiting(chat.engine))
         merging.result()
@@ -647,7 +647,7 @@ def test_a_pointer_that_the_application_has_just_moved_does_not_go_back(chat: Ch
 
 
 def test_participants_are_locked_in_the_order_of_their_ids(chat: Chat) -> None:
-    """Whoever locks them in that order, too, does not meet us in a deadlock."""
+    """Another transaction that locks them in the same order cannot deadlock with ours."""
     low, high = sorted(chat.world.id() for _ in range(2))
     by_high, by_low = chat.joins(id=high), chat.joins(id=low)
     first, second = sorted(chat.world.id() for _ in range(2))
@@ -738,16 +738,16 @@ def edit(url: str, ids: list[UUID], over: threading.Event) -> int:
 def test_many_at_once_some_of_them_killed_end_as_the_rules_say(engine: Engine, database: str) -> None:
     chance = random.Random(7)
     world = OpenchatWorld(chance)
-    stories = [told(world, chance, people=20, messages=40, events=800) for _ in range(3)]
+    stories = [make_story(world, chance, people=20, messages=40, events=800) for _ in range(3)]
     events = [event for story in stories for event in story.events]
     with engine.begin() as connection:
         world.save(connection)
         before = [rows(connection, story.conversation) for story in stories]
     workers = []
     for number in range(8):
-        # What nobody else reports, and some of what others do.
-        mine = events[number::8] + chance.sample(events, min(len(events), 100))
-        workers.append(Worker(database, list(portions(mine, chance, 60)), random.Random(number)))
+        # Events that no other worker reports, and some that others do.
+        own_events = events[number::8] + chance.sample(events, min(len(events), 100))
+        workers.append(Worker(database, list(portions(own_events, chance, 60)), random.Random(number)))
     over = threading.Event()
     with ThreadPoolExecutor(10) as pool:
         api = pool.submit(edit, database, [row_id for room in before for row_id in room.messages], over)
@@ -789,22 +789,22 @@ def test_no_table_is_gone_through_from_end_to_end(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(_MANY)
     for plans in ("force_custom_plan", "force_generic_plan"):
-        said = "\n".join(plans_of_a_merge(engine, plans))
+        output = "\n".join(plans_of_a_merge(engine, plans))
         for table in ("message", "conversation_participant"):
-            assert said.count(f"Update on {table} ") == 1
-            assert f"Index Scan using {table}_pkey" in said
-        assert "Index Scan on message_conversation_created_idx" in said
-        assert "Index Scan using conversation_participant_conversation_id_user_id_key" in said
-        assert "Seq Scan" not in said
+            assert output.count(f"Update on {table} ") == 1
+            assert f"Index Scan using {table}_pkey" in output
+        assert "Index Scan on message_conversation_created_idx" in output
+        assert "Index Scan using conversation_participant_conversation_id_user_id_key" in output
+        assert "Seq Scan" not in output
 
 
 def plans_of_a_merge(engine: Engine, mode: str) -> list[str]:
     """Merge 1,000 events of 50 conversations; return the plans by which that was done, and undo it."""
-    said: list[str] = []
+    notices: list[str] = []
     with engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         driver.prepare_threshold = 0
-        driver.add_notice_handler(lambda notice: said.append(notice.message_primary))
+        driver.add_notice_handler(lambda notice: notices.append(notice.message_primary))
         connection.exec_driver_sql("LOAD 'auto_explain'")
         rooms = select(Message.conversation_id).distinct().limit(50)
         person = ConversationParticipant
@@ -823,4 +823,4 @@ def plans_of_a_merge(engine: Engine, mode: str) -> list[str]:
         assert not merge(connection, TABLE, [read(*pair, 10) for pair in pairs])
         connection.rollback()
         driver.prepare_threshold = 5
-    return said
+    return notices

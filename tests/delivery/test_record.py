@@ -268,14 +268,14 @@ def test_a_message_that_goes_away_in_this_moment_is_looked_for_again(
     (_, bob), (first, *_) = room
     real, calls = merge, []
 
-    def gone(*arguments: Any) -> Any:
+    def failing_merge(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) < 3:
             raise IntegrityError("statement", {}, Exception("foreign key"))
         return real(*arguments)
 
     for module in (drains, records):
-        monkeypatch.setattr(module, "merge", gone)
+        monkeypatch.setattr(module, "merge", failing_merge)
     assert records.record(payload(event(first, bob, "read", 1))) == "1 wait"
     drains.drain()
     assert len(waiting(platform)) == 1

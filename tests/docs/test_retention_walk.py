@@ -12,7 +12,7 @@ from models.openchat import Conversation, User
 from tests.commands.cli import on
 from tests.docs.blocks import block
 from tests.platform import Platform
-from tests.sweeps.sweeping import figures_closed
+from tests.sweeps.sweeping import close_rollups
 
 POLICY = "openchat.deleted_conversations"
 #: The numbers in the text are examples; what is really meant.
@@ -25,7 +25,7 @@ EXAMPLES = {
 @pytest.fixture
 def conversation(platform: Platform) -> UUID:
     """A conversation that was deleted 500 days ago, on a platform with the settings of `make run`."""
-    figures_closed(platform)
+    close_rollups(platform)
     platform.set(archive_root=platform.folder / "archive")
     with platform.engine.begin() as connection:
         user = insert(User).values(name="Ada", email="ada@x.org", email_verified=True).returning(User.id)

@@ -38,13 +38,13 @@ def test_every_reference_has_a_heading() -> None:
 
 def test_every_heading_is_referred_to() -> None:
     for app in TABLES.values():
-        said = {
+        referenced = {
             part
             for document, section in references()
             if document == app["document"]
             for part in (section, *section.split(" and "))
         }
-        assert headings(app["document"]) <= said
+        assert headings(app["document"]) <= referenced
 
 
 def test_every_policy_is_summed_up() -> None:

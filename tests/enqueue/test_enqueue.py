@@ -148,8 +148,8 @@ def test_what_is_wrong_is_said_to_the_caller(service: Service) -> None:
     for task, payload, message, hint in WRONG:
         with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
             enqueue(service, task, payload)
-        told = caught.value.diag
-        assert (told.sqlstate, told.message_primary, told.message_hint) == ("22023", message, hint)
+        error = caught.value.diag
+        assert (error.sqlstate, error.message_primary, error.message_hint) == ("22023", message, hint)
     assert outbox(service) == []
 
 
@@ -268,10 +268,10 @@ def test_the_way_back_leaves_the_function_as_it_was(platform: Platform) -> None:
     def function(way: Callable[[Config, str], None], revision: str) -> str:
         with platform.engine.begin() as connection:
             way(migrate._config(connection), revision)
-        ((said,),) = platform.sql(
+        ((definition,),) = platform.sql(
             "SELECT pg_get_functiondef('roomkeeper.enqueue(text, jsonb)'::regprocedure)"
         )
-        return str(said)
+        return str(definition)
 
     now = function(command.upgrade, "0006")
     function(command.downgrade, "0003")

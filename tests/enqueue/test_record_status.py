@@ -219,8 +219,8 @@ def test_what_is_wrong_is_said_to_the_caller(service: Service) -> None:
     for app, events, message, hint in WRONG:
         with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
             record(service, app, events)
-        told = caught.value.diag
-        assert (told.sqlstate, told.message_primary, told.message_hint) == ("22023", message, hint)
+        error = caught.value.diag
+        assert (error.sqlstate, error.message_primary, error.message_hint) == ("22023", message, hint)
     assert inbox(service) == []
 
 

@@ -427,20 +427,20 @@ def test_a_turn_may_wait_for_a_minute_behind_others(platform: Platform) -> None:
 
 
 def test_a_job_that_is_not_quiet_tells_of_every_run(platform: Platform) -> None:
-    def told() -> list[tuple[str, str, int]]:
+    def recorded() -> list[tuple[str, str, int]]:
         rows = platform.sql("SELECT job, outcome, rows FROM roomkeeper.job_runs ORDER BY id")
         return [(row.job, row.outcome, row.rows) for row in rows]
 
     with job_history.run("loud"), job_history.run("loud") as second:
         assert second is None
-    assert sorted(told()) == [("loud", "done", 0), ("loud", "skipped", 0)]
+    assert sorted(recorded()) == [("loud", "done", 0), ("loud", "skipped", 0)]
     with job_history.run("quiet", quiet=True), job_history.run("quiet", quiet=True) as second:
         assert second is None
-    assert len(told()) == 2
+    assert len(recorded()) == 2
     with job_history.run("quiet", quiet=True) as run:
         assert run is not None
         run.rows += 1
-    assert told()[2:] == [("quiet", "done", 1)]
+    assert recorded()[2:] == [("quiet", "done", 1)]
     with pytest.raises(ValueError, match="no"), job_history.run("quiet", quiet=True):
         raise ValueError("no")
-    assert told()[3:] == [("quiet", "failed", 0)]
+    assert recorded()[3:] == [("quiet", "failed", 0)]

@@ -154,8 +154,8 @@ def warned(platform: Platform, statement: str) -> str:
         service.execute(statement)
         # The application's own settings are its own.
         assert service.execute("SHOW lock_timeout").fetchone() == ("20s",)
-    (said,) = heard
-    severity, _, message = said.partition("|")
+    (warning,) = heard
+    severity, _, message = warning.partition("|")
     assert severity == "WARNING"
     return message
 
@@ -179,7 +179,7 @@ def test_the_owner_of_the_table_installs_it_with_the_grant(
     for name in (owner, other):
         platform.sql(f'GRANT USAGE ON SCHEMA openchat TO "{name}"')
     url = platform.environment["DATABASE_URL"]
-    said = (
+    refusal = (
         "The role {} may not put triggers on openchat.attachment or take them away: that is for its owner. "
         f"Run: roomkeeper grant {owner}; then this command with DATABASE_URL of the role {owner}.\n"
     )
@@ -192,16 +192,16 @@ def test_the_owner_of_the_table_installs_it_with_the_grant(
         return outcome.err or None
 
     for name in (owner, other):
-        assert runs("install", name) == said.format(name)
+        assert runs("install", name) == refusal.format(name)
     platform.environment["DATABASE_URL"] = url
     assert on(platform, "grant", owner).code == 0
     assert on(platform, "grant", other).code == 0
-    assert runs("install", other) == said.format(other)
+    assert runs("install", other) == refusal.format(other)
     assert runs("install", owner) is None
     platform.environment["DATABASE_URL"] = url
     upload(platform, "openchat")
     assert len(outbox(platform)) == 1
-    assert runs("remove", other) == said.format(other)
+    assert runs("remove", other) == refusal.format(other)
     assert runs("remove", owner) is None
 
 
@@ -247,7 +247,7 @@ def test_a_database_without_the_function_is_a_sentence(platform: Platform) -> No
 
 
 def test_the_trigger_runs_no_code_of_the_tables_owner_with_our_rights(platform: Platform) -> None:
-    """An owner may say how their type becomes JSON. Whoever turns the row into JSON runs that."""
+    """An owner may define how their type becomes JSON; converting the row to JSON runs that function."""
     role = f"mallory_{uuid4().hex[:8]}"
     with platform.engine.connect() as connection:
 

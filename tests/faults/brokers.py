@@ -30,7 +30,7 @@ class TunedValkey(Valkey):
 
 @contextmanager
 def own_broker(platform: Platform, directory: Path) -> Iterator[ValkeyServer]:
-    """Start a Valkey that nobody else uses, for the programs that `platform` starts from now on."""
+    """Start a Valkey of its own for the programs that `platform` starts from now on."""
     # Its directory may be changed while it runs: that is how its disk fails.
     options = ("--enable-protected-configs", "yes", "--busy-reply-threshold", "10")
     server = ValkeyServer(TunedValkey(directory / "own-broker", free_port(), options=options))
@@ -62,9 +62,9 @@ def held(client: "Redis") -> tuple[int, int]:
 def alive(*programs: Program) -> None:
     """Fail unless the programs run."""
     for program in programs:
-        assert program.process.poll() is None, last_lines(program.said())
+        assert program.process.poll() is None, last_lines(program.output())
 
 
 def logged(program: Program, words: str, more_than: int = 0) -> Any:
     """Wait until a program has logged `words`, more often than so many times."""
-    return eventually(lambda: program.said().count(words) > more_than, 30, f"{words!r} in {program.log}")
+    return eventually(lambda: program.output().count(words) > more_than, 30, f"{words!r} in {program.log}")

@@ -46,7 +46,7 @@ def started(platform: Platform, client: Any) -> Program:
 
 
 def sent(beat: Program, entry: str) -> int:
-    return beat.said().count(f'"entry": "{entry}"')
+    return beat.output().count(f'"entry": "{entry}"')
 
 
 def meta(moment: datetime) -> str:
@@ -65,7 +65,7 @@ def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform
 
     again = platform.start("beat")
     eventually(lambda: client.llen("maintenance") >= 2, 15, "it sends within seconds, and goes on")
-    assert again.said().count("beat.run_in_the_future") == client.zcard(SCHEDULE)
+    assert again.output().count("beat.run_in_the_future") == client.zcard(SCHEDULE)
     # Nothing of the wrong time is left.
     latest = client.zrange(SCHEDULE, 0, 0, desc=True, withscores=True)[0][1]
     assert latest < ahead.timestamp()
@@ -101,10 +101,10 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     for number, definition in enumerate(garbage):
         client.hset(f"{PREFIX}other-{number}", mapping={"definition": definition, "meta": "{}"})
         client.zadd(SCHEDULE, {f"{PREFIX}other-{number}": 1})
-    # Keys of another type, of none, and of somebody else; bytes that are no text.
+    # Keys of another type, of none, and of another program; bytes that are no text.
     client.set(f"{PREFIX}string", "x")
-    client.lpush("somebody", "else's")
-    client.zadd(SCHEDULE, {f"{PREFIX}string": 1, "somebody": 1, b"\xff\xfe": 1, f"{PREFIX}nothing": 1})
+    client.lpush("another", "program's")
+    client.zadd(SCHEDULE, {f"{PREFIX}string": 1, "another": 1, b"\xff\xfe": 1, f"{PREFIX}nothing": 1})
     client.sadd(f"{PREFIX}:statics", b"\xff", ":lock", ":schedule", "of-an-earlier-version")
     # The timetable's own.
     client.hset(f"{PREFIX}{RECOVER}", mapping={"definition": garbage[6], "meta": "garbage"})
@@ -118,8 +118,8 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     eventually(lambda: sent(again, "outbox.relay") >= 2, what="and what was of another type, too")
     members = client.zrange(SCHEDULE, 0, -1)
     assert not [key for key in members if not key.startswith(PREFIX.encode()) or b"other" in key]
-    assert client.lrange("somebody", 0, -1) == [b"else's"]
-    assert "beat.entry_unreadable" in again.said()
+    assert client.lrange("another", 0, -1) == [b"program's"]
+    assert "beat.entry_unreadable" in again.output()
 
     # While it runs: an entry, the schedule, the lock, and all of it.
     def spoiled(what: Callable[[], object]) -> None:
@@ -130,7 +130,7 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     spoiled(lambda: client.hset(f"{PREFIX}{RECOVER}", "definition", "garbage"))
     spoiled(lambda: (client.delete(SCHEDULE), client.set(SCHEDULE, "x")))
     spoiled(lambda: client.delete(SCHEDULE))
-    spoiled(lambda: client.set(f"{PREFIX}:lock", "nobody's"))
+    spoiled(lambda: client.set(f"{PREFIX}:lock", "stale"))
     spoiled(client.flushall)
     alive(again)
 
@@ -343,8 +343,10 @@ app.send_task("delivery.audit", queue="maintenance", expires=60)
 def test_what_a_host_ten_minutes_behind_sends_is_done(platform: Platform) -> None:
     subprocess.run([sys.executable, "-c", BEHIND], env=platform.environment, check=True, timeout=60)
     worker = platform.worker("maintenance")
-    eventually(lambda: "delivery.audit[" in worker.said() and "succeeded" in worker.said(), 20, "it has run")
-    assert "Discarding revoked task" not in worker.said()
+    eventually(
+        lambda: "delivery.audit[" in worker.output() and "succeeded" in worker.output(), 20, "it has run"
+    )
+    assert "Discarding revoked task" not in worker.output()
 
 
 def test_a_foreign_clients_moments_are_its_own() -> None:

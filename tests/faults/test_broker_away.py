@@ -140,11 +140,11 @@ class Condition:
 
 
 def _disk_fails(client: "Redis", folder: Path) -> None:
-    gone = folder / "gone"
-    gone.mkdir()
-    client.config_set("dir", str(gone))
+    missing = folder / "gone"
+    missing.mkdir()
+    client.config_set("dir", str(missing))
     client.config_set("save", "3600 1")
-    gone.rmdir()
+    missing.rmdir()
     # Snapshots fail from now on, and one is tried.
     client.bgsave()
     eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
@@ -215,7 +215,7 @@ def test_what_cannot_serve_is_waited_for(
     logged(beat, "Acquired lock")
     people = readers(platform, len(CONDITIONS))
     for number, condition in enumerate(CONDITIONS, start=1):
-        so_far = {program.log: program.said().count(condition.words) for program in (worker, beat)}
+        so_far = {program.log: program.output().count(condition.words) for program in (worker, beat)}
         with Redis.from_url(broker.url()) as client:
             condition.begin(client, tmp_path)
             for program in (worker, beat):
@@ -225,7 +225,7 @@ def test_what_cannot_serve_is_waited_for(
         assert report(broker, people[number - 1], messages), condition.name
         expected = set(people[:number])
         eventually(lambda: merged(platform) == expected, 30, f"the worker goes on after {condition.name}")  # noqa: B023
-        logged(beat, "beat.sent", beat.said().count("beat.sent"))
+        logged(beat, "beat.sent", beat.output().count("beat.sent"))
 
 
 def test_a_start_while_the_broker_cannot_serve_is_no_failure(
@@ -342,7 +342,7 @@ def test_what_the_broker_does_not_note_is_done_and_put_back(
         clamd.freeze()
         platform.enqueue("openchat", rows[1])
         logged(worker, "broker.message_not_noted", 1)
-        worker_before = worker.said().count("Connected to")
+        worker_before = worker.output().count("Connected to")
         client.client_kill_filter(_type="normal", skipme=True)
         logged(worker, "broker.message_put_back")
         may_note(True)

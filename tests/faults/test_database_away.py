@@ -56,7 +56,9 @@ def rows(platform: Platform, messages: list[UUID]) -> Any:
 
 def met(worker: Program, what: str, times: int) -> None:
     """Wait until the worker's log has something so often."""
-    eventually(lambda: worker.said().count(what) >= times, what=f"{what} ×{times}: {worker.said()[-3000:]}")
+    eventually(
+        lambda: worker.output().count(what) >= times, what=f"{what} ×{times}: {worker.output()[-3000:]}"
+    )
 
 
 def broker_is_empty(platform: Platform) -> bool:
@@ -127,10 +129,10 @@ class TestFailover:
         promote(primary, replica)
         follow(primary, replica)
 
-        eventually(lambda: rows(platform, messages) == merged(bob, messages), what=worker.said()[-3000:])
+        eventually(lambda: rows(platform, messages) == merged(bob, messages), what=worker.output()[-3000:])
         eventually(lambda: broker_is_empty(platform))
         assert platform.dead_letters() == []
-        assert "dead_letter.lost" not in worker.said()
+        assert "dead_letter.lost" not in worker.output()
 
 
 # -- A database that takes no writes ----------------------------------------------------------------------
@@ -138,9 +140,9 @@ class TestFailover:
 
 def invalid(platform: Platform) -> set[str]:
     """Send messages that can only end as dead letters; return their ids."""
-    event_of_nobody = {"message_id": "x", "user_id": "y", "status": "read", "at": "now"}
+    invalid_event = {"message_id": "x", "user_id": "y", "status": "read", "at": "now"}
     return {
-        platform.send("delivery.record", {"app": "pern", "events": [event_of_nobody]}, queue="delivery"),
+        platform.send("delivery.record", {"app": "pern", "events": [invalid_event]}, queue="delivery"),
         platform.send("delivery.record", {"app": "pern"}, "one argument too many", queue="delivery"),
         platform.send("delivery.record", queue="delivery"),
     }

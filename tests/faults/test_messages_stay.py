@@ -93,7 +93,7 @@ def test_its_message_stays_where_the_broker_does_not_take_it_into_the_quarantine
     report = Report(platform)
     with stuck(platform, short, report), Redis.from_url(valkey.url()) as client:
         client.set(QUARANTINE, "in the way")
-        eventually(lambda: "broker.not_quarantined" in short.said(), what=short.said()[-2000:])
+        eventually(lambda: "broker.not_quarantined" in short.output(), what=short.output()[-2000:])
         client.delete(QUARANTINE)
     eventually(report.merged)
     eventually(lambda: broker_is_empty(platform))
@@ -161,7 +161,7 @@ def test_a_message_stays_whose_retry_the_broker_does_not_take(
     invalid = platform.send("delivery.record", {"app": "pern"}, queue="delivery")
     with read_only(), nothing_is_published(valkey):
         os.killpg(worker.process.pid, signal.SIGCONT)
-        eventually(lambda: worker.said().count("task.requeued") > len(reports) + 1)
+        eventually(lambda: worker.output().count("task.requeued") > len(reports) + 1)
     eventually(lambda: all(report.merged() for report in reports))
     eventually(lambda: [letter.task_id for letter in platform.dead_letters()] == [invalid])
     eventually(lambda: broker_is_empty(platform))

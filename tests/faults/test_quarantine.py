@@ -201,7 +201,7 @@ def test_garbage_among_the_notes_holds_nobody_up(platform: Platform, broker: Val
     reasons = sorted(letter.reason for letter in platform.dead_letters())
     assert reasons[0].startswith("body: Field required")
     assert all(reason.startswith("unacked: the note ") for reason in reasons[1:])
-    assert worker.said().count("Connected to") == 1, "it had to connect again"
+    assert worker.output().count("Connected to") == 1, "it had to connect again"
 
 
 def test_keys_of_another_type_are_set_aside(platform: Platform, broker: ValkeyServer) -> None:

@@ -21,7 +21,7 @@ from tasks.sweeps import engine as sweep
 
 # Modules, not tasks: pytest looks at what it finds here before there are settings.
 from tasks.sweeps import task as cleanup
-from tests.attachments.desk import Desk, at_scan
+from tests.attachments.context import AppContext, at_scan
 from tests.commands.cli import on
 from tests.delivery.people import Pern, event
 from tests.faults.conftest import ReadOnly
@@ -164,16 +164,16 @@ def test_statuses_that_wait_are_neither_set_aside_nor_lost(platform: Platform, r
 
 
 @pytest.fixture
-def desk(platform: Platform) -> Desk:
-    return Desk(platform, "openchat")
+def context(platform: Platform) -> AppContext:
+    return AppContext(platform, "openchat")
 
 
 def test_a_file_loses_no_attempt_to_a_database_that_turns_read_only(
-    desk: Desk, read_only: ReadOnly, monkeypatch: pytest.MonkeyPatch
+    context: AppContext, read_only: ReadOnly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than its lease: it is waited for, and the file is given back."""
-    desk.platform.set(attachment_attempts=1, attachment_lease_seconds=1)
-    row_id = desk.upload(b"Milk\n")
+    context.platform.set(attachment_attempts=1, attachment_lease_seconds=1)
+    row_id = context.upload(b"Milk\n")
     with contextlib.ExitStack() as away:
         at_scan(monkeypatch, lambda: away.enter_context(read_only()))
         waits: list[float] = []
@@ -184,22 +184,24 @@ def test_a_file_loses_no_attempt_to_a_database_that_turns_read_only(
                 away.close()
 
         monkeypatch.setattr(pipeline, "sleep", wait)
-        assert desk.work(row_id) == "waiting (database_unavailable)"
+        assert context.work(row_id) == "waiting (database_unavailable)"
     assert len(waits) > 3
-    assert (desk.job(row_id).failures, desk.job(row_id).state) == (0, "waiting")
-    assert desk.again(row_id) == "accepted"
+    assert (context.job(row_id).failures, context.job(row_id).state) == (0, "waiting")
+    assert context.again(row_id) == "accepted"
 
 
 def test_a_lease_that_a_read_only_database_did_not_renew_is_not_taken_for_anothers(
-    desk: Desk, read_only: ReadOnly
+    context: AppContext, read_only: ReadOnly
 ) -> None:
-    desk.platform.set(attachment_lease_seconds=1)
-    row_id = desk.upload(b"Milk\n")
+    context.platform.set(attachment_lease_seconds=1)
+    row_id = context.upload(b"Milk\n")
     table = APPS["openchat"].attachments
     assert table is not None
-    with environment(desk.platform.environment), db.transaction() as connection:
-        mine = attachment_work.claim(connection, "openchat", table, row_id, "worker", desk.platform.settings)
-    assert mine is not None
+    with environment(context.platform.environment), db.transaction() as connection:
+        own_claim = attachment_work.claim(
+            connection, "openchat", table, row_id, "worker", context.platform.settings
+        )
+    assert own_claim is not None
 
     def refused(lease: Lease) -> bool:
         try:
@@ -208,10 +210,10 @@ def test_a_lease_that_a_read_only_database_did_not_renew_is_not_taken_for_anothe
             return True
         return False
 
-    with environment(desk.platform.environment), Lease(mine, desk.platform.settings) as lease:
+    with environment(context.platform.environment), Lease(own_claim, context.platform.settings) as lease:
         with read_only():
             eventually(lambda: refused(lease), 10)
-        # Nobody else has taken it meanwhile.
+        # No other worker has taken it meanwhile.
         eventually(lambda: not refused(lease), 10)
 
 

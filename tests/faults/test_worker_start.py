@@ -43,15 +43,15 @@ def own_postgres(platform: Platform, tmp_path: Path) -> Iterator[PostgresServer]
 def waits(program: Program, why: str) -> None:
     """See that a worker waits for its database, and says why."""
 
-    def told() -> bool:
-        assert program.process.poll() is None, program.said()
-        return "worker.waiting_for_database" in program.said() and why in program.said()
+    def reported() -> bool:
+        assert program.process.poll() is None, program.output()
+        return "worker.waiting_for_database" in program.output() and why in program.output()
 
-    eventually(told, what=f"it waits, for {why}; it said {program.said()}")
+    eventually(reported, what=f"it waits, for {why}; it said {program.output()}")
 
 
 def starts(program: Program) -> None:
-    eventually(lambda: " ready." in program.said(), what=f"it starts; it said {program.said()}")
+    eventually(lambda: " ready." in program.output(), what=f"it starts; it said {program.output()}")
 
 
 def test_a_database_that_is_away_is_waited_for(platform: Platform, own_postgres: PostgresServer) -> None:
@@ -59,8 +59,8 @@ def test_a_database_that_is_away_is_waited_for(platform: Platform, own_postgres:
     platform.set(health_file=alive)
     program = platform.start("worker", "delivery")
     waits(program, "The database does not answer: connection failed")
-    assert "DATABASE_URL" in program.said()
-    # For whoever asks the container.
+    assert "DATABASE_URL" in program.output()
+    # For the container's health check.
     assert alive.exists()
     own_postgres.start()
     starts(program)
@@ -76,16 +76,16 @@ def test_a_database_that_takes_no_writes_is_waited_for_until_sigterm(platform: P
     ended, started = programs
     os.kill(ended.process.pid, signal.SIGTERM)
     assert ended.process.wait(timeout=10) == 0
-    assert "Traceback" not in ended.said()
+    assert "Traceback" not in ended.output()
     platform.sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     starts(started)
 
 
 def test_a_database_that_is_busy_is_waited_for(platform: Platform) -> None:
-    """Somebody alters our table; what is asked is cut short."""
+    """Another session alters our table; the query is cut short."""
     platform.set(lock_timeout_ms=100)
-    with platform.engine.connect() as somebody:
-        somebody.exec_driver_sql("LOCK TABLE roomkeeper.alembic_version IN ACCESS EXCLUSIVE MODE")
+    with platform.engine.connect() as blocker:
+        blocker.exec_driver_sql("LOCK TABLE roomkeeper.alembic_version IN ACCESS EXCLUSIVE MODE")
         fault, _ = startup.look(platform.settings)
         assert fault is not None
         assert fault.sentence.startswith("The database refuses: canceling statement due to lock timeout")
@@ -110,7 +110,7 @@ def test_a_worker_of_each_kind_starts_where_policies_are_slow_and_an_application
     programs = [platform.start("worker", kind) for kind in KINDS]
     for program in programs:
         starts(program)
-        (line,) = [one for one in program.said().splitlines() if "application.switched_off" in one]
+        (line,) = [one for one in program.output().splitlines() if "application.switched_off" in one]
         assert '"level": "error"' in line
         assert '"app": "openchat"' in line
         assert "The column openchat.attachment.scan_result does not exist." in line
@@ -123,12 +123,12 @@ def test_a_migration_waits_for_a_database_that_is_away(
     """As `docker compose up` runs it, beside a database elsewhere."""
     program = platform.start("db", "upgrade", "--wait")
     eventually(
-        lambda: "Waiting for the database, again in 1 s: The database does not answer" in program.said(),
+        lambda: "Waiting for the database, again in 1 s: The database does not answer" in program.output(),
         what="it waits",
     )
     own_postgres.start()
     assert program.process.wait(timeout=60) == 0
-    assert program.said().endswith(f"roomkeeper: at {revision.newest()}\n")
+    assert program.output().endswith(f"roomkeeper: at {revision.newest()}\n")
 
 
 def test_a_migration_does_not_wait_where_a_setting_is_wrong(platform: Platform) -> None:

@@ -171,41 +171,41 @@ class TestEchoroom:
 class TestConnect:
     def tie(self, connection: Connection, **values: object) -> tuple[UUID, UUID, UUID]:
         """Connect two users and return the ids of the connection and of both."""
-        him, her = connect_user(connection, "he"), connect_user(connection, "she", "female")
+        man, woman = connect_user(connection, "he"), connect_user(connection, "she", "female")
         log = add(
             connection,
             connect.InteractionLog,
-            user1_id=him,
-            user2_id=her,
+            user1_id=man,
+            user2_id=woman,
             room_id="r",
             started_at=now(connection) - timedelta(days=366),
         )
         tie = add(
             connection,
             connect.Connection,
-            user1_id=him,
-            user2_id=her,
+            user1_id=man,
+            user2_id=woman,
             interaction_log_id=log,
-            female_user_id=her,
+            female_user_id=woman,
             **values,
         )
-        return tie, him, her
+        return tie, man, woman
 
     def partner(self, connection: Connection, user: UUID, tie: UUID) -> Any:
         return call(connection, "interaction_schema.get_connection_partner", user, tie)
 
     def test_partner(self, connection: Connection) -> None:
-        tie, him, her = self.tie(connection)
-        assert self.partner(connection, him, tie) == her
-        assert self.partner(connection, her, tie) == him
+        tie, man, woman = self.tie(connection)
+        assert self.partner(connection, man, tie) == woman
+        assert self.partner(connection, woman, tie) == man
         assert self.partner(connection, uuid4(), tie) is None
         connection.execute(update(connect.Connection).values(is_active=False))
-        assert self.partner(connection, him, tie) is None
+        assert self.partner(connection, man, tie) is None
 
     def test_is_female(self, connection: Connection) -> None:
-        _, him, her = self.tie(connection)
-        assert call(connection, "user_schema.is_female_user", her) is True
-        assert call(connection, "user_schema.is_female_user", him) is False
+        _, man, woman = self.tie(connection)
+        assert call(connection, "user_schema.is_female_user", woman) is True
+        assert call(connection, "user_schema.is_female_user", man) is False
         assert call(connection, "user_schema.is_female_user", uuid4()) is None
 
     def test_expired_sessions_are_cleaned_up(self, connection: Connection) -> None:

@@ -23,7 +23,7 @@ class Outcome:
     err: str
 
     @property
-    def said(self) -> Any:
+    def output(self) -> Any:
         """What it wrote, which is JSON; it must have ended well."""
         assert (self.code, self.err) == (0, ""), self
         return json.loads(self.out)
@@ -37,7 +37,7 @@ class Running:
     out: Path
     err: Path
 
-    def said(self) -> list[Any]:
+    def output(self) -> list[Any]:
         """Return what it wrote so far, lines of JSON each; it must be well."""
         assert (self.process.poll(), self.err.read_text()) == (None, ""), self.err.read_text()
         # The last line may be half written.

@@ -72,7 +72,7 @@ def test_what_celery_node_itself_sends_is_done_without_a_queue_too(platform: Pla
         "calls": [[{"app": "pern", "id": str(row_id)}]],
         "wait": 500,
     }
-    assert node.run(PLAIN, given).said == "still here"
+    assert node.run(PLAIN, given).output == "still here"
     assert platform.finished(row_id).state == "finished"
 
 
@@ -114,11 +114,13 @@ def test_what_is_malformed_is_a_dead_letter_that_names_the_field(platform: Platf
         calls = [args for name, args, _ in WRONG if name == task]
         url = platform.environment["ROOMKEEPER_BROKER_URL"]
         given = {"url": url, "task": task, "queue": queue, "calls": calls, "wait": 500}
-        assert node.run(PLAIN, given).said == "still here"
+        assert node.run(PLAIN, given).output == "still here"
     eventually(lambda: len(platform.dead_letters()) == len(WRONG), what="all are dead letters")
     for letter in platform.dead_letters():
         (reason,) = (
-            said for task, args, said in WRONG if (task, args) == (letter.task, letter.payload["args"])
+            expected
+            for task, args, expected in WRONG
+            if (task, args) == (letter.task, letter.payload["args"])
         )
         assert letter.reason.startswith(reason)
         assert "secret" not in letter.reason
@@ -146,14 +148,14 @@ def only_send(url: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "beginning"),
     [
         (ValkeyServer.freeze, "Command timed out"),
         (ValkeyServer.kill, "Reached the max retries per request limit (which is 1)."),
     ],
 )
 def test_what_the_page_shows_rejects_soon(
-    valkey: ValkeyServer, node: Node, how: Callable[[ValkeyServer], None], said: str
+    valkey: ValkeyServer, node: Node, how: Callable[[ValkeyServer], None], beginning: str
 ) -> None:
     how(valkey)
     outcome = node.run(only_send(valkey.url()) + CATCHES, str(uuid4()))
@@ -161,14 +163,14 @@ def test_what_the_page_shows_rejects_soon(
     found = [json.loads(line) for line in outcome.out.splitlines()]
     assert [call for call, *_ in found] == ["first", "again"]
     for _, message, milliseconds in found:
-        assert message.startswith(said)
+        assert message.startswith(beginning)
         assert milliseconds < 5000
 
 
 def test_an_id_that_is_given_is_the_tasks(broker_url: str, node: Node) -> None:
     fixed = str(uuid4())
     code = 'console.log(JSON.stringify(await send("q", "t", {}, given))); process.exit(0);'
-    assert node.run(only_send(broker_url) + code, fixed).said == fixed
+    assert node.run(only_send(broker_url) + code, fixed).output == fixed
 
 
 def test_celery_node_itself_says_nothing_of_a_frozen_broker(valkey: ValkeyServer, node: Node) -> None:

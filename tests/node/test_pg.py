@@ -55,17 +55,19 @@ def test_what_is_committed_is_there_together(own: Platform, node: Node) -> None:
         {"app": "openchat", "id": str(uuid4())},
         [status(), status(at="2026-01-31T23:59:59+01:00")],
     )
-    said = node.run(TRANSACTION, given(own, "COMMIT", payload, events)).said
+    output = node.run(TRANSACTION, given(own, "COMMIT", payload, events)).output
     assert counts(own) == [1, 1, 1]
-    assert own.sql("SELECT task_id, payload FROM roomkeeper.outbox") == [(UUID(said["enqueue"]), payload)]
+    assert own.sql("SELECT task_id, payload FROM roomkeeper.outbox") == [(UUID(output["enqueue"]), payload)]
     # A bigint is a text in `pg`.
-    assert own.sql("SELECT id, events FROM roomkeeper.status_inbox") == [(int(said["record_status"]), events)]
+    assert own.sql("SELECT id, events FROM roomkeeper.status_inbox") == [
+        (int(output["record_status"]), events)
+    ]
 
 
 def test_what_is_rolled_back_was_never_there(own: Platform, node: Node) -> None:
     payload = {"app": "openchat", "id": str(uuid4())}
-    said = node.run(TRANSACTION, given(own, "ROLLBACK", payload, [status()])).said
-    assert said.keys() == {"enqueue", "record_status"}
+    output = node.run(TRANSACTION, given(own, "ROLLBACK", payload, [status()])).output
+    assert output.keys() == {"enqueue", "record_status"}
     assert counts(own) == [0, 0, 0]
 
 
@@ -89,8 +91,8 @@ def test_what_is_rolled_back_was_never_there(own: Platform, node: Node) -> None:
 def test_an_error_arrives_with_message_and_hint_and_nothing_else_is_there(
     own: Platform, node: Node, payload: object, events: object, message: str, hint: str
 ) -> None:
-    said = node.run(TRANSACTION, given(own, "COMMIT", payload, events)).said
-    assert said["error"] == {"code": "22023", "message": message, "hint": hint}
+    output = node.run(TRANSACTION, given(own, "COMMIT", payload, events)).output
+    assert output["error"] == {"code": "22023", "message": message, "hint": hint}
     assert counts(own) == [0, 0, 0]
 
 

@@ -64,10 +64,10 @@ def open_service(
 
 def heard(running: Running, number: int) -> Any:
     """Wait until so much was heard; return what."""
-    eventually(lambda: len(running.said()) > number, what=f"{number} events are heard")
-    said = running.said()
-    assert said[0] == "all there"
-    return said[1:]
+    eventually(lambda: len(running.output()) > number, what=f"{number} events are heard")
+    output = running.output()
+    assert output[0] == "all there"
+    return output[1:]
 
 
 def test_a_worker_tells_the_room_and_only_the_room_after_its_commit(
@@ -120,8 +120,8 @@ def test_who_does_not_speak_any_more(telling: Platform, rooms: tuple[UUID, UUID]
     speaking = {"is_speaking": True, "is_muted": None, "last_updated": ago(minutes=11)}
     add(telling, VoiceStatus, session_id=rooms[0], user_id=user, **speaking)
     assert sweep(telling, "echoroom.voice_speaking").rows == 1
-    told = {"user_id": str(user), "isSpeaking": False, "isMuted": None}
-    assert heard(service, 1) == [["Ada", "voice-status", told, []]]
+    expected = {"user_id": str(user), "isSpeaking": False, "isMuted": None}
+    assert heard(service, 1) == [["Ada", "voice-status", expected, []]]
 
 
 def _ghost(platform: Platform, place: UUID) -> UUID:

@@ -18,8 +18,8 @@ from tests.servers import SeaweedFSServer
 from tests.sweeps.sweeping import ago, naive, rows
 
 POLICY = "openchat.deleted_messages"
-#: A port on which nobody listens.
-NOBODY = "http://127.0.0.1:9"
+#: A port on which no server listens.
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def away(platform: Platform, provider: str) -> Iterator[None]:
     """Have the store be away: no server listens, or the disk is not mounted."""
     if provider == "s3":
         before = platform.environment["ROOMKEEPER_S3_ENDPOINT"]
-        platform.set(s3_endpoint=NOBODY)
+        platform.set(s3_endpoint=UNREACHABLE)
         yield
         platform.set(s3_endpoint=before)
     else:
@@ -97,8 +97,8 @@ def pending(platform: Platform) -> list[Any]:
 
 def events(platform: Platform) -> list[tuple[Any, ...]]:
     """Return what became of objects: receipt, outcome, number."""
-    said = "SELECT receipt, outcome, objects FROM roomkeeper.deletion_events ORDER BY id"
-    return [tuple(row) for row in platform.sql(said)]
+    query = "SELECT receipt, outcome, objects FROM roomkeeper.deletion_events ORDER BY id"
+    return [tuple(row) for row in platform.sql(query)]
 
 
 def complete(platform: Platform, *providers: str) -> None:

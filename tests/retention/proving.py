@@ -41,7 +41,7 @@ def proven(
     platform: Platform,
     name: str,
     *,
-    gone: Mapping[Any, Iterable[Any]],
+    deleted: Mapping[Any, Iterable[Any]],
     changed: Mapping[Any, Mapping[Any, Mapping[str, Any]]] | None = None,
     by_hand: bool = True,
     restored: bool = True,
@@ -55,11 +55,11 @@ def proven(
         changed: by model and key, the values that rows get which stay.
     """
     before, changes, earlier = everything(platform), changed or {}, receipts(platform)
-    touched = {*gone, *changes}
+    touched = {*deleted, *changes}
     tables = {model: by_key(platform, model) for model in touched}
     done = retain(platform, name, by_hand=by_hand)
     for model, table in tables.items():
-        left, new = set(gone.get(model, ())), changes.get(model, {})
+        left, new = set(deleted.get(model, ())), changes.get(model, {})
         assert left | set(new) <= set(table)
         assert by_key(platform, model) == {
             key: {**row, **new.get(key, {})} for key, row in table.items() if key not in left
@@ -68,7 +68,7 @@ def proven(
     assert {one: rows for one, rows in after.items() if one not in names} == {
         one: rows for one, rows in before.items() if one not in names
     }
-    assert (done.rows, done.remaining, done.error) == (len(set(gone[policy(name).model])), 0, None)
+    assert (done.rows, done.remaining, done.error) == (len(set(deleted[policy(name).model])), 0, None)
     again = retain(platform, name, by_hand=by_hand)
     assert (again.rows, again.remaining) == (0, 0)
     assert everything(platform) == after

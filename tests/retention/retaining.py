@@ -7,10 +7,10 @@ from tasks.policies.retention import Retention
 from tasks.retention import task as retention
 from tasks.sweeps.engine import SweepProgress
 from tests.platform import Platform
-from tests.sweeps.sweeping import NOW, figures_closed
+from tests.sweeps.sweeping import NOW, close_rollups
 
 #: Tables of ours in which a run leaves something.
-OURS = {
+RUN_TABLES = {
     "roomkeeper.job_runs",
     "roomkeeper.sweep_checkpoints",
     "roomkeeper.receipts",
@@ -31,7 +31,7 @@ def days(platform: Platform, **periods: float) -> None:
 
     Statistics keep nothing then, nor where `retain` is called.
     """
-    figures_closed(platform)
+    close_rollups(platform)
     platform.set(
         retention_days=",".join(f"{name}={period}" for name, period in periods.items()),
         archive_root=platform.folder / "archive",
@@ -40,7 +40,7 @@ def days(platform: Platform, **periods: float) -> None:
 
 def retain(platform: Platform, name: str, *, by_hand: bool = True, **given: Any) -> SweepProgress:
     """Run a policy at NOW, through its whole table, or as beat would."""
-    figures_closed(platform)
+    close_rollups(platform)
     done = retention.run(policy(name), platform.settings, now=NOW, by_hand=by_hand, **given)
     assert done is not None, "another run is under way"
     return done
@@ -48,4 +48,4 @@ def retain(platform: Platform, name: str, *, by_hand: bool = True, **given: Any)
 
 def everything(platform: Platform) -> dict[str, list[tuple[Any, ...]]]:
     """Return every row of every table but those in which a run leaves something."""
-    return {name: found for name, found in platform.everything().items() if name not in OURS}
+    return {name: found for name, found in platform.everything().items() if name not in RUN_TABLES}

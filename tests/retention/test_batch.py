@@ -356,7 +356,7 @@ def test_a_receipt_that_was_changed_or_is_missing_is_found(platform: Platform) -
     assert (found.receipts, found.faults, found.last) == (3, [], last)
 
     def faults(change: str, expected: str | None = None) -> list[str]:
-        """Return what is found after a change by somebody who may do anything, and undo it."""
+        """Return what is found after a change by a superuser, and undo it."""
         with platform.engine.connect() as connection, connection.begin() as transaction:
             connection.execute(text("ALTER TABLE roomkeeper.receipts DISABLE TRIGGER ALL"))
             connection.execute(text(change))
@@ -364,18 +364,18 @@ def test_a_receipt_that_was_changed_or_is_missing_is_found(platform: Platform) -
             transaction.rollback()
             return found
 
-    told = faults("UPDATE roomkeeper.receipts SET rows = 1 WHERE number = 2")
-    assert told == ["Receipt 2 is not what was written."]
-    told = faults('UPDATE roomkeeper.receipts SET content = content || \'{"rule": "x"}\' WHERE number = 3')
-    assert told == ["Receipt 3 is not what was written."]
-    told = faults("DELETE FROM roomkeeper.receipts WHERE number = 2")
-    assert told == ["Receipts 2 to 2 are missing."]
+    result = faults("UPDATE roomkeeper.receipts SET rows = 1 WHERE number = 2")
+    assert result == ["Receipt 2 is not what was written."]
+    result = faults('UPDATE roomkeeper.receipts SET content = content || \'{"rule": "x"}\' WHERE number = 3')
+    assert result == ["Receipt 3 is not what was written."]
+    result = faults("DELETE FROM roomkeeper.receipts WHERE number = 2")
+    assert result == ["Receipts 2 to 2 are missing."]
     assert faults("DELETE FROM roomkeeper.receipts WHERE number = 3") == []
-    told = faults("DELETE FROM roomkeeper.receipts WHERE number = 3", expected=last)
-    assert told == [f"No receipt has the hash {last}: some are missing, or were written anew."]
+    result = faults("DELETE FROM roomkeeper.receipts WHERE number = 3", expected=last)
+    assert result == [f"No receipt has the hash {last}: some are missing, or were written anew."]
     # Written anew, with a hash that fits.
-    told = faults("UPDATE roomkeeper.receipts SET hash = repeat('0', 64) WHERE number = 1")
-    assert told == [
+    result = faults("UPDATE roomkeeper.receipts SET hash = repeat('0', 64) WHERE number = 1")
+    assert result == [
         "Receipt 1 is not what was written.",
         "Receipt 2 does not follow the one before: that one was changed.",
     ]
@@ -421,5 +421,5 @@ def test_a_limit_that_makes_no_sense_is_told(platform: Platform, chat: dict[str,
     room = conversation(platform, message_retention_days="soon")
     with structlog.testing.capture_logs() as logs:
         retain(platform, "pern.messages_by_conversation")
-    (told,) = [one for one in logs if one["event"] == "retention.ignored"]
-    assert (told["table"], told["ids"]) == ("pern.conversations", [str(room)])
+    (event,) = [one for one in logs if one["event"] == "retention.ignored"]
+    assert (event["table"], event["ids"]) == ("pern.conversations", [str(room)])

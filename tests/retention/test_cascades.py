@@ -146,11 +146,11 @@ def _level(table: str, refers: Sequence[Reference], deletes: bool) -> Iterator[s
 
 def _cascade(table: str, refers: Sequence[Reference]) -> Iterator[str]:
     """Yield the tables of which PostgreSQL would delete rows with those of `table`."""
-    said = {key_of(one): one for one in refers}
+    declared = {key_of(one): one for one in refers}
     for key in KEYS:
         if key.to != table or key.on_delete != "CASCADE":
             continue
-        one = said.get(key)
+        one = declared.get(key)
         if one is None:
             yield key.table
             yield from _cascade(key.table, ())
@@ -287,7 +287,7 @@ class World:
 
     connection: Connection
     shared: dict[Table, dict[str, Any]] = field(default_factory=dict)
-    gone: set[Row] = field(default_factory=set)
+    deleted: set[Row] = field(default_factory=set)
     changed: dict[Row, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, model: Any, at: datetime = NOW, **values: Any) -> dict[str, Any]:
@@ -344,7 +344,7 @@ class World:
 
     def go(self, model: Any, *those: dict[str, Any]) -> None:
         """Expect these rows to go."""
-        self.gone |= {_row(model, one) for one in those}
+        self.deleted |= {_row(model, one) for one in those}
 
 
 def _model(table: Table) -> Any:
@@ -397,7 +397,7 @@ def _in_gone_conversation(world: World) -> dict[str, Any]:
     return world.add(openchat.Message, conversation_id=room["id"])
 
 
-def _nobody(world: World) -> dict[str, Any]:
+def _anonymised(world: World) -> dict[str, Any]:
     then = RETENTION["openchat.anonymised_users"].action
     assert isinstance(then, Update)
     key = uuid4()
@@ -435,14 +435,14 @@ DUE: dict[str, Callable[[World], dict[str, Any]]] = {
     "openchat.conversation_messages": _in_gone_conversation,
     "openchat.deleted_conversations": lambda world: world.add(openchat.Conversation, OLD, is_deleted=True),
     "openchat.anonymised_users": lambda world: world.add(openchat.User, OLD, is_deleted=True),
-    "openchat.deleted_users": _nobody,
+    "openchat.deleted_users": _anonymised,
     "echoroom.messages": lambda world: world.add(echoroom.ChatMessage, ago(days=400)),
     "echoroom.anonymous_users": lambda world: world.add(echoroom.User, OLD),
     "roomkeeper.dead_letters": lambda world: world.add(DeadLetter, OLD),
     "roomkeeper.attachment_history": lambda world: world.add(AttachmentEvent, OLD),
     "roomkeeper.scan_verdicts": lambda world: world.add(ScanVerdict, OLD),
 }
-#: Those whose family must be old too, or somebody would be alive.
+#: Those whose family must be old too, or it would be a sign of life.
 OLD_FAMILY = {"echoroom.anonymous_users"}
 
 
@@ -477,9 +477,9 @@ def test_all_policies_together_take_what_is_due_and_nothing_else(platform: Platf
             done = retain(platform, name)
             assert (done.remaining, done.error) == (0, None), name
     after = _all(platform)
-    gone = {row for row in before if row not in after}
-    assert {_words(row) for row in gone - world.gone} == set()
-    assert {_words(row) for row in world.gone - gone} == set()
+    deleted = {row for row in before if row not in after}
+    assert {_words(row) for row in deleted - world.deleted} == set()
+    assert {_words(row) for row in world.deleted - deleted} == set()
     for row, values in after.items():
         differs = {name for name in values if values[name] != before[row][name]}
         # A trigger of `echoroom` stamps what is changed.
@@ -511,11 +511,11 @@ def _due(world: World, name: str, policy: Retention) -> None:
         world.changed[_row(policy.model, row)] |= {
             column.property.columns[0].name for column in policy.action.values
         }
-        # Or it goes, when it is nobody.
+        # Without this message the anonymised user would be deleted.
         world.add(openchat.Message, sender_id=row["id"])
 
 
-ON_HOLD = "said by somebody on hold"
+ON_HOLD = "said by a user on hold"
 
 
 def _kept(world: World, name: str, policy: Retention, one: Restrict) -> tuple[Table, dict[str, Any]]:
@@ -526,17 +526,17 @@ def _kept(world: World, name: str, policy: Retention, one: Restrict) -> tuple[Ta
         # Else it goes, by another policy.
         values |= {"sender_id": world.add(openchat.User)["id"], "content": ON_HOLD}
     other = world.add(model_of(one.by), **values)
-    assert _row(policy.model, row) not in world.gone
+    assert _row(policy.model, row) not in world.deleted
     return table_of(model_of(one.by)), other
 
 
 def _all(platform: Platform) -> dict[Row, dict[str, Any]]:
     """Return all rows of the applications, and of ours that age."""
-    ours = {table_of(model) for model in (AttachmentJob, AttachmentEvent, DeadLetter, ScanVerdict)}
+    own_tables = {table_of(model) for model in (AttachmentJob, AttachmentEvent, DeadLetter, ScanVerdict)}
     found: dict[Row, dict[str, Any]] = {}
     with platform.engine.begin() as connection:
         for table in Base.metadata.sorted_tables:
-            if table.schema != "roomkeeper" or table in ours:
+            if table.schema != "roomkeeper" or table in own_tables:
                 for row in connection.execute(select(table)).mappings():
                     values = dict(row)
                     found[table, tuple(values[key.name] for key in table.primary_key.columns)] = values

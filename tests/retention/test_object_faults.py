@@ -184,9 +184,9 @@ def test_a_restore_waits_for_a_deletion_at_work(platform: Platform, monkeypatch:
     ("provider", "app"), [("local", "openchat"), ("s3", "openchat"), ("local", "pern")], indirect=["provider"]
 )
 def test_a_key_that_a_row_names_again_keeps_its_object(platform: Platform, provider: str, app: str) -> None:
-    (gone,) = deleted(platform, provider)
-    key = platform.row(Attachment, gone).storage_key
-    picture = platform.put(b"drawn", picture_key("openchat", gone, "small"), provider)
+    (deleted_id,) = deleted(platform, provider)
+    key = platform.row(Attachment, deleted_id).storage_key
+    picture = platform.put(b"drawn", picture_key("openchat", deleted_id, "small"), provider)
     with away(platform, provider):
         retain(platform, POLICY)
     assert len(pending(platform)) == 1
@@ -201,15 +201,15 @@ def test_a_key_that_a_row_names_again_keeps_its_object(platform: Platform, provi
 
 
 def test_an_attachment_that_is_there_again_keeps_its_pictures(platform: Platform, provider: str) -> None:
-    (gone,) = deleted(platform, provider)
-    row = platform.row(Attachment, gone)
-    picture = platform.put(b"drawn", picture_key("openchat", gone, "small"), provider)
+    (deleted_id,) = deleted(platform, provider)
+    row = platform.row(Attachment, deleted_id)
+    picture = platform.put(b"drawn", picture_key("openchat", deleted_id, "small"), provider)
     with away(platform, provider):
         retain(platform, POLICY)
     again = platform.openchat_attachment(b"new", storage_provider=provider)
-    platform.sql("UPDATE openchat.attachment SET id = :id WHERE id = :again", id=gone, again=again)
+    platform.sql("UPDATE openchat.attachment SET id = :id WHERE id = :again", id=deleted_id, again=again)
     recover(platform)
-    new = platform.row(Attachment, gone).storage_key
+    new = platform.row(Attachment, deleted_id).storage_key
     assert new != row.storage_key
     assert set(platform.objects(provider)) == {new, picture}
     assert events(platform) == [(1, "deleted", 1)]

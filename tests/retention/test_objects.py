@@ -96,12 +96,12 @@ def test_a_key_of_a_stranger_deletes_nothing_of_others(
     platform: Platform, proxy: FaultProxy, which: str
 ) -> None:
     victim = platform.openchat_attachment(b"theirs", storage_provider="s3")
-    theirs = picture_key("openchat", victim, "small")
+    other_key = picture_key("openchat", victim, "small")
     hidden = f"{platform.settings.s3_quarantine_prefix}openchat/{victim}"
-    for key in (theirs, hidden):
+    for key in (other_key, hidden):
         platform.put(b"theirs", key, "s3")
     keys: dict[str, Any] = {
-        "picture": theirs,
+        "picture": other_key,
         "quarantine": hidden,
         "outside": "../../etc/passwd",
         "other": platform.row(Attachment, victim).storage_key,

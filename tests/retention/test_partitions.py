@@ -200,13 +200,13 @@ def test_it_is_the_catalogue_that_is_asked(platform: Platform) -> None:
     platform.sql("CREATE TABLE pern.notes (entry uuid REFERENCES pern.audit_logs (id))")
     platform.sql("CREATE VIEW pern.latest AS SELECT * FROM pern.audit_logs")
     reasons = "\n".join(plan(platform, "pern.audit_logs").reasons)
-    for said in (
+    for expected in (
         "Its unique key (action) does not contain created_at",
         "pern.notes (entry) refers to its (id)",
         "Its primary key (id) does not contain created_at",
         "pern.latest reads it",
     ):
-        assert said in reasons
+        assert expected in reasons
     platform.sql("DROP VIEW pern.latest; DROP TABLE pern.notes; DROP INDEX pern.once")
     platform.sql(
         "CREATE FUNCTION pern.stamp() RETURNS trigger LANGUAGE plpgsql AS"
@@ -378,12 +378,12 @@ def test_rows_of_a_policy_that_is_off_keep_their_month(monthly: Platform) -> Non
 def test_a_row_on_hold_keeps_its_month(monthly: Platform) -> None:
     person = uuid4()
     kept = [log(monthly, JANUARY, resource_id=person), log(monthly, JANUARY)]
-    gone = log(monthly, JANUARY - timedelta(days=1))
+    expired = log(monthly, JANUARY - timedelta(days=1))
     add_hold(monthly, "pern", "user", person)
     found = dropped(monthly)
     assert (found["audit_logs_y2025m12"], found["audit_logs_y2026m01"] is None) == (None, False)
     assert set(rows(monthly, AuditLog)) == set(kept)
-    assert gone not in kept
+    assert expired not in kept
     monthly.sql("UPDATE roomkeeper.holds SET lifted_at = now(), lifted_by = 'ada'")
     assert dropped(monthly) == {"audit_logs_y2026m01": None}
 
@@ -623,8 +623,8 @@ def test_archives_that_a_receipt_is_about_to_name_stay(monthly: Platform) -> Non
         "INSERT INTO roomkeeper.unfinished_archives (key, policy)"
         " VALUES ('pern.audit_info/theirs.parquet', 'partitions.pern.audit_logs')"
     )
-    with monthly.engine.connect() as theirs, theirs.begin():
-        theirs.execute(text("DELETE FROM roomkeeper.unfinished_archives"))
+    with monthly.engine.connect() as other_run, other_run.begin():
+        other_run.execute(text("DELETE FROM roomkeeper.unfinished_archives"))
         assert dropped(monthly)["audit_logs_y2026m01"] is None
     assert archive.read_bytes() == b"rows"
 
@@ -644,8 +644,12 @@ def test_two_at_once_drop_once(monthly: Platform) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(run, range(2)))
-    gone = [result.name for one in done for result in one.results if result.kept is None]
-    assert sorted(gone) == ["audit_logs_before_y2025m12", "audit_logs_y2025m12", "audit_logs_y2026m01"]
+    dropped_names = [result.name for one in done for result in one.results if result.kept is None]
+    assert sorted(dropped_names) == [
+        "audit_logs_before_y2025m12",
+        "audit_logs_y2025m12",
+        "audit_logs_y2026m01",
+    ]
     assert [one for one in kinds(monthly) if one[2]] == [("dropped", "pern.audit_info", 500)]
     assert left_over(monthly) == []
 

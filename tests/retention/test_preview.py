@@ -23,7 +23,7 @@ from tasks.retention.preview import Preview, preview, reading
 from tests.platform import Platform
 from tests.retention.pern_chats import attachment, conversation, message, person, status
 from tests.retention.retaining import days, policy, retain
-from tests.sweeps.sweeping import INSTANT, NOW, add, ago, figures_closed, naive
+from tests.sweeps.sweeping import INSTANT, NOW, add, ago, close_rollups, naive
 from workers.db import clock
 
 DAY = timedelta(days=1)
@@ -63,7 +63,7 @@ def test_it_counts_what_a_run_takes(platform: Platform, way: str) -> None:
     room = conversation(platform)
     old = [message(platform, room, timedelta(days=30 + n) + INSTANT) for n in range(7)]
     message(platform, room, timedelta(days=30), reply_to_id=old[0])
-    # Goes itself: in the end nobody sees a change.
+    # It is deleted itself, so no change is visible in the end.
     message(platform, room, timedelta(days=99), reply_to_id=old[1])
     status(platform, old[0])
     status(platform, old[0])
@@ -243,7 +243,7 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
     )
     ephemera = Ephemera(platform.engine, platform.settings)
     ephemera.feed()
-    figures_closed(platform)
+    close_rollups(platform)
     retained = [case.policy for case in ephemera.waiting if isinstance(case.policy, Retention)]
     assert [one.name for one in retained] == [
         name for name, one in POLICIES.items() if isinstance(one, Retention)
@@ -257,12 +257,12 @@ def test_of_every_policy_it_counts_what_a_run_takes(platform: Platform, way: str
         assert done.rows == found.rows, one.name
         (receipt,) = platform.sql("SELECT * FROM roomkeeper.receipts ORDER BY number DESC LIMIT 1")
         deletes = isinstance(one.action, Delete)
-        gone = {one.table.fullname: found.rows} if deletes else {}
+        deleted = {one.table.fullname: found.rows} if deletes else {}
         for referring in found.referring:
             if isinstance(referring.one, Cascade) and referring.rows:
                 name = referring.table.fullname
-                gone[name] = gone.get(name, 0) + referring.rows
-        assert receipt.content["tables"] == gone, one.name
+                deleted[name] = deleted.get(name, 0) + referring.rows
+        assert receipt.content["tables"] == deleted, one.name
         assert receipt.content["objects"] == found.files
         changed = sum(each.rows for each in found.referring if isinstance(each.one, SetValues))
         assert sum(one["rows"] for one in receipt.content["archives"] if one["changed"]) == changed

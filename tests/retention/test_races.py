@@ -67,10 +67,10 @@ def test_a_service_at_work_on_what_goes_along_is_not_waited_for(platform: Platfo
     """It may come to wait for the batch, which holds its other rows: it would be the victim."""
     room = conversation(platform)
     old = message(platform, room, OLD)
-    theirs = status(platform, old)
+    status_id = status(platform, old)
     with platform.engine.connect() as connection, connection.begin():
         react = text("UPDATE pern.message_statuses SET reaction = '!' WHERE id = :id")
-        connection.execute(react, {"id": theirs})
+        connection.execute(react, {"id": status_id})
         done = retain(platform, MESSAGES)
         assert (done.rows, done.remaining) == (0, 1)
     assert retain(platform, MESSAGES).rows == 1
@@ -79,7 +79,7 @@ def test_a_service_at_work_on_what_goes_along_is_not_waited_for(platform: Platfo
 def test_a_row_that_a_trigger_keeps_keeps_what_belongs_to_it(platform: Platform) -> None:
     room = conversation(platform)
     kept = message(platform, room, OLD)
-    theirs, file = status(platform, kept), attachment(platform, kept)
+    status_id, file = status(platform, kept), attachment(platform, kept)
     platform.sql(
         "CREATE FUNCTION pern.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
     )
@@ -90,7 +90,7 @@ def test_a_row_that_a_trigger_keeps_keeps_what_belongs_to_it(platform: Platform)
     assert done.rows == 0
     assert "do not go" in str(done.error)
     assert kept in rows(platform, Message)
-    assert theirs in rows(platform, MessageStatus)
+    assert status_id in rows(platform, MessageStatus)
     assert file in rows(platform, Attachment)
     assert len(platform.objects()) == 1
 
@@ -126,11 +126,11 @@ def test_a_table_that_nobody_told_of_takes_nothing_along(platform: Platform) -> 
     # One that refuses by itself does no harm.
     platform.sql(f"CREATE TABLE {notes.format('RESTRICT')}")
     platform.sql("INSERT INTO pern.notes VALUES (:id)", id=old)
-    gone = message(platform, conversation(platform), OLD)
+    expired = message(platform, conversation(platform), OLD)
     done = retain(platform, MESSAGES)
     assert (done.rows, done.remaining) == (1, 1)
     assert set(rows(platform, Message)) == {old}
-    assert gone not in rows(platform, Message)
+    assert expired not in rows(platform, Message)
 
 
 def test_a_run_that_was_taken_for_dead_takes_nothing(
@@ -286,6 +286,6 @@ def test_what_went_in_two_batches_comes_back_whole_from_the_latest_on(
         restore(number, platform.settings, operator="ada", reason="a mistake")
     if rows(platform, Message) != before:
         # The message that was answered went after an answer: it could not be put into that yet.
-        told = [restore(number, platform.settings, operator="ada", reason="again") for number in numbers]
-        assert sum(one.changed for one in told) > 0
+        restored = [restore(number, platform.settings, operator="ada", reason="again") for number in numbers]
+        assert sum(one.changed for one in restored) > 0
     assert rows(platform, Message) == before

@@ -22,7 +22,7 @@ from tests.sweeps.test_engine import held
 from workers.settings import SettingsError, load
 
 AUDIT, STAYS, ROOMS = "audiorooms.audit_log", "audiorooms.participants", "audiorooms.rooms"
-FIGURES = "audiorooms.room_analytics"
+STATISTICS = "audiorooms.room_analytics"
 MONTH = timedelta(days=30)
 #: The last moment that is past a month.
 DUE = NOW - MONTH - INSTANT
@@ -41,7 +41,7 @@ def stay(platform: Platform, place: UUID | None, **values: Any) -> UUID:
     return add(platform, RoomParticipant, room_id=place, **{**given, **values})
 
 
-def figures(platform: Platform, place: UUID | None, *whens: datetime, **values: Any) -> list[UUID]:
+def statistics(platform: Platform, place: UUID | None, *whens: datetime, **values: Any) -> list[UUID]:
     """Insert the statistics of these moments' days."""
     return [
         add(platform, RoomAnalytics, room_id=place, date=day, **values)
@@ -61,9 +61,9 @@ def test_the_audit_log_never_goes_without_an_archive() -> None:
 def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None:
     days(platform, **{STAYS: 30})
     place = room(platform)
-    gone = {stay(platform, place, left_at=None)}
+    expired = {stay(platform, place, left_at=None)}
     early = room(platform, updated_at=NOW, suspended_until=DUE)
-    gone.add(stay(platform, early, left_at=None))
+    expired.add(stay(platform, early, left_at=None))
     for values in (
         {"updated_at": NOW - MONTH},
         {"updated_at": NOW},
@@ -72,7 +72,7 @@ def test_the_room_s_end_is_that_of_stays_without_one(platform: Platform) -> None
     ):
         later = room(platform, **values)
         stay(platform, later, left_at=None)
-    proven(platform, STAYS, gone={RoomParticipant: gone})
+    proven(platform, STAYS, deleted={RoomParticipant: expired})
 
 
 MIDNIGHT = datetime(2026, 1, 10, tzinfo=UTC)
@@ -99,22 +99,22 @@ def test_each_day_of_a_stay_must_be_closed(
     platform: Platform, joined: datetime, left: datetime | None, goes: bool
 ) -> None:
     days(platform, **{STAYS: 30})
-    rolled_up(platform, FIGURES, watermark=MIDNIGHT, covered_from=MIDNIGHT - 20 * DAY)
+    rolled_up(platform, STATISTICS, watermark=MIDNIGHT, covered_from=MIDNIGHT - 20 * DAY)
     place = room(platform, updated_at=MIDNIGHT)
     wanted = stay(platform, place, joined_at=joined, left_at=left)
     # The room's last day is not closed; of others it does not matter.
     other = stay(platform, place, joined_at=MIDNIGHT - DAY, left_at=MIDNIGHT - DAY)
-    proven(platform, STAYS, gone={RoomParticipant: [other, *([wanted] if goes else [])]}, restored=False)
-    (frozen,) = platform.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=FIGURES)
+    proven(platform, STAYS, deleted={RoomParticipant: [other, *([wanted] if goes else [])]}, restored=False)
+    (frozen,) = platform.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=STATISTICS)
     assert frozen.frozen_to == (left if goes else MIDNIGHT - DAY)
 
 
 def test_a_stay_without_an_end_freezes_the_days_until_its_room_s(platform: Platform) -> None:
     days(platform, **{STAYS: 30})
     place = room(platform, updated_at=MIDNIGHT)
-    gone = stay(platform, place, joined_at=MIDNIGHT - 9 * DAY, left_at=None)
-    proven(platform, STAYS, gone={RoomParticipant: [gone]}, restored=False)
-    (frozen,) = platform.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=FIGURES)
+    expired = stay(platform, place, joined_at=MIDNIGHT - 9 * DAY, left_at=None)
+    proven(platform, STAYS, deleted={RoomParticipant: [expired]}, restored=False)
+    (frozen,) = platform.sql("SELECT frozen_to FROM roomkeeper.rollups WHERE name = :name", name=STATISTICS)
     assert frozen.frozen_to == MIDNIGHT
 
 
@@ -123,7 +123,7 @@ def test_a_stay_without_an_end_freezes_the_days_until_its_room_s(platform: Platf
 def test_no_clock_is_so_wrong_that_others_stay(platform: Platform, column: str, moment: str) -> None:
     days(platform, **{STAYS: 30})
     # A beginning that no statistics have; an end there is no end.
-    rolled_up(platform, FIGURES, watermark=NOW, covered_from=ago(days=60))
+    rolled_up(platform, STATISTICS, watermark=NOW, covered_from=ago(days=60))
     place = room(platform)
     wrong = stay(platform, place)
     platform.sql(
@@ -142,17 +142,17 @@ def test_a_room_stays_until_its_stays_have_gone(platform: Platform) -> None:
     days(platform, **{ROOMS: 30, STAYS: 30})
     empty, place = room(platform), room(platform)
     of = stay(platform, place)
-    proven(platform, ROOMS, gone={AudioRoom: [empty]}, restored=False)
+    proven(platform, ROOMS, deleted={AudioRoom: [empty]}, restored=False)
     # Not in the statistics yet: neither goes.
-    rolled_up(platform, FIGURES, watermark=DUE)
-    proven(platform, STAYS, gone={RoomParticipant: []})
-    rolled_up(platform, FIGURES, watermark=DUE + INSTANT)
-    kept = figures(platform, place, DUE)
-    proven(platform, STAYS, gone={RoomParticipant: [of]}, restored=False)
+    rolled_up(platform, STATISTICS, watermark=DUE)
+    proven(platform, STAYS, deleted={RoomParticipant: []})
+    rolled_up(platform, STATISTICS, watermark=DUE + INSTANT)
+    kept = statistics(platform, place, DUE)
+    proven(platform, STAYS, deleted={RoomParticipant: [of]}, restored=False)
     proven(
         platform,
         ROOMS,
-        gone={AudioRoom: [place]},
+        deleted={AudioRoom: [place]},
         changed={RoomAnalytics: without_room(kept)},
     )
 
@@ -168,7 +168,7 @@ def test_figures_that_are_being_written_are_not_taken_along(platform: Platform) 
     assert [row["room_id"] for row in rows(platform, RoomAnalytics).values()] == [None]
 
 
-@pytest.mark.parametrize("what", ["opens again", "somebody joins"])
+@pytest.mark.parametrize("what", ["opens again", "a user joins"])
 def test_a_room_that_comes_to_life_between_look_and_lock_stays(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -193,7 +193,7 @@ def test_no_period_is_theirs_until_it_is_set(platform: Platform) -> None:
 
 
 def test_people_are_not_ours_to_look_at(platform: Platform) -> None:
-    """`auth.users` is Supabase's: a hold on somebody can be placed without it."""
+    """`auth.users` is Supabase's: a hold on a user can be placed without it."""
     holds.place(
         "audiorooms",
         "user",

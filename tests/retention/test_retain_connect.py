@@ -50,15 +50,15 @@ def tie(platform: Platform, log: UUID, **values: Any) -> UUID:
 
 def test_another_period_may_be_set(platform: Platform) -> None:
     days(platform, **{LOGS: 400})
-    gone = call(platform, started_at=NOW - timedelta(days=400) - INSTANT)
+    expired = call(platform, started_at=NOW - timedelta(days=400) - INSTANT)
     call(platform, started_at=NOW - timedelta(days=400))
     call(platform)
-    proven(platform, LOGS, gone={InteractionLog: [gone]})
+    proven(platform, LOGS, deleted={InteractionLog: [expired]})
 
 
 @pytest.mark.parametrize("made", [True, False])
 def test_a_connection_that_is_being_made_keeps_its_call(platform: Platform, made: bool) -> None:
-    """It is in a transaction that nobody else sees yet."""
+    """Its transaction is not committed yet."""
     days(platform)
     log, one, other = call(platform), person(platform), person(platform)
     before = everything(platform)
@@ -68,18 +68,18 @@ def test_a_connection_that_is_being_made_keeps_its_call(platform: Platform, made
         assert everything(platform) == before
         if not made:
             connection.execute(delete(Connection))
-    proven(platform, LOGS, gone={InteractionLog: [] if made else [log]})
+    proven(platform, LOGS, deleted={InteractionLog: [] if made else [log]})
 
 
 def test_a_connection_that_comes_between_look_and_lock_keeps_its_call(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     days(platform)
-    log, gone = call(platform), call(platform)
+    log, expired = call(platform), call(platform)
     take = RetentionBatches.take
 
     def late(self: RetentionBatches, seen: Seen) -> Taken:
-        assert {row[0] for row in seen} == {log, gone}
+        assert {row[0] for row in seen} == {log, expired}
         tie(platform, log)
         return take(self, seen)
 
@@ -94,13 +94,13 @@ def test_a_connection_that_comes_between_look_and_lock_keeps_its_call(
 def test_a_connection_that_comes_after_the_lock_fails_or_waits_but_takes_nothing_along(
     platform: Platform,
 ) -> None:
-    """Whoever has the log's lock decides: a connection to a log that goes cannot be made."""
+    """The holder of the log's lock decides: a connection to a log that goes cannot be made."""
     days(platform)
-    kept, gone = call(platform), call(platform)
+    kept, expired = call(platform), call(platform)
     tie(platform, kept)
     assert retain(platform, LOGS).rows == 1
     with pytest.raises(Exception, match="violates foreign key"):
-        tie(platform, gone)
+        tie(platform, expired)
     assert set(rows(platform, InteractionLog)) == {kept}
 
 

@@ -42,8 +42,8 @@ def person(platform: Platform, at: datetime | None = LONG_AGO, **values: Any) ->
 def message(
     platform: Platform, of: UUID | None, who: UUID | None, at: datetime | None, **values: Any
 ) -> UUID:
-    said = {"session_id": of, "user_id": who, "sender_name": "Panda", "content": "hi"}
-    return add(platform, ChatMessage, **{**said, "created_at": at, "updated_at": LONG_AGO, **values})
+    columns = {"session_id": of, "user_id": who, "sender_name": "Panda", "content": "hi"}
+    return add(platform, ChatMessage, **{**columns, "created_at": at, "updated_at": LONG_AGO, **values})
 
 
 def participant(platform: Platform, of: UUID, who: UUID, **values: Any) -> UUID:
@@ -76,14 +76,14 @@ def test_who_sits_in_a_room_is_alive_and_rooms_count_right(platform: Platform) -
     there = person(platform)
     participant(platform, place, there, is_active=True)
     left = [person(platform), person(platform)]
-    gone = [
+    expired = [
         participant(platform, place, left[0]),
         # Neither there nor gone: the trigger has not counted it, and does not count it off.
         participant(platform, place, left[1], is_active=None),
     ]
     participant(platform, place, person(platform, is_anonymous=False))
     assert rows(platform, ChatSession)[place]["current_participants"] == 1
-    proven(platform, "echoroom.anonymous_users", gone={User: left, SessionParticipant: gone})
+    proven(platform, "echoroom.anonymous_users", deleted={User: left, SessionParticipant: expired})
     with platform.engine.begin() as connection:
         counts = POLICIES["echoroom.counts"]
         found = connection.execute(counts.table.select().where(counts.due).params(now=NOW)).all()

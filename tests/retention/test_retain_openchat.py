@@ -1,4 +1,4 @@
-"""Retention of `openchat`: what was deleted softly, with files and counters; people become nobody."""
+"""Retention of `openchat`: what was deleted softly, with files and counters; users are anonymised."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -64,8 +64,8 @@ def member(platform: Platform, of: UUID, **values: Any) -> UUID:
 
 def message(platform: Platform, of: UUID, at: datetime = OVER, **values: Any) -> UUID:
     sender = values.pop("sender_id", None) or person(platform)
-    said = {"conversation_id": of, "sender_id": sender, "content": "hi", "created_at": at}
-    return add(platform, Message, **{"updated_at": LATELY, **said, **values})
+    columns = {"conversation_id": of, "sender_id": sender, "content": "hi", "created_at": at}
+    return add(platform, Message, **{"updated_at": LATELY, **columns, **values})
 
 
 def file(platform: Platform, of: UUID, **values: Any) -> UUID:
@@ -90,11 +90,11 @@ def relationship(platform: Platform, one: UUID, other: UUID) -> UUID:
 
 
 def test_an_object_that_another_row_names_stays(platform: Platform) -> None:
-    said = message(platform, conversation(platform))
+    message_id = message(platform, conversation(platform))
     key = platform.put(b"shared")
-    gone = file(platform, said, storage_key=key, **DELETED)
-    file(platform, said, storage_key=key)
-    proven(platform, "openchat.deleted_attachments", gone={Attachment: [gone]}, restored=False)
+    expired = file(platform, message_id, storage_key=key, **DELETED)
+    file(platform, message_id, storage_key=key)
+    proven(platform, "openchat.deleted_attachments", deleted={Attachment: [expired]}, restored=False)
     assert set(platform.objects()) == {key}
 
 
@@ -104,18 +104,18 @@ def test_an_object_that_another_row_names_stays(platform: Platform) -> None:
 def test_replies_and_threads_are_not_left_dangling(platform: Platform) -> None:
     room = conversation(platform)
     root = message(platform, room, reply_count=3)
-    gone = message(platform, room, parent_message_id=root, thread_root_id=root, reply_count=2, **DELETED)
+    expired = message(platform, room, parent_message_id=root, thread_root_id=root, reply_count=2, **DELETED)
     # Goes with what it replies to.
-    along = message(platform, room, parent_message_id=gone, thread_root_id=gone, **DELETED)
-    reply = message(platform, room, parent_message_id=gone, thread_root_id=root)
-    thread = message(platform, room, parent_message_id=root, thread_root_id=gone)
-    both = message(platform, room, parent_message_id=gone, thread_root_id=along)
+    along = message(platform, room, parent_message_id=expired, thread_root_id=expired, **DELETED)
+    reply = message(platform, room, parent_message_id=expired, thread_root_id=root)
+    thread = message(platform, room, parent_message_id=root, thread_root_id=expired)
+    both = message(platform, room, parent_message_id=expired, thread_root_id=along)
     # Deleted as well, and not yet due: no younger for it.
     later = message(platform, room, parent_message_id=along, is_deleted=True, updated_at=NOT_YET)
     proven(
         platform,
         "openchat.deleted_messages",
-        gone={Message: [gone, along]},
+        deleted={Message: [expired, along]},
         changed={
             Message: {
                 reply: {"parent_message_id": None},
@@ -140,7 +140,7 @@ def test_read_pointers_go_to_the_message_before(platform: Platform) -> None:
     message(platform, room, at[2], id=high, **DELETED)
     # The next of the same moment stays, and is not read by that.
     lower, higher = sorted([uuid4(), uuid4()])
-    gone = message(platform, room, at[3], id=lower, **DELETED)
+    expired = message(platform, room, at[3], id=lower, **DELETED)
     message(platform, room, at[3], id=higher)
     last = message(platform, room, at[4])
     last_gone = message(platform, room, at[5], **DELETED)
@@ -154,7 +154,7 @@ def test_read_pointers_go_to_the_message_before(platform: Platform) -> None:
     moved = {
         reader(first_gone): None,
         reader(high): low,
-        reader(gone): low,
+        reader(expired): low,
         reader(last_gone): last,
         # Into another conversation: at the time of reading.
         reader(elsewhere, at[2]): low,
@@ -168,7 +168,7 @@ def test_read_pointers_go_to_the_message_before(platform: Platform) -> None:
     proven(
         platform,
         "openchat.deleted_messages",
-        gone={Message: [first_gone, high, gone, last_gone, elsewhere, early]},
+        deleted={Message: [first_gone, high, expired, last_gone, elsewhere, early]},
         changed={
             ConversationParticipant: {key: {"last_read_message_id": value} for key, value in moved.items()}
         },
@@ -225,9 +225,9 @@ def test_counters_are_right_afterwards(
     assert {row["last_read_message_id"] for row in after.values()} <= {None, *found}
     before = platform.everything()
     audits.audit()
-    ours = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
-    assert {name: rows for name, rows in platform.everything().items() if name not in ours} == {
-        name: rows for name, rows in before.items() if name not in ours
+    job_tables = {"roomkeeper.job_runs", "roomkeeper.checkpoints"}
+    assert {name: rows for name, rows in platform.everything().items() if name not in job_tables} == {
+        name: rows for name, rows in before.items() if name not in job_tables
     }
     (last,) = platform.sql(
         "SELECT * FROM roomkeeper.job_runs WHERE job = 'delivery.audit' ORDER BY id DESC LIMIT 1"
@@ -265,7 +265,7 @@ PERSONAL = {
 }
 
 
-def nobody(key: UUID, deleted_at: datetime) -> dict[str, Any]:
+def anonymised(key: UUID, deleted_at: datetime) -> dict[str, Any]:
     """Return what is left of a person."""
     return {
         **dict.fromkeys(PERSONAL),
@@ -290,17 +290,17 @@ def signed_in(platform: Platform, who: UUID) -> dict[Any, list[UUID]]:
 
 def forgotten(
     platform: Platform,
-    gone: dict[Any, list[UUID]],
+    deleted: dict[Any, list[UUID]],
     changed: dict[UUID, dict[str, Any]],
     *,
     by_hand: bool = True,
 ) -> Any:
-    """Run it: these become nobody, what signs them in goes; nothing else changes, then or the next time."""
+    """Run it: these are anonymised, what signs them in goes; nothing else changes, then or the next time."""
     before = platform.everything()
-    tables = {model: rows(platform, model) for model in {*gone, User}}
+    tables = {model: rows(platform, model) for model in {*deleted, User}}
     done = retain(platform, "openchat.anonymised_users", by_hand=by_hand)
     for model, table in tables.items():
-        left = {key: row for key, row in table.items() if key not in gone.get(model, [])}
+        left = {key: row for key, row in table.items() if key not in deleted.get(model, [])}
         if model is User:
             left = {key: {**row, **changed.get(key, {})} for key, row in left.items()}
         assert rows(platform, model) == left
@@ -326,30 +326,30 @@ def test_what_is_told_of_nobody_later_is_forgotten_too(platform: Platform, colum
         users = table_of(User)
         value = PERSONAL.get(column, "ada@x.org")
         connection.execute(users.update().where(users.c.id == who).values({column: value}))
-    forgotten(platform, {}, {who: nobody(who, OVER)})
+    forgotten(platform, {}, {who: anonymised(who, OVER)})
 
 
 def test_nothing_personal_is_left_in_the_row(platform: Platform) -> None:
-    """Every column is either told of nobody, or says nothing of a person: a new one has to be looked at."""
+    """Every column is anonymised, or says nothing of a person: a new one has to be looked at."""
     impersonal = {"id", "created_at", "is_deleted", "is_private", "allow_friend_requests"}
     impersonal |= {"show_online_status"}
-    assert set(table_of(User).c.keys()) - impersonal == set(nobody(uuid4(), OVER))
+    assert set(table_of(User).c.keys()) - impersonal == set(anonymised(uuid4(), OVER))
 
 
 @pytest.mark.parametrize("whose", ["own", "friend"])
 def test_who_is_on_hold_or_has_to_do_with_somebody_on_hold_keeps_their_name(
     platform: Platform, whose: str
 ) -> None:
-    held, friend, gone = person(platform, **DELETED), person(platform), person(platform, **DELETED)
+    held, friend, expired = person(platform, **DELETED), person(platform), person(platform, **DELETED)
     if whose == "friend":
         signed_in(platform, held)
         relationship(platform, friend, held)
     add_hold(platform, "openchat", "user", held if whose == "own" else friend)
-    forgotten(platform, {}, {gone: nobody(gone, OVER)})
+    forgotten(platform, {}, {expired: anonymised(expired, OVER)})
 
 
 def test_everything_that_was_deleted_goes_in_the_end(platform: Platform) -> None:
-    """Whatever keeps something alive goes before it, run by run, and who is left is whom somebody knows."""
+    """Rows that keep others go before them, run by run; only users that others refer to are left."""
     who, friend = person(platform, **PERSONAL, **DELETED), person(platform)
     room = conversation(platform, created_by=who, is_deleted=True, updated_at=OVER)
     talk = conversation(platform, created_by=friend)

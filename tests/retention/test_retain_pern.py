@@ -125,14 +125,14 @@ def test_a_conversation_s_own_limit_holds_if_it_is_a_whole_number_of_days(
 ) -> None:
     days(platform)
     rooms = {limited(platform, written): whole for written, whole in LIMITS.items()}
-    gone = set()
+    expired = set()
     for room, whole in rooms.items():
         old = message(platform, room, OLD)
         message(platform, room, MONTH)
         message(platform, room, timedelta(days=4000) if whole is not True else MONTH)
-        gone |= {old} if whole else set()
-    assert len(gone) == 3
-    proven(platform, OWN, gone={Message: gone}, by_hand=by_hand)
+        expired |= {old} if whole else set()
+    assert len(expired) == 3
+    proven(platform, OWN, deleted={Message: expired}, by_hand=by_hand)
     assert malformed(platform) == {room for room, whole in rooms.items() if whole is False}
 
 
@@ -142,7 +142,7 @@ def test_the_shortest_and_the_longest_limit(platform: Platform, limit: int, righ
     room = limited(platform, f'{{"message_retention_days": {limit}}}')
     old = message(platform, room, timedelta(days=limit) + INSTANT)
     message(platform, room, timedelta(days=limit))
-    proven(platform, OWN, gone={Message: {old} if right else set()})
+    proven(platform, OWN, deleted={Message: {old} if right else set()})
     assert malformed(platform) == (set() if right else {room})
 
 
@@ -151,14 +151,14 @@ def test_where_a_conversation_has_no_limit_of_its_own_the_general_one_holds(
     platform: Platform, by_hand: bool
 ) -> None:
     days(platform, **{GLOBAL: 30})
-    gone = set()
+    expired = set()
     for written, whole in LIMITS.items():
         room = limited(platform, written)
         old = message(platform, room, OLD)
         message(platform, room, MONTH)
-        gone |= set() if whole else {old}
-    assert len(gone) == len(LIMITS) - 3
-    proven(platform, GLOBAL, gone={Message: gone}, by_hand=by_hand)
+        expired |= set() if whole else {old}
+    assert len(expired) == len(LIMITS) - 3
+    proven(platform, GLOBAL, deleted={Message: expired}, by_hand=by_hand)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_the_own_limit_stands_above_the_general_one(
     days(platform, **{GLOBAL: 30})
     room = limited(platform, f'{{"message_retention_days": {own}}}')
     one = message(platform, room, timedelta(days=age))
-    proven(platform, GLOBAL, gone={Message: []})
-    proven(platform, OWN, gone={Message: [] if stays else [one]})
+    proven(platform, GLOBAL, deleted={Message: []})
+    proven(platform, OWN, deleted={Message: [] if stays else [one]})
 
 
 def test_a_limit_that_is_made_longer_between_look_and_lock_holds(
@@ -196,11 +196,11 @@ def test_every_status_goes_with_its_message_reactions_too(platform: Platform) ->
     days(platform, **{GLOBAL: 30})
     room = conversation(platform)
     old, young = message(platform, room, OLD), message(platform, room, MONTH)
-    gone = {status(platform, old), status(platform, old, reaction="👍", delivered_at=ago(days=1))}
-    gone.add(react(platform, old))
+    expired = {status(platform, old), status(platform, old, reaction="👍", delivered_at=ago(days=1))}
+    expired.add(react(platform, old))
     react(platform, young)
     status(platform, young, reaction="👍")
-    proven(platform, GLOBAL, gone={Message: [old], MessageStatus: gone})
+    proven(platform, GLOBAL, deleted={Message: [old], MessageStatus: expired})
 
 
 def react(platform: Platform, of: UUID) -> UUID:
@@ -223,7 +223,7 @@ def test_a_thread_comes_back_as_it_was_however_it_was_taken(
     platform.sql("UPDATE pern.messages SET reply_to_id = :last WHERE id = :first", last=old[-1], first=old[0])
     young = message(platform, room, MONTH, reply_to_id=old[2])
     message(platform, room, MONTH, reply_to_id=young)
-    proven(platform, GLOBAL, gone={Message: old}, changed={Message: {young: {"reply_to_id": None}}})
+    proven(platform, GLOBAL, deleted={Message: old}, changed={Message: {young: {"reply_to_id": None}}})
 
 
 def test_a_file_stays_while_another_row_names_it(platform: Platform) -> None:
@@ -247,7 +247,7 @@ def test_a_file_stays_while_another_row_names_it(platform: Platform) -> None:
     proven(
         platform,
         GLOBAL,
-        gone={Message: [old, older], Attachment: {*same, other, elsewhere}},
+        deleted={Message: [old, older], Attachment: {*same, other, elsewhere}},
         restored=False,
     )
     found = platform.objects()
@@ -257,7 +257,7 @@ def test_a_file_stays_while_another_row_names_it(platform: Platform) -> None:
     # Noted, and those that other rows name are kept.
     assert taken_objects(platform) == [3]
     platform.sql("UPDATE pern.messages SET created_at = created_at - interval '1 day'")
-    proven(platform, GLOBAL, gone={Message: [young], Attachment: [left]}, restored=False)
+    proven(platform, GLOBAL, deleted={Message: [young], Attachment: [left]}, restored=False)
     assert shared not in platform.objects()
 
 
@@ -274,7 +274,7 @@ def test_a_file_of_several_messages_that_all_go_goes_once(platform: Platform) ->
     file = attachment(platform, one)
     shared = rows(platform, Attachment)[file]["file_path"]
     again = attachment(platform, other, file_path=shared)
-    proven(platform, GLOBAL, gone={Message: [one, other], Attachment: [file, again]}, restored=False)
+    proven(platform, GLOBAL, deleted={Message: [one, other], Attachment: [file, again]}, restored=False)
     assert shared not in platform.objects()
     assert taken_objects(platform) == [1]
 
@@ -327,7 +327,7 @@ def test_pictures_and_what_is_in_quarantine_go_too(platform: Platform) -> None:
     for file in (good, kept):
         for name in ("small", "large"):
             platform.put(b"picture", picture_key("pern", file, name))
-    # Another object has come to where the bad one was: nobody names it any more.
+    # Another object has come to where the bad one was: no row names the bad one any more.
     platform.put(b"another", rows(platform, Attachment)[bad]["file_path"])
     assert retain(platform, GLOBAL).rows == 1
     assert set(platform.quarantined()) == {kept.hex}
@@ -360,7 +360,7 @@ def test_audit_logs_of_a_severity_without_a_period_stay(platform: Platform) -> N
     running = {name for name in policies(platform.settings) if name.startswith("pern.audit_")}
     assert running == {"pern.audit_info"}
     old = [log(platform, severity, timedelta(days=4000)) for severity in SEVERITIES]
-    proven(platform, "pern.audit_info", gone={AuditLog: old[:1]})
+    proven(platform, "pern.audit_info", deleted={AuditLog: old[:1]})
 
 
 def test_an_audit_log_is_never_edited_and_never_goes_without_an_archive() -> None:

@@ -54,21 +54,21 @@ def verdict(platform: Platform, at: datetime, name: str = "clean", **values: Any
 def test_a_receipt_names_the_first_and_the_last_number(platform: Platform) -> None:
     """Numbers, not texts: ten comes after nine."""
     days(platform, **{LETTERS: 30})
-    gone = [letter(platform, DUE) for _ in range(12)]
-    proven(platform, LETTERS, gone={DeadLetter: gone}, restored=False)
+    expired = [letter(platform, DUE) for _ in range(12)]
+    proven(platform, LETTERS, deleted={DeadLetter: expired}, restored=False)
     (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")
-    assert receipt.content["keys"] == [str(gone[0]), str(gone[-1])]
+    assert receipt.content["keys"] == [str(expired[0]), str(expired[-1])]
 
 
 def test_a_verdict_goes_without_an_archive(platform: Platform) -> None:
     """And so without a place for archives."""
     days(platform, **{VERDICTS: 30})
     del platform.environment["ROOMKEEPER_ARCHIVE_ROOT"]
-    gone = verdict(platform, DUE)
-    proven(platform, VERDICTS, gone={ScanVerdict: [gone]})
+    expired = verdict(platform, DUE)
+    proven(platform, VERDICTS, deleted={ScanVerdict: [expired]})
     (receipt,) = platform.sql("SELECT content FROM roomkeeper.receipts")
     assert receipt.content["archives"] == []
-    assert receipt.content["keys"] == [gone, gone]
+    assert receipt.content["keys"] == [expired, expired]
 
 
 def test_nothing_of_ours_has_a_period_until_one_is_set(platform: Platform) -> None:

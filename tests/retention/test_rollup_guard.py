@@ -110,11 +110,11 @@ KINDS: dict[str, tuple[list[str], Callable[[Platform, datetime], UUID], Any]] = 
 def test_a_row_goes_if_its_bucket_is_closed_and_was_ever_computed(
     platform: Platform, name: str, by_hand: bool
 ) -> None:
-    figures, make, model = KINDS[name]
+    rollups, make, model = KINDS[name]
     days(platform, **{name: 1})
-    for rollup in figures:
+    for rollup in rollups:
         rolled_up(platform, rollup, watermark=CLOSED, covered_from=COVERED)
-    gone = {
+    expired = {
         make(platform, CLOSED - INSTANT),
         make(platform, COVERED),
         # A clock that was never set is in no statistics.
@@ -127,13 +127,13 @@ def test_a_row_goes_if_its_bucket_is_closed_and_was_ever_computed(
     found = previews.preview(policy(name), platform.settings, now=NOW)
     assert (found.rows, found.not_closed, found.held) == (4, 5, 0)
     assert eligible_rows.eligible(policy(name), platform.settings, 100, NOW) == 4
-    assert set(eligible_rows.samples(policy(name), platform.settings, 100, NOW)) == gone
+    assert set(eligible_rows.samples(policy(name), platform.settings, 100, NOW)) == expired
     done = retain(platform, name, by_hand=by_hand)
     assert (done.rows, done.remaining, done.error) == (4, 0, None)
     assert set(rows(platform, model)) == stay
     # Exactly up to the latest that went.
-    assert [frozen_to(platform, rollup) for rollup in figures] == [CLOSED - INSTANT for _ in figures]
-    assert {one for one in ROLLUPS if frozen_to(platform, one)} == set(figures)
+    assert [frozen_to(platform, rollup) for rollup in rollups] == [CLOSED - INSTANT for _ in rollups]
+    assert {one for one in ROLLUPS if frozen_to(platform, one)} == set(rollups)
 
 
 @pytest.mark.parametrize("behind", ["openchat.daily", "openchat.messages_daily"])
@@ -141,10 +141,10 @@ def test_of_two_rollups_the_one_that_is_behind_counts(platform: Platform, behind
     days(platform, **{DELETED: 1})
     for name in ("openchat.daily", "openchat.messages_daily"):
         rolled_up(platform, name, watermark=CLOSED - DAY if name == behind else CLOSED)
-    stay, gone = deleted(platform, CLOSED - DAY), deleted(platform, CLOSED - DAY - INSTANT)
+    stay, expired = deleted(platform, CLOSED - DAY), deleted(platform, CLOSED - DAY - INSTANT)
     assert retain(platform, DELETED).rows == 1
     assert set(rows(platform, OpenchatMessage)) == {stay}
-    assert gone
+    assert expired
     # The one keeps what the other has never computed, too.
     rolled_up(platform, behind, watermark=CLOSED, covered_from=CLOSED - DAY + INSTANT)
     assert retain(platform, DELETED).rows == 0
@@ -158,8 +158,8 @@ def test_what_lags_behind_keeps_what_has_had_its_time_long_ago(platform: Platfor
     days(platform)
     rolled_up(platform, "connect.calls_daily", watermark=ago(days=405))
     stay = {call(platform, ago(days=age)) for age in (366, 370, 405)}
-    gone = {call(platform, ago(days=405) - INSTANT), call(platform, ago(days=500))}
-    assert retain(platform, "connect.logs").rows == len(gone)
+    expired = {call(platform, ago(days=405) - INSTANT), call(platform, ago(days=500))}
+    assert retain(platform, "connect.logs").rows == len(expired)
     assert set(rows(platform, InteractionLog)) == stay
     rolled_up(platform, "connect.calls_daily", watermark=ago(days=1))
     assert retain(platform, "connect.logs").rows == len(stay)
@@ -221,11 +221,11 @@ def test_a_message_stays_for_a_status_that_is_not_in_the_figures(platform: Platf
     rolled_up(platform, "pern.daily", watermark=CLOSED, covered_from=COVERED)
     room = conversation(platform)
     old = NOW - CLOSED + 10 * DAY
-    kept, never, gone, none = (message(platform, room, old) for _ in range(4))
+    kept, never, expired, none = (message(platform, room, old) for _ in range(4))
     status(platform, kept, **{column: CLOSED})
     status(platform, kept, **{column: CLOSED - DAY})
     status(platform, never, **{column: COVERED - INSTANT})
-    status(platform, gone, **{column: CLOSED - INSTANT})
+    status(platform, expired, **{column: CLOSED - INSTANT})
     status(platform, none)
     found = previews.preview(policy(MESSAGES), platform.settings, now=NOW)
     assert (found.rows, found.not_closed, found.held) == (2, 2, 0)
@@ -243,10 +243,10 @@ def test_files_stay_for_their_job(platform: Platform, override: str | None) -> N
     rolled_up(platform, "roomkeeper.attachments_daily", watermark=CLOSED)
     room = conversation(platform)
     old = NOW - CLOSED + 10 * DAY
-    kept, gone = message(platform, room, old), message(platform, room, old)
-    for one, at in ((kept, CLOSED), (gone, CLOSED - INSTANT)):
+    kept, expired = message(platform, room, old), message(platform, room, old)
+    for one, at in ((kept, CLOSED), (expired, CLOSED - INSTANT)):
         job(platform, "pern", attachment(platform, one), at, override=override)
-    # Somebody else's.
+    # Of another application.
     job(platform, "openchat", uuid4(), CLOSED)
     assert retain(platform, MESSAGES).rows == 1
     assert set(rows(platform, Message)) == {kept}
@@ -275,14 +275,16 @@ def test_what_changes_while_a_batch_is_at_work_keeps_its_rows(
     days(platform, **{MESSAGES: 30})
     rolled_up(platform, "pern.daily", watermark=CLOSED)
     kept = message(platform, conversation(platform), NOW - CLOSED + 10 * DAY)
-    theirs = status(platform, kept, delivered_at=CLOSED - DAY)
+    status_id = status(platform, kept, delivered_at=CLOSED - DAY)
     attachment(platform, kept)
     refers = RetentionBatches._refers
     done: list[str] = []
 
     def late(self: RetentionBatches, *given: Any) -> None:
         if not done and what == "a status":
-            platform.sql("UPDATE pern.message_statuses SET read_at = :at WHERE id = :id", at=NOW, id=theirs)
+            platform.sql(
+                "UPDATE pern.message_statuses SET read_at = :at WHERE id = :id", at=NOW, id=status_id
+            )
         elif not done:
             # Another zone was set: all is computed anew.
             rolled_up(platform, "pern.daily", watermark=CLOSED - 10 * DAY)
@@ -311,9 +313,9 @@ def test_sessions_stay_until_the_day_on_which_they_began_is_closed(platform: Pla
         times = {"expires_at": ago(days=1), "created_at": at, "updated_at": at}
         return add(platform, AuthSession, user_id=user, **token, **times)
 
-    gone = {session(at) for at in (CLOSED - INSTANT, COVERED, Y2000 - INSTANT)}
+    expired = {session(at) for at in (CLOSED - INSTANT, COVERED, Y2000 - INSTANT)}
     stay = {session(at) for at in (CLOSED, COVERED - INSTANT)}
-    assert sweep(platform, "pern.sessions", by_hand=by_hand).rows == len(gone)
+    assert sweep(platform, "pern.sessions", by_hand=by_hand).rows == len(expired)
     assert set(rows(platform, AuthSession)) == stay
     # Never computed again; and not after the rollup was off for a while, or got another zone, either.
     assert frozen_to(platform, "pern.sessions_daily") == CLOSED - INSTANT
@@ -385,7 +387,7 @@ def rolling(now: datetime = NOW) -> RollupRun:
     return RollupRun(ROLLUPS[ROOM_ANALYTICS], now, "UTC")
 
 
-def figures(platform: Platform) -> dict[Any, dict[str, Any]]:
+def statistics(platform: Platform) -> dict[Any, dict[str, Any]]:
     return {(row["room_id"], row["date"]): row for row in rows(platform, RoomAnalytics).values()}
 
 
@@ -419,29 +421,29 @@ def listened(platform: Platform) -> list[UUID]:
 
 
 def test_figures_outlive_their_rows(platform: Platform, listened: list[UUID]) -> None:
-    before = figures(platform)
+    before = statistics(platform)
     assert len(before) > 20
     done = retain(platform, STAYS)
     assert done.rows == 18
-    assert figures(platform) == before
+    assert statistics(platform) == before
     # The latest that went, of a day that others are of still.
     frozen = frozen_to(platform, ROOM_ANALYTICS)
     assert frozen is not None
     assert ago(days=45) < frozen < ago(days=44)
     refused = recompute(platform, listened, ago(days=50), NOW)
     assert refused == (frozen.date() - ago(days=50).date()).days + 1
-    assert figures(platform) == before
+    assert statistics(platform) == before
     # What came back does not thaw them.
     for (number,) in platform.sql("SELECT number FROM roomkeeper.receipts"):
         restore(number, platform.settings, operator="ada", reason="a test")
     stay(platform, listened[0], ago(days=48), hours=1)
     recompute(platform, listened, ago(days=50), NOW)
-    assert figures(platform) == before
+    assert statistics(platform) == before
     # Without that they would have become less: the test would see it.
     platform.sql("DELETE FROM audiorooms.room_participants")
     platform.sql("UPDATE roomkeeper.rollups SET frozen_to = NULL")
     recompute(platform, listened, ago(days=50), NOW)
-    assert figures(platform) != before
+    assert statistics(platform) != before
 
 
 @pytest.mark.parametrize(
@@ -453,18 +455,18 @@ def test_figures_outlive_their_rows(platform: Platform, listened: list[UUID]) ->
     ],
 )
 def test_a_run_that_is_killed_freezes_nothing(platform: Platform, listened: list[UUID], step: str) -> None:
-    stays, before = rows(platform, RoomParticipant), figures(platform)
+    stays, before = rows(platform, RoomParticipant), statistics(platform)
     kill_at(step, STAYS, platform.environment)
     assert rows(platform, RoomParticipant) == stays
     assert frozen_to(platform, ROOM_ANALYTICS) is None
     assert recompute(platform, listened, ago(days=50), NOW) == 0
-    assert figures(platform) == before
+    assert statistics(platform) == before
 
 
 def test_a_rollup_that_computes_for_long_is_not_waited_for_for_ever(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is half done then; and who has been frozen so far already waits for nobody."""
+    """Nothing is half done then; a rollup that is frozen far enough already is not waited for."""
     monkeypatch.setattr(rollup_guard, "_PATIENCE", text("SELECT set_config('lock_timeout', '50', true)"))
     days(platform, **{MESSAGES: 30})
     rolled_up(platform, "pern.daily", watermark=CLOSED)
@@ -490,7 +492,7 @@ def test_a_rollup_that_computes_for_long_is_not_waited_for_for_ever(
 def test_figures_never_become_less_whoever_computes_meanwhile(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, listened: list[UUID]
 ) -> None:
-    before = figures(platform)
+    before = statistics(platform)
     monkeypatch.setattr("tasks.retention.task.PACE", replace(PACE, keys=1, most_keys=2))
     over = threading.Event()
     computed: list[int] = []
@@ -521,5 +523,5 @@ def test_figures_never_become_less_whoever_computes_meanwhile(
         thread.join()
     assert not errors, errors
     assert first.rows + again.rows == 18
-    assert figures(platform) == before
+    assert statistics(platform) == before
     assert frozen_to(platform, ROOM_ANALYTICS) is not None

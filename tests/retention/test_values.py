@@ -36,7 +36,7 @@ several = examples(15)
 
 
 def put(platform: Platform, table: Table, types: dict[str, str], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows whose values are texts, as somebody types them; each has an id of its own."""
+    """Insert rows whose values are texts, as users type them; each has an id of its own."""
     names = ", ".join(f'"{name}"' for name in types)
     values = ", ".join(f"CAST(CAST(:v{n} AS text) AS {of})" for n, of in enumerate(types.values()))
     statement = text(f"INSERT INTO {table.fullname} (id, {names}) VALUES (CAST(:id AS uuid), {values})")
@@ -259,14 +259,14 @@ def test_naive_times_whole_numbers_and_booleans_come_back(
     comes_back(platform, MESSAGES)
 
 
-FIGURES = {
+ANALYTICS_COLUMNS = {
     "date": "date",
     "peak_listeners": "integer",
     "total_packets_sent": "bigint",
     "total_packets_received": "bigint",
     "created_at": "timestamptz",
 }
-figures = rows_of(
+analytics_rows = rows_of(
     date=dates,
     peak_listeners=maybe(wholes),
     total_packets_sent=maybe(bigs),
@@ -276,9 +276,9 @@ figures = rows_of(
 
 
 @several
-@given(rows=figures)
+@given(rows=analytics_rows)
 def test_dates_and_large_numbers_come_back(platform: Platform, rows: list[dict[str, Any]]) -> None:
-    put(platform, ANALYTICS, FIGURES, rows)
+    put(platform, ANALYTICS, ANALYTICS_COLUMNS, rows)
     comes_back(platform, ANALYTICS)
 
 

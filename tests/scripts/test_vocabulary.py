@@ -177,12 +177,12 @@ def test_no_sentence_has_an_old_word(phrase: str) -> None:
 
 def test_errors_that_docstrings_name_are_there() -> None:
     """`module.SomeError`: the module is one of ours that defines or imports it, or a package's."""
-    ours = {path.stem: path.read_text(encoding="utf-8") for path in sources()}
+    modules = {path.stem: path.read_text(encoding="utf-8") for path in sources()}
     assert [
         f"{path.relative_to(ROOT)}:{line}: there is no {module}.{name}"
         for path, line, text in texts()
         for module, name in re.findall(r"(?<![\w.])([a-z_]+)\.([A-Z]\w*Error)\b", text)
-        if name not in ours.get(module, "") and module not in PACKAGES
+        if name not in modules.get(module, "") and module not in PACKAGES
     ] == []
 
 

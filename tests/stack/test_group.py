@@ -97,7 +97,7 @@ def launch(tmp_path: Path) -> Iterator[Launcher]:
 
 
 def processes_of(state: Path) -> list[int]:
-    """Return every living process that shows the state directory in any way, whoever started it."""
+    """Return every living process that shows the state directory in any way, whatever started it."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
@@ -145,7 +145,7 @@ def test_it_starts_ends_and_keeps_its_data(launch: Launcher) -> None:
 
 def test_a_shell_gets_the_settings_that_its_programs_have(launch: Launcher) -> None:
     launch.state.mkdir()
-    # Of an earlier start that somebody has opened to all.
+    # Files of an earlier start, readable by all.
     for name in ("env", "env.new"):
         (launch.state / name).touch(mode=0o644)
     name = 'ada\'s $(touch x) `y` "z" é'
@@ -171,16 +171,16 @@ def test_a_shell_gets_the_settings_that_its_programs_have(launch: Launcher) -> N
     assert settings.flower_user == name
     # As supervisord has handed them on.
     supervisor = int((launch.state / "supervisord.pid").read_text())
-    theirs = dict(
+    environ = dict(
         line.split("=", 1) for line in Path(f"/proc/{supervisor}/environ").read_text().split("\0") if line
     )
-    assert settings == load({k: v for k, v in theirs.items() if k.startswith(("ROOMKEEPER_", "DATABASE_"))})
+    assert settings == load({k: v for k, v in environ.items() if k.startswith(("ROOMKEEPER_", "DATABASE_"))})
     assert "SECRET_OF_SOMEBODY_ELSE" not in got
     # The same directory that its services use is there.
     assert settings.storage_root.is_dir()
-    said = json.loads((launch.state / "lock").read_text())["addresses"]["by hand"]
-    assert said.startswith(f". {file}; ")
-    assert said.endswith("/bin/roomkeeper check")
+    command = json.loads((launch.state / "lock").read_text())["addresses"]["by hand"]
+    assert command.startswith(f". {file}; ")
+    assert command.endswith("/bin/roomkeeper check")
     starter.interrupt()
     assert starter.code() == 0
 

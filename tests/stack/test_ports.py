@@ -115,9 +115,9 @@ def another(offer: int) -> int:
 def test_what_one_process_was_given_no_other_is_until_it_ends(tmp_path: Path) -> None:
     given = ports.free_port()
     assert another(given) != given
-    theirs = another(given)
-    assert another(theirs) == theirs
+    second = another(given)
+    assert another(second) == second
     # Nor what was kept from the last time.
-    (tmp_path / "ports.json").write_text(json.dumps({"valkey": theirs}))
-    assert ports.choose(tmp_path / "ports.json", {"valkey": None}).numbers == {"valkey": theirs}
-    assert another(theirs) != theirs
+    (tmp_path / "ports.json").write_text(json.dumps({"valkey": second}))
+    assert ports.choose(tmp_path / "ports.json", {"valkey": None}).numbers == {"valkey": second}
+    assert another(second) != second

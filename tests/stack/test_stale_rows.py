@@ -12,7 +12,7 @@ import pytest
 from commands import check_retention
 from commands import stack as command
 from models.echoroom import TypingIndicator
-from stack.demo.rollups import RollupDemo
+from stack.demo.rollups import Figures
 from stack.demo.rows import SOON
 from stack.demo.stale_rows import FEEDS, Ephemera
 from tasks.analytics import task as analytics
@@ -47,7 +47,7 @@ def with_periods(platform: Platform) -> None:
         retention_days=command.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
         archive_root=platform.folder / "archive",
     )
-    RollupDemo().furnish(platform.settings)
+    Figures().furnish(platform.settings)
 
 
 def sweep(platform: Platform, now: datetime, names: Sequence[str] = NAMES) -> None:
@@ -189,9 +189,11 @@ def showing(
     # Files need more servers; `make demo` shows them.
     monkeypatch.setattr("stack.demo.samples.SAMPLES", ())
     monkeypatch.setattr(command, "PATIENCE_SECONDS", patience_seconds)
-    platform.set(s3_bucket="nobody", s3_region="us-east-1", s3_access_key="x", s3_secret_key="x")
-    ours = {k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))}
-    with environment(ours):
+    platform.set(s3_bucket="unused", s3_region="us-east-1", s3_access_key="x", s3_secret_key="x")
+    own_settings = {
+        k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))
+    }
+    with environment(own_settings):
         yield
 
 
@@ -199,7 +201,7 @@ def shown(
     group: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[bool, str]:
     monkeypatch.setattr(command.console, "_file", None)
-    right = command._show(group, RollupDemo())
+    right = command._show(group, Figures())
     return right, capsys.readouterr().out
 
 
@@ -207,45 +209,45 @@ def test_each_effect_is_said(
     platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with showing(platform, monkeypatch):
-        right, said = shown(Group(platform, NAMES), capsys, monkeypatch)
+        right, output = shown(Group(platform, NAMES), capsys, monkeypatch)
     assert right
     for name in NAMES:
         receipt = r", receipt \d+" if name in RETAINED else ""
-        assert re.search(rf"^✓ {name}: 1 row, \S+ s after it was due{receipt} \(", said, re.MULTILINE)
+        assert re.search(rf"^✓ {name}: 1 row, \S+ s after it was due{receipt} \(", output, re.MULTILINE)
     ((last,),) = platform.sql("SELECT hash FROM roomkeeper.receipts ORDER BY number DESC LIMIT 1")
-    assert f"✓ {len(RETAINED)} receipts, all as written; the last: {last}\n" in said
-    assert f"the rows of {len(NAMES)} of {len(NAMES)} policies swept" in said
+    assert f"✓ {len(RETAINED)} receipts, all as written; the last: {last}\n" in output
+    assert f"the rows of {len(NAMES)} of {len(NAMES)} policies swept" in output
     for name, rollup in ROLLUPS.items():
         assert re.search(
-            rf"^✓ {name}: \d+ .*, \d+ (days?|hours?) \(in {rollup.table.fullname}\)$", said, re.M
+            rf"^✓ {name}: \d+ .*, \d+ (days?|hours?) \(in {rollup.table.fullname}\)$", output, re.M
         )
-    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their statistics. " in said
-    assert f"roomkeeper report APP --html FILE (APP: {', '.join(APPS)})\n" in said
+    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their statistics. " in output
+    assert f"roomkeeper report APP --html FILE (APP: {', '.join(APPS)})\n" in output
 
 
 def test_what_is_not_swept_is_wrong(
     platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with showing(platform, monkeypatch, patience_seconds=5):
-        right, said = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
+        right, output = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
     assert not right
-    assert re.search(rf"^✗ {NAMES[0]}: not in \d+ s: a user stops typing without sending$", said, re.M)
-    assert re.search(rf"^waiting for {NAMES[0]}, \d+ s so far\.$", said, re.M)
+    assert re.search(rf"^✗ {NAMES[0]}: not in \d+ s: somebody stops typing without a word$", output, re.M)
+    assert re.search(rf"^waiting for {NAMES[0]}, \d+ s so far\.$", output, re.M)
 
 
 def test_a_rollup_without_its_figures_is_wrong(
     platform: Platform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with showing(platform, monkeypatch, patience_seconds=5):
-        right, said = shown(Group(platform, rolled=[*ROLLUPS][:-1]), capsys, monkeypatch)
+        right, output = shown(Group(platform, rolled=[*ROLLUPS][:-1]), capsys, monkeypatch)
     assert not right
-    assert re.search(rf"^✗ {[*ROLLUPS][-1]}: its statistics are not there in \d+ s\.$", said, re.M)
+    assert re.search(rf"^✗ {[*ROLLUPS][-1]}: its statistics are not there in \d+ s\.$", output, re.M)
 
 
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        # As if what has no receipt had been taken by somebody else.
+        # As if rows without a receipt had been deleted by another program.
         (
             "DELETE FROM roomkeeper.receipts",
             "✗ pern.audit_info: 1 row, .* s after it was due, without a receipt",
@@ -264,9 +266,9 @@ def test_what_is_not_proven_is_wrong(
     platform.sql("ALTER TABLE roomkeeper.receipts DISABLE TRIGGER ALL")
     names = [name for name in NAMES if name.startswith(("pern.", "roomkeeper."))]
     with showing(platform, monkeypatch):
-        right, said = shown(Group(platform, names, after=harm), capsys, monkeypatch)
+        right, output = shown(Group(platform, names, after=harm), capsys, monkeypatch)
     assert not right
-    assert re.search(sentence, said)
+    assert re.search(sentence, output)
 
 
 def test_what_had_to_stay_and_did_not_is_wrong(
@@ -274,7 +276,7 @@ def test_what_had_to_stay_and_did_not_is_wrong(
 ) -> None:
     with showing(platform, monkeypatch):
         harm = "DELETE FROM echoroom.typing_indicators"
-        right, said = shown(Group(platform, NAMES, harm), capsys, monkeypatch)
+        right, output = shown(Group(platform, NAMES, harm), capsys, monkeypatch)
     assert rows(platform, TypingIndicator) == {}
     assert not right
-    assert "✗ echoroom.typing: a row that had to stay was changed." in said
+    assert "✗ echoroom.typing: a row that had to stay was changed." in output

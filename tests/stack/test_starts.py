@@ -42,7 +42,7 @@ class Waiting:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.said: list[str] = []
+        self.sentences: list[str] = []
         self._made: list[Supervisor] = []
 
     def program(self, name: str, script: str) -> Program:
@@ -63,7 +63,7 @@ class Waiting:
             "program",
             (self.directory / file).exists,
             patience=Patience(STILL_SECONDS, report_seconds=1),
-            say=self.said.append,
+            say=self.sentences.append,
         )
 
     def close(self) -> None:
@@ -100,9 +100,9 @@ def test_a_program_is_waited_for_as_long_as_it_makes_progress(waiting: Waiting, 
     began = time.monotonic()
     waiting.wait(waiting.start(f"{SLOWLY[how]}\n{READY}"))
     assert time.monotonic() - began > STILL_SECONDS
-    assert waiting.said[0].startswith("waiting for program, ")
+    assert waiting.sentences[0].startswith("waiting for program, ")
     if "lines" in how:
-        assert waiting.said[-1].endswith(f"Its log ends: step {waiting.said[-1][-1] * 9}")
+        assert waiting.sentences[-1].endswith(f"Its log ends: step {waiting.sentences[-1][-1] * 9}")
 
 
 STUCK = {
@@ -131,7 +131,7 @@ if not seen.exists():
 """
     other = waiting.program("other", f"{once}\nimport time; time.sleep(600)")
     waiting.wait(waiting.start(f"{once}\n{READY}", other))
-    ended = {line.split(" ")[0] for line in waiting.said if " has ended (exit status 1) " in line}
+    ended = {line.split(" ")[0] for line in waiting.sentences if " has ended (exit status 1) " in line}
     assert ended == {"program", "other"}
 
 
@@ -149,8 +149,8 @@ if not lives.exists() or lives.stat().st_size < 2:
     sys.exit(1)
 """
     supervisor = waiting.start(f"{lives}\n{READY}")
-    supervisor.await_ready("program", (waiting.directory / "ready").exists, say=waiting.said.append)
-    assert len([line for line in waiting.said if " has ended " in line]) == 2
+    supervisor.await_ready("program", (waiting.directory / "ready").exists, say=waiting.sentences.append)
+    assert len([line for line in waiting.sentences if " has ended " in line]) == 2
 
 
 def test_each_program_is_waited_for_by_itself(platform: Platform) -> None:
@@ -173,11 +173,11 @@ def test_a_worker_that_is_frozen_does_not_answer_for_the_others(platform: Platfo
 def test_a_program_is_never_given_up(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "_SHORT_LIVES", 1)
     supervisor = waiting.start(f"import os, sys\nif not os.path.exists('database'): sys.exit(1)\n{READY}")
-    said: list[str] = []
+    sentences: list[str] = []
 
     def rounds() -> int:
-        said.extend(event.sentence for event in supervisor.events())
-        return sum("as soon as it is started; it is tried again" in line for line in said)
+        sentences.extend(event.sentence for event in supervisor.events())
+        return sum("as soon as it is started; it is tried again" in line for line in sentences)
 
     # The pauses are of one second each time, not longer from round to round.
     eventually(lambda: rounds() >= 2, 30)
@@ -243,7 +243,7 @@ def test_a_start_gets_over_what_others_left_half_made(launch: Launcher) -> None:
         "clamd/signatures/daily.new",
         "clamd/signatures/daily.cud",
         "seaweedfs/s3.json",
-        # A socket that nobody listens on is a file all the same.
+        # A socket without a listener is a file all the same.
         "supervisord.sock",
         "clamd/clamd.sock",
         "seaweedfs/s3.sock",

@@ -151,19 +151,19 @@ def test_a_program_that_keeps_ending_is_an_error_with_its_last_words(
     broken = Program("broken", ("sh", "-c", "echo no such table; exit 3"))
     supervisor = group.supervisor([broken])
     supervisor.start_stage(0)
-    said: list[str] = []
+    sentences: list[str] = []
     with pytest.raises(StackError) as caught:
-        supervisor.await_ready("broken", lambda: False, say=said.append)
+        supervisor.await_ready("broken", lambda: False, say=sentences.append)
     first, *rest = str(caught.value).splitlines()
     assert first == "broken ends each time that it is started."
     assert rest == ["no such table", "no such table"]
     ended = "broken has ended (exit status 3) and is started again. Its log ends: no such table"
-    assert said[0] == ended
+    assert sentences[0] == ended
 
 
 def test_a_program_that_does_not_exist_is_an_error(group: Group) -> None:
-    supervisor = group.supervisor([Program("nobody", ("/nonexistent/program",))])
-    with pytest.raises(StackError, match="nobody cannot be started"):
+    supervisor = group.supervisor([Program("missing", ("/nonexistent/program",))])
+    with pytest.raises(StackError, match="missing cannot be started"):
         supervisor.start_stage(0)
 
 

@@ -136,8 +136,8 @@ def test_whatever_the_name_the_header_is_one_and_means_the_name(name: str, media
     message["Content-Type"] = content_type
     assert message.get_content_disposition() in {"inline", "attachment"}
     extended = re.search(r"filename\*=UTF-8''(.*)", disposition)
-    said = unquote(extended[1]) if extended else ""
-    assert said == safe_name(name) == safe_name(said)
-    assert not {"/", "\\", '"'} & set(said)
-    assert all(unicodedata.category(c)[0] != "C" for c in said)
-    assert len(said) <= 120
+    served_name = unquote(extended[1]) if extended else ""
+    assert served_name == safe_name(name) == safe_name(served_name)
+    assert not {"/", "\\", '"'} & set(served_name)
+    assert all(unicodedata.category(c)[0] != "C" for c in served_name)
+    assert len(served_name) <= 120

@@ -19,7 +19,7 @@ DEAD = timedelta(hours=12)
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def told(at: datetime | None) -> datetime | None:
+def plausible(at: datetime | None) -> datetime | None:
     """Return the time, unless a wrong clock told it."""
     return None if at is None or at > NOW + SKEW else at
 
@@ -33,7 +33,7 @@ def earliest(*times: datetime | None) -> datetime | None:
 
 
 def leave(stay: dict[str, Any], at: datetime | None) -> None:
-    """Let somebody leave then, as the trigger has it, and not before they joined."""
+    """End a stay then, as the trigger has it, and not before it began."""
     joined = stay["joined_at"]
     stay["left_at"] = latest(joined, at)
     stay["connection_duration"] = (
@@ -107,7 +107,7 @@ def _dead(world: World) -> None:
 
 
 def _age(stay: Mapping[str, Any]) -> tuple[datetime, UUID]:
-    return told(stay["joined_at"]) or NEVER, stay["id"]
+    return plausible(stay["joined_at"]) or NEVER, stay["id"]
 
 
 def _duplicates(world: World) -> None:
@@ -120,7 +120,7 @@ def _duplicates(world: World) -> None:
         newest = max((n for n, stay in enumerate(of_client) if stay["left_at"] is None), default=0)
         for n, stay in enumerate(of_client[:newest]):
             if stay["left_at"] is None:
-                leave(stay, earliest(NOW, *(told(other["joined_at"]) for other in of_client[n + 1 :])))
+                leave(stay, earliest(NOW, *(plausible(other["joined_at"]) for other in of_client[n + 1 :])))
 
 
 def _backwards(world: World) -> None:

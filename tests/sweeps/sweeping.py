@@ -19,7 +19,7 @@ from tests.platform import Platform
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 INSTANT = timedelta(microseconds=1)
 #: Tables of ours in which every run leaves something.
-OURS = {
+RUN_TABLES = {
     "roomkeeper.job_runs",
     "roomkeeper.sweep_checkpoints",
     "roomkeeper.rollups",
@@ -37,7 +37,7 @@ def naive(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
-def figures_closed(platform: Platform) -> None:
+def close_rollups(platform: Platform) -> None:
     """Say of all rollups of which nothing is said yet that they have closed all buckets there can be."""
     always = {
         "zone": "UTC",
@@ -45,13 +45,13 @@ def figures_closed(platform: Platform) -> None:
         "watermark": datetime.max.replace(tzinfo=UTC),
     }
     with platform.engine.begin() as connection:
-        said = insert(RollupState).values([{"name": name, **always} for name in ROLLUPS])
-        connection.execute(said.on_conflict_do_nothing())
+        statement = insert(RollupState).values([{"name": name, **always} for name in ROLLUPS])
+        connection.execute(statement.on_conflict_do_nothing())
 
 
 def rolled_up(platform: Platform, name: str, **values: datetime | None) -> None:
     """Say how far a rollup has come: its watermark, `covered_from` and `frozen_to`."""
-    figures_closed(platform)
+    close_rollups(platform)
     table = table_of(RollupState)
     with platform.engine.begin() as connection:
         connection.execute(table.update().where(table.c.name == name).values(values))
@@ -59,7 +59,7 @@ def rolled_up(platform: Platform, name: str, **values: datetime | None) -> None:
 
 def sweep(platform: Platform, name: str, *, by_hand: bool = True, now: datetime = NOW) -> SweepProgress:
     """Run a policy at NOW, through its whole table, or as beat would. Statistics keep nothing."""
-    figures_closed(platform)
+    close_rollups(platform)
     done = cleanup.run(POLICIES[name], platform.settings, now=now, by_hand=by_hand)
     assert done is not None, "another run is under way"
     return done
@@ -83,7 +83,7 @@ def rows(platform: Platform, model: Any) -> dict[UUID, dict[str, Any]]:
 
 def others(platform: Platform) -> dict[str, list[tuple[Any, ...]]]:
     """Return every row of every table but those in which a run leaves something."""
-    return {name: found for name, found in platform.everything().items() if name not in OURS}
+    return {name: found for name, found in platform.everything().items() if name not in RUN_TABLES}
 
 
 def changed(before: Mapping[UUID, Mapping[str, Any]], key: UUID, **values: Any) -> dict[UUID, dict[str, Any]]:

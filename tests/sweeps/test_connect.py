@@ -70,7 +70,7 @@ def test_the_periods_are_settings(platform: Platform) -> None:
     short = call(platform, started_at=minute, outcome=None)
     late = request(platform, tie(platform), requested_at=minute - INSTANT)
     early = request(platform, tie(platform), requested_at=minute)
-    gone = session(platform, expires_at=None, updated_at=minute - INSTANT)
+    expired = session(platform, expires_at=None, updated_at=minute - INSTANT)
     kept = session(platform, expires_at=None, updated_at=minute)
     names = ("presence", "calls", "video_requests", "sessions")
     for name in names:
@@ -81,7 +81,7 @@ def test_the_periods_are_settings(platform: Platform) -> None:
     sessions = rows(platform, UserSession)
     assert [sessions[key]["status"] for key in (dead, alive)] == ["offline", "online"]
     assert kept in sessions
-    assert gone not in sessions
+    assert expired not in sessions
     calls = rows(platform, InteractionLog)
     assert calls[long]["ended_at"] == NOW - INSTANT
     assert calls[long]["duration_seconds"] == 60

@@ -97,7 +97,7 @@ def test_against_the_documented_functions(platform: Platform, seed: int) -> None
             connection.execute(table.update().values(moved))
         connection.execute(select(func.echoroom.cleanup_inactive_participants()))
         connection.execute(select(func.echoroom.cleanup_expired_typing_indicators()))
-        theirs = {
+        documented = {
             row.id: row for row in connection.execute(select(*SessionParticipant.__table__.columns)).all()
         }
         theirs_typing = set(connection.execute(select(TypingIndicator.id)).scalars())
@@ -132,12 +132,12 @@ def test_against_the_documented_functions(platform: Platform, seed: int) -> None
         other_sign = (before["session_id"], before["user_id"]) in alive or (
             before["joined_at"] is not None and before["joined_at"] >= since
         )
-        if theirs[key].is_active == row["is_active"]:
+        if documented[key].is_active == row["is_active"]:
             seen.add("same")
             if before["is_active"] and not row["is_active"]:
                 # Difference: who leaves does not speak, and is not muted.
                 assert (row["left_at"], row["is_speaking"], row["is_muted"]) == (NOW, False, False)
-                assert theirs[key].is_speaking == before["is_speaking"]
+                assert documented[key].is_speaking == before["is_speaking"]
             else:
                 assert row == before
         elif row["is_active"]:

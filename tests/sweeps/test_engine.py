@@ -349,7 +349,7 @@ def test_a_partitioned_table_is_swept_as_a_whole(platform: Platform) -> None:
 def test_a_sign_of_life_that_comes_in_between_is_not_overlooked(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the rows and their change somebody speaks."""
+    """A user speaks between the look at the rows and their change."""
     room = add(platform, ChatSession, category="Calm")
     who = add(platform, User, username="Ada", last_active=None)
     add(platform, SessionParticipant, session_id=room, user_id=who, joined_at=ago(days=1))
@@ -438,7 +438,9 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
     try:
         platform.sql("GRANT USAGE ON SCHEMA roomkeeper TO sweeper")
         platform.sql("GRANT ALL ON ALL TABLES IN SCHEMA roomkeeper TO sweeper")
-        theirs = {"DATABASE_URL": url.set(username="sweeper", password="sweeper").render_as_string(False)}
+        role_settings = {
+            "DATABASE_URL": url.set(username="sweeper", password="sweeper").render_as_string(False)
+        }
         for policy in POLICIES.values():
             if isinstance(policy, Retention):
                 continue
@@ -446,7 +448,7 @@ def test_a_role_with_the_rights_that_a_policy_names_can_run_it(platform: Platfor
                 named = f'{need.table.schema}."{need.table.name}"'
                 platform.sql(f"GRANT USAGE ON SCHEMA {need.table.schema} TO sweeper")
                 platform.sql(f"GRANT {', '.join(sorted(need.privileges))} ON {named} TO sweeper")
-            with environment(platform.environment | theirs):
+            with environment(platform.environment | role_settings):
                 for way in (False, True):
                     assert cleanup.run(policy, platform.settings, now=NOW, by_hand=way) is not None
                 with transaction() as connection:

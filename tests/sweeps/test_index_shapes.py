@@ -144,7 +144,7 @@ def judged(engine: Engine, index: str, condition: Any) -> tuple[bool, bool]:
     with engine.connect() as connection:
         connection.exec_driver_sql(f"CREATE INDEX sole ON shapes.t {index}".replace("%", "%%"))
         (part,) = index_check.read(connection, [T], {})[T].parts
-        ours = served(condition, T, part.usable)
+        judgement = served(condition, T, part.usable)
         connection.exec_driver_sql("SELECT set_config('enable_seqscan', 'off', true)")
         query = select(T.c.id).where(condition)
         compiled = query.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})
@@ -152,13 +152,13 @@ def judged(engine: Engine, index: str, condition: Any) -> tuple[bool, bool]:
         # Without a condition an index is read as a whole, which is right only if it is restricted.
         uses = "Index Cond" in plan or ("sole" in plan and " WHERE " in index)
         connection.rollback()
-    return ours, uses
+    return judgement, uses
 
 
 @pytest.mark.parametrize(("index", "condition", "right"), CASES)
 def test_our_judgement_is_the_planners(engine: Engine, index: str, condition: Any, right: bool) -> None:
-    ours, planner = judged(engine, index, condition)
-    assert (ours, planner) == (right, right)
+    judgement, planner = judged(engine, index, condition)
+    assert (judgement, planner) == (right, right)
 
 
 @pytest.mark.parametrize(("index", "condition"), NOT_SEEN)

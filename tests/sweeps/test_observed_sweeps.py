@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from models.analytics import EchoroomSpeaker, EchoroomStay
 from tasks.policies.columns import table_of
 from tests.platform import Platform
-from tests.sweeps.sweeping import INSTANT, NOW, figures_closed, sweep
+from tests.sweeps.sweeping import INSTANT, NOW, close_rollups, sweep
 
 LIMIT = NOW - timedelta(days=40)
 
@@ -25,7 +25,7 @@ def test_only_what_is_past_its_time_goes(platform: Platform, by_hand: bool) -> N
         for hour in hours:
             row = {"room_id": uuid4(), "user_id": uuid4(), "hour": hour}
             connection.execute(insert(table_of(EchoroomSpeaker)).values(row))
-    figures_closed(platform)
+    close_rollups(platform)
     for name in ("roomkeeper.echoroom_stays", "roomkeeper.echoroom_speakers"):
         assert sweep(platform, name, by_hand=by_hand).rows == 1
     with platform.engine.begin() as connection:

@@ -56,8 +56,8 @@ def member(platform: Platform, place: UUID, **values: Any) -> UUID:
 
 
 def message(platform: Platform, place: UUID, sender: UUID, at: datetime) -> UUID:
-    said = {"conversation_id": place, "sender_id": sender, "content": "hi"}
-    return add(platform, Message, created_at=at, **said)
+    columns = {"conversation_id": place, "sender_id": sender, "content": "hi"}
+    return add(platform, Message, created_at=at, **columns)
 
 
 def test_signs_of_life_are_looked_up_person_by_person(platform: Platform) -> None:
@@ -71,7 +71,7 @@ def test_signs_of_life_are_looked_up_person_by_person(platform: Platform) -> Non
         plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {query}").scalars())
     assert "participant_user_idx" in plan
     assert "message_conversation_created_idx" in plan
-    # All that somebody has ever written, and all that anybody has read since.
+    # All that a user has ever written, and all that any user has read since.
     assert "message_sender_idx" not in plan
     assert "participant_last_read_idx" not in plan
     assert "Join" not in plan

@@ -51,7 +51,7 @@ def test_sessions_end_as_by_the_documented_function(platform: Platform, seed: in
         connection.execute(insert(table_of(User)), people)
 
     # Theirs, at the time of a transaction that is taken back.
-    with platform.engine.connect() as connection, connection.begin() as theirs:
+    with platform.engine.connect() as connection, connection.begin() as transaction:
         now: datetime = connection.execute(select(func.now())).scalar_one()
         made = random_sessions(random, now, users)
         connection.execute(insert(table_of(UserSession)), made)
@@ -59,7 +59,7 @@ def test_sessions_end_as_by_the_documented_function(platform: Platform, seed: in
         by_them = {
             row["id"]: dict(row) for row in connection.execute(select(table_of(UserSession))).mappings()
         }
-        theirs.rollback()
+        transaction.rollback()
 
     # Ours, on the same rows and at the same moment.
     with platform.engine.begin() as connection:
@@ -68,7 +68,7 @@ def test_sessions_end_as_by_the_documented_function(platform: Platform, seed: in
     swept = sweep(platform, "connect.sessions", now=now)
     by_us = rows(platform, UserSession)
 
-    # Named: theirs keeps a session without an expiry for ever, ours until nobody has updated it for 30 days.
+    # Named: theirs keeps a session without an expiry for ever, ours until 30 days after its last update.
     month_ago = now - timedelta(days=30)
     forgotten = {
         key

@@ -43,8 +43,8 @@ def conversation(platform: Platform, *users: UUID, **values: Any) -> UUID:
 
 def message(platform: Platform, room: UUID, sender: UUID, at: datetime, **values: Any) -> UUID:
     stamps = {"created_at": at, "updated_at": at}
-    said = {"conversation_id": room, "sender_id": sender, "content_encrypted": "…"}
-    return add(platform, Message, **said | stamps | values)
+    columns = {"conversation_id": room, "sender_id": sender, "content_encrypted": "…"}
+    return add(platform, Message, **columns | stamps | values)
 
 
 def test_how_long_revoked_sessions_stay_is_a_setting(platform: Platform) -> None:
@@ -84,7 +84,7 @@ def test_one_of_several_conversations_and_sessions_is_enough(platform: Platform,
     message(platform, left, user, ago(minutes=1))
     other = person(platform, status="online")
     session(platform, other)
-    # A session that is over says that somebody was there as well.
+    # A session that is over says that the user was there as well.
     session(platform, other, updated_at=ago(minutes=1), expires_at=ago(minutes=1), revoked_at=NOW)
     swept(platform, "pern.presence", rows(platform, User), by_hand)
 

@@ -89,7 +89,7 @@ def room(platform: Platform) -> UUID:
 
 
 def typing(platform: Platform, place: UUID | None, name: str = "Ada", **values: Any) -> UUID:
-    """Somebody stopped to type there; return who."""
+    """Insert a user who has stopped typing there; return the user's id."""
     user = add(platform, User, username=name)
     indicator = {"session_id": place, "user_id": user, "username": name, "expires_at": ago(seconds=1)}
     add(platform, TypingIndicator, **indicator | values)
@@ -184,7 +184,7 @@ def with_data(data: dict[str, Any]) -> Sweep:
     return dataclasses.replace(TYPING, event=event)
 
 
-def told(settings: Settings, listener: Listener, data: dict[str, Any], *values: Any) -> Any:
+def argument_sent(settings: Settings, listener: Listener, data: dict[str, Any], *values: Any) -> Any:
     """Return the event's argument for these values of columns."""
     place = uuid4()
     socketio.emit(with_data(data), [(place, *values)], settings)
@@ -218,12 +218,12 @@ def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 def test_values_are_what_clients_know(settings: Settings, listener: Listener, value: Any, shown: Any) -> None:
-    assert told(settings, listener, {"it": TypingIndicator.username}, value) == {"it": shown}
+    assert argument_sent(settings, listener, {"it": TypingIndicator.username}, value) == {"it": shown}
 
 
 def test_columns_and_plain_values_keep_their_places(settings: Settings, listener: Listener) -> None:
     data = {"a": 1, "b": TypingIndicator.username, "c": None, "d": TypingIndicator.user_id, "e": False}
-    shown = told(settings, listener, data, "Ada", UUID(int=1))
+    shown = argument_sent(settings, listener, data, "Ada", UUID(int=1))
     assert shown == {"a": 1, "b": "Ada", "c": None, "d": str(UUID(int=1)), "e": False}
     assert list(shown) == list(data)
 
@@ -237,8 +237,8 @@ def test_a_column_that_is_both_room_and_told(settings: Settings, listener: Liste
 
 def test_a_room_may_be_anything_that_is_a_text(settings: Settings, listener: Listener) -> None:
     socketio.emit(TYPING, [(7, None), ("#ö#", None)], settings)
-    told = [(channel, options["rooms"]) for channel, (_, _, options) in listener.heard()]
-    assert told == [("socket.io#/#7#", ["7"]), ("socket.io#/##ö##", ["#ö#"])]
+    channels = [(channel, options["rooms"]) for channel, (_, _, options) in listener.heard()]
+    assert channels == [("socket.io#/#7#", ["7"]), ("socket.io#/##ö##", ["#ö#"])]
 
 
 def test_what_clients_would_not_know_is_not_told(settings: Settings) -> None:
@@ -338,28 +338,28 @@ def test_a_forked_child_has_a_connection_of_its_own(
     socketio.emit(TYPING, [(rooms[0], None)], settings)
     with Redis.from_url(valkey.url()) as client:
         before = {one["id"] for one in client.client_list()}
-        told, tells = os.pipe()
+        emitted, emits = os.pipe()
         stays, ends = os.pipe()
         child = os.fork()
         if not child:
             # Whatever happens, the child must not go on with the tests.
             try:
                 socketio.emit(TYPING, [(rooms[1], None)], settings)
-                os.write(tells, b"told")
+                os.write(emits, b"told")
                 os.read(stays, 1)
             finally:
                 os._exit(0)
-        os.close(tells)
+        os.close(emits)
         try:
-            assert os.read(told, 4) == b"told"
+            assert os.read(emitted, 4) == b"told"
             socketio.emit(TYPING, [(rooms[2], None)], settings)
             after = {one["id"] for one in client.client_list()}
         finally:
             os.write(ends, b".")
             os.waitpid(child, 0)
-            for end in (told, stays, ends):
+            for end in (emitted, stays, ends):
                 os.close(end)
-    # The child's came, and nobody's went.
+    # The child opened its own connection; none was closed.
     assert before < after
     assert len(after) == len(before) + 1
     socketio.emit(TYPING, [(rooms[3], None)], settings)

@@ -101,9 +101,9 @@ def test_no_deadlock_no_lost_update_and_counters_that_are_right(platform: Platfo
     rooms = [add(platform, ChatSession, category="Calm") for _ in range(ROOMS)]
     people = [add(platform, User, username="Ada", last_active=None) for _ in range(PEOPLE)]
     # Each connection has people of its own, so that it knows what must be there at the end.
-    mine = [people[number::CONNECTIONS] for number in range(CONNECTIONS)]
+    own_people = [people[number::CONNECTIONS] for number in range(CONNECTIONS)]
     url = platform.environment["DATABASE_URL"]
-    clients = [Client(url, seed * 100 + n, rooms, mine[n]) for n in range(CONNECTIONS)]
+    clients = [Client(url, seed * 100 + n, rooms, own_people[n]) for n in range(CONNECTIONS)]
     for client in clients:
         client.start()
     settings, swept = platform.settings, 0

@@ -92,8 +92,8 @@ def test_no_two_applications_share_a_schema_and_none_is_left_out() -> None:
     schemas = [schema for app in APPS.values() for schema in app.models.SCHEMAS]
     assert len(schemas) == len(set(schemas))
     owned = {table.fullname for app in APPS.values() for table in app.tables()}
-    ours = {table.fullname for table in Base.metadata.tables.values() if table.schema == SCHEMA}
-    (supabase,) = {table.fullname for table in Base.metadata.tables.values()} - owned - ours
+    platform_tables = {table.fullname for table in Base.metadata.tables.values() if table.schema == SCHEMA}
+    (supabase,) = {table.fullname for table in Base.metadata.tables.values()} - owned - platform_tables
     assert supabase == "auth.users"
     assert len(owned) == 38
 

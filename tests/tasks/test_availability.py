@@ -137,17 +137,17 @@ def test_its_runs_are_noted_with_the_reason_and_others_run(broken: Platform) -> 
 
 def test_its_attachments_wait_and_are_found_again(broken: Platform) -> None:
     broken.sql(MEND)
-    theirs = broken.openchat_attachment(b"theirs")
+    row_id = broken.openchat_attachment(b"theirs")
     broken.sql(BREAK)
     others = broken.pern_attachment(b"others", is_encrypted=False)
-    request = ProcessAttachment(app="openchat", id=theirs)
+    request = ProcessAttachment(app="openchat", id=row_id)
     task: Any = process.process
     assert task(request) == "waits: no job of openchat runs here"
-    assert broken.job(theirs) is None
+    assert broken.job(row_id) is None
     # Periodic work of all applications.
     for job in (recover.recover, urls.renew_urls, rescan.rescan, audit.audit):
         job()
-    assert broken.job(theirs) is None
+    assert broken.job(row_id) is None
     assert broken.job(others) is not None
     assert len(announced(broken)) == 1
     assert {outcome for outcome, _ in runs(broken, "attachments.recover")} == {"done"}
@@ -156,7 +156,7 @@ def test_its_attachments_wait_and_are_found_again(broken: Platform) -> None:
     availability.forget()
     recover.recover()
     assert len(announced(broken)) == 2
-    assert broken.job(theirs) is not None
+    assert broken.job(row_id) is not None
 
 
 def test_its_statuses_wait_in_the_inbox_and_others_are_merged(broken: Platform) -> None:
@@ -164,13 +164,13 @@ def test_its_statuses_wait_in_the_inbox_and_others_are_merged(broken: Platform) 
     pern, openchat = Pern(), OpenchatWorld()
     room = openchat.conversation()
     sender, reader = openchat.participant(room), openchat.participant(room)
-    theirs = openchat.message(room, sender, 1)
+    message_id = openchat.message(room, sender, 1)
     with broken.engine.begin() as connection:
         openchat.save(connection)
         (ada, bob) = pern.people(connection, 2)
         (message,) = pern.messages(connection, ada, 1)
     broken.sql(BREAK)
-    of_openchat = RecordStatus(app="openchat", events=[event(theirs, reader, "read", 86_400)])
+    of_openchat = RecordStatus(app="openchat", events=[event(message_id, reader, "read", 86_400)])
     assert record.record(of_openchat) == "1 wait"
     assert record.record(RecordStatus(app="pern", events=[event(message, bob, "read", 1)])) == "1 recorded"
     broken.sql(
@@ -184,7 +184,7 @@ def test_its_statuses_wait_in_the_inbox_and_others_are_merged(broken: Platform) 
     availability.forget()
     drain.drain()
     assert (inbox(broken), broken.dead_letters()) == ([], [])
-    assert broken.row(models.openchat.Message, theirs).read_by_count == 1
+    assert broken.row(models.openchat.Message, message_id).read_by_count == 1
 
 
 # -- how it is told, and comes back -----------------------------------------------------------------------
@@ -206,8 +206,8 @@ def test_it_is_told_once_and_comes_back_by_itself(
         }
         platform.sql(MEND)
         eventually(lambda: "openchat" in availability.available(settings))
-    told = [(one["log_level"], one["event"]) for one in logs if one["event"].startswith("application.")]
-    assert told == [("error", "application.switched_off"), ("warning", "application.switched_on")]
+    events = [(one["log_level"], one["event"]) for one in logs if one["event"].startswith("application.")]
+    assert events == [("error", "application.switched_off"), ("warning", "application.switched_on")]
 
 
 def test_a_task_that_meets_what_is_missing_has_it_judged_anew(

@@ -28,7 +28,7 @@ from tasks.reconcile import (
 )
 from tasks.reconcile import reconcile as compare
 from tasks.retention import receipts
-from tests.attachments.desk import Desk
+from tests.attachments.context import AppContext
 from tests.fault_proxy import Fault, FaultProxy
 from tests.platform import Platform, environment, eventually
 from tests.servers import SeaweedFSServer
@@ -141,7 +141,7 @@ def test_what_no_row_names_is_found_and_removed_only_if_that_is_asked_for(side: 
     assert (found.orphans, found.orphan_bytes, sorted(found.keys)) == (2, 2, ["uploads/1", "uploads/2"])
     assert found.oldest is not None
     assert abs(found.oldest - datetime.now(UTC)) < timedelta(minutes=1)
-    assert (found.rows, found.missing, found.deleted, found.stopped) == (1, 0, 0, None)
+    assert (found.rows, found.gone, found.deleted, found.stopped) == (1, 0, 0, None)
     assert rest(side.platform) == before
     assert len(side.keys()) == 3
     found = side.apply()
@@ -272,7 +272,7 @@ def test_a_strange_key_is_known_again(side: Side) -> None:
         side.put(f"uploads/{key}", f"uploads/orphan {key}")
         side.attachment(f"uploads/{key}")
     found = side.apply()
-    assert (found.named, found.deleted, found.missing, found.rows) == (4, 4, 0, 4)
+    assert (found.named, found.deleted, found.gone, found.rows) == (4, 4, 0, 4)
     kept = side.keys()
     # The one server takes a backslash for a slash.
     assert {key.replace("\\", "/") for key in kept} == {
@@ -294,7 +294,7 @@ def test_a_row_may_spell_a_key_in_a_way_that_some_stores_take_for_another(side: 
         side.attachment(key)
     side.put("uploads/orphan")
     found = side.apply()
-    assert (found.keys, found.missing) == (["uploads/orphan"], 0)
+    assert (found.keys, found.gone) == (["uploads/orphan"], 0)
     assert len(side.keys()) == len(spelled)
 
 
@@ -328,8 +328,8 @@ def test_an_application_that_is_not_enabled_keeps_its_files(local: Side) -> None
     local.job("pern", row_id)
     local.platform.pern_attachment(None, file_path="uploads/gone")
     found = local.apply()
-    # Nobody would work on its rows.
-    assert (found.keys, found.rows, found.missing) == (["uploads/2"], 0, 0)
+    # No worker would process its rows.
+    assert (found.keys, found.rows, found.gone) == (["uploads/2"], 0, 0)
     assert local.keys() == {"uploads/1", picture}
 
 
@@ -419,29 +419,29 @@ def test_a_table_that_hides_rows_cannot_be_asked(local: Side, poor: Side, apps: 
 
 
 def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> None:
-    desk = Desk(side.platform, "openchat")
-    kept, lost = (desk.upload(b"Milk\n", storage_provider=side.name) for _ in range(2))
+    context = AppContext(side.platform, "openchat")
+    kept, lost = (context.upload(b"Milk\n", storage_provider=side.name) for _ in range(2))
     for row_id in (kept, lost):
-        assert desk.work(row_id) == "accepted"
-        assert desk.row(row_id).storage_url
+        assert context.work(row_id) == "accepted"
+        assert context.row(row_id).storage_url
     store = store_for(side.name, side.platform.settings)
-    store.delete(desk.key(lost))
+    store.delete(context.key(lost))
     before = rest(side.platform)
     found = side.run()
-    assert (found.rows, found.missing, found.ids, found.reopened) == (2, 1, [f"openchat {lost}"], 0)
+    assert (found.rows, found.gone, found.ids, found.reopened) == (2, 1, [f"openchat {lost}"], 0)
     assert rest(side.platform) == before
     assert side.apply().reopened == 1
     # At once.
-    assert desk.row(lost).storage_url is None
-    assert desk.row(lost).processing_error == "object_missing"
-    assert desk.job(lost).state == "waiting"
+    assert context.row(lost).storage_url is None
+    assert context.row(lost).processing_error == "object_missing"
+    assert context.job(lost).state == "waiting"
     (event,) = side.platform.sql("SELECT * FROM roomkeeper.attachment_events WHERE actor IS NOT NULL")
     assert (event.event, event.actor, event.reason) == ("object_missing", "ada", "monthly")
     for _ in range(side.platform.settings.attachment_attempts):
-        outcome = desk.again(lost)
+        outcome = context.again(lost)
     assert outcome == "failed (object_missing)"
-    assert desk.row(kept).storage_url
-    assert side.apply().missing == 0
+    assert context.row(kept).storage_url
+    assert side.apply().gone == 0
     assert run_rows(side.platform)[1][:2] == ("done", 1)
 
 
@@ -483,7 +483,7 @@ def test_an_object_in_quarantine_is_not_gone(side: Side) -> None:
     row_id = side.attachment("uploads/1")
     store_for(side.name, side.platform.settings).quarantine("uploads/1", f"openchat/{row_id}")
     found = side.apply()
-    assert (found.rows, found.missing, found.reopened) == (1, 0, 0)
+    assert (found.rows, found.gone, found.reopened) == (1, 0, 0)
 
 
 def test_an_object_that_was_only_not_listed_is_not_gone(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +495,7 @@ def test_an_object_that_was_only_not_listed_is_not_gone(side: Side, monkeypatch:
     found = Stored("uploads/other", 1, datetime.now(UTC))
     monkeypatch.setattr(store, "list", lambda _self, _prefix: iter([found]))
     seen = side.run()
-    assert (seen.listed, seen.rows, seen.missing) == (1, 2, 0)
+    assert (seen.listed, seen.rows, seen.gone) == (1, 2, 0)
 
 
 def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
@@ -519,7 +519,7 @@ def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
 
     monkeypatch.setattr(missing_objects, "reopen", reopen)
     found = local.apply()
-    assert (found.missing, found.reopened) == (1, 0)
+    assert (found.gone, found.reopened) == (1, 0)
     job = local.platform.job(row_id)
     assert job is not None
     assert (job.state, job.attempt) == ("finished", 2)
@@ -567,7 +567,7 @@ def test_lost_objects_beyond_a_share_stop_it(local: Side, there: int, lost: int,
         local.attachment(f"uploads/gone-{number}")
     local.put("uploads/orphan")
     found = local.apply()
-    assert (found.rows, found.missing) == (there + lost, lost)
+    assert (found.rows, found.gone) == (there + lost, lost)
     assert (found.stopped is not None, found.reopened, found.deleted) == (
         (True, 0, 0) if stops else (False, lost, 1)
     )
@@ -580,7 +580,7 @@ def test_lost_objects_beyond_a_share_stop_it(local: Side, there: int, lost: int,
 def test_a_listing_of_nothing_stops_it(side: Side) -> None:
     side.attachment("uploads/gone")
     found = side.apply()
-    assert (found.stopped, found.missing) == (
+    assert (found.stopped, found.gone) == (
         f"{side.name}: nothing is listed, although rows name objects there",
         1,
     )
@@ -673,8 +673,8 @@ def test_an_orphan_that_a_row_comes_to_name_is_spared(side: Side, monkeypatch: p
     pictures = {picture_key("openchat", row_id, "large") for row_id in row_ids}
     side.put(*(key.replace("//", "/") for key in keys), *pictures)
 
-    def adopt(said: str) -> None:
-        if "removed" in said and not side.platform.sql("SELECT FROM openchat.attachment"):
+    def adopt(message: str) -> None:
+        if "removed" in message and not side.platform.sql("SELECT FROM openchat.attachment"):
             for row_id in row_ids:
                 side.attachment("x", id=row_id)
             for key in keys:
@@ -804,7 +804,7 @@ def test_a_run_that_is_killed_between_batches_is_ended_by_the_next(s3: Side, pro
         # The first request passes.
         with proxied.doing(Fault(methods=("POST",), after=1, before=door)):
             program = s3.platform.start(*arguments)
-            eventually(door.reached.is_set, what=program.said())
+            eventually(door.reached.is_set, what=program.output())
             program.kill()
     finally:
         door.over.set()
@@ -844,8 +844,8 @@ def test_what_a_killed_run_has_listed_is_forgotten(local: Side) -> None:
 
 
 def _losing(platform: Platform) -> Callable[[str], None]:
-    def lose(said: str) -> None:
-        if "listed" in said:
+    def lose(message: str) -> None:
+        if "listed" in message:
             platform.sql("DELETE FROM roomkeeper.listed_objects")
 
     return lose
@@ -884,6 +884,6 @@ def test_large_objects_are_asked_for_without_their_bytes(s3: Side, proxied: Faul
         patch.setattr(store, "list", lambda _self, _prefix: iter([other]))
         with proxied.doing(Fault(containing="large", pause_seconds=1)):
             began = datetime.now(UTC)
-            assert s3.run().missing == 0
+            assert s3.run().gone == 0
     # 128 pieces.
     assert datetime.now(UTC) - began < timedelta(seconds=30)

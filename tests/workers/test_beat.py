@@ -25,7 +25,7 @@ def waiting(valkey: ValkeyServer) -> int:
 def beats(platform: Platform) -> Program:
     """Start a beat, and wait until it holds the lock."""
     beat = platform.start("beat")
-    eventually(lambda: "Acquired lock" in beat.said(), what="beat holds the lock")
+    eventually(lambda: "Acquired lock" in beat.output(), what="beat holds the lock")
     return beat
 
 
@@ -36,18 +36,18 @@ def test_another_takes_over_within_seconds_and_an_outage_ends_neither(
     first = beats(platform)
     second = platform.start("beat")
     eventually(lambda: waiting(valkey) >= 2)
-    eventually(lambda: "is starting" in second.said(), what="another stands by")
-    assert "Acquired lock" not in second.said()
+    eventually(lambda: "is starting" in second.output(), what="another stands by")
+    assert "Acquired lock" not in second.output()
 
     first.kill()
     killed = time.monotonic()
-    eventually(lambda: "Acquired lock" in second.said(), what="the other has taken over")
+    eventually(lambda: "Acquired lock" in second.output(), what="the other has taken over")
     so_far = waiting(valkey)
     eventually(lambda: waiting(valkey) > so_far, what="the other sends")
     assert time.monotonic() - killed < 10
 
     valkey.kill()
-    eventually(lambda: second.said().count("beat.turn_failed") >= 2, what="it finds no broker")
+    eventually(lambda: second.output().count("beat.turn_failed") >= 2, what="it finds no broker")
     valkey.start()
     with Redis.from_url(valkey.url()) as client:
         # As after an outage that was longer than the lock lives.
@@ -70,11 +70,11 @@ def test_no_pile_of_runs_is_left_behind(platform: Platform, valkey: ValkeyServer
     worker = platform.worker("maintenance")
     platform.send("delivery.audit", queue="maintenance")
     eventually(lambda: waiting(valkey) == 0)
-    eventually(lambda: worker.said().count("] succeeded") >= 1)
+    eventually(lambda: worker.output().count("] succeeded") >= 1)
     runs = platform.sql("SELECT count(*) FROM roomkeeper.job_runs WHERE job = 'delivery.audit'")[0][0]
     # The one that does not expire, and none of beat's: they were older than a period when the worker came.
     assert (runs, sent >= 6) == (1, True)
-    assert worker.said().count("Discarding revoked task") == sent
+    assert worker.output().count("Discarding revoked task") == sent
 
 
 def test_a_run_has_the_slot_that_it_was_sent_for(platform: Platform, valkey: ValkeyServer) -> None:

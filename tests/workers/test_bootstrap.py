@@ -128,8 +128,8 @@ def test_two_at_once_both_succeed(make_engine: MakeEngine) -> None:
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(start, (make_engine(), make_engine()))
     assert sum(len(outcome.created) for outcome in one + other) == 38
-    for mine, theirs in zip(one, other, strict=True):
-        assert bool(mine.created) != bool(theirs.created)
+    for first, second in zip(one, other, strict=True):
+        assert bool(first.created) != bool(second.created)
 
 
 def test_a_label_that_we_do_not_know_can_be_read(make_engine: MakeEngine) -> None:

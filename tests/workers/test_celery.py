@@ -18,7 +18,7 @@ from workers.task import PlatformTask
 
 pytestmark = pytest.mark.system
 
-#: What somebody wrote: it may stand in the dead letters and nowhere else.
+#: What a user wrote: it may stand in the dead letters and nowhere else.
 SECRET = "meet-me-at-midnight"
 
 
@@ -144,9 +144,9 @@ def test_what_no_worker_could_read_becomes_a_dead_letter_and_the_worker_goes_on(
         assert letter.reason.startswith(reason), raw
         assert set(letter.payload) <= {"message", "cut"}
     assert SECRET in str(letters)
-    assert SECRET not in worker.said()
+    assert SECRET not in worker.output()
     assert worker.process.poll() is None
-    assert worker.said().count("Connected to") == 1, "it had to connect again"
+    assert worker.output().count("Connected to") == 1, "it had to connect again"
 
 
 def test_the_older_protocol_and_compressed_messages_are_read(platform: Platform) -> None:
@@ -164,7 +164,7 @@ def test_the_older_protocol_and_compressed_messages_are_read(platform: Platform)
         for row_id in row_ids:
             assert platform.finished(row_id).outcome == "accepted"
         eventually(lambda: [letter.reason for letter in platform.collected()] == ["id: Field required"])
-    assert worker.said().count("Connected to") == 1, "it had to connect again"
+    assert worker.output().count("Connected to") == 1, "it had to connect again"
 
 
 def test_a_misspelt_option_fails_at_import_with_the_likely_one() -> None:
@@ -182,9 +182,9 @@ def test_an_option_like_no_other_fails_at_import() -> None:
 def test_every_task_goes_to_a_queue_that_some_worker_takes_from(platform: Platform) -> None:
     app.loader.import_default_modules()
     queues = {queue for kind in KINDS.values() for queue in kind.queues}
-    ours = [found for name, found in app.tasks.items() if not name.startswith("celery.")]
-    assert {found.name for found in ours} >= {"attachments.process", "attachments.recover"}
-    for found in ours:
+    own_tasks = [found for name, found in app.tasks.items() if not name.startswith("celery.")]
+    assert {found.name for found in own_tasks} >= {"attachments.process", "attachments.recover"}
+    for found in own_tasks:
         assert isinstance(found, PlatformTask)
         assert getattr(found, "queue", None) in queues
         assert found.acks_late
@@ -222,10 +222,10 @@ def test_publishing_to_a_frozen_broker_fails_in_bounded_time(
         assert publisher.stdout.readline() == "ready\n"
         valkey.freeze()
         try:
-            said, _ = publisher.communicate("\n", timeout=20)
+            seconds, _ = publisher.communicate("\n", timeout=20)
         finally:
             publisher.kill()
-    assert float(said) * 5 < 30
+    assert float(seconds) * 5 < 30
 
 
 def test_publishing_goes_on_after_the_broker_was_restarted(platform: Platform, valkey: ValkeyServer) -> None:

@@ -19,13 +19,13 @@ PASSWORD = "correct horse"
 
 
 class Visitor:
-    """Somebody who asks Flower over HTTP."""
+    """An HTTP client of Flower."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
     def ask(self, path: str, password: str | None = PASSWORD, method: str = "GET") -> tuple[int, str]:
-        """Return status and body; 0 as long as nobody listens."""
+        """Return status and body; 0 as long as no server listens."""
         headers = {}
         if password is not None:
             token = base64.b64encode(f"operator:{password}".encode()).decode()
@@ -88,8 +88,8 @@ def test_flower_asks_for_the_password_and_shows_ids_only(platform: Platform) -> 
     for page in "/tasks", f"/task/{bad}", f"/api/task/info/{bad}", f"/task/{worse}":
         status, body = visitor.ask(page)
         assert (status, SECRET in body) == (200, False), page
-    assert PASSWORD not in program.said()
-    assert SECRET not in program.said()
+    assert PASSWORD not in program.output()
+    assert SECRET not in program.output()
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
     }
     taken = platform.start("metrics")
     assert taken.process.wait(60) == 1
-    assert f"Metrics cannot be served on 127.0.0.1:{port}" in taken.said()
+    assert f"Metrics cannot be served on 127.0.0.1:{port}" in taken.output()
 
 
 def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State) -> None:
@@ -164,14 +164,14 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
 
 
 def test_what_ails_a_policy_is_told(platform: Platform, state: State) -> None:
-    def told(name: str) -> dict[str, float]:
+    def by_policy(name: str) -> dict[str, float]:
         found = asked(state).items()
         return {
             labels[0][1]: value for (family, labels), value in found if family == f"roomkeeper_policy_{name}"
         }
 
-    assert told("overdue") == {"echoroom.typing": 0, "echoroom.ghosts": 0}
-    assert told("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 0}
+    assert by_policy("overdue") == {"echoroom.typing": 0, "echoroom.ghosts": 0}
+    assert by_policy("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 0}
     ghosts = [("echoroom.ghosts", minutes, 7) for minutes in (3, 2, 1)]
     for job, minutes, remaining in (("echoroom.typing", 4, 0), *ghosts):
         platform.sql(
@@ -181,8 +181,8 @@ def test_what_ails_a_policy_is_told(platform: Platform, state: State) -> None:
             ago=timedelta(minutes=minutes),
             remaining=remaining,
         )
-    assert told("overdue") == {"echoroom.typing": 1, "echoroom.ghosts": 0}
-    assert told("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 7}
+    assert by_policy("overdue") == {"echoroom.typing": 1, "echoroom.ghosts": 0}
+    assert by_policy("stuck_rows") == {"echoroom.typing": 0, "echoroom.ghosts": 7}
 
 
 def of(found: Samples, name: str, label: str) -> dict[str, float]:
@@ -195,12 +195,12 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
         platform.settings, lags=lambda connection: rollup_status.lags(connection, platform.settings)
     )
 
-    def told(metric: str) -> dict[str, float]:
+    def by_rollup(metric: str) -> dict[str, float]:
         return of(asked(asking), f"roomkeeper_rollup_{metric}", "rollup")
 
     # Of those that have never run nothing is known but the limit.
-    assert (told("lag_seconds"), told("watermark_timestamp_seconds")) == ({}, {})
-    assert set(told("lag_limit_seconds")) == set(rollups(platform.settings))
+    assert (by_rollup("lag_seconds"), by_rollup("watermark_timestamp_seconds")) == ({}, {})
+    assert set(by_rollup("lag_limit_seconds")) == set(rollups(platform.settings))
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     settle = ROLLUPS[name].grace
@@ -215,9 +215,9 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
             name=name,
             watermark=watermark,
         )
-        assert told("watermark_timestamp_seconds") == {name: watermark.timestamp()}
-        ((its, seconds),) = told("lag_seconds").items()
-        assert its == name
+        assert by_rollup("watermark_timestamp_seconds") == {name: watermark.timestamp()}
+        ((rollup_name, seconds),) = by_rollup("lag_seconds").items()
+        assert rollup_name == name
         assert lag.total_seconds() <= seconds < lag.total_seconds() + (60 if lag else 1)
     # What is off is not told.
     platform.set(sweep_off=name)
@@ -228,7 +228,7 @@ def test_how_far_rollups_have_come_is_told(platform: Platform) -> None:
 
 def test_a_policy_that_was_stopped_is_told(platform: Platform, state: State) -> None:
     assert set(of(asked(state), "roomkeeper_policy_stopped", "policy").values()) == {0}
-    for outcome, minutes, told in (("stopped", 2, 1), ("skipped", 1, 1), ("done", 0, 0)):
+    for outcome, minutes, expected in (("stopped", 2, 1), ("skipped", 1, 1), ("done", 0, 0)):
         platform.sql(
             "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
             " SELECT 'echoroom.typing', at, at, 0, :outcome FROM (SELECT now() - :ago AS at) AS moment",
@@ -236,7 +236,7 @@ def test_a_policy_that_was_stopped_is_told(platform: Platform, state: State) -> 
             outcome=outcome,
         )
         stopped = of(asked(state), "roomkeeper_policy_stopped", "policy")
-        assert stopped == {"echoroom.typing": told, "echoroom.ghosts": 0}
+        assert stopped == {"echoroom.typing": expected, "echoroom.ghosts": 0}
 
 
 def test_what_retention_took_is_counted_by_its_receipts(platform: Platform, state: State) -> None:
@@ -249,14 +249,14 @@ def test_what_retention_took_is_counted_by_its_receipts(platform: Platform, stat
     taken("pern.messages", 7)
     taken("pern.messages", 3, "restored")
     taken("connect.logs", 2, "dropped")
-    told = {"pern.messages": 12, "connect.logs": 2}
+    expected = {"pern.messages": 12, "connect.logs": 2}
     for _ in range(2):
-        assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == told
+        assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == expected
     taken("pern.messages", 1)
-    assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == told | {"pern.messages": 13}
+    assert of(asked(state), "roomkeeper_retention_rows_total", "policy") == expected | {"pern.messages": 13}
     # Another process knows as much.
     other = of(asked(State(platform.settings)), "roomkeeper_retention_rows_total", "policy")
-    assert other == told | {"pern.messages": 13}
+    assert other == expected | {"pern.messages": 13}
 
 
 def test_of_many_receipts_only_new_ones_are_read(platform: Platform) -> None:
@@ -317,7 +317,7 @@ def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) ->
     operator_actions.act("retry", "openchat", row_id, actor="ada", reason="the object is back")
     age = ("roomkeeper_attachment_queue_age_seconds", (("app", "openchat"),))
     assert 0 <= asked(state)[age] < 60
-    # And it grows for as long as nobody takes it.
+    # And it grows until a worker takes it.
     platform.sql("UPDATE roomkeeper.attachment_jobs SET updated_at = now() - interval '100 s'")
     assert 100 <= asked(state)[age] < 160
 

@@ -1,4 +1,4 @@
-"""The schema `roomkeeper`: its migrations make what the models say, once, whoever asks and how often."""
+"""The schema `roomkeeper`: its migrations make what the models say, once, however often they are run."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def tables(engine: Engine) -> set[str]:
     return set(inspect(engine).get_table_names(schema=SCHEMA))
 
 
-OURS = {
+TABLES = {
     "alembic_version",
     "approvals",
     "attachment_events",
@@ -73,7 +73,7 @@ def test_the_migrations_make_what_the_models_say(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.begin() as connection:
         assert migrate.drift(connection) == []
-    assert tables(engine) == OURS
+    assert tables(engine) == TABLES
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_there_is_a_way_back_and_forth_again(engine: Engine) -> None:
         assert revision.current(connection) is None
     assert tables(engine) == {"alembic_version"}
     migrate.upgrade(engine)
-    assert tables(engine) == OURS
+    assert tables(engine) == TABLES
 
 
 def test_runs_of_an_earlier_version_stay_in_the_ledger(engine: Engine) -> None:
@@ -255,20 +255,20 @@ def test_from_0009_on_each_revision_says_which_workers_it_serves() -> None:
 
 
 def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_database: str) -> None:
-    def said() -> list[str]:
+    def reported() -> list[str]:
         return [f"{fault.sentence} {fault.advice}" for fault in checks.database(get_settings())]
 
     bootstrap(engine, [APPS["echoroom"].models])
     with environment({"DATABASE_URL": empty_database, "ROOMKEEPER_APPS": "echoroom"}):
         newest = revision.newest()
-        assert said() == [
+        assert reported() == [
             f"The schema roomkeeper is absent, and this version needs {newest}. Run: roomkeeper db upgrade"
         ]
         migrate.upgrade(engine)
-        assert said() == []
+        assert reported() == []
         with engine.begin() as connection:
             connection.execute(text("UPDATE roomkeeper.alembic_version SET version_num = 'older'"))
-        assert said() == [
+        assert reported() == [
             f"The schema roomkeeper is at older, and this version needs {newest}. Run: roomkeeper db upgrade"
         ]
 

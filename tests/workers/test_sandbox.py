@@ -219,8 +219,8 @@ def test_nothing_can_be_read_but_the_file_and_what_python_is_made_of(run: Run, t
         *("/", "/root", "/tmp", "/dev", "/sys"),
     ]
     assert run("pry", paths=[str(path) for path in paths]) == {"read": []}
-    ours = [str(tmp_path / "source"), json.__file__, pytest.__file__]
-    assert run("pry", paths=ours) == {"read": ours}
+    readable = [str(tmp_path / "source"), json.__file__, pytest.__file__]
+    assert run("pry", paths=readable) == {"read": readable}
     beside.unlink()
 
 
@@ -379,25 +379,25 @@ def test_a_signal_to_the_whole_group_is_for_the_worker_alone(run: Run, number: s
 def test_a_forked_process_has_a_helper_of_its_own(run: Run) -> None:
     """As Celery's pool forks its processes."""
     run("look")
-    ours = helper_pid()
+    own_helper = helper_pid()
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        said = 0
+        helper = 0
         with suppress(BaseException):
             run("look")
-            said = helper_pid() or 0
-        os.write(writing, str(said).encode())
+            helper = helper_pid() or 0
+        os.write(writing, str(helper).encode())
         os._exit(0)
     os.waitpid(pid, 0)
-    theirs = int(os.read(reading, 20))
+    child_helper = int(os.read(reading, 20))
     os.close(reading)
     os.close(writing)
-    assert theirs not in (0, ours)
+    assert child_helper not in (0, own_helper)
     # Theirs ended with them, ours is as it was.
-    eventually(lambda: not alive(theirs), 10)
+    eventually(lambda: not alive(child_helper), 10)
     run("look")
-    assert helper_pid() == ours
+    assert helper_pid() == own_helper
 
 
 def test_each_thread_has_a_helper_that_ends_with_it(run: Run) -> None:
@@ -411,10 +411,10 @@ def test_each_thread_has_a_helper_that_ends_with_it(run: Run) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    theirs = found[0]
-    assert theirs is not None
-    assert theirs != helper_pid()
-    eventually(lambda: not alive(theirs), 10)
+    thread_helper = found[0]
+    assert thread_helper is not None
+    assert thread_helper != helper_pid()
+    eventually(lambda: not alive(thread_helper), 10)
 
 
 def test_a_worker_that_is_killed_takes_helper_and_child_with_it(tmp_path: Path) -> None:

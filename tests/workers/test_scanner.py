@@ -242,11 +242,11 @@ def test_a_scanner_that_is_not_there_is_unavailable(tmp_path: Path, file: Callab
             Scanner(address, PATIENCE).versions()
 
 
-@pytest.mark.parametrize("gone", ["stop", "kill"])
+@pytest.mark.parametrize("method", ["stop", "kill"])
 def test_a_scanner_that_went_away_comes_back(
-    clamd: ClamdServer, file: Callable[[bytes], Path], gone: str
+    clamd: ClamdServer, file: Callable[[bytes], Path], method: str
 ) -> None:
-    getattr(clamd, gone)()
+    getattr(clamd, method)()
     with pytest.raises(ScannerUnavailable):
         Scanner(clamd.address, PATIENCE).scan_file(file(b"x"))
     clamd.start()

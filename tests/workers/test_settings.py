@@ -121,16 +121,16 @@ def test_every_setting_has_its_wrong_value_here() -> None:
 
 @pytest.mark.parametrize(("field", "value", "piece"), [(name, *wrong) for name, wrong in WRONG.items()])
 def test_a_wrong_value_is_told_with_its_variable(field: str, value: str, piece: str) -> None:
-    said = fault(**{variable(field): value})
-    assert said.startswith(f"{variable(field)} is wrong")
-    assert piece in said
-    assert "hunter2" not in said
-    assert said.count("\n") == 0
+    message = fault(**{variable(field): value})
+    assert message.startswith(f"{variable(field)} is wrong")
+    assert piece in message
+    assert "hunter2" not in message
+    assert message.count("\n") == 0
 
 
 def test_all_faults_are_told_at_once() -> None:
-    said = fault(ROOMKEEPER_MAX_PIXELS="0", ROOMKEEPER_LOG_FORMAT="xml", ROOMKEEPER_NONSENSE_OF_MINE="1")
-    assert len(said.splitlines()) == 3
+    message = fault(ROOMKEEPER_MAX_PIXELS="0", ROOMKEEPER_LOG_FORMAT="xml", ROOMKEEPER_NONSENSE_OF_MINE="1")
+    assert len(message.splitlines()) == 3
 
 
 def test_what_must_be_given_is_asked_for() -> None:
@@ -139,8 +139,8 @@ def test_what_must_be_given_is_asked_for() -> None:
 
 
 def test_a_misspelt_variable_gets_a_hint() -> None:
-    said = fault(ROOMKEEPER_BROKER_ULR="redis://:hunter2@broker")
-    assert said == "ROOMKEEPER_BROKER_ULR is not a setting; did you mean ROOMKEEPER_BROKER_URL?"
+    message = fault(ROOMKEEPER_BROKER_ULR="redis://:hunter2@broker")
+    assert message == "ROOMKEEPER_BROKER_ULR is not a setting; did you mean ROOMKEEPER_BROKER_URL?"
 
 
 def test_a_variable_like_no_other_is_refused_too() -> None:
@@ -157,8 +157,10 @@ def test_the_process_own_environment_has_no_say(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_task_is_asked_to_stop_before_it_is_killed() -> None:
-    said = fault(ROOMKEEPER_TASK_SOFT_LIMIT_SECONDS="330", ROOMKEEPER_TASK_HARD_LIMIT_SECONDS="330")
-    assert "ROOMKEEPER_TASK_SOFT_LIMIT_SECONDS must be less than ROOMKEEPER_TASK_HARD_LIMIT_SECONDS" in said
+    message = fault(ROOMKEEPER_TASK_SOFT_LIMIT_SECONDS="330", ROOMKEEPER_TASK_HARD_LIMIT_SECONDS="330")
+    assert (
+        "ROOMKEEPER_TASK_SOFT_LIMIT_SECONDS must be less than ROOMKEEPER_TASK_HARD_LIMIT_SECONDS" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,9 +176,9 @@ def test_a_task_is_asked_to_stop_before_it_is_killed() -> None:
     ],
 )
 def test_an_address_that_makes_no_sense_is_told_without_its_password(field: str, value: str) -> None:
-    said = fault(**{variable(field): value})
-    assert said.startswith(f"{variable(field)} is wrong: ")
-    assert "hunter2" not in said
+    message = fault(**{variable(field): value})
+    assert message.startswith(f"{variable(field)} is wrong: ")
+    assert "hunter2" not in message
 
 
 def test_secrets_are_not_in_what_settings_print() -> None:
@@ -220,8 +222,8 @@ def test_a_period_that_is_none_is_told(variable: str, seconds: str) -> None:
 def test_a_policy_that_is_none_ends_a_worker_with_just_the_sentence() -> None:
     ended = run("worker", "maintenance", DATABASE_URL=DATABASE, ROOMKEEPER_SWEEP_OFF="echoroom.typng")
     assert (ended.returncode, ended.stdout) == (1, "")
-    told = "ROOMKEEPER_SWEEP_OFF names 'echoroom.typng', which is not a policy or a rollup: "
-    assert ended.stderr.startswith(told)
+    message = "ROOMKEEPER_SWEEP_OFF names 'echoroom.typng', which is not a policy or a rollup: "
+    assert ended.stderr.startswith(message)
     assert ended.stderr.endswith("Did you mean 'echoroom.typing'?\n")
 
 

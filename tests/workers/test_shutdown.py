@@ -28,7 +28,7 @@ def test_what_is_finished_in_time_is_finished(platform: Platform, clamd: ClamdSe
     platform.send("attachments.process", {"app": "openchat", "id": str(uuid4())}, countdown=3600)
     worker = busy_worker(platform)
     worker.process.send_signal(signal.SIGTERM)
-    eventually(lambda: "Warm shutdown" in worker.said(), what="the worker has begun to shut down")
+    eventually(lambda: "Warm shutdown" in worker.output(), what="the worker has begun to shut down")
     clamd.thaw()
     assert worker.process.wait(timeout=20) == 0
     attempts = platform.sql("SELECT state, attempt FROM roomkeeper.attachment_jobs")

@@ -31,13 +31,13 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
     alive = tmp_path / "alive"
     platform.set(worker_processes=1, health_file=alive)
     workers = [platform.start("worker", "attachments") for _ in range(2)]
-    eventually(lambda: all(" ready." in worker.said() for worker in workers))
+    eventually(lambda: all(" ready." in worker.output() for worker in workers))
     # A reconnect ends all timers of a worker: ours must begin anew.
     valkey.kill()
     alive.unlink(missing_ok=True)
     eventually(alive.exists, what="a worker shows that it lives though the broker does not")
     valkey.start()
-    eventually(lambda: all(worker.said().count("Connected to") == 2 for worker in workers))
+    eventually(lambda: all(worker.output().count("Connected to") == 2 for worker in workers))
 
     clamd.freeze()
     row_id = platform.openchat_attachment(b"Milk\n", "notes.txt", "text/plain")
@@ -52,14 +52,14 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
     with Redis.from_url(valkey.url()) as client:
         eventually(lambda: client.zcard("unacked_index") == client.llen("attachments") == 0)
         assert client.hlen("unacked") == 0
-    assert sum(worker.said().count(f"{task_id}] received") for worker in workers) == 1
+    assert sum(worker.output().count(f"{task_id}] received") for worker in workers) == 1
 
 
 def test_what_a_killed_worker_held_others_get_in_about_the_timeout(
     platform: Platform, clamd: ClamdServer
 ) -> None:
     platform.set(worker_processes=1)
-    doomed = platform.worker()
+    first_worker = platform.worker()
     clamd.freeze()
     busy, waiting = (platform.openchat_attachment(b"Milk\n", "notes.txt", "text/plain") for _ in range(2))
     with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
@@ -68,7 +68,7 @@ def test_what_a_killed_worker_held_others_get_in_about_the_timeout(
         platform.enqueue("openchat", busy)
         begun(platform, busy)
         other = platform.worker()
-        doomed.kill()
+        first_worker.kill()
         killed = time.monotonic()
         clamd.thaw()
         attempts = [platform.finished(row_id).attempt for row_id in (busy, waiting)]

@@ -20,7 +20,7 @@ MODELS: dict[str, type[Any]] = {"openchat": openchat.Attachment, "pern": pern.At
 
 
 @dataclass
-class Desk:
+class AppContext:
     """One application's side of a platform, and the pipeline in this process."""
 
     platform: Platform
