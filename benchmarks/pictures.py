@@ -168,7 +168,7 @@ def measure() -> Result:
         sys.stderr.write(f"pictures: {VIPS} is missing (Debian's libvips-tools): ours has no peer\n")
     # The core with the highest number: interrupts like the first.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    settings = load({"DATABASE_URL": "postgresql://nobody"})
+    settings = load({"DATABASE_URL": "postgresql://unused"})
     with tempfile.TemporaryDirectory(prefix="roomkeeper-pictures-") as name:
         folder = Path(name)
         sources = [folder / f"{number}.jpg" for number in range(FILES)]

@@ -31,7 +31,7 @@ def nested_zip() -> bytes:
 
 def encrypted_zip() -> bytes:
     """Return an archive whose only entry says that it is encrypted."""
-    plain = bytearray(zipped(b"a secret that nobody can read"))
+    plain = bytearray(zipped(b"a secret that no one can read"))
     # `zipfile` cannot encrypt. The flag is what scanners go by: bit 0, at byte 6 of the entry's local
     # header and byte 8 of the one in the central directory.
     central = plain.rindex(b"PK\x01\x02")

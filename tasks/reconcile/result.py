@@ -22,7 +22,7 @@ class Result:
         orphans, orphan_bytes, oldest, keys: those that no row names: how many, when the oldest of them was
             written, and some keys.
         rows: rows that were looked at: live, served, and their object below the prefixes.
-        gone, ids: of these, those whose object is gone: how many at least, and some, as `app id`.
+        missing, ids: of these, those whose object is missing: how many at least, and some, as `app id`.
         stopped: why nothing more is changed: what was found is too much. None if it is not.
         deleted: orphans that were removed.
         spared: orphans that a row has come to name meanwhile.

@@ -66,7 +66,7 @@ def test_outcomes_are_counted_as_they_stand(platform: Platform) -> None:
         tie(rows, call(rows, NOON, outcome=outcome), active=outcome == "timeout")
     rows.write(platform)
     metrics = found(platform)
-    assert {name: metrics[DAY, "voice_call", name] for name in CALLS.figures} == {
+    assert {name: metrics[DAY, "voice_call", name] for name in CALLS.metrics} == {
         "calls": 10,
         "female_connected": 2,
         "both_left": 2,
@@ -184,7 +184,7 @@ def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> Non
     message(rows, where, None)
     rows.write(platform)
     metrics = found(platform, DAILY)
-    nonzero = {day: [name for name in DAILY.figures if metrics[day, name]] for day, name in metrics}
+    nonzero = {day: [name for name in DAILY.metrics if metrics[day, name]] for day, name in metrics}
     assert nonzero == {
         one.date(): ["users_in_calls"],
         two.date(): ["requests", "requests_pending"],
@@ -202,7 +202,7 @@ def test_requests_are_counted_by_what_became_of_them(platform: Platform) -> None
         request(rows, of, made)
     rows.write(platform)
     metrics = found(platform, DAILY)
-    assert [metrics[DAY, name] for name in DAILY.figures if "requests" in name] == [15, 1, 2, 3, 4]
+    assert [metrics[DAY, name] for name in DAILY.metrics if "requests" in name] == [15, 1, 2, 3, 4]
 
 
 def test_messages_are_all_and_senders_those_who_wrote(platform: Platform) -> None:

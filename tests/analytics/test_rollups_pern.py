@@ -167,7 +167,7 @@ def test_a_day_has_a_row_when_anything_happened_in_it(platform: Platform) -> Non
     status(rows, old)
     rows.write(platform)
     metrics = found(platform)
-    nonzero = {day: [name for name in DAILY.figures if metrics[day, name]] for day, name in metrics}
+    nonzero = {day: [name for name in DAILY.metrics if metrics[day, name]] for day, name in metrics}
     took = ["delivery_median_seconds", "delivery_p95_seconds"], ["read_median_seconds", "read_p95_seconds"]
     assert nonzero == {
         one.date(): ["messages", "conversations"],

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from roomkeeper import InvalidPayload, Status, payloads
 from tasks.analytics.payload import CODE, RecomputeRoom
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
-from tasks.delivery import events as theirs
+from tasks.delivery import events
 from tasks.delivery.events import RecordStatus
 from tests.platform import Platform
 
@@ -27,7 +27,7 @@ STATUSES = st.builds(
     Status,
     IDS,
     IDS,
-    st.sampled_from(get_args(theirs.Status)),
+    st.sampled_from(get_args(events.Status)),
     st.datetimes(
         datetime(1, 1, 2),  # noqa: DTZ001 - hypothesis adds it
         datetime(9999, 12, 30),  # noqa: DTZ001
@@ -38,11 +38,11 @@ STATUSES = st.builds(
 
 def test_it_allows_what_the_tasks_allow() -> None:
     assert payloads.WITH_ATTACHMENTS == WITH_ATTACHMENTS
-    assert payloads.WITH_STATUSES == theirs.WITH_STATUSES
+    assert payloads.WITH_STATUSES == events.WITH_STATUSES
     assert get_args(RecomputeRoom.model_fields["app"].annotation) == payloads.WITH_ROOMS
     assert payloads._CODE.pattern == CODE.pattern
-    assert get_args(payloads.StatusName) == get_args(theirs.Status)
-    assert payloads.MAX_EVENTS == theirs.MAX_EVENTS
+    assert get_args(payloads.StatusName) == get_args(events.Status)
+    assert payloads.MAX_EVENTS == events.MAX_EVENTS
 
 
 def test_it_names_the_tasks_and_their_own_queues(platform: Platform) -> None:
@@ -102,7 +102,7 @@ def test_statuses_go_in_thousands_and_in_order(count: int, lengths: list[int]) -
 )
 def test_the_task_takes_every_moment_that_is_let_through(at: datetime) -> None:
     event = Status(ID, ID, "read", at).event()
-    assert theirs.Event.model_validate(event).at == at
+    assert events.Event.model_validate(event).at == at
 
 
 def test_a_moment_that_has_no_time_in_utc_is_the_nearest_that_has() -> None:
@@ -110,7 +110,7 @@ def test_a_moment_that_has_no_time_in_utc_is_the_nearest_that_has() -> None:
     for hours, end in ends.items():
         zone = timezone(timedelta(hours=hours))
         event = Status(ID, ID, "read", end.replace(tzinfo=zone)).event()
-        assert theirs.Event.model_validate(event).at == end
+        assert events.Event.model_validate(event).at == end
 
 
 WRONG_IDS: list[tuple[Any, str]] = [
@@ -249,7 +249,7 @@ def test_what_is_refused_the_task_would_refuse_too() -> None:
         if name == "at" and not isinstance(value, datetime):
             continue
         with pytest.raises(ValidationError):
-            theirs.Event.model_validate({"message_id": ID, "user_id": ID, "status": "read", "at": AT} | field)
+            events.Event.model_validate({"message_id": ID, "user_id": ID, "status": "read", "at": AT} | field)
 
 
 def test_a_status_does_not_change() -> None:

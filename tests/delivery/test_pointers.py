@@ -230,7 +230,7 @@ def test_what_is_read_itself_was_delivered_though_the_pointer_is_further(chat: C
 
 
 def test_a_message_that_came_late_is_read_when_its_own_reading_is_reported(chat: Chat) -> None:
-    """No pointer passes it any more. Other reports ignore its readers: their order must make no difference."""
+    """No pointer passes it any more. Other reports ignore its readers, whatever their order."""
     late, second, third = (chat.says(chat.ada, seconds) for seconds in (1, 2, 3))
     chat.save()
     with chat.engine.begin() as connection:

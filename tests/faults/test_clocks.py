@@ -584,11 +584,11 @@ def test_a_ghost_is_not_kept_by_an_indicator_from_the_future(platform: Platform)
         for name in ("echoroom.ghosts", "echoroom.typing"):
             platform.send(name, queue="cleanup")
         (left,) = platform.sql(
-            "SELECT NOT is_active AS gone, (SELECT count(*) FROM echoroom.typing_indicators) AS typing"
+            "SELECT NOT is_active AS inactive, (SELECT count(*) FROM echoroom.typing_indicators) AS typing"
             " FROM echoroom.session_participants WHERE id = :id",
             id=ghost,
         )
-        return bool(left.gone and not left.typing)
+        return bool(left.inactive and not left.typing)
 
     eventually(over, what="the ghost has left, and types no more")
     assert clock(platform) - now < HOUR

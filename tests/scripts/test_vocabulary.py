@@ -40,6 +40,13 @@ IDENTIFIERS = {
     "surveyed_at": "daily_snapshot_at",
     "revisited_at": "recomputed_at",
 }
+#: No variable, parameter, attribute, function or class is called so: what it holds has a noun.
+PRONOUNS = {
+    "desk", "doomed", "figures", "gone", "hers", "him", "his", "its", "mine", "nobody", "ours", "said",
+    "somebody", "theirs", "told", "twin", "twins", "whoever",
+}  # fmt: skip
+#: Nor has any of these as one of its words.
+NEVER = {"desk", "doomed", "figures", "nobody", "somebody", "told", "twin", "twins", "whoever"}
 #: Fields of records that are gone: as a keyword of the record's name, and what is given instead.
 FIELDS = {
     "then": "action",
@@ -76,6 +83,7 @@ PHRASES = {
     r"\bdoomed\b": "pending deletion",
     r"\bin good hands\b": "leased by a live worker",
     r"\bcan not\b": "cannot",
+    r"\b([Ss]ome|[Nn]o)body\b|\b[Ww]hoever\b": "the user, no worker, the caller",
     r"\bjails?\b": "sandbox",
     r"\bstrangers' (bytes|files)\b": "untrusted input",
     r"\b[Tt]he ledger\b": "the job history",
@@ -154,6 +162,16 @@ def found(old: dict[str, str], look: Callable[[ast.AST], Iterator[tuple[int, str
 
 def test_no_identifier_has_its_old_name() -> None:
     assert found(IDENTIFIERS, names) == []
+
+
+def test_variables_are_called_by_what_they_hold() -> None:
+    assert [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in [*sources(), *(ROOT / "tests").rglob("*.py")]
+        for line, name in names(ast.parse(path.read_text(encoding="utf-8")))
+        if not name.startswith("test_")
+        if (word := name.strip("_").lower()) in PRONOUNS or not NEVER.isdisjoint(word.split("_"))
+    ] == []
 
 
 def test_no_field_of_a_record_has_its_old_name() -> None:

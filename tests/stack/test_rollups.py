@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 
 from models.openchat import Message
 from stack.demo.history import HISTORIES, LIVE, past
-from stack.demo.rollups import Figures, Seen
+from stack.demo.rollups import RollupDemo, Seen
 from stack.demo.rows import DAYS
 from tasks.analytics import task as analytics
 from tasks.analytics.calendar import bucket_at
@@ -35,8 +35,8 @@ def midnight() -> datetime:
 def test_there_is_a_history_for_every_rollup() -> None:
     assert sorted(HISTORIES) == sorted(ROLLUPS), "say in stack/demo/history.py what is fed for it"
     for name, history in HISTORIES.items():
-        assert table_of(model_of(history.figure)) is ROLLUPS[name].table
-        assert history.figure.key in ROLLUPS[name].figures
+        assert table_of(model_of(history.column)) is ROLLUPS[name].table
+        assert history.column.key in ROLLUPS[name].metrics
 
 
 def test_days_differ_and_all_have_something() -> None:
@@ -49,8 +49,8 @@ def test_days_differ_and_all_have_something() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_thing_adds_one_to_its_figure(platform: Platform, name: str) -> None:
-    statistics = Figures()
-    statistics.furnish(platform.settings)
+    demo = RollupDemo()
+    demo.furnish(platform.settings)
     roll(platform, name)
     rollup, history = ROLLUPS[name], HISTORIES[name]
     expected: dict[date, int] = {}
@@ -58,19 +58,19 @@ def test_each_thing_adds_one_to_its_figure(platform: Platform, name: str) -> Non
         label = bucket_at(moment, rollup.grain, rollup.zone).label
         expected[label] = expected.get(label, 0) + 1
     with platform.engine.begin() as connection:
-        query = select(rollup.bucket, func.sum(history.figure)).where(rollup.bucket.in_(expected))
+        query = select(rollup.bucket, func.sum(history.column)).where(rollup.bucket.in_(expected))
         assert {row[0]: row[1] for row in connection.execute(query.group_by(rollup.bucket))} == expected
 
 
 def test_what_goes_on_is_counted_once_its_rollup_has_run(platform: Platform) -> None:
-    statistics = Figures()
-    statistics.furnish(platform.settings)
+    demo = RollupDemo()
+    demo.furnish(platform.settings)
     # Before it was fed, and where there is nothing to count.
     roll(platform, "openchat.daily", "roomkeeper.attachments_daily")
-    assert statistics.feed(platform.engine, platform.settings) == len(ROLLUPS)
-    assert statistics.look(platform.engine) == []
+    assert demo.feed(platform.engine, platform.settings) == len(ROLLUPS)
+    assert demo.look(platform.engine) == []
     roll(platform, "pern.daily")
-    (seen,) = statistics.look(platform.engine)
+    (seen,) = demo.look(platform.engine)
     assert seen.rollup.name == "pern.daily"
     # What goes on is a minute old: right after midnight it is yesterday's.
     days = DAYS + (clock() - timedelta(minutes=1) >= midnight())
@@ -79,34 +79,34 @@ def test_what_goes_on_is_counted_once_its_rollup_has_run(platform: Platform) -> 
     def again() -> list[Seen]:
         # The database counts what was written a moment late, and then it is computed.
         roll(platform, "openchat.daily")
-        return statistics.look(platform.engine)
+        return demo.look(platform.engine)
 
     (seen,) = eventually(again)
     assert seen.rollup.name == "openchat.daily"
     # Each is told once.
-    assert statistics.look(platform.engine) == []
-    assert {one.name for one in statistics.waiting} == ROLLUPS.keys() - {"openchat.daily", "pern.daily"}
+    assert demo.look(platform.engine) == []
+    assert {one.name for one in demo.waiting} == ROLLUPS.keys() - {"openchat.daily", "pern.daily"}
 
 
 @pytest.mark.parametrize("which", ["min", "max"])
 def test_a_day_that_was_counted_too_low_is_not_told(platform: Platform, which: str) -> None:
-    statistics = Figures()
-    statistics.furnish(platform.settings)
-    statistics.feed(platform.engine, platform.settings)
+    demo = RollupDemo()
+    demo.furnish(platform.settings)
+    demo.feed(platform.engine, platform.settings)
     roll(platform, "openchat.daily")
     platform.sql(
         "UPDATE roomkeeper.openchat_daily SET messages = messages - 1"
         f" WHERE day = (SELECT {which}(day) FROM roomkeeper.openchat_daily)"
     )
-    assert statistics.look(platform.engine) == []
+    assert demo.look(platform.engine) == []
 
 
 def test_files_are_counted_by_those_that_were_fed(platform: Platform) -> None:
-    statistics = Figures()
-    statistics.furnish(platform.settings)
-    statistics.feed(platform.engine, platform.settings, files=1)
+    demo = RollupDemo()
+    demo.furnish(platform.settings)
+    demo.feed(platform.engine, platform.settings, files=1)
     roll(platform, "roomkeeper.attachments_daily")
-    assert statistics.look(platform.engine) == []
+    assert demo.look(platform.engine) == []
     platform.sql(
         "INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state) VALUES"
         " ('pern', gen_random_uuid(), 'waiting')"
@@ -114,24 +114,24 @@ def test_files_are_counted_by_those_that_were_fed(platform: Platform) -> None:
 
     def again() -> list[Seen]:
         roll(platform, "roomkeeper.attachments_daily")
-        return statistics.look(platform.engine)
+        return demo.look(platform.engine)
 
     (seen,) = eventually(again)
     assert (seen.rollup.name, seen.buckets, seen.total) == ("roomkeeper.attachments_daily", 1, 1)
 
 
 def test_a_file_may_be_worked_on_after_midnight(platform: Platform) -> None:
-    statistics = Figures()
-    statistics.furnish(platform.settings)
+    demo = RollupDemo()
+    demo.furnish(platform.settings)
     yesterday = midnight() - timedelta(microseconds=1)
-    statistics.feed(platform.engine, platform.settings, files=2, since=yesterday)
+    demo.feed(platform.engine, platform.settings, files=2, since=yesterday)
     platform.sql(
         "INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, state, created_at) VALUES"
         " ('pern', gen_random_uuid(), 'waiting', :yesterday), ('pern', gen_random_uuid(), 'waiting', now())",
         yesterday=yesterday,
     )
     roll(platform, "roomkeeper.attachments_daily")
-    (seen,) = statistics.look(platform.engine)
+    (seen,) = demo.look(platform.engine)
     assert (seen.buckets, seen.total) == (2, 2)
 
 
@@ -140,10 +140,10 @@ def test_the_days_that_are_over_are_fed_once(platform: Platform) -> None:
         with platform.engine.begin() as connection:
             return connection.scalar(select(func.count()).select_from(table_of(Message))) or 0
 
-    Figures().furnish(platform.settings)
+    RollupDemo().furnish(platform.settings)
     fed = messages()
     assert fed == len(past(midnight()))
-    again = Figures()
+    again = RollupDemo()
     again.furnish(platform.settings)
     assert messages() == fed
     # What goes on is fed each time, and all that is waited for then.
@@ -156,11 +156,11 @@ def test_the_days_that_are_over_are_fed_once(platform: Platform) -> None:
 
 def test_only_what_runs_is_fed(platform: Platform) -> None:
     platform.set(apps="pern", sweep_off="pern.daily")
-    statistics = Figures()
-    statistics.furnish(platform.settings)
+    demo = RollupDemo()
+    demo.furnish(platform.settings)
     left = {"pern.sessions_daily", "pern.security_daily", "roomkeeper.attachments_daily"}
     assert rollups(platform.settings).keys() == left
-    assert statistics.feed(platform.engine, platform.settings) == len(left)
+    assert demo.feed(platform.engine, platform.settings) == len(left)
     assert {row.name for row in platform.sql("SELECT name FROM roomkeeper.rollups")} == left
     for table in ("pern.messages", "openchat.message", "audiorooms.room_participants"):
         assert platform.sql(f"SELECT FROM {table}") == []

@@ -12,7 +12,7 @@ import pytest
 from commands import check_retention
 from commands import stack as command
 from models.echoroom import TypingIndicator
-from stack.demo.rollups import Figures
+from stack.demo.rollups import RollupDemo
 from stack.demo.rows import SOON
 from stack.demo.stale_rows import FEEDS, Ephemera
 from tasks.analytics import task as analytics
@@ -47,7 +47,7 @@ def with_periods(platform: Platform) -> None:
         retention_days=command.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
         archive_root=platform.folder / "archive",
     )
-    Figures().furnish(platform.settings)
+    RollupDemo().furnish(platform.settings)
 
 
 def sweep(platform: Platform, now: datetime, names: Sequence[str] = NAMES) -> None:
@@ -96,12 +96,12 @@ def test_nothing_is_swept_before_it_is_due(platform: Platform) -> None:
 def test_it_is_told_how_late_they_were_swept(platform: Platform) -> None:
     platform.set(apps="echoroom")
     ephemera = Ephemera(platform.engine, platform.settings)
+    began = clock()
     ephemera.feed()
-    fed = clock()
-    sweep(platform, fed + SOON)
+    sweep(platform, clock() + SOON)
     for effect in ephemera.look():
         late = effect.seconds + (0 if effect.case.policy.name in AT_ONCE else SOON.total_seconds())
-        assert 0 < late < (clock() - fed).total_seconds() + 1
+        assert 0 < late < (clock() - began).total_seconds() + 1
 
 
 def test_rows_of_an_earlier_time_are_in_nobodys_way(platform: Platform) -> None:
@@ -201,7 +201,7 @@ def shown(
     group: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[bool, str]:
     monkeypatch.setattr(command.console, "_file", None)
-    right = command._show(group, Figures())
+    right = command._show(group, RollupDemo())
     return right, capsys.readouterr().out
 
 
@@ -221,7 +221,7 @@ def test_each_effect_is_said(
         assert re.search(
             rf"^✓ {name}: \d+ .*, \d+ (days?|hours?) \(in {rollup.table.fullname}\)$", output, re.M
         )
-    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their statistics. " in output
+    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their demo. " in output
     assert f"roomkeeper report APP --html FILE (APP: {', '.join(APPS)})\n" in output
 
 
@@ -231,7 +231,7 @@ def test_what_is_not_swept_is_wrong(
     with showing(platform, monkeypatch, patience_seconds=5):
         right, output = shown(Group(platform, NAMES[1:]), capsys, monkeypatch)
     assert not right
-    assert re.search(rf"^✗ {NAMES[0]}: not in \d+ s: somebody stops typing without a word$", output, re.M)
+    assert re.search(rf"^✗ {NAMES[0]}: not in \d+ s: a user stops typing without sending$", output, re.M)
     assert re.search(rf"^waiting for {NAMES[0]}, \d+ s so far\.$", output, re.M)
 
 

@@ -141,7 +141,7 @@ def test_what_no_row_names_is_found_and_removed_only_if_that_is_asked_for(side: 
     assert (found.orphans, found.orphan_bytes, sorted(found.keys)) == (2, 2, ["uploads/1", "uploads/2"])
     assert found.oldest is not None
     assert abs(found.oldest - datetime.now(UTC)) < timedelta(minutes=1)
-    assert (found.rows, found.gone, found.deleted, found.stopped) == (1, 0, 0, None)
+    assert (found.rows, found.missing, found.deleted, found.stopped) == (1, 0, 0, None)
     assert rest(side.platform) == before
     assert len(side.keys()) == 3
     found = side.apply()
@@ -272,7 +272,7 @@ def test_a_strange_key_is_known_again(side: Side) -> None:
         side.put(f"uploads/{key}", f"uploads/orphan {key}")
         side.attachment(f"uploads/{key}")
     found = side.apply()
-    assert (found.named, found.deleted, found.gone, found.rows) == (4, 4, 0, 4)
+    assert (found.named, found.deleted, found.missing, found.rows) == (4, 4, 0, 4)
     kept = side.keys()
     # The one server takes a backslash for a slash.
     assert {key.replace("\\", "/") for key in kept} == {
@@ -294,7 +294,7 @@ def test_a_row_may_spell_a_key_in_a_way_that_some_stores_take_for_another(side: 
         side.attachment(key)
     side.put("uploads/orphan")
     found = side.apply()
-    assert (found.keys, found.gone) == (["uploads/orphan"], 0)
+    assert (found.keys, found.missing) == (["uploads/orphan"], 0)
     assert len(side.keys()) == len(spelled)
 
 
@@ -329,7 +329,7 @@ def test_an_application_that_is_not_enabled_keeps_its_files(local: Side) -> None
     local.platform.pern_attachment(None, file_path="uploads/gone")
     found = local.apply()
     # No worker would process its rows.
-    assert (found.keys, found.rows, found.gone) == (["uploads/2"], 0, 0)
+    assert (found.keys, found.rows, found.missing) == (["uploads/2"], 0, 0)
     assert local.keys() == {"uploads/1", picture}
 
 
@@ -428,7 +428,7 @@ def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> Non
     store.delete(context.key(lost))
     before = rest(side.platform)
     found = side.run()
-    assert (found.rows, found.gone, found.ids, found.reopened) == (2, 1, [f"openchat {lost}"], 0)
+    assert (found.rows, found.missing, found.ids, found.reopened) == (2, 1, [f"openchat {lost}"], 0)
     assert rest(side.platform) == before
     assert side.apply().reopened == 1
     # At once.
@@ -441,7 +441,7 @@ def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> Non
         outcome = context.again(lost)
     assert outcome == "failed (object_missing)"
     assert context.row(kept).storage_url
-    assert side.apply().gone == 0
+    assert side.apply().missing == 0
     assert run_rows(side.platform)[1][:2] == ("done", 1)
 
 
@@ -483,7 +483,7 @@ def test_an_object_in_quarantine_is_not_gone(side: Side) -> None:
     row_id = side.attachment("uploads/1")
     store_for(side.name, side.platform.settings).quarantine("uploads/1", f"openchat/{row_id}")
     found = side.apply()
-    assert (found.rows, found.gone, found.reopened) == (1, 0, 0)
+    assert (found.rows, found.missing, found.reopened) == (1, 0, 0)
 
 
 def test_an_object_that_was_only_not_listed_is_not_gone(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +495,7 @@ def test_an_object_that_was_only_not_listed_is_not_gone(side: Side, monkeypatch:
     found = Stored("uploads/other", 1, datetime.now(UTC))
     monkeypatch.setattr(store, "list", lambda _self, _prefix: iter([found]))
     seen = side.run()
-    assert (seen.listed, seen.rows, seen.gone) == (1, 2, 0)
+    assert (seen.listed, seen.rows, seen.missing) == (1, 2, 0)
 
 
 def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
@@ -519,7 +519,7 @@ def test_a_row_that_was_worked_on_meanwhile_is_left_alone(
 
     monkeypatch.setattr(missing_objects, "reopen", reopen)
     found = local.apply()
-    assert (found.gone, found.reopened) == (1, 0)
+    assert (found.missing, found.reopened) == (1, 0)
     job = local.platform.job(row_id)
     assert job is not None
     assert (job.state, job.attempt) == ("finished", 2)
@@ -567,7 +567,7 @@ def test_lost_objects_beyond_a_share_stop_it(local: Side, there: int, lost: int,
         local.attachment(f"uploads/gone-{number}")
     local.put("uploads/orphan")
     found = local.apply()
-    assert (found.rows, found.gone) == (there + lost, lost)
+    assert (found.rows, found.missing) == (there + lost, lost)
     assert (found.stopped is not None, found.reopened, found.deleted) == (
         (True, 0, 0) if stops else (False, lost, 1)
     )
@@ -580,7 +580,7 @@ def test_lost_objects_beyond_a_share_stop_it(local: Side, there: int, lost: int,
 def test_a_listing_of_nothing_stops_it(side: Side) -> None:
     side.attachment("uploads/gone")
     found = side.apply()
-    assert (found.stopped, found.gone) == (
+    assert (found.stopped, found.missing) == (
         f"{side.name}: nothing is listed, although rows name objects there",
         1,
     )
@@ -884,6 +884,6 @@ def test_large_objects_are_asked_for_without_their_bytes(s3: Side, proxied: Faul
         patch.setattr(store, "list", lambda _self, _prefix: iter([other]))
         with proxied.doing(Fault(containing="large", pause_seconds=1)):
             began = datetime.now(UTC)
-            assert s3.run().gone == 0
+            assert s3.run().missing == 0
     # 128 pieces.
     assert datetime.now(UTC) - began < timedelta(seconds=30)
