@@ -104,7 +104,7 @@ class ReusedDatabase:
             self.drop()
 
     def drop(self) -> None:
-        """Drop it, whoever is still connected; the next test gets another."""
+        """Drop it, with any open connections; the next test gets another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -40,7 +40,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGED: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
-#: They end by themselves: nobody asks them how they are, and they are not started again.
+#: They end by themselves: they have no health check, and are not restarted.
 ONE_SHOTS = {"bootstrap", "migrate"}
 OWN_SERVICES = {name for name, service in SERVICES.items() if "build" in service}
 WORKERS = {name for name in OWN_SERVICES if SERVICES[name]["command"][0] == "worker"}

@@ -247,7 +247,7 @@ def test_nothing_is_lost_when_the_broker_is_killed_and_started_again(
     in_phase(platform, row_ids[0], "scan")
     valkey.kill()
     clamd.thaw()
-    # Those in work are finished meanwhile; nobody can be told.
+    # Those in work are finished meanwhile; no message can be sent.
     platform.finished(row_ids[0])
     valkey.start()
 

@@ -324,7 +324,7 @@ def test_files_whose_workers_are_killed_in_any_phase_end_as_if_nothing_had_happe
         assert job is not None
         assert (job.attempt, job.failures) == (2, 1), phase
         assert disturbed.essence(phase) == undisturbed.essence(phase), phase
-    # Nothing is there that belongs to nobody.
+    # Every object belongs to a row.
     for provider in ("s3", "local"):
         owned = {str(row_id) for files in (undisturbed, disturbed) for row_id in files.row_ids.values()}
         owned |= {files.key(phase) for files in (undisturbed, disturbed) for phase in UPLOADS}

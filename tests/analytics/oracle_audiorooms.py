@@ -71,7 +71,7 @@ def person(stay: Row) -> str:
 
 
 def ended(stay: Row, room: Row, stays: list[Row], log: list[Row], now: datetime) -> datetime:
-    """Return until when somebody has been listening."""
+    """Return when the listener's stay ended."""
 
     def plausible(at: datetime | None) -> datetime | None:
         return at if at is not None and at <= now + SKEW else None

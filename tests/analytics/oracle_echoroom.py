@@ -89,7 +89,7 @@ class Echoroom:
         )
 
     def react(self, message: UUID | None, user: UUID | None, at: datetime | None) -> UUID:
-        """React to a message, with an emoji that nobody has used."""
+        """React to a message, with an unused emoji."""
         return self.add(MessageReaction, message_id=message, user_id=user, emoji=str(uuid4()), created_at=at)
 
     def remove(self, model: Any, key: UUID) -> None:
@@ -178,7 +178,7 @@ class Stay:
 
 @dataclass
 class Observer:
-    """Somebody who looks at the application's tables now and then."""
+    """What a periodic look at the application's tables has shown so far."""
 
     stays: dict[Person, list[Stay]] = field(default_factory=dict)
     speakers: set[tuple[UUID, UUID, datetime]] = field(default_factory=set)

@@ -44,7 +44,7 @@ def message(
     delivered: datetime | None = None,
     **values: Any,
 ) -> UUID:
-    """Add a message, of somebody new unless they are given."""
+    """Add a message, of a new user unless a sender is given."""
     given = {"content_type": "text", "is_system_message": False, "is_deleted": False} | values
     return rows.add(
         Message,

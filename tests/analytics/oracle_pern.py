@@ -23,7 +23,7 @@ from tests.analytics.figuring import (
 )
 
 SEVERITIES = ["info", "warning", "error", "critical", "security"]
-#: When rows were made whose beginning nobody counts.
+#: When rows were made whose beginning is not counted.
 LONG_AGO = midnight(date(2025, 1, 1))
 
 
@@ -45,7 +45,7 @@ def conversation(rows: Rows) -> UUID:
 
 
 def message(rows: Rows, where: UUID, sent: datetime, sender: UUID | None = None, **values: Any) -> UUID:
-    """Add a message, of somebody new unless they are given."""
+    """Add a message, of a new user unless a sender is given."""
     given = {"message_type": "text", "is_deleted": False, **_stamps(sent)} | values
     sender = sender or person(rows)
     return rows.add(Message, conversation_id=where, sender_id=sender, content_encrypted="…", **given)
@@ -60,7 +60,7 @@ def status(
     read: datetime | None = None,
     **values: Any,
 ) -> UUID:
-    """Add the status of a message with somebody, somebody new unless they are given."""
+    """Add a user's status of a message, a new user's unless one is given."""
     return rows.add(
         MessageStatus,
         message_id=of,

@@ -40,7 +40,7 @@ def echoroom(engine: Engine) -> Iterator[Echoroom]:
 
 @pytest.fixture
 def place(echoroom: Echoroom) -> tuple[UUID, UUID]:
-    """A room, and somebody."""
+    """A room, and a user."""
     return echoroom.room(), echoroom.user()
 
 
@@ -74,7 +74,7 @@ def test_who_comes_is_there_until_they_leave(echoroom: Echoroom, place: Place) -
         (BEGIN - INSTANT, False, BEGIN),
         (NOW + 2 * MINUTE, False, NOW + 2 * MINUTE),
         (NOW + 2 * MINUTE + INSTANT, False, NOW + 2 * MINUTE),
-        # Nobody says when.
+        # The time is unknown.
         (None, False, NOW + 2 * MINUTE),
         (None, None, NOW + 2 * MINUTE),
         (None, True, None),
@@ -101,7 +101,7 @@ def test_a_stay_ends_when_its_row_says_so(
         (NOW - MINUTE, False, [(BEGIN, NOW - MINUTE)]),
         (NOW + MINUTE, False, [(BEGIN, NOW)]),
         (BEGIN - MINUTE, False, [(BEGIN, BEGIN)]),
-        # They were there, nobody knows how long.
+        # They were there; how long is unknown.
         (None, False, [(BEGIN, BEGIN)]),
         (None, None, [(BEGIN, BEGIN)]),
         # They left, and have come again without a word.

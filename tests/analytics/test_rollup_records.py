@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
     "name": "pern.test",
     "model": PernSessionsDaily,
     "rule": "sessions that began that day",
-    "why": "Because somebody asks (pern.md, Access Control).",
+    "why": "Because users ask (pern.md, Access Control).",
     "grain": DAY,
     "bucket": PernSessionsDaily.day,
     "select": select(bucket_of(PernSessionsDaily.day), func.count().label("sessions")),

@@ -78,7 +78,7 @@ def test_processing_is_of_those_that_are_finished(platform: Platform) -> None:
             took = [timedelta(microseconds=chance.randrange(60_000_000)) for _ in range(count)]
             for length in took:
                 job(rows, NOON, NOON + length)
-            # Neither one that goes through once more, nor one that nobody works on any more.
+            # Neither one that is processed again, nor one that has failed.
             for state in ("waiting", "failed"):
                 job(rows, NOON, NOON + timedelta(hours=9), state=state)
             job(rows, NOON)

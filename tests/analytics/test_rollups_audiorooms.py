@@ -112,7 +112,7 @@ def test_a_stay_of_no_time_is_a_person_and_nothing_else(platform: Platform) -> N
 
 
 def test_stays_are_cut_at_midnight(platform: Platform) -> None:
-    # When somebody joined and left, and the statistics of the day before midnight, and of the day after.
+    # When a listener joined and left, and the statistics of the day before midnight, and of the day after.
     stays: list[tuple[datetime, datetime, Day | None, Day | None]] = [
         (at(hours=-1), at(hours=1), (1, 60, 1), (1, 60, 1)),
         (at(hours=-1), at(), (1, 60, 1), None),
@@ -227,7 +227,7 @@ def test_a_room_that_had_listeners_keeps_its_row_and_what_is_not_ours(platform: 
         connection.execute(insert(table_of(RoomAnalytics)).values(row))
         row = {"room_id": never, "date": DAY1, "avg_latency_ms": 50, "peak_listeners": None}
         connection.execute(insert(table_of(RoomAnalytics)).values(row))
-        # Of a room that is gone: nobody can compute it again.
+        # Of a deleted room: it cannot be computed again.
         row = {"room_id": None, "date": DAY1, "peak_listeners": 9, "total_listeners": 10}
         connection.execute(insert(table_of(RoomAnalytics)).values(row))
     now = at(days=2)
@@ -329,7 +329,7 @@ def test_a_room_that_goes_while_its_day_is_computed(platform: Platform) -> None:
 
 
 def waiting(platform: Platform) -> bool:
-    """Return whether somebody waits for a lock."""
+    """Return whether a transaction waits for a lock."""
     with platform.engine.begin() as connection:
         asked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return bool(connection.execute(asked).scalar_one())
@@ -474,7 +474,7 @@ def test_any_history_in_any_increments_with_any_crashes_ends_in_the_oracles_figu
         clear(platform)
         ZONE.clear()
         ZONE[chance] = zone
-        # Whoever joins does so four days before now at most.
+        # Listeners join four days before now at the earliest.
         first = bucket_at(begin - timedelta(days=4), SHORT.grain, zone).start
         begun(platform, zone, first)
         rooms = [room(platform, f"ROOM0{number}") for number in range(3)]

@@ -91,7 +91,7 @@ ONE = just(participants=1, peak_participants=1)
 
 
 def test_a_stay_counts_where_it_touches(echoroom: Echoroom) -> None:
-    # When somebody came and left, and in which of the two hours that counts.
+    # When a user came and left, and in which of the two hours that counts.
     stays = [
         (START, MIDNIGHT - INSTANT, [START]),
         (START, MIDNIGHT, [START]),

@@ -129,7 +129,7 @@ def test_what_has_no_moment_stops_nothing(platform: Platform, never: str) -> Non
         change = update(MessageStatus).where(MessageStatus.id == lost)
         connection.execute(change.values(delivered_at=value, read_at=value))
     metrics = found(platform)
-    # Delivered it was; how long that took nobody knows.
+    # It was delivered; how long that took is unknown.
     assert [metrics[DAY, name] for name in ("messages", "deliveries", "reads")] == [1, 2, 1]
     assert metrics[DAY, "delivery_median_seconds"] == metrics[DAY, "delivery_p95_seconds"] == 2
     assert metrics[DAY, "read_median_seconds"] is None
@@ -209,7 +209,7 @@ def test_entries_are_counted_by_severity(platform: Platform) -> None:
             (DAY, "error"): {"events": 3, "users": 2},
             (DAY, "critical"): {"events": 4, "users": 2},
             (DAY, "security"): {"events": 5, "users": 2},
-            # Of nobody.
+            # Without a user.
             (NEXT, "security"): {"events": 1, "users": 0},
         }
     )

@@ -20,7 +20,7 @@ Draw = Callable[..., Drawing]
 
 def settings(**values: object) -> Settings:
     environment = {f"ROOMKEEPER_{name.upper()}": str(value) for name, value in values.items()}
-    return load({"DATABASE_URL": "postgresql://nobody"} | environment)
+    return load({"DATABASE_URL": "postgresql://unused"} | environment)
 
 
 def draw_bytes(directory: Path, content: bytes, kind: str = "picture", **values: object) -> Drawing:

@@ -56,7 +56,7 @@ class Shelf(AppContext):
         return row
 
     def assert_nothing_else_is_left(self) -> None:
-        """Each original that nobody has served is in one place, and there is nothing beside them."""
+        """Each original that is not served is in one place, and there is nothing beside them."""
         quarantined = {
             row_id: content
             for row_id, content in self.uploaded.items()

@@ -150,8 +150,8 @@ def test_merging_twice_is_merging_once(before: str | None, own: dict[str, Any]) 
 
 
 def test_openchat_sees_each_state_and_no_address_before_a_clean_verdict(platform: Platform) -> None:
-    platform.pern_attachment(b"somebody else's")
-    platform.openchat_attachment(b"somebody else's", metadata_="{}", thumbnail_url="/files/t")
+    platform.pern_attachment(b"another")
+    platform.openchat_attachment(b"another", metadata_="{}", thumbnail_url="/files/t")
     for name, write in WRITES.items():
         row_id = platform.openchat_attachment(
             b"x", thumbnail_url="/files/old-t", preview_url="/files/old-p", metadata_='{"caption": "hi"}'
@@ -180,8 +180,8 @@ def test_openchat_sees_each_state_and_no_address_before_a_clean_verdict(platform
 
 
 def test_pern_sees_a_picture_of_what_is_served_and_nothing_else(platform: Platform) -> None:
-    platform.pern_attachment(b"somebody else's", thumbnail_path="theirs")
-    platform.openchat_attachment(b"somebody else's")
+    platform.pern_attachment(b"another", thumbnail_path="other")
+    platform.openchat_attachment(b"another")
     for name, write in WRITES.items():
         row_id = platform.pern_attachment(name.encode(), thumbnail_path="old")
         before = platform.row(pern.Attachment, row_id)._asdict()

@@ -170,7 +170,7 @@ def test_a_list_that_breaks_off() -> None:
         ("file:///\\\\host\\share\\a.dotm", "attachedTemplate", True),
         ("mhtml:http://example.org/a!x", "oleObject", True),
         ("https://example.org/a.html", "frame", True),
-        # A path on somebody's own disk, as Word writes it for its own templates.
+        # A path on the author's own disk, as Word writes it for its own templates.
         ("file:///C:\\Users\\ada\\Templates\\a.dotm", "attachedTemplate", False),
         ("file:///C:/Templates/a.dotm", "attachedTemplate", False),
         ("Normal.dotm", "attachedTemplate", False),

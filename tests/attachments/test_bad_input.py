@@ -250,7 +250,7 @@ def test_what_a_browser_could_run_is_only_ever_saved(shelf: Shelf) -> None:
     for content, name, media_type in PAGES:
         row_id = shelf.upload(content, name, media_type)
         key = shelf.key(row_id)
-        # As a careless service stores it; or whoever got hold of an upload form.
+        # As a careless service stores it, or an attacker with an upload form.
         shelf.platform.put(content, key, "s3", ContentType="text/html", ContentDisposition="inline")
         assert shelf.work(row_id) == "accepted", name
         url = shelf.served(row_id).storage_url

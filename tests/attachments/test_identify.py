@@ -308,7 +308,7 @@ def test_what_libmagic_knows_less_of(name: str, media_type: str) -> None:
 
 def test_an_unknown_beginning_before_an_archive_is_an_archive() -> None:
     assert look(NOISE + zipped({"a.txt": b"hello"})).media_type == "application/zip"
-    # But not where the archive is somebody's attachment.
+    # But not where bytes follow the archive.
     assert look(NOISE + zipped({"a.txt": b"hello"}) + NOISE).media_type == "application/octet-stream"
 
 

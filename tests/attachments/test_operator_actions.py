@@ -241,7 +241,7 @@ def test_a_reason_must_be_given(openchat_context: AppContext, name: str) -> None
     [
         ("openchat", "openchat has no attachment"),
         ("echoroom", "'echoroom' is no application with attachments: openchat, pern."),
-        ("nobody", "'nobody' is no application with attachments: openchat, pern."),
+        ("unknown", "'unknown' is no application with attachments: openchat, pern."),
     ],
 )
 def test_what_is_not_there_cannot_be_told(

@@ -34,7 +34,7 @@ def test_a_release_is_for_the_content_that_was_judged(context: AppContext) -> No
     act("release", row_id)
     assert context.work(row_id) == "accepted"
     assert "released" in events(context, row_id)
-    # The same reason against other content: nobody has said anything of that.
+    # The same reason against other content: the release does not cover it.
     (context.platform.store / context.key(row_id)).write_bytes(b"other\n")
     act("retry", row_id)
     assert context.work(row_id) == "refused (size_mismatch)"

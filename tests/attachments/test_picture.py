@@ -408,7 +408,7 @@ def test_a_truncated_picture_is_refused(drawn: Draw, kind: str, part: float) -> 
         b"\x89PNG\r\n\x1a\n" + bytes(100),
         b"\xff\xd8\xff\xe0" + bytes(100),
         b'<svg xmlns="http://www.w3.org/2000/svg"></svg>',
-        # What Pillow could open, but nobody asked it to.
+        # Formats that Pillow could open, but that are not enabled.
         saved(Image.new("RGB", (9, 9)), "TGA"),
         saved(Image.new("RGB", (9, 9)), "ICO"),
         saved(Image.new("RGB", (9, 9)), "PPM"),

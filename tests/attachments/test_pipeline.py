@@ -554,7 +554,7 @@ def test_nobody_elses_row_is_touched(context: AppContext) -> None:
         return {
             name: [row for row in rows if not any(value in uploads for value in row)]
             for name, rows in platform.everything().items()
-            # Of content, whoever's it is.
+            # Verdicts are of content, not of an upload.
             if name != "roomkeeper.scan_verdicts"
         }
 

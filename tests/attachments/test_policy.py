@@ -210,7 +210,7 @@ def test_a_name_that_says_nothing_is_no_reason(name: str) -> None:
         # A browser would run it.
         ("image/svg+xml", "image/svg+xml", None),
         ("text/html", "text/html", None),
-        # Nobody here can decode it.
+        # No decoder here can read it.
         ("image/vnd.adobe.photoshop", "image/vnd.adobe.photoshop", None),
         ("text/plain", "text/plain", None),
         ("application/octet-stream", "", None),

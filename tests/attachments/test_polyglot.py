@@ -77,7 +77,7 @@ def test_the_end_of_a_picture_of_several_parts_is_found() -> None:
 def test_an_archive_counts_wherever_unpackers_find_it(size: int) -> None:
     photo, archive = picture("JPEG"), zipped({"a": b"b"})
     assert "polyglot" in traits(photo + bytes(size) + archive)
-    # An archive's comment is at most 65,535 bytes long: further on nobody looks for its end.
+    # An archive's comment is at most 65,535 bytes long: no reader looks for its end further back.
     found = "polyglot" in traits(motion_photo() + b"x" + archive + bytes(size))
     assert found == (size < 65_536)
 

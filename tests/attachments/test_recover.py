@@ -1,4 +1,4 @@
-"""The recovery job: it announces what nobody works on, once, and nothing else."""
+"""The recovery job: it announces attachments that no worker has, once, and nothing else."""
 
 import base64
 import json
@@ -406,7 +406,7 @@ def test_a_publish_that_fails_half_way_leaves_all_to_the_next_turn(
 
 
 def test_a_worker_that_claims_meanwhile_is_not_in_the_way(platform: Platform, configure: Configure) -> None:
-    """Rows that somebody holds are passed over, not waited for."""
+    """Locked rows are skipped, not waited for."""
     held, free = upload(platform, "pern"), upload(platform, "pern")
     for row_id in (held, free):
         enter(platform, "pern", row_id, "waiting")

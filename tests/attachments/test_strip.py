@@ -293,7 +293,7 @@ def test_a_webp_is_stripped(stripped: Callable[[bytes, str], bytes], name: str) 
     result = stripped(content, "image/webp")
     wanted = look(content)
     if name == "plain":
-        # Without an extended header nobody looks for its orientation, except for Pillow.
+        # Without an extended header only Pillow looks for an orientation.
         wanted = [(*frame[:3], 1, *frame[4:]) for frame in wanted]
         assert b"EXIF" not in result
     assert look(result) == wanted

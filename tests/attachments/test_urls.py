@@ -146,7 +146,7 @@ def test_one_that_cannot_be_signed_stops_nobody(
     renew_urls.run()
     assert context.job(good).url_expires_at > datetime.now(UTC) + timedelta(days=2.9)
     assert context.row(bad) == before
-    # It is tried again as soon as nobody else is due.
+    # It is tried again as soon as no other is due.
     context.platform.sql(
         "UPDATE openchat.attachment SET storage_provider = 's3', storage_key = :key WHERE id = :id",
         key=context.row(good).storage_key,

@@ -1,4 +1,4 @@
-"""A firewall between a service and a broker: it forgets connections and tells nobody."""
+"""A firewall between a service and a broker: it drops connections silently."""
 
 import socket
 import threading
@@ -48,7 +48,7 @@ class Firewall:
             while data := source.recv(65536):
                 if generation == self._generation:
                     target.sendall(data)
-            # Who goes is followed, or the server would have connections of nobody.
+            # Close the other side too, or the server would keep connections without a client.
             target.shutdown(socket.SHUT_WR)
 
 

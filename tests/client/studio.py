@@ -20,7 +20,7 @@ Statistics = dict[datetime.date, tuple[int | None, int | None, int | None]]
 
 @dataclass(frozen=True)
 class Studio:
-    """A room whose broadcast was yesterday at noon, and that nobody has closed yet."""
+    """A room whose broadcast was yesterday at noon, and that is not closed yet."""
 
     platform: Platform
     id: UUID

@@ -33,7 +33,7 @@ class Flower:
     def post(
         self, path: str, body: object, password: str | None = PASSWORD, user: str = "operator"
     ) -> tuple[int, str]:
-        """Send a body, as JSON unless it is a text; return status and answer; 0 as long as nobody listens."""
+        """Send a body, as JSON unless it is a text; return status and answer; 0 while no server listens."""
         text = body if isinstance(body, str) else json.dumps(body)
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         headers = {} if password is None else {"Authorization": f"Basic {token}"}

@@ -1,4 +1,4 @@
-"""What `roomkeeper attachments` takes, and what it says of files that nobody has worked on."""
+"""What `roomkeeper attachments` takes, and what it says of unprocessed files."""
 
 import getpass
 import os
@@ -166,11 +166,11 @@ def test_a_file_that_was_told_is_queued(context: AppContext, snapshot: SnapshotA
     assert stable(outcome, row=row_id) == snapshot
 
 
-# -- what nobody has worked on ----------------------------------------------------------------------------
+# -- unprocessed files ------------------------------------------------------------------------------------
 
 
 def shown(context: AppContext, row_id: UUID, app: str = "openchat", **known: object) -> str:
-    """Return what is said of a row that nobody has worked on."""
+    """Return the message for an unprocessed row."""
     return refused(
         on(context.platform, "attachments", "show", app, str(row_id)), str(row_id), row=row_id, **known
     )

@@ -289,7 +289,7 @@ def test_jobs_that_get_on_are_sound(platform: Platform) -> None:
 
 
 def test_a_policy_that_gets_nowhere(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    """By a real run, while somebody holds the row."""
+    """By a real run, while another transaction holds the row."""
     room = add(platform, ChatSession, category="Calm")
     user = add(platform, User, username="Ada")
     past = datetime.now(UTC) - timedelta(minutes=1)
@@ -493,7 +493,7 @@ def test_archives_can_be_written(
 ) -> None:
     if there:
         archive.mkdir()
-        # Nobody writes there, whoever they are.
+        # No user can write there.
         platform.set(archive_root="/proc/self")
     else:
         platform.set(archive_root="/proc/archive")
@@ -539,7 +539,7 @@ def test_what_figures_need_is_kept_for_them(
     fault = found(on(platform, "check"), f"({rollups})")
     assert f"ROOMKEEPER_RETENTION_DAYS={name}={needed}\n" in fault
     assert fault == snapshot
-    # Statistics that nobody wants need nothing.
+    # Statistics that are switched off need nothing.
     platform.set(sweep_off=rollups.replace(" ", ""))
     assert on(platform, "check").code == 0
 
@@ -732,7 +732,7 @@ def test_a_hosted_broker_may_keep_its_configuration_to_itself(
 # -- the store -------------------------------------------------------------------------------------------
 
 
-#: A directory that nobody can write to, not even root.
+#: A directory that no user can write to, not even root.
 SEALED = Path("/sys/kernel")
 
 
@@ -842,7 +842,7 @@ def edited(tmp_path: Path) -> Iterator[Clamds]:
 
 
 def test_a_scanner_that_is_down(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    socket = platform.folder / "nobody.sock"
+    socket = platform.folder / "missing.sock"
     platform.set(clamd=f"unix:{socket}")
     outcome = on(platform, "check")
     assert without_reason(found(outcome, f"clamd at unix:{socket}: ")) == snapshot

@@ -64,7 +64,7 @@ def test_only_db_imports_alembic() -> None:
 
 @pytest.mark.parametrize("name", ["policies", "check"])
 def test_what_asks_the_database_needs_neither_celery_nor_alembic(name: str) -> None:
-    # Nobody listens there: it gets as far as to find that out, or to print what is wrong.
+    # No server listens there: the command gets as far as to notice that, or to print what is wrong.
     imported = modules(name, DATABASE_URL="postgresql://127.0.0.1:1/none", ROOMKEEPER_CLAMD="unix:/none")
     assert "sqlalchemy" in imported
     assert imported.isdisjoint({"alembic", "celery", "boto3", "PIL"})

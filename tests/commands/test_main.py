@@ -132,7 +132,7 @@ def test_flower_does_not_run_without_a_password(
 
 @pytest.mark.parametrize(
     ("address", "why"),
-    # The second is nobody's on any machine.
+    # No machine has the second (TEST-NET-1).
     [("127.0.0.1", "Address already in use"), ("192.0.2.1", "Cannot assign requested address")],
 )
 def test_flower_says_where_it_cannot_be_served(address: str, why: str, snapshot: SnapshotAssertion) -> None:

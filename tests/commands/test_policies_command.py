@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("same_day")
 
 
 def typing(platform: Platform, expires_at: datetime = PAST) -> UUID:
-    """Insert somebody who types until then."""
+    """Insert a user who types until then."""
     room = add(platform, ChatSession, category="Calm")
     here = {"session_id": room, "user_id": add(platform, User, username="Ada")}
     return add(platform, TypingIndicator, username="Ada", expires_at=expires_at, **here)

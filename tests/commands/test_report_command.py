@@ -307,7 +307,7 @@ def test_the_page_has_the_tables_figures(world: World) -> None:
     world.room("AAAAAA", {days[0]: (5, 100, 9), days[1]: (3, 50, 4), days[3]: (1, 7, 1)})
     world.room("BBBBBB", {days[0]: (8, 90, 20)})
     page = world.page("audiorooms", days[0], days[3])
-    # The third day had nobody: that is known, so it is 0.
+    # The third day had no listeners: that is known, so it is 0.
     assert page.values("Listen minutes") == [[100, 50, 0, 7], [90, 0, 0, 0]]
     assert page.values("Peak of listeners") == [[8, 3, 0, 1], [6.5, 3, None, 1]]
     assert page.values("Room listeners") == [[29, 4, 0, 1]]
@@ -430,7 +430,7 @@ def test_days_are_closed_provisional_or_without_figures(world: World) -> None:
     for number in range(5):
         world.add(OpenchatDaily, {"day": FIRST + number * DAY, "messages": 1, "active_users": 10 + number})
     page = world.page("openchat", FIRST, FIRST + 5 * DAY)
-    # The first was not made by us, the last two nobody has computed: gaps, whatever the table says.
+    # The first was not made by us, the last two were not computed: gaps, whatever the table says.
     assert page.values("Active users") == [[None, 11, 12, 13, None, None]]
     assert [row[0] for row in page.tables["Active users"][1:]] == [
         "2020-03-06 (no statistics)",
@@ -771,7 +771,7 @@ def test_a_new_file_has_the_rights_that_files_get(world: World) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    # As a device is; but one that nobody misses, should the rule be broken.
+    # Like a device, but harmless to overwrite, should the rule be broken.
     ["{folder}", "{folder}/pipe", "{folder}/not/there.html"],
 )
 def test_where_no_file_can_be_is_said(world: World, path: str, snapshot: SnapshotAssertion) -> None:

@@ -239,7 +239,7 @@ def test_what_is_far_more_than_usual_is_approved(platform: Platform, snapshot: S
     assert len(rows(platform, AuditLog)) == 4
     outcome = approved(platform)
     assert (outcome.code, outcome.err) == (0, "")
-    # Whoever approves sees what.
+    # The approval shows what was approved.
     assert re.search(r" 4 rows \S+ pern\.audit_logs, ", outcome.out)
     assert normalised(outcome) == snapshot(name="approved")
     ((row),) = platform.sql("SELECT * FROM roomkeeper.approvals")
@@ -338,7 +338,7 @@ def test_receipts_are_listed_and_told(
 
 
 def forged(platform: Platform, change: str) -> None:
-    """Change receipts as somebody does who may do everything."""
+    """Change receipts as a superuser can."""
     platform.sql("ALTER TABLE roomkeeper.receipts DISABLE TRIGGER ALL")
     platform.sql(change)
 
@@ -388,7 +388,7 @@ def test_a_chain_that_was_tampered_with(
     (sentence,) = outcome.err.splitlines()
     assert sentence.startswith(f"✗ {wrong}")
     assert stable(outcome) == snapshot(name="verify")
-    # Whoever looks at one is told as well.
+    # Showing a single receipt reports it as well.
     if "number = 3" in change:
         assert refused(on(platform, "retention", "receipt", "3"), "Receipt 3 ") == snapshot(name="receipt")
 

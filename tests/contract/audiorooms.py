@@ -32,7 +32,7 @@ EXAMPLES = (
         null_stays=(AudioRoom.suspended_until, AudioRoom.active),
         stays=({AudioRoom.active: False},),
         related=(
-            # Nobody leaves before they joined.
+            # A stay does not end before it began.
             Row(
                 model=RoomParticipant,
                 by=RoomParticipant.room_id,

@@ -65,7 +65,7 @@ EXAMPLES = (
             {UserSession.status: "in-call"},
             {UserSession.status: "queuing"},
             {UserSession.updated_at: None, UserSession.created_at: None},
-            # A call that is over, or of which nobody knows when it began, holds nobody.
+            # A call that is over, or without a beginning, does not keep a session.
             _in_call(InteractionLog.user1_id, ended_at=NOW),
             _in_call(InteractionLog.user2_id, started_at=None),
             # Who is not in a call by their session is not held by one.

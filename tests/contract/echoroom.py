@@ -59,7 +59,7 @@ def _goes_with_voice(at: Any) -> Row:
 
 
 def _sign(by: Any, **values: Any) -> Case:
-    """Return somebody who has left a row that goes with them."""
+    """Return a user who has left a row that goes with them."""
     return Case(
         beside=(goes(by, {getattr(by.class_, name): value for name, value in values.items()}),),
     )
@@ -100,7 +100,7 @@ EXAMPLES = (
             ChatSession.current_participants: 0,
             ChatSession.updated_at: STAMP,
         },
-        # Somebody else speaks on.
+        # Another user keeps speaking.
         related=(
             Row(
                 model=VoiceStatus,

@@ -208,7 +208,7 @@ EXAMPLES = (
         null_stays=(User.is_deleted,),
         stays=(
             {User.is_deleted: False},
-            # One who is nobody already.
+            # One who is anonymised already.
             {**_ANONYMISED, **dict.fromkeys(_PERSONAL)},
         ),
         becomes={

@@ -1,4 +1,4 @@
-"""The audit: counters say what the rows say, whoever got them wrong; and what is right is left alone."""
+"""The audit: wrong counters are set to what the rows say, whatever the cause; right ones are left alone."""
 
 from random import Random
 from typing import Any
@@ -106,7 +106,7 @@ def runs(platform: Platform) -> list[Any]:
 
 @pytest.mark.usefixtures("rooms")
 def test_what_was_merged_is_right_already(platform: Platform) -> None:
-    """So that what an audit finds is somebody else's doing."""
+    """So differences that an audit finds come from another writer."""
     right = expected(platform)
     assert held(platform)["read"] == right["read"]
     audits.audit()

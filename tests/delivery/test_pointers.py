@@ -230,7 +230,7 @@ def test_what_is_read_itself_was_delivered_though_the_pointer_is_further(chat: C
 
 
 def test_a_message_that_came_late_is_read_when_its_own_reading_is_reported(chat: Chat) -> None:
-    """Nobody passes it any more. Other reports do not ask who has, or their order would make a difference."""
+    """No pointer passes it any more. Other reports ignore its readers: their order makes no difference."""
     late, second, third = (chat.says(chat.ada, seconds) for seconds in (1, 2, 3))
     chat.save()
     with chat.engine.begin() as connection:
@@ -323,7 +323,7 @@ def test_a_sender_is_not_waited_for_even_if_they_are_last(chat: Chat) -> None:
 
 
 def test_somebody_has_to_have_read_it(chat: Chat) -> None:
-    """With nobody left to be waited for, nobody has."""
+    """A message without other active participants is delivered, not read."""
     world = chat.world
     room = world.conversation()
     sender, left = world.participant(room), world.participant(room, status="left")
@@ -586,7 +586,7 @@ def test_a_pointer_to_a_deleted_message_makes_no_difference_to_that(engine: Engi
 
 
 def waiting(engine: Engine) -> bool:
-    """Return whether somebody waits for a lock."""
+    """Return whether a transaction waits for a lock."""
     with engine.begin() as connection:
         query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')"
         return bool(connection.scalar(text(query)))
@@ -647,7 +647,7 @@ def test_a_pointer_that_the_application_has_just_moved_does_not_go_back(chat: Ch
 
 
 def test_participants_are_locked_in_the_order_of_their_ids(chat: Chat) -> None:
-    """Whoever locks them in that order, too, does not meet us in a deadlock."""
+    """Another transaction that locks them in the same order cannot deadlock with ours."""
     low, high = sorted(chat.world.id() for _ in range(2))
     by_high, by_low = chat.joins(id=high), chat.joins(id=low)
     first, second = sorted(chat.world.id() for _ in range(2))
@@ -745,7 +745,7 @@ def test_many_at_once_some_of_them_killed_end_as_the_rules_say(engine: Engine, d
         before = [rows(connection, story.conversation) for story in stories]
     workers = []
     for number in range(8):
-        # What nobody else reports, and some of what others do.
+        # Events that no other worker reports, and some that others do.
         own_events = events[number::8] + chance.sample(events, min(len(events), 100))
         workers.append(Worker(database, list(portions(own_events, chance, 60)), random.Random(number)))
     over = threading.Event()

@@ -153,9 +153,9 @@ def test_strangers_are_refused(platform: Platform, stranger: str) -> None:
 
 
 def test_a_role_that_is_none_is_a_sentence(platform: Platform) -> None:
-    outcome = on(platform, "grant", "nobody")
+    outcome = on(platform, "grant", "stranger")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == "There is no role nobody in this database; make it first.\n"
+    assert outcome.err == "There is no role stranger in this database; make it first.\n"
 
 
 def test_a_database_without_the_functions_is_a_sentence(platform: Platform, role: Callable[[], str]) -> None:

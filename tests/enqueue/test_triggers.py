@@ -247,7 +247,7 @@ def test_a_database_without_the_function_is_a_sentence(platform: Platform) -> No
 
 
 def test_the_trigger_runs_no_code_of_the_tables_owner_with_our_rights(platform: Platform) -> None:
-    """An owner may say how their type becomes JSON. Whoever turns the row into JSON runs that."""
+    """An owner may define how their type becomes JSON; converting the row to JSON runs that function."""
     role = f"mallory_{uuid4().hex[:8]}"
     with platform.engine.connect() as connection:
 

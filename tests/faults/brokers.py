@@ -30,7 +30,7 @@ class TunedValkey(Valkey):
 
 @contextmanager
 def own_broker(platform: Platform, directory: Path) -> Iterator[ValkeyServer]:
-    """Start a Valkey that nobody else uses, for the programs that `platform` starts from now on."""
+    """Start a Valkey of its own for the programs that `platform` starts from now on."""
     # Its directory may be changed while it runs: that is how its disk fails.
     options = ("--enable-protected-configs", "yes", "--busy-reply-threshold", "10")
     server = ValkeyServer(TunedValkey(directory / "own-broker", free_port(), options=options))

@@ -101,10 +101,10 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     for number, definition in enumerate(garbage):
         client.hset(f"{PREFIX}other-{number}", mapping={"definition": definition, "meta": "{}"})
         client.zadd(SCHEDULE, {f"{PREFIX}other-{number}": 1})
-    # Keys of another type, of none, and of somebody else; bytes that are no text.
+    # Keys of another type, of none, and of another program; bytes that are no text.
     client.set(f"{PREFIX}string", "x")
-    client.lpush("somebody", "else's")
-    client.zadd(SCHEDULE, {f"{PREFIX}string": 1, "somebody": 1, b"\xff\xfe": 1, f"{PREFIX}nothing": 1})
+    client.lpush("another", "program's")
+    client.zadd(SCHEDULE, {f"{PREFIX}string": 1, "another": 1, b"\xff\xfe": 1, f"{PREFIX}nothing": 1})
     client.sadd(f"{PREFIX}:statics", b"\xff", ":lock", ":schedule", "of-an-earlier-version")
     # The timetable's own.
     client.hset(f"{PREFIX}{RECOVER}", mapping={"definition": garbage[6], "meta": "garbage"})
@@ -118,7 +118,7 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     eventually(lambda: sent(again, "outbox.relay") >= 2, what="and what was of another type, too")
     members = client.zrange(SCHEDULE, 0, -1)
     assert not [key for key in members if not key.startswith(PREFIX.encode()) or b"other" in key]
-    assert client.lrange("somebody", 0, -1) == [b"else's"]
+    assert client.lrange("another", 0, -1) == [b"program's"]
     assert "beat.entry_unreadable" in again.output()
 
     # While it runs: an entry, the schedule, the lock, and all of it.
@@ -130,7 +130,7 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     spoiled(lambda: client.hset(f"{PREFIX}{RECOVER}", "definition", "garbage"))
     spoiled(lambda: (client.delete(SCHEDULE), client.set(SCHEDULE, "x")))
     spoiled(lambda: client.delete(SCHEDULE))
-    spoiled(lambda: client.set(f"{PREFIX}:lock", "nobody's"))
+    spoiled(lambda: client.set(f"{PREFIX}:lock", "stale"))
     spoiled(client.flushall)
     alive(again)
 

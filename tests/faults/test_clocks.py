@@ -456,7 +456,7 @@ def test_a_sign_of_life_ahead_counts_as_of_when_it_was_first_seen(
             with platform.engine.begin() as connection:
                 return stale.swept(connection)
 
-        # It is shown as due to nobody while it waits.
+        # It is not shown as due while it waits.
         assert eligible_rows.eligible(policy, platform.settings, 10, now=now) == 0, name
         assert sweep(policy, now) == 0, name
         sweep(policy, now + policy.after)
@@ -530,7 +530,7 @@ def test_the_note_of_a_future_timestamp_goes_with_its_row(platform: Platform) ->
 
 
 def test_a_note_lasts_as_long_as_the_policy_needs_it(platform: Platform) -> None:
-    """Somebody has set a period of months, and a sweep that looks once a week."""
+    """The period is set to months, and the sweep looks once a week."""
     now, policy = clock(platform), POLICIES["openchat.presence"]
     period, purge = timedelta(days=90), POLICIES["roomkeeper.future_timestamps"]
     platform.set(
@@ -562,7 +562,7 @@ def test_a_time_without_an_end_is_ahead_like_any_other(platform: Platform) -> No
 
 
 def test_a_ghost_is_not_kept_by_an_indicator_from_the_future(platform: Platform) -> None:
-    """By a real worker: somebody's clock was three hours ahead when they began to type, and crashed."""
+    """By a real worker: a user's clock was three hours ahead when they began to type, and crashed."""
     platform.set(sweep_after="echoroom.ghosts=1,echoroom.typing=1")
     with platform.engine.begin() as connection:
         now = connection.scalar(text("SELECT clock_timestamp()"))

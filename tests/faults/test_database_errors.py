@@ -30,8 +30,8 @@ from workers.settings import load
 UNAVAILABLE, CONTENTION = ErrorKind.UNAVAILABLE, ErrorKind.CONTENTION
 DATA, BUG = ErrorKind.DATA, ErrorKind.BUG
 
-#: Every class of `psycopg.errors`. A class that psycopg adds is to be put here, once somebody has thought of
-#: what is to be done about it; `workers.database_errors` says what it is taken for until then.
+#: Every class of `psycopg.errors`. A class that psycopg adds is to be put here, once it is decided
+#: how to handle it; `workers.database_errors` says what it is taken for until then.
 FATES = {
     UNAVAILABLE: """
         AdminShutdown CancellationTimeout CannotConnectNow ConfigFileError ConnectionDoesNotExist
@@ -141,7 +141,7 @@ def test_every_class_of_psycopg_has_its_fate() -> None:
         # Whatever the statement met: its connection is gone.
         (OperationalError("SELECT 1", {}, errors.SyntaxError("x"), connection_invalidated=True), UNAVAILABLE),
         (OperationalError("SELECT 1", {}, ValueError("not of psycopg")), BUG),
-        (ValueError("of nobody's database"), None),
+        (ValueError("of no database"), None),
         (KeyboardInterrupt(), None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -296,7 +296,7 @@ def no_database(engine: Engine) -> None:
 
 
 def no_role(engine: Engine) -> None:
-    _connect(engine, username="nobody")
+    _connect(engine, username="stranger")
 
 
 def too_many_connections(engine: Engine) -> None:

@@ -213,7 +213,7 @@ def test_a_lease_that_a_read_only_database_did_not_renew_is_not_taken_for_anothe
     with environment(context.platform.environment), Lease(own_claim, context.platform.settings) as lease:
         with read_only():
             eventually(lambda: refused(lease), 10)
-        # Nobody else has taken it meanwhile.
+        # No other worker has taken it meanwhile.
         eventually(lambda: not refused(lease), 10)
 
 

@@ -60,7 +60,7 @@ def test_a_database_that_is_away_is_waited_for(platform: Platform, own_postgres:
     program = platform.start("worker", "delivery")
     waits(program, "The database does not answer: connection failed")
     assert "DATABASE_URL" in program.output()
-    # For whoever asks the container.
+    # For the container's health check.
     assert alive.exists()
     own_postgres.start()
     starts(program)
@@ -82,7 +82,7 @@ def test_a_database_that_takes_no_writes_is_waited_for_until_sigterm(platform: P
 
 
 def test_a_database_that_is_busy_is_waited_for(platform: Platform) -> None:
-    """Somebody alters our table; what is asked is cut short."""
+    """Another session alters our table; the query is cut short."""
     platform.set(lock_timeout_ms=100)
     with platform.engine.connect() as blocker:
         blocker.exec_driver_sql("LOCK TABLE roomkeeper.alembic_version IN ACCESS EXCLUSIVE MODE")

@@ -18,7 +18,7 @@ from tests.servers import SeaweedFSServer
 from tests.sweeps.sweeping import ago, naive, rows
 
 POLICY = "openchat.deleted_messages"
-#: A port on which nobody listens.
+#: A port on which no server listens.
 UNREACHABLE = "http://127.0.0.1:9"
 
 

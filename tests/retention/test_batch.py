@@ -356,7 +356,7 @@ def test_a_receipt_that_was_changed_or_is_missing_is_found(platform: Platform) -
     assert (found.receipts, found.faults, found.last) == (3, [], last)
 
     def faults(change: str, expected: str | None = None) -> list[str]:
-        """Return what is found after a change by somebody who may do anything, and undo it."""
+        """Return what is found after a change by a superuser, and undo it."""
         with platform.engine.connect() as connection, connection.begin() as transaction:
             connection.execute(text("ALTER TABLE roomkeeper.receipts DISABLE TRIGGER ALL"))
             connection.execute(text(change))

@@ -442,7 +442,7 @@ DUE: dict[str, Callable[[World], dict[str, Any]]] = {
     "roomkeeper.attachment_history": lambda world: world.add(AttachmentEvent, OLD),
     "roomkeeper.scan_verdicts": lambda world: world.add(ScanVerdict, OLD),
 }
-#: Those whose family must be old too, or somebody would be alive.
+#: Those whose family must be old too, or it would be a sign of life.
 OLD_FAMILY = {"echoroom.anonymous_users"}
 
 
@@ -511,11 +511,11 @@ def _due(world: World, name: str, policy: Retention) -> None:
         world.changed[_row(policy.model, row)] |= {
             column.property.columns[0].name for column in policy.action.values
         }
-        # Or it goes, when it is nobody.
+        # Without this message the anonymised user would be deleted.
         world.add(openchat.Message, sender_id=row["id"])
 
 
-ON_HOLD = "said by somebody on hold"
+ON_HOLD = "said by a user on hold"
 
 
 def _kept(world: World, name: str, policy: Retention, one: Restrict) -> tuple[Table, dict[str, Any]]:

@@ -63,7 +63,7 @@ def test_it_counts_what_a_run_takes(platform: Platform, way: str) -> None:
     room = conversation(platform)
     old = [message(platform, room, timedelta(days=30 + n) + INSTANT) for n in range(7)]
     message(platform, room, timedelta(days=30), reply_to_id=old[0])
-    # Goes itself: in the end nobody sees a change.
+    # It is deleted itself, so no change is visible in the end.
     message(platform, room, timedelta(days=99), reply_to_id=old[1])
     status(platform, old[0])
     status(platform, old[0])

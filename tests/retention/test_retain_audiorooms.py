@@ -168,7 +168,7 @@ def test_figures_that_are_being_written_are_not_taken_along(platform: Platform) 
     assert [row["room_id"] for row in rows(platform, RoomAnalytics).values()] == [None]
 
 
-@pytest.mark.parametrize("what", ["opens again", "somebody joins"])
+@pytest.mark.parametrize("what", ["opens again", "a user joins"])
 def test_a_room_that_comes_to_life_between_look_and_lock_stays(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -193,7 +193,7 @@ def test_no_period_is_theirs_until_it_is_set(platform: Platform) -> None:
 
 
 def test_people_are_not_ours_to_look_at(platform: Platform) -> None:
-    """`auth.users` is Supabase's: a hold on somebody can be placed without it."""
+    """`auth.users` is Supabase's: a hold on a user can be placed without it."""
     holds.place(
         "audiorooms",
         "user",

@@ -58,7 +58,7 @@ def test_another_period_may_be_set(platform: Platform) -> None:
 
 @pytest.mark.parametrize("made", [True, False])
 def test_a_connection_that_is_being_made_keeps_its_call(platform: Platform, made: bool) -> None:
-    """It is in a transaction that nobody else sees yet."""
+    """Its transaction is not committed yet."""
     days(platform)
     log, one, other = call(platform), person(platform), person(platform)
     before = everything(platform)
@@ -94,7 +94,7 @@ def test_a_connection_that_comes_between_look_and_lock_keeps_its_call(
 def test_a_connection_that_comes_after_the_lock_fails_or_waits_but_takes_nothing_along(
     platform: Platform,
 ) -> None:
-    """Whoever has the log's lock decides: a connection to a log that goes cannot be made."""
+    """The holder of the log's lock decides: a connection to a log that goes cannot be made."""
     days(platform)
     kept, expired = call(platform), call(platform)
     tie(platform, kept)

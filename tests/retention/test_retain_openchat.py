@@ -1,4 +1,4 @@
-"""Retention of `openchat`: what was deleted softly, with files and counters; people become nobody."""
+"""Retention of `openchat`: what was deleted softly, with files and counters; users are anonymised."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -295,7 +295,7 @@ def forgotten(
     *,
     by_hand: bool = True,
 ) -> Any:
-    """Run it: these become nobody, what signs them in goes; nothing else changes, then or the next time."""
+    """Run it: these are anonymised, what signs them in goes; nothing else changes, then or the next time."""
     before = platform.everything()
     tables = {model: rows(platform, model) for model in {*deleted, User}}
     done = retain(platform, "openchat.anonymised_users", by_hand=by_hand)
@@ -330,7 +330,7 @@ def test_what_is_told_of_nobody_later_is_forgotten_too(platform: Platform, colum
 
 
 def test_nothing_personal_is_left_in_the_row(platform: Platform) -> None:
-    """Every column is either told of nobody, or says nothing of a person: a new one has to be looked at."""
+    """Every column is anonymised, or says nothing of a person: a new one has to be looked at."""
     impersonal = {"id", "created_at", "is_deleted", "is_private", "allow_friend_requests"}
     impersonal |= {"show_online_status"}
     assert set(table_of(User).c.keys()) - impersonal == set(anonymised(uuid4(), OVER))
@@ -349,7 +349,7 @@ def test_who_is_on_hold_or_has_to_do_with_somebody_on_hold_keeps_their_name(
 
 
 def test_everything_that_was_deleted_goes_in_the_end(platform: Platform) -> None:
-    """Whatever keeps something alive goes before it, run by run, and who is left is whom somebody knows."""
+    """Rows that keep others go before them, run by run; only users that others refer to are left."""
     who, friend = person(platform, **PERSONAL, **DELETED), person(platform)
     room = conversation(platform, created_by=who, is_deleted=True, updated_at=OVER)
     talk = conversation(platform, created_by=friend)

@@ -327,7 +327,7 @@ def test_pictures_and_what_is_in_quarantine_go_too(platform: Platform) -> None:
     for file in (good, kept):
         for name in ("small", "large"):
             platform.put(b"picture", picture_key("pern", file, name))
-    # Another object has come to where the bad one was: nobody names it any more.
+    # Another object has come to where the bad one was: no row names the bad one any more.
     platform.put(b"another", rows(platform, Attachment)[bad]["file_path"])
     assert retain(platform, GLOBAL).rows == 1
     assert set(platform.quarantined()) == {kept.hex}

@@ -246,7 +246,7 @@ def test_files_stay_for_their_job(platform: Platform, override: str | None) -> N
     kept, expired = message(platform, room, old), message(platform, room, old)
     for one, at in ((kept, CLOSED), (expired, CLOSED - INSTANT)):
         job(platform, "pern", attachment(platform, one), at, override=override)
-    # Somebody else's.
+    # Of another application.
     job(platform, "openchat", uuid4(), CLOSED)
     assert retain(platform, MESSAGES).rows == 1
     assert set(rows(platform, Message)) == {kept}
@@ -466,7 +466,7 @@ def test_a_run_that_is_killed_freezes_nothing(platform: Platform, listened: list
 def test_a_rollup_that_computes_for_long_is_not_waited_for_for_ever(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is half done then; and who has been frozen so far already waits for nobody."""
+    """Nothing is half done then; a rollup that is frozen far enough already is not waited for."""
     monkeypatch.setattr(rollup_guard, "_PATIENCE", text("SELECT set_config('lock_timeout', '50', true)"))
     days(platform, **{MESSAGES: 30})
     rolled_up(platform, "pern.daily", watermark=CLOSED)

@@ -36,7 +36,7 @@ several = examples(15)
 
 
 def put(platform: Platform, table: Table, types: dict[str, str], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows whose values are texts, as somebody types them; each has an id of its own."""
+    """Insert rows whose values are texts, as users type them; each has an id of its own."""
     names = ", ".join(f'"{name}"' for name in types)
     values = ", ".join(f"CAST(CAST(:v{n} AS text) AS {of})" for n, of in enumerate(types.values()))
     statement = text(f"INSERT INTO {table.fullname} (id, {names}) VALUES (CAST(:id AS uuid), {values})")

@@ -97,7 +97,7 @@ def launch(tmp_path: Path) -> Iterator[Launcher]:
 
 
 def processes_of(state: Path) -> list[int]:
-    """Return every living process that shows the state directory in any way, whoever started it."""
+    """Return every living process that shows the state directory in any way, whatever started it."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
@@ -145,7 +145,7 @@ def test_it_starts_ends_and_keeps_its_data(launch: Launcher) -> None:
 
 def test_a_shell_gets_the_settings_that_its_programs_have(launch: Launcher) -> None:
     launch.state.mkdir()
-    # Of an earlier start that somebody has opened to all.
+    # Files of an earlier start, readable by all.
     for name in ("env", "env.new"):
         (launch.state / name).touch(mode=0o644)
     name = 'ada\'s $(touch x) `y` "z" é'

@@ -189,7 +189,7 @@ def showing(
     # Files need more servers; `make demo` shows them.
     monkeypatch.setattr("stack.demo.samples.SAMPLES", ())
     monkeypatch.setattr(command, "PATIENCE_SECONDS", patience_seconds)
-    platform.set(s3_bucket="nobody", s3_region="us-east-1", s3_access_key="x", s3_secret_key="x")
+    platform.set(s3_bucket="unused", s3_region="us-east-1", s3_access_key="x", s3_secret_key="x")
     own_settings = {
         k: v for k, v in platform.environment.items() if k.startswith(("ROOMKEEPER_", "DATABASE_URL"))
     }
@@ -247,7 +247,7 @@ def test_a_rollup_without_its_figures_is_wrong(
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        # As if what has no receipt had been taken by somebody else.
+        # As if rows without a receipt had been deleted by another program.
         (
             "DELETE FROM roomkeeper.receipts",
             "✗ pern.audit_info: 1 row, .* s after it was due, without a receipt",

@@ -243,7 +243,7 @@ def test_a_start_gets_over_what_others_left_half_made(launch: Launcher) -> None:
         "clamd/signatures/daily.new",
         "clamd/signatures/daily.cud",
         "seaweedfs/s3.json",
-        # A socket that nobody listens on is a file all the same.
+        # A socket without a listener is a file all the same.
         "supervisord.sock",
         "clamd/clamd.sock",
         "seaweedfs/s3.sock",

@@ -162,8 +162,8 @@ def test_a_program_that_keeps_ending_is_an_error_with_its_last_words(
 
 
 def test_a_program_that_does_not_exist_is_an_error(group: Group) -> None:
-    supervisor = group.supervisor([Program("nobody", ("/nonexistent/program",))])
-    with pytest.raises(StackError, match="nobody cannot be started"):
+    supervisor = group.supervisor([Program("missing", ("/nonexistent/program",))])
+    with pytest.raises(StackError, match="missing cannot be started"):
         supervisor.start_stage(0)
 
 

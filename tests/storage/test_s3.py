@@ -86,7 +86,7 @@ def served(subject: S3Subject, key: str) -> tuple[str, str | None]:
 
 
 def uploads(subject: S3Subject) -> list[str]:
-    """Return the keys of uploads in parts that nobody has ended."""
+    """Return the keys of unfinished multipart uploads."""
     found = subject.client.list_multipart_uploads(Bucket=subject.bucket).get("Uploads", [])
     return [upload["Key"] for upload in found]
 
@@ -423,7 +423,7 @@ def test_what_is_right_already_is_not_copied(behind: S3Subject, proxy: FaultProx
         behind.store.publish("key", version, "image/png", "a.png")
         assert sum(request.startswith("PUT") for request in proxy.requests) == copies
         settled(behind, "key")
-    # Nor read again: nobody can have written it since without being noticed.
+    # Nor read again: a write since then would have been noticed.
     assert [request.split()[0] for request in proxy.requests] == ["HEAD"]
 
 
@@ -594,7 +594,7 @@ def wrong(seaweedfs: SeaweedFSServer, bucket: str, **values: object) -> S3Store:
     ("values", "says"),
     [
         ({"s3_secret_key": "wrong-secret"}, "^the object store refuses: "),
-        ({"s3_access_key": "nobody"}, "^the object store refuses: "),
+        ({"s3_access_key": "wrong-access-key"}, "^the object store refuses: "),
     ],
 )
 def test_wrong_credentials_are_the_stores_fault(
@@ -611,7 +611,7 @@ def test_wrong_credentials_are_the_stores_fault(
         with pytest.raises(StoreError, match=says) as caught:
             attempt()
         assert type(caught.value) is StoreError
-        for secret in ("wrong-secret", "nobody", seaweedfs.server.secret_key):
+        for secret in ("wrong-secret", "wrong-access-key", seaweedfs.server.secret_key):
             assert secret not in str(caught.value)
 
 

@@ -33,7 +33,7 @@ def earliest(*times: datetime | None) -> datetime | None:
 
 
 def leave(stay: dict[str, Any], at: datetime | None) -> None:
-    """Let somebody leave then, as the trigger has it, and not before they joined."""
+    """End a stay then, as the trigger has it, and not before it began."""
     joined = stay["joined_at"]
     stay["left_at"] = latest(joined, at)
     stay["connection_duration"] = (

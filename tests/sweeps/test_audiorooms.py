@@ -66,7 +66,7 @@ def test_people_leave_rooms_that_are_not_active(platform: Platform, by_hand: boo
     ended = ago(hours=1)
     closed = room(platform, active=False, updated_at=ended)
     unknown = room(platform, active=None, updated_at=None)
-    # Closed by us, but somebody held their stays: the suspension is the end, not our closing.
+    # Closed by us, but its stays were locked: the suspension is the end, not our closing.
     suspended = room(platform, active=False, updated_at=ended, suspended_until=ended - timedelta(hours=1))
     # Closed by its owner before.
     resumed = room(platform, active=False, updated_at=ended, suspended_until=ended + timedelta(days=9))
@@ -213,7 +213,7 @@ def test_of_several_open_stays_of_a_client_the_newest_is_kept(platform: Platform
     # Those of wrong clocks are as good as unknown.
     first, _ = of("fay", astray, one)
     leaves |= {first: left(astray, 0)}
-    # Clocks that differ a little are believed, but nobody is credited with what is to come.
+    # Clocks that differ a little are believed, but no listener is credited with time to come.
     first, second, _ = of("gus", one, NOW + INSTANT, NOW + model.SKEW)
     leaves |= {first: left(NOW, 10800), second: left(NOW + INSTANT, 0)}
     # One in between that was left is the next one all the same.
@@ -289,7 +289,7 @@ def _history(platform: Platform, chance: random.Random) -> None:
 
 
 def _credited(before: World, after: World) -> None:
-    """See that nobody is credited with more than there is a sign of."""
+    """See that no listener is credited with more than there is a sign of."""
     for key, row in after.stays.items():
         was, joined = before.stays[key], row["joined_at"]
         if was["left_at"] is not None or row["left_at"] is None:
@@ -319,7 +319,7 @@ def check_any_order(platform: Platform, chance: random.Random) -> None:
         if row["left_at"] is not None and row["joined_at"] is not None:
             assert row["left_at"] >= row["joined_at"]
     for row in world.open():
-        # Somebody in a room that is active, and lives, once.
+        # A listener in a room that is active, and lives, once.
         assert world.is_active(row)
         assert any(at >= NOW - model.DEAD for at in world.signs(row["room_id"]))
     clients = [(row["room_id"], row["client_id"]) for row in world.open() if row["client_id"] is not None]

@@ -349,7 +349,7 @@ def test_a_partitioned_table_is_swept_as_a_whole(platform: Platform) -> None:
 def test_a_sign_of_life_that_comes_in_between_is_not_overlooked(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the rows and their change somebody speaks."""
+    """A user speaks between the look at the rows and their change."""
     room = add(platform, ChatSession, category="Calm")
     who = add(platform, User, username="Ada", last_active=None)
     add(platform, SessionParticipant, session_id=room, user_id=who, joined_at=ago(days=1))

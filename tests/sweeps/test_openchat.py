@@ -71,7 +71,7 @@ def test_signs_of_life_are_looked_up_person_by_person(platform: Platform) -> Non
         plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {query}").scalars())
     assert "participant_user_idx" in plan
     assert "message_conversation_created_idx" in plan
-    # All that somebody has ever written, and all that anybody has read since.
+    # All that a user has ever written, and all that any user has read since.
     assert "message_sender_idx" not in plan
     assert "participant_last_read_idx" not in plan
     assert "Join" not in plan

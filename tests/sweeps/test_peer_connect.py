@@ -68,7 +68,7 @@ def test_sessions_end_as_by_the_documented_function(platform: Platform, seed: in
     swept = sweep(platform, "connect.sessions", now=now)
     by_us = rows(platform, UserSession)
 
-    # Named: theirs keeps a session without an expiry for ever, ours until nobody has updated it for 30 days.
+    # Named: theirs keeps a session without an expiry for ever, ours until 30 days after its last update.
     month_ago = now - timedelta(days=30)
     forgotten = {
         key

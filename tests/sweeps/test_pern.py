@@ -84,7 +84,7 @@ def test_one_of_several_conversations_and_sessions_is_enough(platform: Platform,
     message(platform, left, user, ago(minutes=1))
     other = person(platform, status="online")
     session(platform, other)
-    # A session that is over says that somebody was there as well.
+    # A session that is over says that the user was there as well.
     session(platform, other, updated_at=ago(minutes=1), expires_at=ago(minutes=1), revoked_at=NOW)
     swept(platform, "pern.presence", rows(platform, User), by_hand)
 

@@ -89,7 +89,7 @@ def room(platform: Platform) -> UUID:
 
 
 def typing(platform: Platform, place: UUID | None, name: str = "Ada", **values: Any) -> UUID:
-    """Somebody stopped to type there; return who."""
+    """Insert a user who has stopped typing there; return the user's id."""
     user = add(platform, User, username=name)
     indicator = {"session_id": place, "user_id": user, "username": name, "expires_at": ago(seconds=1)}
     add(platform, TypingIndicator, **indicator | values)
@@ -359,7 +359,7 @@ def test_a_forked_child_has_a_connection_of_its_own(
             os.waitpid(child, 0)
             for end in (emitted, stays, ends):
                 os.close(end)
-    # The child's came, and nobody's went.
+    # The child opened its own connection; none was closed.
     assert before < after
     assert len(after) == len(before) + 1
     socketio.emit(TYPING, [(rooms[3], None)], settings)

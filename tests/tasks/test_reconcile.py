@@ -328,7 +328,7 @@ def test_an_application_that_is_not_enabled_keeps_its_files(local: Side) -> None
     local.job("pern", row_id)
     local.platform.pern_attachment(None, file_path="uploads/gone")
     found = local.apply()
-    # Nobody would work on its rows.
+    # No worker would process its rows.
     assert (found.keys, found.rows, found.gone) == (["uploads/2"], 0, 0)
     assert local.keys() == {"uploads/1", picture}
 

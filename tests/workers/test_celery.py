@@ -18,7 +18,7 @@ from workers.task import PlatformTask
 
 pytestmark = pytest.mark.system
 
-#: What somebody wrote: it may stand in the dead letters and nowhere else.
+#: What a user wrote: it may stand in the dead letters and nowhere else.
 SECRET = "meet-me-at-midnight"
 
 

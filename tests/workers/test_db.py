@@ -48,7 +48,7 @@ def test_every_transaction_is_pinned_whatever_the_role_defaults_to(engine: Engin
         for _ in range(2):
             with connection.begin():
                 assert connection.execute(SETTINGS).one() == ("UTC", "300ms", "200ms")
-            # Behind a pooler the next transaction on this server connection is somebody else's.
+            # Behind a pooler the next transaction on this server connection is another client's.
             driver: Any = connection.connection.dbapi_connection
             assert driver.execute("SHOW TimeZone").fetchone() == ("Asia/Kathmandu",)
             assert driver.execute("SHOW statement_timeout").fetchone() == ("1h",)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from tests.platform import Platform, environment, eventually
 from workers import dead_letters
 
-#: What somebody wrote: it may stand in the dead letters and nowhere else.
+#: What a user wrote: it may stand in the dead letters and nowhere else.
 SECRET = "meet-me-at-midnight"
 UNKNOWN_ID = "a2f3dd1e-7f2b-4c63-9d0e-1f0ad8f6b9aa"
 
@@ -109,7 +109,7 @@ def test_a_malformed_message_is_kept_with_the_reason_and_the_worker_goes_on(plat
     ("text", "stored"),
     [
         ("a\0b", "a�b"),
-        # The same letters, but nobody's NUL.
+        # The same letters, but no NUL.
         (r"a\u0000b", r"a\u0000b"),
         ("a\\\0b", "a\\�b"),
         ("half \ud83d of a character", "half ? of a character"),

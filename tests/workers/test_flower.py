@@ -19,13 +19,13 @@ PASSWORD = "correct horse"
 
 
 class Visitor:
-    """Somebody who asks Flower over HTTP."""
+    """An HTTP client of Flower."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
     def ask(self, path: str, password: str | None = PASSWORD, method: str = "GET") -> tuple[int, str]:
-        """Return status and body; 0 as long as nobody listens."""
+        """Return status and body; 0 as long as no server listens."""
         headers = {}
         if password is not None:
             token = base64.b64encode(f"operator:{password}".encode()).decode()

@@ -182,7 +182,7 @@ def test_one_that_was_stopped_and_does_not_run_any_more_is_overdue(platform: Pla
 def test_one_that_changes_nothing_of_what_it_sees_is_stuck(platform: Platform) -> None:
     for seconds in (6, 5):
         ran(platform, ago=seconds * SECOND, remaining=1)
-        # Somebody may hold a row for a moment.
+        # Another transaction may hold a row for a moment.
         assert judged().stuck_rows == 0
     ran(platform, ago=3 * SECOND, remaining=1234, error="CheckViolation: no")
     assert judged().stuck_rows == 1234

@@ -317,7 +317,7 @@ def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) ->
     operator_actions.act("retry", "openchat", row_id, actor="ada", reason="the object is back")
     age = ("roomkeeper_attachment_queue_age_seconds", (("app", "openchat"),))
     assert 0 <= asked(state)[age] < 60
-    # And it grows for as long as nobody takes it.
+    # And it grows until a worker takes it.
     platform.sql("UPDATE roomkeeper.attachment_jobs SET updated_at = now() - interval '100 s'")
     assert 100 <= asked(state)[age] < 160
 

@@ -1,4 +1,4 @@
-"""The schema `roomkeeper`: its migrations make what the models say, once, whoever asks and how often."""
+"""The schema `roomkeeper`: its migrations make what the models say, once, however often they are run."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

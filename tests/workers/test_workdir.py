@@ -1,4 +1,4 @@
-"""Directories for files that are worked on: nobody else's are touched, dead processes' do not stay."""
+"""Work directories: those of other processes are not touched, those of dead ones are removed."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def test_a_directory_goes_with_its_block(tmp_path: Path) -> None:
 def test_what_a_killed_process_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
     dead, left = holder(tmp_path)
     alive, kept = holder(tmp_path)
-    (tmp_path / "somebody-elses").mkdir()
+    (tmp_path / "of-another-program").mkdir()
     (tmp_path / "roomkeeper-work-file").write_bytes(b"no directory")
     try:
         end(dead, signal.SIGKILL)
@@ -54,7 +54,7 @@ def test_what_a_killed_process_leaves_is_swept_and_nothing_else(tmp_path: Path) 
             assert own.exists()
         assert not left.exists()
         assert (kept / "content").exists()
-        assert (tmp_path / "somebody-elses").exists()
+        assert (tmp_path / "of-another-program").exists()
         assert sweep(tmp_path) == 0
     finally:
         end(alive)

@@ -46,7 +46,7 @@ class Place(SixthBase):
 
 
 class Visit(SixthBase):
-    """Somebody was at a place."""
+    """A user's visit to a place."""
 
     __tablename__ = "visit"
     __table_args__ = ({"schema": SCHEMA},)
