@@ -170,7 +170,7 @@ def test_what_a_killed_process_leaves_is_taken_up_by_the_next(store: LocalStore,
                 lambda: [path for path in store.root.glob(".incoming-*") if path.stat().st_size]
             )
             # Nobody else may write it meanwhile.
-            with pytest.raises(StoreError, match="somebody else"):
+            with pytest.raises(StoreError, match="another process"):
                 store.put(key, source, "text/plain")
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -197,7 +197,7 @@ def test_who_comes_too_late_does_not_write_into_what_another_has_finished(
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
-    with pytest.raises(StoreError, match="somebody else"):
+    with pytest.raises(StoreError, match="another process"):
         store.put("key", source, "text/plain")
     assert files(store.root) == {"key": b"theirs"}
 
