@@ -111,7 +111,7 @@ def test_a_key_has_an_address(store: LocalStore, key: str, url: str) -> None:
     assert store.url(key, "image/png", "a.png") == ObjectUrl(url, None)
 
 
-# -- Another process writes ---------------------------------------------------------------------------------
+# -- Somebody else writes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"CONTENT", b"content and more", b"cont"])
@@ -136,7 +136,7 @@ def test_a_file_that_is_written_while_it_is_read_is_not_accepted(
     source = tmp_path / "source"
     source.write_bytes(bytes(3 * CHUNK_BYTES))
     store.put("key", source, "text/plain")
-    # Reading stops at a pipe that is not emptied, and meanwhile the file is written.
+    # Reading stops at a pipe that nobody empties, and meanwhile the file is written.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:
@@ -169,8 +169,8 @@ def test_what_a_killed_process_leaves_is_taken_up_by_the_next(store: LocalStore,
             (incoming,) = eventually(
                 lambda: [path for path in store.root.glob(".incoming-*") if path.stat().st_size]
             )
-            # No other process may write it meanwhile.
-            with pytest.raises(StoreError, match="somebody else"):
+            # Nobody else may write it meanwhile.
+            with pytest.raises(StoreError, match="another process"):
                 store.put(key, source, "text/plain")
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -197,7 +197,7 @@ def test_who_comes_too_late_does_not_write_into_what_another_has_finished(
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
-    with pytest.raises(StoreError, match="somebody else"):
+    with pytest.raises(StoreError, match="another process"):
         store.put("key", source, "text/plain")
     assert files(store.root) == {"key": b"theirs"}
 
