@@ -169,7 +169,7 @@ def test_what_a_killed_process_leaves_is_taken_up_by_the_next(store: LocalStore,
             (incoming,) = eventually(
                 lambda: [path for path in store.root.glob(".incoming-*") if path.stat().st_size]
             )
-            # Nobody else may write it meanwhile.
+            # No other process may write it meanwhile.
             with pytest.raises(StoreError, match="another process"):
                 store.put(key, source, "text/plain")
             os.kill(child, signal.SIGKILL)
