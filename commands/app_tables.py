@@ -6,7 +6,10 @@ test compares it with them.
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from workers.inspection import Need
 
 FILE = Path(__file__).with_name("apps.json")
 
@@ -17,7 +20,8 @@ class AppTables(TypedDict):
     Attributes:
         about: what it is, in a phrase.
         document: the document that its rules come from.
-        jobs: by table, its jobs, each with the task's name and the reason.
+        jobs: by table, the jobs that use it: those that it is meant for, each with the task's name and the
+            reason, then those that need it besides, each with what it does with the rows.
         untouched: by table, why no job uses it.
     """
 
@@ -46,18 +50,35 @@ def _defined() -> dict[str, AppTables]:
     made: dict[str, AppTables] = {}
     for name, app in APPS.items():
         jobs: dict[str, list[tuple[str, str]]] = {}
+        besides: dict[str, list[tuple[str, str]]] = {}
+        # Statistics, which some jobs write, are no tables of the application's own.
+        tables = dict.fromkeys(app.tables())
         for job in app.jobs():
-            for model in job.models:
-                # What was copied of the application's tables for its statistics is no table of its own.
-                if table_of(model).schema in app.models.SCHEMAS:
-                    jobs.setdefault(table_of(model).fullname, []).append((job.task, job.why))
+            main = [table_of(model) for model in job.models]
+            for table in main:
+                if table in tables:
+                    jobs.setdefault(table.fullname, []).append((job.task, job.why))
+            for need in job.needs():
+                if need.table in tables and need.table not in main:
+                    besides.setdefault(need.table.fullname, []).append((job.task, _use(need)))
         made[name] = {
             "about": app.about,
             "document": app.document,
-            "jobs": jobs,
+            "jobs": {
+                table.fullname: found
+                for table in tables
+                if (found := jobs.get(table.fullname, []) + besides.get(table.fullname, []))
+            },
             "untouched": {table_of(model).fullname: why for model, why in app.untouched.items()},
         }
     return made
+
+
+def _use(need: "Need") -> str:
+    """Return what a job does with the rows of a table that is not its own."""
+    if "DELETE" in need.privileges:
+        return "Deletes its rows with those that they refer to."
+    return "Updates or locks its rows." if "UPDATE" in need.privileges else "Only reads it."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`roomkeeper apps`: which table feeds which job."""
+"""`roomkeeper apps`: which jobs use each table."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from workers.errors import OperatorError
 
 
 def apps(name: Annotated[str, typer.Argument(help="Only this application.")] = "") -> None:
-    """Print every table of the applications, and the job that it feeds or why it feeds none."""
+    """Print every table of the applications with the jobs that use it, or why none does."""
     known = read()
     if name and name not in known:
         raise OperatorError(f"{name!r} is not an application: {', '.join(known)}.")
@@ -22,12 +22,13 @@ def apps(name: Annotated[str, typer.Argument(help="Only this application.")] = "
 
 def _table(name: str, app: AppTables) -> Table:
     table = Table(title=f"{name}: {app['about']} ({app['document']})", title_justify="left", expand=True)
-    table.add_column("table", no_wrap=True)
-    table.add_column("job", no_wrap=True)
+    table.add_column("table / job", no_wrap=True)
     table.add_column("why", ratio=1)
     for used, jobs in app["jobs"].items():
-        for line, (task, why) in enumerate(jobs):
-            table.add_row("" if line else used, task, why)
+        table.add_row(used, app["untouched"].get(used, ""), style="bold")
+        for task, why in jobs:
+            table.add_row(f"  {task}", why)
     for untouched, reason in app["untouched"].items():
-        table.add_row(untouched, "–", reason, style="dim")
+        if untouched not in app["jobs"]:
+            table.add_row(untouched, reason, style="bold")
     return table

@@ -12,7 +12,7 @@ ENTRIES: dict[str, Entry] = {
     "apps": Entry(
         "commands.apps",
         "apps",
-        "Print every table of the applications, and the job that it feeds or why it feeds none.",
+        "Print every table of the applications with the jobs that use it, or why none does.",
     ),
     "check": Entry(
         "commands.check",

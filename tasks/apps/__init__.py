@@ -1,4 +1,4 @@
-"""The applications. A sixth is a models file, a definition, a factory and one line in `APPS`."""
+"""The applications. CONTRIBUTING.md says how to add a sixth."""
 
 import difflib
 from collections.abc import Collection

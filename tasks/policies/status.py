@@ -6,7 +6,7 @@ from typing import Any
 from tasks.policies.columns import Column, Model, names_of, table_of
 from workers.inspection import Need
 
-_TASK = "delivery.record"
+_TASK = "delivery.drain"
 
 
 def _need(model: Any, privileges: set[str], *columns: Column | None) -> Need:

@@ -30,7 +30,17 @@ def test_one_application_is_printed_with_its_jobs() -> None:
     outcome = roomkeeper("apps", "openchat")
     assert outcome.code == 0
     assert sorted(printed(outcome.out)) == sorted(table.fullname for table in APPS["openchat"].tables())
-    assert re.search(r"│ openchat\.attachment +│ attachments\.process +│", outcome.out)
+    assert re.search(r"│ openchat\.attachment +│[^│]*│\n│   attachments\.process +│", outcome.out)
+
+
+def test_jobs_that_only_look_into_a_table_are_printed_with_it() -> None:
+    messages = app_tables.read()["pern"]["jobs"]["pern.messages"]
+    assert [task for task, _ in messages[:3]] == [
+        "pern.messages_by_conversation",
+        "pern.messages",
+        "pern.daily",
+    ]
+    assert messages[3:] == [["delivery.drain", "Only reads it."], ["pern.presence", "Only reads it."]]
 
 
 def test_an_unknown_application_is_a_sentence(snapshot: SnapshotAssertion) -> None:
