@@ -138,9 +138,10 @@ class Settings(BaseModel):
         description="The largest picture that is decoded, width × height × frames of an animation.",
     )
     attachment_lease_seconds: float = Field(
-        default=30,
+        default=9,
         ge=1,
-        description="After this long without a sign of life of its worker another one takes the file over.",
+        description="After this long without a sign of life of its worker another takes it over; "
+        "the recovery job enqueues it.",
     )
     attachment_attempts: int = Field(
         default=3,
@@ -179,7 +180,7 @@ class Settings(BaseModel):
         description="How often counters of conversations are recounted, three seconds' worth.",
     )
     recover_every_seconds: float = Field(
-        default=10, gt=0, description="How often the recovery job looks for attachments without a worker."
+        default=5, gt=0, description="How often the recovery job looks for attachments without a worker."
     )
     scan_timeout_seconds: float = Field(
         default=120, gt=0, description="How long clamd may take over one file before it counts as 'not yet'."

@@ -253,3 +253,14 @@ def test_an_application_that_is_none_ends_a_worker_with_just_the_sentence() -> N
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("ROOMKEEPER_APPS names 'openchad', which is not an application: ")
     assert ended.stderr.endswith("Did you mean 'openchat'?\n")
+
+
+def test_files_of_a_killed_worker_are_taken_over_within_15_seconds() -> None:
+    """The lease ends, then the recovery job enqueues the file; docs/reliability.md promises this."""
+    defaults = load({"DATABASE_URL": DATABASE})
+    assert defaults.attachment_lease_seconds + defaults.recover_every_seconds <= 15
+    # A renewal may wait for a lock and be tried once more before the lease ends.
+    assert (
+        defaults.attachment_lease_seconds / 3 + defaults.lock_timeout_ms / 1000
+        < defaults.attachment_lease_seconds
+    )
