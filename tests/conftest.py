@@ -151,7 +151,7 @@ def _ask_and_compile_once() -> Iterator[None]:
 @pytest.fixture
 def two_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The engine of this process has two connections: what takes a third one fails, as does what waits."""
-    real: Callable[..., Engine] = db.create_engine
+    real: Callable[..., Engine] = vars(db)["create_engine"]
 
     def strict(url: URL, **options: Any) -> Engine:
         return real(url, **options | {"pool_size": 2, "max_overflow": 0, "pool_timeout": 1})
