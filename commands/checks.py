@@ -20,7 +20,7 @@ from rich.console import Console
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from commands import rollup_status
+from commands import check_pooler, rollup_status
 from models.platform import SCHEMA
 from tasks import availability
 from tasks.apps import enabled, every, policies, rollups, zone
@@ -79,7 +79,8 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
                 return faults
             found = availability.find_faults(connection, settings)
             without = without_index(connection, settings, found.applications)
-            return [*found.all(), *index_check.warnings(without)]
+            pooled = check_pooler.warnings(connection, settings)
+            return [*found.all(), *index_check.warnings(without), *pooled]
     except DBAPIError as error:
         return [refusal(error)]
 
@@ -156,6 +157,8 @@ def refusal(error: DBAPIError) -> Fault:
             f"The database refuses: {reason}.",
             f"A transaction pooler stands before it: set {variable('prepared_statements')}=false.",
         )
+    if pooler := check_pooler.refusal(reason):
+        return pooler
     if is_transient(error):
         return Fault(
             f"The database does not answer: {reason}.",

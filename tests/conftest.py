@@ -148,6 +148,20 @@ def _ask_and_compile_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def two_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The engine of this process has two connections: what takes a third one fails, as does what waits."""
+    real: Callable[..., Engine] = vars(db)["create_engine"]
+
+    def strict(url: URL, **options: Any) -> Engine:
+        return real(url, **options | {"pool_size": 2, "max_overflow": 0, "pool_timeout": 1})
+
+    monkeypatch.setattr(db, "create_engine", strict)
+    db.forget_engine()
+    yield
+    db.forget_engine()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _describe_s3_once() -> Iterator[None]:
     """Read the files that describe S3 to a client once: each client would read and parse them anew."""

@@ -81,6 +81,29 @@ def run(
         raise
 
 
+@contextmanager
+def run_within(outer: RunEntry, job: str) -> Iterator[RunEntry | None]:
+    """Open a run of `job` on the connection of a run in progress; None where another run of it is under way.
+
+    A run that is skipped or changes no row leaves no row in the job history; another is written with that of
+    the outer run. No other run of `job` begins until this one ends.
+    """
+    connection, this = outer.connection, None
+    try:
+        with connection.begin_nested() as savepoint:
+            started, taken = connection.execute(_TAKE_WITHIN, {"key": f"roomkeeper:{job}"}).one()
+            this = RunEntry(connection, started) if taken else None
+            yield this
+            # The lock ends with the savepoint in which it was taken, if that is rolled back.
+            savepoint.rollback()
+    except BaseException as error:
+        if this is not None:
+            _write_failed(job, None, this.started_at, this, error)
+        raise
+    if this is not None and this.rows:
+        _write(connection, job, None, this)
+
+
 def _write_failed(
     job: str, slot: datetime | None, started: datetime, this: RunEntry | None, error: BaseException
 ) -> None:
@@ -97,9 +120,11 @@ def _write_failed(
 
 
 # Made once: some jobs run every few seconds and mostly find nothing.
+_LOCKED = func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0))
+_TAKE_WITHIN = select(func.clock_timestamp(), _LOCKED)
 _TAKE = select(
     func.clock_timestamp(),
-    func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)),
+    _LOCKED,
     # A crash may take the row of a run back; what the run did is in transactions of its own.
     func.set_config("synchronous_commit", "off", True),
     # This transaction waits for those that do the work. Whatever the server allows, it lives as long as they

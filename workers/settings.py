@@ -324,7 +324,9 @@ class Settings(BaseModel):
         default=5_000, gt=0, description="The longest that one SQL statement may wait for a lock."
     )
     prepared_statements: bool = Field(
-        default=True, description="Off behind a transaction pooler that cannot keep prepared statements."
+        default=False,
+        description="Whether statements that are run often are prepared, which saves the database some work. "
+        "Not behind a transaction pooler, unless it keeps prepared statements.",
     )
     worker_processes: int = Field(
         default=2, gt=0, description="The processes of one worker, each doing one task at a time."

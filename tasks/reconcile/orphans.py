@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, sele
 from models.platform import ListedObject
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
-from tasks.reconcile.listing import unhurried
+from tasks.reconcile.listing import unhurried, unhurried_part
 from tasks.reconcile.referenced_keys import below, foreign, named, normal, still_named
 from tasks.reconcile.result import SAMPLES, Result, most
 from tasks.retention import receipts
@@ -98,8 +98,9 @@ def delete(
     share: float,
     receipt: "Receipt",
     watch: Callable[[str], None],
+    connection: Connection,
 ) -> None:
-    """Remove the orphans.
+    """Remove the orphans, which are read by the run's own `connection`.
 
     Raises:
         StoreError: the store is away; what was removed is counted.
@@ -107,16 +108,17 @@ def delete(
     limit = most(found.listed, share)
     unnamed = cut.unnamed(found.store).subquery()
     orphans = select(unnamed.c.key, unnamed.c.normal, unnamed.c.size).where(unnamed.c.orphan)
-    with transaction() as connection:
-        unhurried(connection)
-        with connection.execute(orphans, execution_options={"yield_per": BATCH}) as stream:
-            for batch in stream.partitions():
-                if found.deleted + len(batch) > limit:
-                    # Rows have gone since they were counted, all at once.
-                    found.stopped = f"{found.store}: more than {limit:,} objects are named by no row by now"
-                    return
-                _delete(found, cut, batch, store, receipt)
-                watch(f"{found.store}: {found.deleted:,} of {found.orphans:,} orphans removed")
+    with (
+        unhurried_part(connection),
+        connection.execute(orphans, execution_options={"yield_per": BATCH}) as stream,
+    ):
+        for batch in stream.partitions():
+            if found.deleted + len(batch) > limit:
+                # Rows have gone since they were counted, all at once.
+                found.stopped = f"{found.store}: more than {limit:,} objects are named by no row by now"
+                return
+            _delete(found, cut, batch, store, receipt)
+            watch(f"{found.store}: {found.deleted:,} of {found.orphans:,} orphans removed")
 
 
 def _delete(found: Result, cut: Cut, batch: Any, store: ObjectStore, receipt: "Receipt") -> None:

@@ -31,18 +31,15 @@ from sqlalchemy import (
     Executable,
     Integer,
     Table,
-    delete,
-    select,
 )
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from models.platform import AttachmentJob, UnfinishedArchive
+from models.platform import AttachmentJob
 from tasks.analytics import rollup_guard
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Cascade, Retention, SetValues
 from tasks.retention import archive, object_deleter, pending_deletions, receipts
-from tasks.retention.archive import Archived, ArchiveError
+from tasks.retention.batch_archives import BatchArchives
 from tasks.retention.cascade import (
     ALL,
     NOW_SUFFIX,
@@ -65,7 +62,6 @@ from tasks.sweeps.batch import (
     words,
 )
 from tasks.sweeps.engine import Pace
-from workers.db import transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore
 
@@ -182,6 +178,8 @@ class RetentionBatches(Batches):
     counted: list[int] = field(default_factory=list)
     deletions: Deletions = field(default_factory=Deletions)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
+    #: Of the batch that is open, its archives, until their notes are settled.
+    _open: list[BatchArchives] = field(default_factory=list)
 
     @property
     def retention(self) -> Retention:
@@ -236,10 +234,17 @@ class RetentionBatches(Batches):
 
     @contextmanager
     def _begin(self, patience_ms: int) -> Iterator[Connection]:
+        self._open.clear()
+        if self.archives is not None:
+            archives = BatchArchives(self.archives, self.retention, self.run, self.now, next(self._numbers))
+            archives.note()
+            self._open.append(archives)
         with begin(HOLD_PATIENCE_MS, CHANGE_MS) as connection:
             connection.execute(_LOCK)
             connection.execute(_PATIENCE, {"patience": str(patience_ms)})
             yield connection
+            for unused in self._open:
+                unused.settle(connection)
 
     @property
     def spent(self) -> bool:
@@ -359,7 +364,7 @@ class RetentionBatches(Batches):
 
     def _finish(self, connection: Connection, batch: "_TakenRows", rows: int, files: "Files | None") -> None:
         """Archive what was deleted, write the receipt, and note the objects that are to be deleted."""
-        archived = self._archive(batch) if self.archives is not None else []
+        archived = [one for archives in self._open for one in archives.write(batch.rows, batch.changed)]
         # At the end, for it waits for rollups.
         self._freeze(connection, batch, files)
         if files is not None:
@@ -381,12 +386,9 @@ class RetentionBatches(Batches):
             "archives": [one.as_json() for one in archived],
             "operator": self.operator,
         }
-        if archived:
-            keys = [one.key for one in archived]
-            noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
-            if noted.rowcount != len(keys):
-                # Its connection to the job history was lost, not this one.
-                raise ArchiveError("another run has taken this one for dead, and removed its archives")
+        for archives in self._open:
+            archives.settle(connection)
+        self._open.clear()
         batch.receipt = receipts.append(
             connection,
             kind="taken",
@@ -411,33 +413,3 @@ class RetentionBatches(Batches):
             jobs = pending_deletions.jobs_of(files.app, ids)
             latest.append(rollup_guard.latest_in(connection, table_of(AttachmentJob), self.closed, jobs))
         rollup_guard.freeze(connection, self.closed, *latest)
-
-    def _archive(self, batch: "_TakenRows") -> list[Archived]:
-        assert self.archives is not None
-        number = next(self._numbers)
-        about = {"policy": self.policy.name, "run": str(self.run), "now": self.now.isoformat()}
-        archived = []
-        every = [*((*one, False) for one in batch.rows), *((*one, True) for one in batch.changed)]
-        for part, (table, rows, changed) in enumerate(every):
-            name = f"{self.run}-{number:05}-{part}-{table.name}{'-changed' if changed else ''}.parquet"
-            key = f"{self.policy.name}/{self.now:%Y/%m/%d}/{name}"
-            with transaction() as connection:
-                connection.execute(insert(UnfinishedArchive).values(key=key, policy=self.policy.name))
-            archived.append(archive.write(self.archives, key, table.fullname, rows, about, changed=changed))
-        return archived
-
-
-def remove_unfinished(job: str, archives: ObjectStore | None) -> None:
-    """Remove the archives that a crash has left of a policy, or of a table's partitions.
-
-    They are locked meanwhile: a run that was taken for dead, and is not, cannot commit a receipt that names
-    them.
-    """
-    if archives is None:
-        return
-    with transaction() as connection:
-        unfinished = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
-        left = list(connection.execute(unfinished.with_for_update(skip_locked=True)).scalars())
-        if left:
-            archives.delete_many(left)
-            connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))

@@ -36,5 +36,5 @@ def test_a_default_is_written_as_it_would_be_set() -> None:
     assert rows["ROOMKEEPER_APPS"] == "`echoroom,openchat,connect,pern,audiorooms`"
     assert rows["ROOMKEEPER_SCHEMAS"] == "none"
     assert rows["ROOMKEEPER_BROKER_URL"] == "`redis://127.0.0.1:6379/0`"
-    assert rows["ROOMKEEPER_PREPARED_STATEMENTS"] == "`true`"
+    assert rows["ROOMKEEPER_PREPARED_STATEMENTS"] == "`false`"
     assert rows["ROOMKEEPER_FLOWER_PASSWORD"] == "none"

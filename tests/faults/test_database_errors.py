@@ -157,7 +157,15 @@ def test_errors_that_no_server_raised(error: BaseException, kind: ErrorKind | No
 
 @pytest.fixture
 def engine(empty_database: str) -> Iterator[Engine]:
-    made = create(load({"DATABASE_URL": empty_database, "ROOMKEEPER_LOCK_TIMEOUT_MS": "100"}))
+    made = create(
+        load(
+            {
+                "DATABASE_URL": empty_database,
+                "ROOMKEEPER_LOCK_TIMEOUT_MS": "100",
+                "ROOMKEEPER_PREPARED_STATEMENTS": "true",
+            }
+        )
+    )
     with made.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (id int PRIMARY KEY, name text)")
         connection.exec_driver_sql("INSERT INTO t VALUES (1, 'a'), (2, 'b')")

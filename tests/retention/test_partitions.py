@@ -796,6 +796,7 @@ def test_a_batch_takes_no_more_than_it_may(monthly: Platform) -> None:
     assert len(rows(monthly, AuditLog)) == 11
 
 
+@pytest.mark.usefixtures("two_connections")
 def test_a_scheduled_run_drops_and_a_restore_makes_room_again(monthly: Platform) -> None:
     old = log(monthly, JANUARY)
     before = rows(monthly, AuditLog)

@@ -15,6 +15,7 @@ from tasks.retention.partitions.drop import Dropped, DropResult, drop_past, past
 from tasks.retention.partitions.plan import Plan, plan
 from tasks.retention.partitions.policies import age_of, named, policies_of
 from workers.db import transaction
+from workers.job_history import RunEntry
 from workers.settings import Settings
 
 
@@ -25,13 +26,14 @@ def keep(
     *,
     operator: str | None = None,
     seconds: float | None = None,
+    within: RunEntry | None = None,
 ) -> list[str]:
     """See to the partitions of a policy's table before the policy takes rows one by one.
 
     Nothing is done where it is not partitioned by the column that the policy goes by.
 
     Args:
-        operator, seconds: as `drop_past` has them.
+        operator, seconds, within: as `drop_past` has them.
 
     Returns:
         What could not be done, in sentences.
@@ -50,7 +52,7 @@ def keep(
     problems = []
     parts: tuple[Callable[[], object], ...] = (
         lambda: create_upcoming(found, now),
-        lambda: drop_past(policy.table, settings, now, operator=operator, seconds=seconds),
+        lambda: drop_past(policy.table, settings, now, operator=operator, seconds=seconds, within=within),
     )
     for part in parts:
         try:

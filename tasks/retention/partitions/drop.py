@@ -37,7 +37,8 @@ from tasks.analytics import rollup_guard
 from tasks.policies.retention import Retention
 from tasks.retention import receipts
 from tasks.retention.archive import archives_of
-from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, STORE_SECONDS, remove_unfinished
+from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, STORE_SECONDS
+from tasks.retention.batch_archives import remove_unfinished
 from tasks.retention.partitions import archives
 from tasks.retention.partitions.archives import Archiver, Archives
 from tasks.retention.partitions.catalog import Found, Partition, PartitionError, find, partitions, quoter
@@ -94,6 +95,7 @@ def drop_past(
     operator: str | None = None,
     dry_run: bool = False,
     seconds: float | None = None,
+    within: job_history.RunEntry | None = None,
     watch: Callable[[str, int], None] = lambda _name, _rows: None,
 ) -> Dropped:
     """Drop the partitions whose time is over, if every row in them is due; the oldest first.
@@ -104,6 +106,7 @@ def drop_past(
         operator: who does it by hand; receipts name them.
         dry_run: only say what would become of which.
         seconds: no partition is begun, or archived on, after so long; None for to the end.
+        within: the run that this is a part of, whose connection it uses for its lock.
         watch: is called with a partition's name and the rows archived so far.
 
     Raises:
@@ -128,7 +131,12 @@ def drop_past(
         done.results = [dropping.foresee(one) for one in todo]
         return done
     longest = timedelta(days=1) if seconds is None else timedelta(seconds=seconds + LOOK_MS / 1000)
-    with job_history.run(job, quiet=True, longest=longest) as entry:
+    run = (
+        job_history.run(job, quiet=True, longest=longest)
+        if within is None
+        else job_history.run_within(within, job)
+    )
+    with run as entry:
         if entry is None:
             done.busy = True
             return done
