@@ -486,7 +486,7 @@ def make_story(
     conversation = world.conversation()
     users = [world.participant(conversation) for _ in range(chance.randint(2, people))]
     if chance.random() < 0.5:
-        absent = chance.choice(
+        absent: dict[str, Any] = chance.choice(
             [{"status": "left"}, {"status": "invited"}, {"left_at": naive(0), "joined_at": naive(0)}]
         )
         users.append(world.participant(conversation, **absent))
