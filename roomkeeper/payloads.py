@@ -14,12 +14,19 @@ from uuid import UUID
 
 PROCESS_ATTACHMENT = "attachments.process"
 RECORD_STATUS = "delivery.record"
+RECOUNT_CONVERSATION = "delivery.recount"
 RECOMPUTE_ROOM = "analytics.room"
 #: The queue of each task.
-QUEUES = {PROCESS_ATTACHMENT: "attachments", RECORD_STATUS: "delivery", RECOMPUTE_ROOM: "maintenance"}
+QUEUES = {
+    PROCESS_ATTACHMENT: "attachments",
+    RECORD_STATUS: "delivery",
+    RECOUNT_CONVERSATION: "delivery",
+    RECOMPUTE_ROOM: "maintenance",
+}
 
 WITH_ATTACHMENTS = ("openchat", "pern")
 WITH_STATUSES = ("openchat", "connect", "pern")
+WITH_COUNTERS = ("openchat",)
 WITH_ROOMS = ("audiorooms",)
 StatusName = Literal["sent", "delivered", "read", "failed"]
 #: The most events that one message, or one call of SQL, may carry.
@@ -81,6 +88,17 @@ def attachment(app: str, attachment_id: UUID | str) -> Payload:
     _check_one_of("app", app, WITH_ATTACHMENTS, "an application with attachments")
     _check_id("attachment_id", attachment_id)
     return {"app": app, "id": str(attachment_id)}
+
+
+def conversation(app: str, conversation_id: UUID | str) -> Payload:
+    """Return what `delivery.recount` is given.
+
+    Raises:
+        InvalidPayload: the application keeps no counters of its conversations, or the id is none.
+    """
+    _check_one_of("app", app, WITH_COUNTERS, "an application with counters of conversations")
+    _check_id("conversation_id", conversation_id)
+    return {"app": app, "conversation_id": str(conversation_id)}
 
 
 def room(app: str, room: UUID | str) -> Payload:

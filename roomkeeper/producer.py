@@ -95,6 +95,24 @@ class Producer:
             self._send(payloads.RECORD_STATUS, {"app": app, "events": part}, one, task_id)
         return ids
 
+    def recount_conversation(
+        self, app: str, conversation_id: UUID | str, *, task_id: UUID | None = None
+    ) -> UUID:
+        """Have the counters of a conversation corrected. That a message was deleted, or that a member has
+        left, must be committed.
+
+        Returns:
+            the task's id, as in logs, Flower and dead letters.
+
+        Raises:
+            InvalidPayload: before anything is sent.
+            PublishFailed: the broker is away, frozen or full.
+        """
+        payload = payloads.conversation(app, conversation_id)
+        task_id = _checked(task_id)
+        self._send(payloads.RECOUNT_CONVERSATION, payload, task_id, task_id)
+        return task_id
+
     def recompute_room(self, app: str, room: UUID | str, *, task_id: UUID | None = None) -> UUID:
         """Have the statistics of a room that has closed computed at once. What its rows say must be
         committed.

@@ -35,6 +35,20 @@ def process_attachment(cursor: Cursor, app: str, attachment_id: UUID | str) -> U
     return _enqueued(cursor, payloads.PROCESS_ATTACHMENT, payloads.attachment(app, attachment_id))
 
 
+def recount_conversation(cursor: Cursor, app: str, conversation_id: UUID | str) -> UUID:
+    """Have the counters of a conversation corrected, once the transaction is committed: that in which a
+    message is deleted, or a member leaves.
+
+    Returns:
+        the task's id, as in logs, Flower and dead letters.
+
+    Raises:
+        InvalidPayload: before the database is asked anything.
+    """
+    payload = payloads.conversation(app, conversation_id)
+    return _enqueued(cursor, payloads.RECOUNT_CONVERSATION, payload)
+
+
 def recompute_room(cursor: Cursor, app: str, room: UUID | str) -> UUID:
     """Have the statistics of a room that has closed computed, once the transaction is committed.
 

@@ -35,6 +35,10 @@ EVENT = 2
 TIMEOUT_SECONDS = 1.0
 #: How long it is left alone once it has failed: a sweep has other things to do than to wait.
 PAUSE_SECONDS = 10.0
+#: So many messages are made, and published in one pipeline: a batch of a sweep has up to 20,000.
+AT_ONCE = 500
+#: No pipeline is begun so long after the first: a Redis that answers slowly must not hold up a sweep.
+LONGEST_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -47,26 +51,33 @@ def wanted(policy: Sweep, settings: Settings) -> bool:
 def emit(policy: Sweep, rows: Sequence[Sequence[Any]], settings: Settings) -> None:
     """Publish the policy's event for each row, whose values are those of the event's columns, in order.
 
-    A row without a room is left out. A Redis that does not answer is a warning in the log; then nothing is
-    emitted for PAUSE_SECONDS.
+    A row without a room is left out. A Redis that does not answer, or is too slow for all of them, is a
+    warning in the log, with the number of events that were not, or may not have been, published; then
+    nothing is emitted for PAUSE_SECONDS.
     """
     if policy.event is None or settings.socketio_url is None:
         return
     line = _line(settings.socketio_url.get_secret_value())
     if monotonic() < line.rests_until:
         return
-    messages = [(str(row[0]), _message(policy.event, row)) for row in rows if row[0] is not None]
-    try:
-        line.send(messages)
-    # ValueError, TypeError: the client does not understand the address.
-    except (RedisError, OSError, ValueError, TypeError) as error:
-        line.rests_until = monotonic() + PAUSE_SECONDS
-        log.warning(
-            "socketio.emit_failed",
-            policy=policy.name,
-            events=len(messages),
-            error=f"{type(error).__name__}: {error}",
-        )
+    with_room = [row for row in rows if row[0] is not None]
+    deadline = monotonic() + LONGEST_SECONDS
+    for start in range(0, len(with_room), AT_ONCE):
+        messages = [(str(row[0]), _message(policy.event, row)) for row in with_room[start : start + AT_ONCE]]
+        try:
+            if start and monotonic() >= deadline:
+                raise TimeoutError(f"it took more than {LONGEST_SECONDS:.0f} s")
+            line.send(messages)
+        # ValueError, TypeError: the client does not understand the address.
+        except (RedisError, OSError, ValueError, TypeError) as error:
+            line.rests_until = monotonic() + PAUSE_SECONDS
+            log.warning(
+                "socketio.emit_failed",
+                policy=policy.name,
+                events=len(with_room) - start,
+                error=f"{type(error).__name__}: {error}",
+            )
+            return
 
 
 @dataclass(slots=True)

@@ -105,6 +105,7 @@ include = [
     "tasks.attachments.urls",
     "tasks.delivery.record",
     "tasks.delivery.drain",
+    "tasks.delivery.recount",
     "tasks.delivery.audit",
     "tasks.sweeps.task",
     "tasks.outbox",

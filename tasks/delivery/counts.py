@@ -1,8 +1,11 @@
-"""What the counters of a conversation must say, told from its rows; and the statements that make them say it.
+"""What the counters of a conversation must say by its rows, and the statements that correct them.
 
 `read_by_count` of a message is the number of participants, but its sender, whose pointer is at or behind it;
 `unread_count` of a participant the number of others' messages behind their pointer, without deleted ones. A
 conversation counts messages that are not deleted and participants who are active. No value counts as 0.
+
+A message that was sent or delivered is `read` when all other members have read it: a reading says so at once,
+and a recount where a member has left since.
 """
 
 from functools import cache
@@ -10,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
+    BigInteger,
     Update,
     Uuid,
     and_,
@@ -19,13 +23,24 @@ from sqlalchemy import (
     literal,
     null,
     select,
+    true,
     tuple_,
     union_all,
     update,
 )
 
-from tasks.delivery.positions import Named, points_at, standing_at
+from tasks.delivery.positions import (
+    Named,
+    points_at,
+    read_by_all,
+    standing_at,
+    two_lowest,
+    waited_for,
+)
 from tasks.policies.status import ReadPointers
+
+#: So many messages become `read` in one transaction: a member who leaves may have read nothing for years.
+MOST_CHANGED = 5_000
 
 _ONE = bindparam("conversation", type_=Uuid())
 
@@ -33,13 +48,14 @@ _ONE = bindparam("conversation", type_=Uuid())
 def _pointers(table: ReadPointers) -> CTE:
     """Return where each participant's pointer stands."""
     reader, pointed = Named(table.participant, "reader"), Named(table.message, "pointed")
-    at, its_id = standing_at(table, reader, pointed)
+    at, id_ = standing_at(table, reader, pointed)
     return (
         select(
             reader(table.participant).label("participant"),
             reader(table.user).label("user"),
             at.label("at"),
-            its_id.label("id"),
+            id_.label("id"),
+            waited_for(table, reader).label("waited_for"),
         )
         .select_from(reader.rows.outerjoin(pointed.rows, points_at(table, reader, pointed)))
         .where(reader(table.member_of) == _ONE)
@@ -107,6 +123,33 @@ def _corrected(target: Named, key: Any, counter: Any, counted: CTE, whose: Any) 
     )
     return (
         update(target.table).where(target(key) == wrong.c.key).values({target(counter).name: wrong.c.count})
+    )
+
+
+@cache
+def status(table: ReadPointers) -> Update:
+    """Return the statement that marks as `read` what all have read who are waited for, `at_most` messages."""
+    pointers, held, row = _pointers(table), Named(table.message, "held"), Named(table.message)
+    lowest = select(*two_lowest(pointers)).where(pointers.c.waited_for).cte("lowest")
+    key, open_ = held(table.message), ["sent", "delivered"]
+    wrong = (
+        select(key.label("key"))
+        .select_from(held.rows.join(lowest, true()))
+        .where(
+            held(table.conversation) == _ONE,
+            held(table.status).in_(open_),
+            read_by_all(lowest, held(table.created_at), key, held(table.sender)),
+        )
+        .order_by(key)
+        .limit(bindparam("at_most", type_=BigInteger()))
+        .with_for_update(key_share=True, of=held.rows)
+        .cte("wrong")
+    )
+    # From the row as it is when it is written: its application may have changed it just before.
+    return (
+        update(row.table)
+        .where(row(table.message) == wrong.c.key, row(table.status).in_(open_))
+        .values({row(table.status).name: "read"})
     )
 
 

@@ -1,6 +1,7 @@
 """`delivery.drain`: merges what waits in the inbox, and takes it out in the same transaction."""
 
 from collections.abc import Sequence
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -27,6 +28,8 @@ JOB = "delivery.drain"
 RUN_SECONDS = 20
 #: A statement takes no longer than this here, so that a run has time for smaller portions afterwards.
 STATEMENT_SECONDS = 4
+#: A batch that fails is tried again in so many parts, and each of these that fails, down to one row.
+PARTS = 8
 
 log = structlog.get_logger(__name__)
 _EVENTS = TypeAdapter(list[Event])
@@ -54,22 +57,24 @@ def drain() -> None:
 
 def _drain(app: str, run: job_history.RunEntry, settings: Settings, deadline: float) -> bool:
     """Merge what is due of one application; say whether that was all."""
-    rows = inbox.ROWS
+    #: Parts of a batch that failed, by the ids of their rows; the next one is the last.
+    parts: list[list[int]] = []
     while True:
+        part = parts.pop() if parts else None
         taken: Sequence[Any] = ()
         try:
             with transaction() as connection:
                 connection.execute(_BRIEF, {"milliseconds": str(STATEMENT_SECONDS * 1000)})
-                taken = inbox.take(connection, app, rows)
+                taken = inbox.take(connection, app, part)
                 arrived = _merge(connection, app, taken, settings)
         except DBAPIError as error:
             # No row is at fault when the database takes nothing at all.
             if is_unavailable(error) or not taken:
                 raise
             log.warning("delivery.batch_failed", app=app, rows=len(taken), error=type(error.orig).__name__)
-            rows = 1
             if len(taken) > 1:
-                # One at a time, then, and one at least: others must not wait for the one that is at fault.
+                # Whatever the time: a run that ended here would fail at the same rows each time.
+                parts += _parts([row.id for row in taken])
                 continue
             _set_aside(taken[0].id, error, settings)
             run.rows += 1
@@ -77,10 +82,16 @@ def _drain(app: str, run: job_history.RunEntry, settings: Settings, deadline: fl
             for one in arrived:
                 one.count()
                 run.rows += len(one.events) + one.refused
-        if not taken:
+        if part is None and not taken:
             return True
         if monotonic() >= deadline:
             return False
+
+
+def _parts(ids: list[int]) -> list[list[int]]:
+    """Return a batch in parts, the first one last: the row at fault is found in few steps."""
+    size = ceil(len(ids) / PARTS)
+    return [ids[start : start + size] for start in range(0, len(ids), size)][::-1]
 
 
 def _set_aside(row_id: int, error: DBAPIError, settings: Settings) -> None:

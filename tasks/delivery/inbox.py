@@ -30,6 +30,7 @@ _DUE = (
     .limit(bindparam("rows"))
     .with_for_update(skip_locked=True)
 )
+_DUE_AMONG = _DUE.where(_INBOX.c.id == func.any(bindparam("among", type_=ARRAY(BigInteger))))
 _TAKE = (
     delete(_INBOX)
     .where(_INBOX.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
@@ -37,11 +38,16 @@ _TAKE = (
 )
 
 
-def take(connection: Connection, app: str, rows: int = ROWS) -> Sequence[Any]:
-    """Take rows of an application that are due out of the inbox, those first that are due longest."""
+def take(connection: Connection, app: str, among: Sequence[int] | None = None) -> Sequence[Any]:
+    """Take rows of an application that are due out of the inbox, those first that are due longest.
+
+    Args:
+        among: their ids; None for all.
+    """
     ids: list[int] = []
     total = 0
-    for row in connection.execute(_DUE, {"app": app, "rows": rows}).all():
+    due, some = (_DUE, {}) if among is None else (_DUE_AMONG, {"among": list(among)})
+    for row in connection.execute(due, {"app": app, "rows": ROWS, **some}).all():
         total += row.bytes
         if ids and total > BYTES:
             break

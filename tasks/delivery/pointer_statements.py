@@ -5,7 +5,6 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    ColumnElement,
     Select,
     Update,
     Uuid,
@@ -24,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from tasks.delivery.batch_table import batch_table, not_before, unpacked
-from tasks.delivery.positions import Named, lowest, places, spans
+from tasks.delivery.positions import Named, lowest, places, read_by_all, spans
 from tasks.policies.status import ReadPointers
 
 
@@ -194,13 +193,6 @@ def _reached(table: ReadPointers) -> Select[Any]:
     place = places(table)
     span, least = spans(place), lowest(table, place)
 
-    def by_all(at: Any, id_: Any, sender: Any) -> ColumnElement[Any]:
-        others = least.c.first != sender
-        limits = (
-            case((others, least.c[f"first_{part}"]), else_=least.c[f"second_{part}"]) for part in ("at", "id")
-        )
-        return func.coalesce(tuple_(at, id_) <= tuple_(*limits), false())
-
     message = Named(table.message, "message")
     at, id_ = message(table.created_at), message(table.message)
     # Each by itself: one with a later time may have been read before it, by the clocks that there are.
@@ -211,7 +203,7 @@ def _reached(table: ReadPointers) -> Select[Any]:
             id_.label("id"),
             read_at.label("read_at"),
             passed.label("passed"),
-            and_(passed, by_all(at, id_, message(table.sender))).label("by_all"),
+            and_(passed, read_by_all(least, at, id_, message(table.sender))).label("by_all"),
         )
         .where(
             message(table.conversation) == span.c.conversation,
@@ -234,7 +226,7 @@ def _reached(table: ReadPointers) -> Select[Any]:
             place.c.id,
             false(),
             not_before(place.c.reached_at, place.c.at),
-            and_(place.c.read_at.is_not(None), by_all(place.c.at, place.c.id, place.c.sender)),
+            and_(place.c.read_at.is_not(None), read_by_all(least, place.c.at, place.c.id, place.c.sender)),
         )
         .select_from(place.outerjoin(least, least.c.conversation == place.c.conversation))
         .where(place.c.sender != place.c.user),

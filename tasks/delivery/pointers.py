@@ -14,6 +14,12 @@ from tasks.delivery.events import Event, Pair, fold
 from tasks.policies.status import ReadPointers
 
 _ORDER = ("sent", "failed", "delivered", "read")
+#: A transaction locks so many conversations one by one, and for more than these all there are, with one lock.
+#: The server's table of locks is one for all programs, and has room for about 64 of each connection.
+MOST_LOCKS = 50
+_ALL = "hashtextextended('roomkeeper:delivery', 0)"
+_LOCK_ALL = text(f"SELECT pg_advisory_xact_lock({_ALL})")
+_LOCK_SOME = text(f"SELECT pg_advisory_xact_lock_shared({_ALL})")
 _LOCK = text(
     "SELECT pg_advisory_xact_lock(hashtextextended('roomkeeper:delivery:' || conversation, 0))"
     " FROM unnest(CAST(:conversations AS uuid[])) AS conversation"
@@ -64,11 +70,17 @@ def merge(connection: Connection, table: ReadPointers, events: Sequence[Event]) 
 
 
 def lock_conversations(connection: Connection, ids: Iterable[UUID]) -> None:
-    """Keep everybody else from merging into these conversations, or recounting them, until the transaction
+    """Keep all other workers from merging into these conversations, or recounting them, until the transaction
     ends. Once in a transaction, for all that it will touch: locks are taken in the order of the ids.
     """
+    wanted = sorted(ids)
+    if len(wanted) > MOST_LOCKS:
+        connection.execute(_LOCK_ALL)
+        return
+    # First, by itself: a transaction that held a conversation and waited for this one could never get it.
+    connection.execute(_LOCK_SOME)
     # The database takes an array's elements from the front.
-    connection.execute(_LOCK, {"conversations": sorted(ids)})
+    connection.execute(_LOCK, {"conversations": wanted})
 
 
 def _naive(at: datetime | None) -> datetime | None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     case,
+    false,
     func,
     literal,
     literal_column,
@@ -91,7 +92,7 @@ def places(table: ReadPointers) -> CTE:
             message(table.sender).label("sender"),
             reader(table.member_of).label("conversation"),
             reader(table.user).label("user"),
-            (reader(table.member_status) == "active").label("active"),
+            waited_for(table, reader).label("waited_for"),
             reader(table.pointer).label("pointer"),
             case((before <= _LIMIT, before)).label("before"),
             and_(
@@ -156,7 +157,7 @@ def spans(place: CTE) -> CTE:
 
 
 def lowest(table: ReadPointers, place: CTE) -> CTE:
-    """Return, for each conversation where something was read, how far all active participants have come.
+    """Return, for each conversation where something was read, how far all have come who are waited for.
 
     (`first_at`, `first_id`) is the lowest pointer as it will be, `first` whose it is; (`second_at`,
     `second_id`) is the lowest of the others, NULL where there are none.
@@ -178,10 +179,10 @@ def lowest(table: ReadPointers, place: CTE) -> CTE:
                 pointed.rows, points_at(table, reader, pointed)
             )
         )
-        .where(reader(table.member_status) == "active")
+        .where(waited_for(table, reader))
     )
     moved = select(place.c.participant, place.c.conversation, place.c.user, place.c.at, place.c.id).where(
-        place.c.read_at.is_not(None), place.c.active
+        place.c.read_at.is_not(None), place.c.waited_for
     )
     both = union_all(stored, moved).subquery("both")
     furthest = (
@@ -191,22 +192,50 @@ def lowest(table: ReadPointers, place: CTE) -> CTE:
         .subquery("furthest")
     )
 
+    return (
+        select(furthest.c.conversation, *two_lowest(furthest)).group_by(furthest.c.conversation).cte("lowest")
+    )
+
+
+def two_lowest(pointers: FromClause) -> list[ColumnElement[Any]]:
+    """Return the columns of `lowest`, aggregates over rows of `user`, `at` and `id`."""
+
     def ranked(name: str) -> ColumnElement[Any]:
-        value = furthest.c[name]
-        order: Any = aggregate_order_by(value, furthest.c.at, furthest.c.id, furthest.c.user)
+        value = pointers.c[name]
+        order: Any = aggregate_order_by(value, pointers.c.at, pointers.c.id, pointers.c.user)
         return func.array_agg(order, type_=ARRAY(value.type))
 
-    return (
-        select(
-            furthest.c.conversation,
-            ranked("user")[1].label("first"),
-            ranked("at")[1].label("first_at"),
-            ranked("id")[1].label("first_id"),
-            ranked("at")[2].label("second_at"),
-            ranked("id")[2].label("second_id"),
-        )
-        .group_by(furthest.c.conversation)
-        .cte("lowest")
+    return [
+        ranked("user")[1].label("first"),
+        ranked("at")[1].label("first_at"),
+        ranked("id")[1].label("first_id"),
+        ranked("at")[2].label("second_at"),
+        ranked("id")[2].label("second_id"),
+    ]
+
+
+def read_by_all(lowest: FromClause, at: Any, id_: Any, sender: Any) -> ColumnElement[bool]:
+    """Return whether all who are waited for, but its sender, have read a message; not if there are none."""
+    others = lowest.c.first != sender
+    limits = (
+        case((others, lowest.c[f"first_{part}"]), else_=lowest.c[f"second_{part}"]) for part in ("at", "id")
+    )
+    return func.coalesce(tuple_(at, id_) <= tuple_(*limits), false())
+
+
+def waited_for(table: ReadPointers, reader: Named) -> ColumnElement[bool]:
+    """Return whether messages wait for a participant before all have read them.
+
+    They do not wait for those who are gone: not active, or left since they joined, or whose user is deleted.
+    Any one of the three may be all that the application writes.
+    """
+    left, user = reader(table.left_at), Named(table.user_id, "account")
+    # Not EXISTS: that might become a join with all users.
+    deleted = select(user(table.user_deleted)).where(user(table.user_id) == reader(table.user))
+    return and_(
+        reader(table.member_status) == "active",
+        or_(left.is_(None), left < reader(table.joined_at)),
+        deleted.correlate(reader.rows).scalar_subquery().is_not(True),
     )
 
 

@@ -111,12 +111,15 @@ class ReadPointers:
         delivered_at: when it first reached a recipient.
         read_by_count: how many participants but the sender have read it.
         deleted: whether a message is deleted; such a one is not unread.
-        participant, member_of, user, member_status: of the participants; 'active' ones are waited for.
+        participant, member_of, user, member_status, joined_at, left_at: of the participants. 'active' ones
+            are waited for, unless they have left since they joined; an application may write either.
+        user_id, user_deleted: of the users; no message waits for one who is deleted, or anonymised.
         pointer: the last message that was read; no foreign key.
         last_read_at: the latest time of reading.
         unread_count: messages of others after the pointer, without deleted ones.
-        conversation_id, message_count, participant_count, last_message_at: of the conversations; only the
-            audit writes them.
+        conversation_id, message_count, participant_count, last_message_at: of the conversations; only a
+            recount writes them.
+        last_activity_at: of a conversation; those with the latest are recounted first.
     """
 
     why: str
@@ -132,6 +135,10 @@ class ReadPointers:
     member_of: Column
     user: Column
     member_status: Column
+    joined_at: Column
+    left_at: Column
+    user_id: Column
+    user_deleted: Column
     pointer: Column
     last_read_at: Column
     unread_count: Column
@@ -139,6 +146,7 @@ class ReadPointers:
     message_count: Column
     participant_count: Column
     last_message_at: Column
+    last_activity_at: Column
 
     task = _TASK
 
@@ -162,12 +170,21 @@ class ReadPointers:
             _need(
                 participants,
                 both,
-                *(self.participant, self.member_of, self.user, self.member_status),
+                *(
+                    self.participant,
+                    self.member_of,
+                    self.user,
+                    self.member_status,
+                    self.joined_at,
+                    self.left_at,
+                ),
                 *(self.pointer, self.last_read_at, self.unread_count),
             ),
             _need(
                 conversations,
                 both,
                 *(self.conversation_id, self.message_count, self.participant_count, self.last_message_at),
+                self.last_activity_at,
             ),
+            _need(self.user_id.class_, {"SELECT"}, self.user_id, self.user_deleted),
         ]

@@ -32,7 +32,7 @@ def world(platform: Platform) -> tuple[UUID, UUID, UUID]:
 def run(code: str, world: tuple[UUID, UUID, UUID], **names: object) -> dict[str, Any]:
     """Run a code block with these names; return all names that there are then."""
     row_id, message, user = world
-    names |= {"attachment_id": row_id, "message_id": message, "user_id": user}
+    names |= {"attachment_id": row_id, "message_id": message, "user_id": user, "conversation_id": message}
     exec(compile(code, "enqueue.md", "exec"), names)
     return names
 
@@ -44,6 +44,7 @@ def test_the_package_in_sql(platform: Platform, world: tuple[UUID, UUID, UUID]) 
     row_id, message, user = world
     assert platform.sql("SELECT task, payload FROM roomkeeper.outbox ORDER BY id") == [
         ("attachments.process", {"app": "openchat", "id": str(row_id)}),
+        ("delivery.recount", {"app": "openchat", "conversation_id": str(message)}),
         ("analytics.room", {"app": "audiorooms", "room": CODE}),
     ]
     ((app, events),) = platform.sql("SELECT app, events FROM roomkeeper.status_inbox")

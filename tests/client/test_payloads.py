@@ -17,6 +17,7 @@ from tasks.analytics.payload import CODE, RecomputeRoom
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery import events
 from tasks.delivery.events import RecordStatus
+from tasks.delivery.payload import WITH_COUNTERS, RecountConversation
 from tests.platform import Platform
 
 ID = UUID("0b0f7a1e-2f0c-4c6e-9f0a-8d9a1b2c3d4e")
@@ -40,6 +41,7 @@ def test_it_allows_what_the_tasks_allow() -> None:
     assert payloads.WITH_ATTACHMENTS == WITH_ATTACHMENTS
     assert payloads.WITH_STATUSES == events.WITH_STATUSES
     assert get_args(RecomputeRoom.model_fields["app"].annotation) == payloads.WITH_ROOMS
+    assert payloads.WITH_COUNTERS == WITH_COUNTERS
     assert payloads._CODE.pattern == CODE.pattern
     assert get_args(payloads.StatusName) == get_args(events.Status)
     assert payloads.MAX_EVENTS == events.MAX_EVENTS
@@ -49,8 +51,9 @@ def test_it_names_the_tasks_and_their_own_queues(platform: Platform) -> None:
     from tasks.analytics.task import recompute_room
     from tasks.attachments.process import process
     from tasks.delivery.record import record
+    from tasks.delivery.recount import recount
 
-    tasks: tuple[Any, ...] = (process, record, recompute_room)
+    tasks: tuple[Any, ...] = (process, record, recount, recompute_room)
     assert {task.name: task.queue for task in tasks} == payloads.QUEUES
 
 
@@ -58,6 +61,12 @@ def test_it_names_the_tasks_and_their_own_queues(platform: Platform) -> None:
 def test_the_task_reads_an_attachment_as_it_was_meant(app: str, row_id: UUID | str) -> None:
     read = ProcessAttachment.model_validate_json(json.dumps(payloads.attachment(app, row_id)))
     assert (read.app, read.id) == (app, UUID(str(row_id)))
+
+
+@given(st.sampled_from(payloads.WITH_COUNTERS), IDS)
+def test_the_task_reads_a_conversation_as_it_was_meant(app: str, row_id: UUID | str) -> None:
+    read = RecountConversation.model_validate_json(json.dumps(payloads.conversation(app, row_id)))
+    assert (read.app, read.conversation_id) == (app, UUID(str(row_id)))
 
 
 @given(st.sampled_from(payloads.WITH_ROOMS), IDS | st.from_regex(CODE, fullmatch=True))

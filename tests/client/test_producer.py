@@ -92,6 +92,10 @@ def test_a_task_is_in_its_own_queue_under_the_returned_id(broker_url: str, produ
     assert [event for one in found for event in one.payload["events"]] == [one.event() for one in statuses]
     assert producer.record_status("connect", []) == []
     assert len(sent(broker_url, "delivery")) == 3
+    conversation, row_id = uuid4(), uuid4()
+    conversation = producer.recount_conversation("openchat", row_id, task_id=conversation)
+    payload = {"app": "openchat", "conversation_id": str(row_id)}
+    assert sent(broker_url, "delivery")[3:] == [Message(conversation, "delivery.recount", payload)]
     room_id = producer.recompute_room("audiorooms", "ABC123")
     room = Message(room_id, "analytics.room", {"app": "audiorooms", "room": "ABC123"})
     assert sent(broker_url, "maintenance") == [room]
@@ -117,6 +121,10 @@ def test_nothing_is_sent_if_anything_is_wrong(broker_url: str, producer: Produce
         producer.record_status("pern", [*[good] * 1500, "read"])  # type: ignore[list-item]
     with pytest.raises(InvalidPayload, match=r"^app: not an application with attachments"):
         producer.process_attachment("connect", uuid4())
+    with pytest.raises(InvalidPayload, match=r"^app: not an application with counters"):
+        producer.recount_conversation("pern", uuid4())
+    with pytest.raises(InvalidPayload, match=r"^conversation_id: not a UUID"):
+        producer.recount_conversation("openchat", "general")
     with pytest.raises(InvalidPayload, match=r"^room: neither a UUID nor a code"):
         producer.recompute_room("audiorooms", "abc123")
     queues = ("delivery", "attachments", "maintenance")

@@ -71,6 +71,16 @@ def test_a_room_is_handed_over_by_id_or_by_code(platform: Platform) -> None:
     ]
 
 
+def test_a_conversation_is_recounted_by_id(platform: Platform) -> None:
+    row_id = uuid4()
+    with psycopg.connect(platform.environment["DATABASE_URL"]) as connection, connection.cursor() as cursor:
+        task_id = sql.recount_conversation(cursor, "openchat", row_id)
+        with pytest.raises(InvalidPayload, match=r"^app: not an application with counters"):
+            sql.recount_conversation(cursor, "pern", row_id)
+    payload = {"app": "openchat", "conversation_id": str(row_id)}
+    assert outbox(platform) == [(task_id, "delivery.recount", payload)]
+
+
 def test_what_is_wrong_does_not_end_the_transaction(platform: Platform) -> None:
     with psycopg.connect(platform.environment["DATABASE_URL"]) as connection, connection.cursor() as cursor:
         first = sql.process_attachment(cursor, "openchat", uuid4())

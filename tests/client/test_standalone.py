@@ -39,6 +39,7 @@ me = uuid.uuid4()
 with Producer(sys.argv[1]) as producer:
     print(producer.process_attachment("openchat", me))
     print(*producer.record_status("pern", [Status(me, me, "read", datetime.now(UTC))]))
+    print(producer.recount_conversation("openchat", me))
     print(producer.recompute_room("audiorooms", me))
 """
 CALLS = """
@@ -51,6 +52,7 @@ me = uuid.uuid4()
 with psycopg.connect(sys.argv[1]) as connection, connection.cursor() as cursor:
     print(sql.process_attachment(cursor, "openchat", me))
     sql.record_status(cursor, "pern", [Status(me, me, "read", datetime.now(UTC))])
+    print(sql.recount_conversation(cursor, "openchat", me))
     print(sql.recompute_room(cursor, "audiorooms", "ABC123"))
 try:
     Status(me, "", "read", datetime.now(UTC))
@@ -72,7 +74,7 @@ def run(folder: Path, code: str, forbidden: tuple[str, ...], argument: str) -> l
 
 def test_it_publishes_without_what_the_workers_need(platform: Platform, tmp_path: Path) -> None:
     output = run(tmp_path, PUBLISHES, FORBIDDEN, platform.environment["ROOMKEEPER_BROKER_URL"])
-    assert len(output) == 3
+    assert len(output) == 4
 
 
 def test_it_calls_without_celery(platform: Platform, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from models.platform import SqlTask
 from tasks.analytics.payload import RecomputeRoom
 from tasks.attachments.payload import WITH_ATTACHMENTS, ProcessAttachment
 from tasks.delivery.events import WITH_STATUSES, Event, RecordStatus
+from tasks.delivery.payload import WITH_COUNTERS, RecountConversation
 from tests.enqueue.conftest import url_of
 from tests.platform import Platform
 from workers import migrate
@@ -25,7 +26,7 @@ Service = psycopg.Connection[tuple[Any, ...]]
 
 GOOD: dict[str, Any] = {"app": "pern", "id": "0b0f7a1e-2f0c-4c6e-9f0a-8d9a1b2c3d4e"}
 ROOM = {"app": "audiorooms", "room": "ABC123"}
-TASKS = "The tasks are: analytics.room, attachments.process."
+TASKS = "The tasks are: analytics.room, attachments.process, delivery.recount."
 FIELDS = "The fields of attachments.process are: app, id."
 APPS = "Allowed: openchat, pern."
 ROOMS = "A code is six capital letters and digits, like ABC123."
@@ -92,6 +93,12 @@ WRONG: list[tuple[str | None, Any, str, str]] = [
         )
     ),
     ("analytics.room", {}, "payload.app: missing", "The fields of analytics.room are: app, room."),
+    (
+        "delivery.recount",
+        {"app": "pern", "conversation_id": GOOD["id"]},
+        "payload.app: not an application of delivery.recount, but a string of 4 characters",
+        "Allowed: openchat.",
+    ),
     (
         "analytics.room",
         GOOD | ROOM,
@@ -212,6 +219,7 @@ WITH_ROOMS: tuple[str, ...] = get_args(RecomputeRoom.model_fields["app"].annotat
 MODELS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "attachments.process": (ProcessAttachment, WITH_ATTACHMENTS),
     "delivery.record": (RecordStatus, WITH_STATUSES),
+    "delivery.recount": (RecountConversation, WITH_COUNTERS),
     "analytics.room": (RecomputeRoom, WITH_ROOMS),
 }
 

@@ -231,6 +231,10 @@ OPENCHAT = App(
         member_of=ConversationParticipant.conversation_id,
         user=ConversationParticipant.user_id,
         member_status=ConversationParticipant.status,
+        joined_at=ConversationParticipant.joined_at,
+        left_at=ConversationParticipant.left_at,
+        user_id=User.id,
+        user_deleted=User.is_deleted,
         pointer=ConversationParticipant.last_read_message_id,
         last_read_at=ConversationParticipant.last_read_at,
         unread_count=ConversationParticipant.unread_count,
@@ -238,6 +242,7 @@ OPENCHAT = App(
         message_count=Conversation.message_count,
         participant_count=Conversation.participant_count,
         last_message_at=Conversation.last_message_at,
+        last_activity_at=Conversation.last_activity_at,
     ),
     cleanup=(
         Sweep(
