@@ -20,6 +20,7 @@ CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "scanner": checks.scanner,
     "decoder": checks.decoder,
     "retention": check_retention.faults,
+    "workers": checks.workers,
 }
 
 
@@ -46,7 +47,6 @@ def check(
     if bad:
         raise typer.Exit(1)
     console.print(f"Ready for: {names}.")
-    console.print("Workers and beat are not looked at: see Flower, or the metrics.")
 
 
 def _show(name: str, found: list[Fault], console: Console, bad: set[str], *, strict: bool) -> None:

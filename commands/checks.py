@@ -28,7 +28,7 @@ from tasks.policies.attachment import AttachmentTable
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
 from tasks.sweeps import index_check
-from workers import health, sandbox, scanner_probes
+from workers import health, liveness, sandbox, scanner_probes
 from workers import revision as revisions
 from workers.database_errors import is_transient
 from workers.db import engine_for
@@ -333,7 +333,32 @@ def jobs(settings: Settings) -> tuple[list[Fault], str]:
     with engine_for(settings) as engine, engine.begin() as connection:
         history = health.ask(connection, periods(settings))
         late = rollup_status.faults(rollup_status.read(connection, rollups(settings).values()).values())
-    return [*health.faults(history), *late], " (nothing has run yet)" if history.empty else ""
+        processes = liveness.read(connection)
+
+    def why_silent() -> str:
+        return liveness.why_silent(processes, _queue_lengths(settings))
+
+    return [*health.faults(history, why_silent), *late], " (nothing has run yet)" if history.empty else ""
+
+
+def _queue_lengths(settings: Settings) -> dict[str, int]:
+    """Return the lengths of the queues; none of a broker that does not answer, which its check reports."""
+    import redis
+
+    from workers import queue_lengths
+
+    try:
+        return queue_lengths.read(settings)
+    except redis.RedisError:
+        return {}
+
+
+def workers(settings: Settings) -> list[Fault]:
+    """Check by their heartbeats that workers of all kinds run, and beat."""
+    # A database that does not answer is reported by `database`.
+    with suppress(DBAPIError), engine_for(settings) as engine, engine.begin() as connection:
+        return liveness.faults(liveness.read(connection))
+    return []
 
 
 def zones(settings: Settings) -> list[Fault]:

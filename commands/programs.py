@@ -15,7 +15,7 @@ from commands.startup import wait_until_ready
 from tasks import availability
 from tasks.apps import enabled, policies
 from workers import telemetry
-from workers.queues import KINDS, WorkerKind
+from workers.queues import BEAT, KINDS, WorkerKind
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.workdir import sweep, workdir
 
@@ -46,6 +46,10 @@ def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> Non
 
 
 def _become_worker(chosen: WorkerKind, settings: Settings) -> None:
+    from celery.signals import worker_ready
+
+    # Not before: its first children have been forked by then.
+    worker_ready.connect(_heartbeat(chosen.name, settings), weak=False)
     _become(
         "worker",
         f"--queues={','.join(chosen.queues)}",
@@ -63,11 +67,22 @@ def _become_worker(chosen: WorkerKind, settings: Settings) -> None:
 def beat() -> None:
     """Run the scheduler. Several may run: one holds the lock, the others stand by."""
     # Not before: no other program sends by it.
+    from celery.signals import beat_init
+
     from beat_schedule import timetable
     from workers.app import app
 
-    app.conf.beat_schedule = timetable(get_settings())
+    settings = get_settings()
+    app.conf.beat_schedule = timetable(settings)
+    beat_init.connect(_heartbeat(BEAT, settings), weak=False)
     _become("beat", "--loglevel=INFO", "--pidfile=")
+
+
+def _heartbeat(kind: str, settings: Settings) -> Callable[..., None]:
+    """Return what begins the heartbeats of this process."""
+    from workers.heartbeat import Heartbeat
+
+    return lambda **_: Heartbeat(kind, settings).start()
 
 
 def flower() -> None:

@@ -307,6 +307,30 @@ class JobRun(PlatformBase):
     remaining: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
+class Worker(PlatformBase):
+    """A running worker or beat: one row for each process, with the time of its last heartbeat.
+
+    A process that ends in good order deletes its row. That of one that was killed stays for a while.
+
+    Attributes:
+        kind: the kind of worker, or 'beat'.
+        version: of the package; `revision` is the newest one of the schema that its code knows.
+        seen_at: its last heartbeat, by the database's clock.
+    """
+
+    __tablename__ = "workers"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    version: Mapped[str]
+    revision: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
 class Hold(PlatformBase):
     """A legal hold: no rows of this user, conversation or room are taken by retention until it is lifted."""
 

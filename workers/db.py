@@ -30,14 +30,17 @@ _PIN = (
 _READ_ONLY = "roomkeeper.read_only"
 
 
-def create(settings: Settings) -> Engine:
+def create(settings: Settings, **options: object) -> Engine:
     """Create an engine for `settings`: psycopg, schemas renamed as set, every transaction pinned to UTC.
 
     A connection to a server that takes no writes serves one transaction and is closed: after a failover the
     next one goes to the new primary.
+
+    Args:
+        options: further options of libpq, such as `tcp_user_timeout`.
     """
     url = _url(settings)
-    arguments: dict[str, object] = {"connect_timeout": 5, "application_name": "roomkeeper"}
+    arguments: dict[str, object] = {"connect_timeout": 5, "application_name": "roomkeeper", **options}
     # Or SQLAlchemy fails on a database in SQL_ASCII before anybody could say so in a sentence.
     arguments["client_encoding"] = "utf8"
     hosts = url.query.get("host", "")

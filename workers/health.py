@@ -1,6 +1,6 @@
 """Do the periodic jobs run, and do they get on? Judged by the job history alone: no table is counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -164,8 +164,12 @@ def _judge(row: Row[Any], every: timedelta, since: datetime | None) -> Health:
     )
 
 
-def faults(history: JobHistory) -> list[Fault]:
-    """Return what is wrong with the jobs, a sentence and an advice each; of those that are overdue, one."""
+def faults(history: JobHistory, why_silent: Callable[[], str]) -> list[Fault]:
+    """Return what is wrong with the jobs, a sentence and an advice each; of those that are overdue, one.
+
+    Args:
+        why_silent: returns what to do about jobs that do not run, though none fails.
+    """
     found = [_stopped(job, health) for job, health in history.jobs.items() if health.stopped]
     found += [_stuck(job, health) for job, health in history.jobs.items() if health.stuck_rows]
     overdue = {job: health for job, health in history.jobs.items() if health.overdue}
@@ -174,7 +178,7 @@ def faults(history: JobHistory) -> list[Fault]:
         found.append(_failing(failing))
     silent = {job: health for job, health in overdue.items() if job not in failing}
     if silent:
-        found.append(_silent(silent))
+        found.append(_silent(silent, why_silent()))
     return found
 
 
@@ -211,8 +215,7 @@ def _failing(jobs: Mapping[str, Health]) -> Fault:
     )
 
 
-def _silent(jobs: Mapping[str, Health]) -> Fault:
-    advice = "Is beat running, and a maintenance worker?"
+def _silent(jobs: Mapping[str, Health], advice: str) -> Fault:
     if len(jobs) > 1:
         return Fault(f"{len(jobs)} jobs have not run for three of their periods: {_names(jobs)}.", advice)
     ((job, health),) = jobs.items()

@@ -1,7 +1,7 @@
 """How a message is packed that waits in the quarantine: as it was in its list, with the reason.
 
-The main process of a worker never asks the database: one that does not answer would hold up its heartbeat,
-its acknowledgements and its end. What is to become a dead letter is pushed into the quarantine, which
+The main process of a worker never waits for the database: one that does not answer would hold up its
+acknowledgements and its end. What is to become a dead letter is pushed into the quarantine, which
 `workers.quarantine` collects.
 """
 

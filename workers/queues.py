@@ -19,6 +19,9 @@ class WorkerKind:
     memory_mib: int
 
 
+#: The kind of the scheduler, which reads no queue.
+BEAT = "beat"
+
 ATTACHMENTS = "attachments"
 DELIVERY = "delivery"
 #: The outbox's and the inbox's turns, each second: behind a long queue of statuses they would come too late.
@@ -52,3 +55,10 @@ KINDS = {
         ),
     )
 }
+#: Every kind of program that leaves a heartbeat.
+PROGRAMS = (*KINDS, BEAT)
+
+
+def kind_of_queue(queue: str) -> str | None:
+    """Return the kind of worker that reads a queue; None for a queue that no kind reads."""
+    return next((kind.name for kind in KINDS.values() if queue in kind.queues), None)

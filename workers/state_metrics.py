@@ -23,9 +23,9 @@ from models.platform import (
     Receipt,
     StatusInbox,
 )
-from workers import health
+from workers import health, liveness, queue_lengths
 from workers.db import takes_writes, transaction
-from workers.queues import KINDS, QUARANTINE, REFUSED
+from workers.queues import QUARANTINE, REFUSED
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
 
@@ -101,6 +101,7 @@ class State(Collector):
                 *_attachments(connection),
                 _outbox_age(connection),
                 _inbox_age(connection),
+                *_workers(connection),
                 *_periodic(connection),
                 *_policies(connection, self._periods),
                 *_rollups(self._lags(connection)),
@@ -196,6 +197,22 @@ def _age(connection: Connection, since: ScalarSelect[datetime]) -> float:
     # By the clock: what a transaction inserted while this one began may be younger than it.
     seconds = func.extract("epoch", func.clock_timestamp() - since)
     return max(0.0, float(connection.scalar(select(seconds)) or 0))
+
+
+def _workers(connection: Connection) -> Iterator[GaugeMetricFamily]:
+    up = GaugeMetricFamily(
+        "roomkeeper_worker_up",
+        "1 if a worker of this kind, or beat, has written a heartbeat within a minute.",
+        labels=["kind"],
+    )
+    number = GaugeMetricFamily(
+        "roomkeeper_workers", "Workers of this kind, or beats, that are alive.", labels=["kind"]
+    )
+    for kind, running in liveness.alive(liveness.read(connection)).items():
+        up.add_metric([kind], int(running > 0))
+        number.add_metric([kind], running)
+    yield up
+    yield number
 
 
 def _periodic(connection: Connection) -> Iterator[GaugeMetricFamily]:
@@ -334,9 +351,8 @@ def _broker(settings: Settings) -> list[GaugeMetricFamily]:
     with redis.Redis.from_url(
         settings.broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5
     ) as client:
-        for kind in KINDS.values():
-            for queue in kind.queues:
-                length.add_metric([queue], int(client.llen(queue)))
+        for queue, number in queue_lengths.of(client).items():
+            length.add_metric([queue], number)
         quarantine = GaugeMetricFamily(
             "roomkeeper_quarantine_length",
             "Messages that wait in the broker to become dead letters, which they do each minute.",

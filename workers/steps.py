@@ -8,6 +8,7 @@ import structlog
 from celery import bootsteps
 from redis.exceptions import RedisError
 
+from workers import heartbeat
 from workers.broker_errors import described
 from workers.settings import get_settings
 
@@ -95,7 +96,8 @@ class HealthFile(_Timer):
 
 
 def touch_health_file() -> None:
-    """Touch the file that says that this process is alive, if one is set."""
+    """Touch the file that says that this process is alive, if one is set; heartbeats go by it, too."""
+    heartbeat.alive()
     path: Path | None = get_settings().health_file
     if path:
         path.touch()

@@ -39,7 +39,7 @@ def judged(job: str = JOB) -> Health:
 
 
 def sentences() -> list[str]:
-    return [fault.sentence for fault in health.faults(asked())]
+    return [fault.sentence for fault in health.faults(asked(), str)]
 
 
 # -- the rows --------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_a_second_run_at_the_same_time_is_skipped(platform: Platform) -> None:
 def test_an_empty_ledger_is_no_fault(platform: Platform) -> None:
     found = asked()
     assert found == health.JobHistory(True, {JOB: Health(None, None, False, False)})
-    assert health.faults(found) == []
+    assert health.faults(found, str) == []
 
 
 @pytest.mark.parametrize("outcome", ["done", "more"])
@@ -163,7 +163,7 @@ def test_one_that_was_stopped_waits_for_an_operator(platform: Platform) -> None:
         False,
         0,
     )
-    (fault,) = health.faults(asked())
+    (fault,) = health.faults(asked(), str)
     assert fault.sentence == f"{JOB} has stopped: x.y would take more than 1,000 rows."
     assert f"roomkeeper retention approve {JOB} --reason" in fault.advice
     # One that is skipped says nothing.
@@ -213,7 +213,7 @@ def test_many_that_are_overdue_are_one_sentence(platform: Platform) -> None:
         ran(platform, ago=4 * EVERY, job=name)
     for name in "efg":
         ran(platform, "failed", ago=4 * EVERY, job=name, error=f"E: {name}")
-    found = [fault.sentence for fault in health.faults(asked(**periods))]
+    found = [fault.sentence for fault in health.faults(asked(**periods), str)]
     assert found == [
         "3 jobs fail: e, f, g; the first, always: E: e.",
         "4 jobs have not run for three of their periods: a, b, c and 1 more.",

@@ -1,0 +1,38 @@
+"""What is known of the running programs: a row for each worker and each beat, with its last heartbeat.
+
+Goes before the deploy of the code that uses it; the code before it does not need it.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0011"
+down_revision = "0009"
+#: The oldest revision whose code runs on this schema.
+oldest_worker = "0009"
+
+SCHEMA = "roomkeeper"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "workers",
+        sa.Column("id", sa.Uuid, primary_key=True),
+        *(sa.Column(name, sa.Text, nullable=False) for name in ("kind", "host")),
+        sa.Column("pid", sa.Integer, nullable=False),
+        *(sa.Column(name, sa.Text, nullable=False) for name in ("version", "revision")),
+        *(
+            sa.Column(
+                name,
+                sa.DateTime(timezone=True),
+                server_default=sa.text("clock_timestamp()"),
+                nullable=False,
+            )
+            for name in ("started_at", "seen_at")
+        ),
+        schema=SCHEMA,
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("workers", schema=SCHEMA)
