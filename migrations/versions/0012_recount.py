@@ -6,7 +6,7 @@ Workers of before do not know the task: a call becomes a dead letter until they 
 from alembic import op
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0011"
 #: The oldest revision whose code runs on this schema.
 oldest_worker = "0009"
 
