@@ -40,7 +40,10 @@ def test_jobs_that_only_look_into_a_table_are_printed_with_it() -> None:
         "pern.messages",
         "pern.daily",
     ]
-    assert messages[3:] == [["delivery.drain", "Only reads it."], ["pern.presence", "Only reads it."]]
+    assert [tuple(one) for one in messages[3:]] == [
+        ("delivery.drain", "Only reads it."),
+        ("pern.presence", "Only reads it."),
+    ]
 
 
 def test_an_unknown_application_is_a_sentence(snapshot: SnapshotAssertion) -> None:
