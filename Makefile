@@ -1,6 +1,6 @@
 # Every command that a newcomer or CI needs. `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-fast test-system test-deep test-calendar mutants check bench apps lock clean
+.PHONY: help install run demo soak test test-fast test-system test-deep test-calendar mutants check bench apps lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +24,9 @@ run: install ## Start everything, feed sample files in, stay until Ctrl-C
 
 demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
+
+soak: install ## Run everything at once for an hour, disturbed, then count; by hand: MINUTES=60 SEED=1 (root fills a disk, too)
+	@exec $(BIN)/python -m stack.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
 
 test: install ## Run lint, types, and every test but test-system's; installs Debian's PostgreSQL 15 where it is missing
 	@sh scripts/install-postgresql-15.sh

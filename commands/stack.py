@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from commands.formatting import first_names, quantity
+from stack.demo.settings import IMPATIENT
 from stack.errors import StackError
-from tasks.apps import APPS, POLICIES, ROLLUPS
-from tasks.policies.retention import Retention
+from tasks.apps import APPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run everything on this machine: for a first look, and for development.")
 
-#: How often each policy runs, and each rollup, so that one sees what it does.
-SWEEP_SECONDS, ROLLUP_SECONDS = 5, 10
-#: How long retention keeps rows where no document says it.
-RETENTION_DAYS = 400
-#: So that one sees the recovery job, the sweeps and the rollups at work without waiting long for them.
-IMPATIENT = {
-    "ROOMKEEPER_ATTACHMENT_GRACE_SECONDS": "3",
-    "ROOMKEEPER_RECOVER_EVERY_SECONDS": "3",
-    "ROOMKEEPER_SWEEP_EVERY": ",".join(
-        [
-            *(f"{name}={SWEEP_SECONDS}" for name in POLICIES if name != "roomkeeper.runs"),
-            *(f"{name}={ROLLUP_SECONDS}" for name in ROLLUPS),
-        ]
-    ),
-    "ROOMKEEPER_RETENTION_DAYS": ",".join(
-        f"{name}={RETENTION_DAYS}"
-        for name, policy in POLICIES.items()
-        if isinstance(policy, Retention) and policy.off_until_set
-    ),
-}
 #: How long nothing may happen to what is fed: no fate, no effect, and no run of a job that is waited for.
 PATIENCE_SECONDS = 180.0
 #: How many names a line has room for.

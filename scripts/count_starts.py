@@ -18,8 +18,8 @@ from statistics import median
 
 import psycopg
 
-from commands.stack import IMPATIENT
 from stack.demo.rollups import RollupDemo
+from stack.demo.settings import IMPATIENT
 from stack.group import LocalStack
 from stack.interrupts import Interrupted
 

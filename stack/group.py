@@ -223,6 +223,17 @@ class LocalStack:
             self._say(sentence)
             supervisor.stop(hurry=lambda: self._interrupts.count > before)
 
+    def pid(self, name: str) -> int:
+        """Return the process id of a program or server.
+
+        Raises:
+            ProcessLookupError: it does not run at the moment.
+        """
+        pid = self._supervisor.pid(name) if self._supervisor is not None else None
+        if pid is None:
+            raise ProcessLookupError(name)
+        return pid
+
     def poll(self) -> None:
         """Say what has happened to the programs since the last time.
 

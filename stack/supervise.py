@@ -299,6 +299,10 @@ class Supervisor:
                 self._call("startProcess", f"{_group(number)}:{name}", False)
                 self._given_up.discard(name)
 
+    def pid(self, name: str) -> int | None:
+        """Return the process id of a program; None while it does not run."""
+        return next(iter(self._pids([name])), None)
+
     def _runs(self, programs: Sequence[str]) -> bool:
         return len(self._pids(programs)) == len(set(programs))
 

@@ -4,6 +4,7 @@ Then watches what the rollups make of them: each must run, and count at least wh
 """
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -85,9 +86,15 @@ class RollupDemo:
             since: when the first of them was fed; now by default.
         """
         self._waiting = rollups(settings)
-        with engine.begin() as connection:
-            self._since = now = clock(connection)
-            self._feed(connection, settings, [now - timedelta(minutes=1)] * LIVE, live=True)
+        before = deepcopy(self._fed)
+        try:
+            with engine.begin() as connection:
+                self._since = now = clock(connection)
+                self._feed(connection, settings, [now - timedelta(minutes=1)] * LIVE, live=True)
+        except BaseException:
+            # Nothing was fed.
+            self._fed = before
+            raise
         for name, one in self._waiting.items():
             if HISTORIES[name].thing is None:
                 self._count(one, settings, [since or now] * files)

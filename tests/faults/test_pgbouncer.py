@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from commands import checks
-from commands.stack import IMPATIENT
 from stack.demo.rollups import RollupDemo
 from stack.demo.samples import SAMPLES, Sample
+from stack.demo.settings import IMPATIENT
 from stack.demo.stale_rows import Ephemera
 from tasks.apps import POLICIES, ROLLUPS
 from tasks.delivery.events import dumped

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import InternalError
 
-from commands.stack import IMPATIENT
 from models import openchat
 from models.pern import AuditLog
 from stack.demo.rows import SOON
+from stack.demo.settings import IMPATIENT
 from stack.demo.stale_rows import Ephemera
 from tasks.apps import POLICIES
 from tasks.policies.retention import Cascade, Restrict, Retention, SetValues

@@ -12,6 +12,7 @@ import pytest
 from commands import check_retention
 from commands import stack as command
 from models.echoroom import TypingIndicator
+from stack.demo import settings as demo_settings
 from stack.demo.rollups import RollupDemo
 from stack.demo.rows import SOON
 from stack.demo.stale_rows import FEEDS, Ephemera
@@ -44,7 +45,7 @@ AT_ONCE = {
 def with_periods(platform: Platform) -> None:
     """As the stack has it: every policy runs, what it takes is archived, and what is old has been counted."""
     platform.set(
-        retention_days=command.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
+        retention_days=demo_settings.IMPATIENT["ROOMKEEPER_RETENTION_DAYS"],
         archive_root=platform.folder / "archive",
     )
     RollupDemo().furnish(platform.settings)
@@ -138,14 +139,18 @@ def test_a_period_that_is_set_holds(platform: Platform) -> None:
 
 
 def test_the_stack_runs_every_policy_and_rollup_every_few_seconds() -> None:
-    settings = load({"DATABASE_URL": "postgresql://h/d"} | command.IMPATIENT)
+    settings = load({"DATABASE_URL": "postgresql://h/d"} | demo_settings.IMPATIENT)
     assert policies(settings).keys() == POLICIES.keys()
-    assert {every(one, settings) for one in ROLLUPS.values()} == {timedelta(seconds=command.ROLLUP_SECONDS)}
+    assert {every(one, settings) for one in ROLLUPS.values()} == {
+        timedelta(seconds=demo_settings.ROLLUP_SECONDS)
+    }
     # As `roomkeeper check` wants it.
     assert not [fault for fault in check_retention.faults(settings) if "archive" not in fault.sentence]
-    assert {every(POLICIES[name], settings) for name in NAMES} == {timedelta(seconds=command.SWEEP_SECONDS)}
-    assert 1 <= command.SWEEP_SECONDS <= 5
-    assert command.SWEEP_SECONDS <= command.ROLLUP_SECONDS <= 10
+    assert {every(POLICIES[name], settings) for name in NAMES} == {
+        timedelta(seconds=demo_settings.SWEEP_SECONDS)
+    }
+    assert 1 <= demo_settings.SWEEP_SECONDS <= 5
+    assert demo_settings.SWEEP_SECONDS <= demo_settings.ROLLUP_SECONDS <= 10
 
 
 # -- what is said of them --------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import insert
 
 from beat_schedule import timetable
-from commands.stack import IMPATIENT
 from models.platform import AttachmentJob
 from stack.demo.rollups import RollupDemo
 from stack.demo.rows import SOON
+from stack.demo.settings import IMPATIENT
 from stack.demo.stale_rows import Ephemera
 from tasks.apps import POLICIES, policies
 from tasks.delivery.events import dumped
