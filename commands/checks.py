@@ -362,7 +362,7 @@ def workers(settings: Settings) -> list[Fault]:
 
 
 def zones(settings: Settings) -> list[Fault]:
-    """Return which rollups have counted days of another zone; of a database that is away others tell."""
+    """Return which rollups count days of another zone than is set. `database` reports one that is away."""
     try:
         with engine_for(settings) as engine, engine.begin() as connection:
             found = rollup_status.read(connection, rollups(settings).values())
@@ -370,10 +370,10 @@ def zones(settings: Settings) -> list[Fault]:
         return []
     return [
         Fault(
-            f"{name} has counted days of {one.state.zone}, and days of {wanted} are set.",
-            "Its next run computes all that is not frozen anew. If it stays so, the workers have another "
-            f"{variable('rollup_zones')} than is set here.",
-            warning=True,
+            f"{name} counts days of {one.state.zone}, and {variable('rollup_zones')} here says {wanted}: by "
+            "these settings it is not computed, and none of the rows that it counts is deleted.",
+            f"Set {one.state.zone} on every host; or change the zone for all: roomkeeper rollup zone {name} "
+            f"{wanted}",
         )
         for name, one in found.items()
         if one.state is not None and one.state.zone != (wanted := zone(one.rollup, settings))

@@ -15,19 +15,20 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, Row
 
-from commands import formatting, progress, rollup_status
+from commands import formatting, progress, rollup_status, rollup_zone
 from commands.formatting import did_you_mean, quantity, rough_duration, timestamp
 from commands.policies import PLATFORM, named, ready
-from tasks.analytics.backfill import Backfill, BackfillProgress, OtherZoneError
+from tasks.analytics.backfill import Backfill, BackfillProgress
 from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of
 from tasks.analytics.engine import differences
-from tasks.analytics.state import State, frozen, state_of
+from tasks.analytics.state import OtherZoneError, State, frozen, state_of
 from tasks.apps import APPS, ROLLUPS, rollups, zone
 from tasks.policies.rollup import Rollup
 from workers.db import get_engine, transaction
 from workers.settings import Settings, SettingsError, get_settings
 
 app = typer.Typer(help="Statistics by the day and the hour.", no_args_is_help=True)
+app.command("zone")(rollup_zone.zone)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name, from `roomkeeper rollup list`.")]
 
@@ -84,7 +85,7 @@ def _cells(standing: rollup_status.RollupStatus, settings: Settings) -> tuple[st
     rollup, state = standing.rollup, standing.state
     if state is None:
         return (zone(rollup, settings), *("–" for _ in range(5)))
-    first = bucket_at(state.covered_from, rollup.grain, state.zone)
+    first = bucket_at(state.covered_from, rollup.grain, state.zone, state.seam)
     return (
         state.zone,
         formatting.bucket(first.label),
@@ -100,7 +101,7 @@ def _next_revisit(rollup: Rollup, state: State) -> str:
         return "never"
     if state.recompute_at is None:
         return "–"
-    return formatting.bucket(bucket_at(state.recompute_at, rollup.grain, state.zone).label)
+    return formatting.bucket(bucket_at(state.recompute_at, rollup.grain, state.zone, state.seam).label)
 
 
 # -- anew ------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def backfill(
             )
             raise typer.Exit(130) from None
         except OtherZoneError as error:
-            raise SettingsError(f"{rollup.name} has begun to count days of {error}: say it again.") from error
+            raise SettingsError(f"{error}") from error
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{rollup.name}: {quantity(done.buckets, rollup.grain)} computed, {quantity(done.rows, 'row')} of "
@@ -177,8 +178,8 @@ def _remarks(rollup: Rollup, state: State, wanted: Sequence[Bucket], done: Backf
         which = formatting.buckets(unclosed[0].label, unclosed[-1].label)
         yield f"{which} {are} not closed yet: {it} computed up to now."
     if wanted[-1].end < state.covered_from:
-        begins = bucket_at(state.covered_from, unit, state.zone)
-        gap = buckets(wanted[-1].end, state.covered_from, unit, state.zone)
+        begins = bucket_at(state.covered_from, unit, state.zone, state.seam)
+        gap = buckets(wanted[-1].end, state.covered_from, unit, state.zone, state.seam)
         yield (
             f"Statistics are kept right from {formatting.bucket(begins.label)} on; of "
             f"{formatting.buckets(gap[0].label, gap[-1].label)} there are none. To have all: --to "
@@ -205,11 +206,7 @@ def _standing(rollup: Rollup, settings: Settings) -> tuple[rollup_status.RollupS
     state = standing.state
     if state is None:
         raise SettingsError(f"{rollup.name} has never run; see to that first: roomkeeper run {rollup.name}")
-    if (wanted := zone(rollup, settings)) != state.zone:
-        raise SettingsError(
-            f"{rollup.name} has counted days of {state.zone}, and days of {wanted} are set: its next run "
-            f"computes all of them anew; wait for it, or: roomkeeper run {rollup.name}"
-        )
+    rollup_status.require_same(standing, settings)
     return standing, state
 
 
@@ -227,8 +224,8 @@ def _between(rollup: Rollup, state: State, first: date, last: date, *, until: da
     """Return the buckets of some days, those that have not begun left out."""
     if first > last:
         raise SettingsError(f"--from {first} is after --to {last}.")
-    start, end = day_of(first, state.zone).start, day_of(last, state.zone).end
-    return buckets(start, min(end, until), rollup.grain, state.zone)
+    start, end = (day_of(day, state.zone, state.seam) for day in (first, last))
+    return buckets(start.start, min(end.end, until), rollup.grain, state.zone, state.seam)
 
 
 # -- proved ----------------------------------------------------------------------------------------------
@@ -303,11 +300,11 @@ def audit(
 
 
 def _closed(rollup: Rollup, state: State, first: date, last: date) -> list[Bucket]:
-    start = max(state.covered_from, day_of(first, state.zone).start)
-    end = min(state.watermark, day_of(last, state.zone).end)
+    start = max(state.covered_from, day_of(first, state.zone, state.seam).start)
+    end = min(state.watermark, day_of(last, state.zone, state.seam).end)
     if first > last:
         raise SettingsError(f"--from {first} is after --to {last}.")
-    return buckets(start, end, rollup.grain, state.zone)
+    return buckets(start, end, rollup.grain, state.zone, state.seam)
 
 
 @contextmanager

@@ -10,11 +10,18 @@ from sqlalchemy import Connection, func, select
 from commands import formatting
 from commands.formatting import first_names, rough_duration
 from tasks.analytics.calendar import Bucket, bucket_at, preceding
-from tasks.analytics.state import State, lag, states_of
-from tasks.apps import rollups
+from tasks.analytics.state import (
+    NewerDefinitionError,
+    OtherZoneError,
+    State,
+    check,
+    lag,
+    states_of,
+)
+from tasks.apps import rollups, zone
 from tasks.policies.rollup import Rollup
 from workers.inspection import Fault
-from workers.settings import Settings
+from workers.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from workers.state_metrics import Lag
@@ -48,7 +55,7 @@ class RollupStatus:
         """The last bucket that is closed; None if none is yet."""
         if self.state is None or self.state.watermark <= self.state.covered_from:
             return None
-        return preceding(_at(self.rollup, self.state), self.rollup.grain, self.state.zone)
+        return preceding(_at(self.rollup, self.state), self.rollup.grain, self.state.zone, self.state.seam)
 
     @property
     def next(self) -> Bucket | None:
@@ -57,7 +64,7 @@ class RollupStatus:
 
 
 def _at(rollup: Rollup, state: State) -> Bucket:
-    return bucket_at(state.watermark, rollup.grain, state.zone)
+    return bucket_at(state.watermark, rollup.grain, state.zone, state.seam)
 
 
 def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, RollupStatus]:
@@ -66,6 +73,19 @@ def read(connection: Connection, wanted: Iterable[Rollup]) -> dict[str, RollupSt
     by_name = {rollup.name: rollup for rollup in wanted}
     states = states_of(connection, by_name)
     return {name: RollupStatus(rollup, now, states.get(name)) for name, rollup in by_name.items()}
+
+
+def require_same(standing: RollupStatus, settings: Settings) -> None:
+    """Go on if a run by these settings may compute the rollup.
+
+    Raises:
+        SettingsError: it counts days of another zone, or a newer version has computed it.
+    """
+    if standing.state is not None:
+        try:
+            check(standing.rollup, standing.state, zone(standing.rollup, settings))
+        except (OtherZoneError, NewerDefinitionError) as error:
+            raise SettingsError(str(error)) from error
 
 
 def lags(connection: Connection, settings: Settings) -> "list[Lag]":

@@ -16,7 +16,7 @@ from commands.policies import lacks_period, named, parsed, quiet, ready
 from tasks.analytics.calendar import Bucket, bucket_at, buckets
 from tasks.analytics.engine import MovedError, RollupProgress
 from tasks.analytics.state import due_by
-from tasks.apps import POLICIES, ROLLUPS, zone
+from tasks.apps import POLICIES, ROLLUPS
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Delete, Sweep
@@ -86,26 +86,25 @@ def _roll(rollup: Rollup, settings: Settings, moment: datetime | None, *, dry_ru
     ready(settings, rollup)
     with transaction() as connection:
         standing = rollup_status.read(connection, [rollup])[rollup.name]
-    due = _to_be_closed(standing, settings, moment or standing.now)
+    rollup_status.require_same(standing, settings)
+    due = _to_be_closed(standing, moment or standing.now)
     if dry_run:
-        _tell_what_is_to_be_closed(standing, settings, moment or standing.now, due)
+        _tell_what_is_to_be_closed(standing, moment or standing.now, due)
     else:
         _compute(rollup, settings, due)
 
 
-def _to_be_closed(
-    standing: rollup_status.RollupStatus, settings: Settings, moment: datetime
-) -> list[Bucket] | None:
+def _to_be_closed(standing: rollup_status.RollupStatus, moment: datetime) -> list[Bucket] | None:
     """Return the buckets that a run closes; None where only the run itself finds out."""
     rollup, state = standing.rollup, standing.state
-    if state is None or state.zone != zone(rollup, settings):
+    if state is None or state.definition != rollup.definition:
         return None
-    ended = buckets(state.watermark, moment, rollup.grain, state.zone)
+    ended = buckets(state.watermark, moment, rollup.grain, state.zone, state.seam)
     return [bucket for bucket in ended if due_by(rollup, bucket) <= moment]
 
 
 def _tell_what_is_to_be_closed(
-    standing: rollup_status.RollupStatus, settings: Settings, moment: datetime, due: list[Bucket] | None
+    standing: rollup_status.RollupStatus, moment: datetime, due: list[Bucket] | None
 ) -> None:
     rollup = standing.rollup
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -115,10 +114,11 @@ def _tell_what_is_to_be_closed(
             "that it counts."
         )
     elif due is None:
-        first = bucket_at(standing.state.covered_from, rollup.grain, standing.state.zone)
+        state = standing.state
+        first = bucket_at(state.covered_from, rollup.grain, state.zone, state.seam)
         console.print(
-            f"{rollup.name} has counted days of {standing.state.zone}: its next run computes all since "
-            f"{formatting.bucket(first.label)} anew, as days of {zone(rollup, settings)}."
+            f"What {rollup.name} counts has changed with this version: its next run computes again all since "
+            f"{formatting.bucket(first.label)} that have lost no rows."
         )
     else:
         are = "is" if len(due) == 1 else "are"

@@ -27,7 +27,8 @@ class RollupState(PlatformBase):
     or before it are not computed any more. `ticked_at` is the moment of the last run that computed open
     buckets; `probe` is what the counters of its tables said then. `daily_snapshot_at` is when whole tables
     were last read. `recompute_at` is the closed bucket that is to be looked at again next, and
-    `recomputed_at` when one last was.
+    `recomputed_at` when one last was. Buckets before `zone_from` are days of `zone_before`, the others days
+    of `zone`; both are NULL where all are. `definition` is the number of the definition that was computed.
     """
 
     __tablename__ = "rollups"
@@ -43,6 +44,9 @@ class RollupState(PlatformBase):
     daily_snapshot_at: Mapped[datetime.datetime | None]
     recompute_at: Mapped[datetime.datetime | None]
     recomputed_at: Mapped[datetime.datetime | None]
+    zone_from: Mapped[datetime.datetime | None]
+    zone_before: Mapped[str | None]
+    definition: Mapped[int] = mapped_column(server_default=text("1"))
 
 
 class RollupLive(PlatformBase):
@@ -262,7 +266,10 @@ class EchoroomStay(PlatformBase):
 
 
 class EchoroomSpeaker(PlatformBase):
-    """A user who was seen speaking in a room of `echoroom` within the hour that begins at `hour` in UTC."""
+    """A user who was seen speaking in a room of `echoroom` in the quarter of an hour that begins at `hour`.
+
+    Rows of earlier versions are of a whole hour of UTC.
+    """
 
     __tablename__ = "echoroom_speakers"
     __table_args__ = (

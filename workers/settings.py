@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     BaseModel,
@@ -25,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from workers import time_zones
 from workers.database_url import hosts_of
 from workers.errors import OperatorError
 
@@ -221,7 +221,8 @@ class Settings(BaseModel):
     rollup_zones: dict[str, str] = Field(
         default={},
         description="The time zones whose days rollups count, where not UTC: "
-        "`audiorooms.room_analytics=Europe/Berlin`. After a change all days are computed again.",
+        "`audiorooms.room_analytics=Europe/Berlin`. The same on every host; a change takes "
+        "`roomkeeper rollup zone`, too.",
     )
     retention_days: dict[str, float] = Field(
         default={},
@@ -410,13 +411,11 @@ class Settings(BaseModel):
         zones = {}
         for pair in filter(None, (part.strip() for part in value.split(","))):
             name, _, zone = (part.strip() for part in pair.partition("="))
-            try:
-                ZoneInfo(zone)
-            except (ZoneInfoNotFoundError, ValueError, OSError):
+            if fault := time_zones.fault_of(zone):
                 raise ValueError(
-                    "must be pairs like audiorooms.room_analytics=Europe/Berlin, separated by commas, with "
-                    f"time zones that there are; {name} has another"
-                ) from None
+                    "must be pairs like audiorooms.room_analytics=Europe/Berlin, separated by commas; "
+                    f"of {name}, {fault}"
+                )
             zones[name] = zone
         return zones
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from commands.reporting.jobs import Job
 from commands.reporting.records import Chart, Colour, Hours, Number, Over, Ranking, Shape
-from tasks.analytics.calendar import day_of
+from tasks.analytics.calendar import Seam, day_of
 
 
 class Known(StrEnum):
@@ -109,6 +109,22 @@ class RollupCoverage:
     covered_from: datetime
     watermark: datetime
     ticked_at: datetime | None
+    zone_from: datetime | None = None
+    zone_before: str | None = None
+
+    @property
+    def seam(self) -> Seam | None:
+        """Where the days of `zone` begin; None where all are."""
+        if self.zone_from is None or self.zone_before is None:
+            return None
+        return Seam(self.zone_from, self.zone_before)
+
+    @property
+    def days_of(self) -> str:
+        """Whose days they are."""
+        if (seam := self.seam) is None or seam.at <= self.covered_from:
+            return self.zone
+        return f"{self.zone} ({seam.zone} up to {seam.last_day})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,7 @@ def known(day: date, state: RollupCoverage | None, first: date | None) -> Known:
     """
     if state is None or first is None or day < first:
         return Known.NOTHING
-    bucket = day_of(day, state.zone)
+    bucket = day_of(day, state.zone, state.seam)
     if bucket.start < state.covered_from:
         # What the application's table may hold from before was not made by us.
         return Known.NOTHING

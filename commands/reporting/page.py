@@ -87,7 +87,7 @@ def _json(value: object) -> str:
 
 
 def _header(report: Report, about: str, days: str) -> Element:
-    zones = sorted({one.zone for one in report.progress}) or ["UTC"]
+    zones = sorted({one.days_of for one in report.progress}) or ["UTC"]
     made = f"{report.made_at:%Y-%m-%d %H:%M} UTC"
     count = quantity(len(report.charts[0].days) if report.charts else 0, "day")
     return tag(
@@ -323,7 +323,7 @@ def _progress_of(one: RollupCoverage) -> Element:
         "tr",
         tag("th", one.rollup, scope="row"),
         *(tag("td", "–" if at is None else f"{at:%Y-%m-%d %H:%M} UTC") for at in moments),
-        tag("td", one.zone),
+        tag("td", one.days_of),
     )
 
 

@@ -36,7 +36,8 @@ def needs(page: Page) -> list[Need]:
 def progress(connection: Connection, rollups: Iterable[str]) -> dict[str, RollupCoverage]:
     """Return how far those of the rollups have come that have begun."""
     columns = [
-        getattr(RollupState, name) for name in ("name", "zone", "covered_from", "watermark", "ticked_at")
+        getattr(RollupState, name)
+        for name in ("name", "zone", "covered_from", "watermark", "ticked_at", "zone_from", "zone_before")
     ]
     rows = connection.execute(select(*columns).where(RollupState.name.in_(list(rollups))))
     return {row.name: RollupCoverage(*row) for row in rows}
@@ -99,7 +100,7 @@ def _chart(
     begins = None
     if state is not None and first is not None:
         begins = max(first, _first_covered(state))
-    return Drawn(chart, days, seen, begins, state.zone if state else "UTC", tuple(lines))
+    return Drawn(chart, days, seen, begins, state.days_of if state else "UTC", tuple(lines))
 
 
 def _first(connection: Connection, shown: Chart | Hours | Ranking) -> Any:
@@ -111,7 +112,7 @@ def _first(connection: Connection, shown: Chart | Hours | Ranking) -> Any:
 
 def _first_covered(state: RollupCoverage) -> date:
     """Return the first day that a rollup covers from its beginning."""
-    day = bucket_at(state.covered_from, Grain.DAY, state.zone)
+    day = bucket_at(state.covered_from, Grain.DAY, state.zone, state.seam)
     return day.label if day.start == state.covered_from else day.label + _DAY
 
 

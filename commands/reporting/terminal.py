@@ -50,7 +50,7 @@ def tell(report: Report, about: str, console: Console) -> None:
     width = max(SHORT, min(90, console.width - 60)) if console.width >= WIDE else SHORT
     count = len(report.charts[0].days)
     console.print(f"{report.app}: {about}", style="bold", markup=False)
-    zones = " and ".join(sorted({one.zone for one in report.progress}))
+    zones = " and ".join(sorted({one.days_of for one in report.progress}))
     console.print(
         f"{_plain(formatting.days(report.first, report.last), plain)}, days of {zones}; "
         f"made {report.made_at:%Y-%m-%d %H:%M} UTC"

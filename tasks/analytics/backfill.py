@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, func, select
 
 from tasks.analytics.calendar import Bucket
 from tasks.analytics.engine import computing, replace_bucket
-from tasks.analytics.state import frozen, set_state, state_of
+from tasks.analytics.state import check, frozen, set_state, state_of
 from tasks.policies.rollup import Rollup
 
 #: One bucket is computed by one transaction at a time.
@@ -22,10 +22,6 @@ _ALONE = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("key"
 
 class FrozenError(Exception):
     """A bucket has lost rows, or may have: what could be computed of it now is less than what it says."""
-
-
-class OtherZoneError(Exception):
-    """The rollup counts the days of another time zone than the one that is set here."""
 
 
 @dataclass(slots=True)
@@ -104,8 +100,7 @@ class Backfill:
             # Shared: a transaction that moves the watermark or freezes buckets waits; other buckets do not.
             state = state_of(connection, self.rollup, share=True)
             assert state is not None
-            if state.zone != self.zone:
-                raise OtherZoneError(state.zone)
+            check(self.rollup, state, self.zone)
             if frozen(self.rollup, state, bucket):
                 with self._adding:
                     self.progress.frozen += 1

@@ -31,9 +31,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models.analytics import RollupLive, RollupState
-from tasks.analytics.calendar import Bucket, bucket_at, buckets
-from tasks.analytics.state import State, due_by, frozen, set_state, state_of
+from tasks.analytics.calendar import Bucket, Seam, bucket_at, buckets
+from tasks.analytics.state import State, check, due_by, frozen, set_state, state_of
 from tasks.analytics.statements import PROBE, statements
+from tasks.analytics.zones import restarted
 from tasks.policies.rollup import CLOCKS_SET, Rollup
 from workers.database_errors import is_unavailable
 from workers.db import transaction
@@ -84,7 +85,7 @@ class RollupProgress:
 
 
 class MovedError(Exception):
-    """Another run, of other settings maybe, has moved the watermark; the next run goes by what it finds."""
+    """Another run has moved the watermark; the next run goes by what it finds."""
 
 
 @dataclass(slots=True)
@@ -106,9 +107,14 @@ class RollupRun:
     longest_ms: int = LONGEST_MS
     watch: Callable[[RollupProgress], None] = lambda _progress: None
     progress: RollupProgress = field(default_factory=RollupProgress)
+    _seam: Seam | None = field(default=None, init=False, repr=False)
 
     def go(self) -> RollupProgress:
-        """Do it; return what it did. What it raises, it raises between two whole transactions."""
+        """Do it; return what it did. What it raises, it raises between two whole transactions.
+
+        Raises:
+            OtherZoneError, NewerDefinitionError: see `tasks.analytics.state.check`.
+        """
         deadline = monotonic() + self.seconds
         with self._transaction() as connection:
             state = self._begun(connection)
@@ -129,20 +135,18 @@ class RollupRun:
     # -- the state ------------------------------------------------------------------------------------------
 
     def begin(self) -> State:
-        """Return the state; make it if this is the first run, and begin anew if another zone was set."""
+        """Return the state; make it if this is the first run."""
         with self._transaction() as connection:
             return self._begun(connection)
 
     def _begun(self, connection: Connection) -> State:
-        state = state_of(connection, self.rollup)
-        if state is None or (state.zone, state) != (self.zone, self._mended(state)):
+        state = self._checked(state_of(connection, self.rollup))
+        if state is None or state != self._current(state):
             state = self._locked(connection)
             if state is None:
                 self._first(connection)
             else:
-                if state.zone != self.zone:
-                    state = self._in_this_zone(state)
-                self._set(connection, **asdict(self._mended(state)))
+                self._set(connection, **asdict(self._current(state)))
             state = self._locked(connection)
             assert state is not None
         return state
@@ -158,32 +162,21 @@ class RollupRun:
         )
         start = self._bucket(back if first is None else min(first, back)).start
         values = {"name": self.rollup.name, "zone": self.zone, "watermark": start, "covered_from": start}
+        values["definition"] = self.rollup.definition
         connection.execute(insert(RollupState).values(**values).on_conflict_do_nothing())
 
-    def _in_this_zone(self, state: State) -> State:
-        """Return the state with which all days are computed anew, but for those whose rows are gone."""
-        start = self._bucket(state.covered_from).start
-        kept = state.frozen_to
-        if self.rollup.recompute_for is None:
-            closed = state.watermark - timedelta(microseconds=1)
-            kept = closed if kept is None else max(kept, closed)
-        return replace(
-            state,
-            zone=self.zone,
-            watermark=start,
-            covered_from=start,
-            frozen_to=kept,
-            ticked_at=None,
-            probe=None,
-            recompute_at=None,
-        )
-
-    def _mended(self, state: State) -> State:
-        """Return a state that holds: at the edge of a bucket, and not ahead of the moment.
+    def _current(self, state: State) -> State:
+        """Return a state that holds: of this definition, at a bucket's edge, and not ahead of the moment.
 
         The rules of a zone may change after the fact, and a clock may have been ahead for a while.
         """
-        edge = self._bucket(min(state.watermark, self.now)).start
+        if state.definition < self.rollup.definition:
+            state = restarted(self.rollup, state, self.zone)
+        bucket = bucket_at(min(state.watermark, self.now), self.rollup.grain, self.zone, state.seam)
+        edge, seam = bucket.start, state.seam
+        if edge < state.watermark <= self.now and self._must_stay(state, bucket):
+            # It ended here by the rules of that time.
+            edge, seam = state.watermark, Seam(state.watermark, self.zone)
 
         def past(moment: datetime | None) -> datetime | None:
             return None if moment is None else min(moment, self.now)
@@ -195,10 +188,25 @@ class RollupRun:
             ticked_at=past(state.ticked_at),
             daily_snapshot_at=past(state.daily_snapshot_at),
             recomputed_at=past(state.recomputed_at),
+            zone_from=None if seam is None else seam.at,
+            zone_before=None if seam is None else seam.zone,
         )
 
+    def _must_stay(self, state: State, bucket: Bucket) -> bool:
+        """Return whether what is closed of a bucket cannot be computed again."""
+        if state.watermark <= state.covered_from:
+            return False
+        lost = state.frozen_to is not None and bucket.start <= state.frozen_to
+        return lost or self.rollup.recompute_for is None
+
     def _locked(self, connection: Connection) -> State | None:
-        return state_of(connection, self.rollup, lock=True)
+        return self._checked(state_of(connection, self.rollup, lock=True))
+
+    def _checked(self, state: State | None) -> State | None:
+        if state is not None:
+            check(self.rollup, state, self.zone)
+            self._seam = state.seam
+        return state
 
     def _set(self, connection: Connection, **values: Any) -> None:
         set_state(connection, self.rollup, **values)
@@ -253,8 +261,10 @@ class RollupRun:
                 self._open_keys(connection, state, start)
             else:
                 probe = self._probe(connection)
-                # Without `track_counts` the counters carry no information.
-                if probe is None or probe != state.probe:
+                # Rows of a bucket may be written before it begins. Without `track_counts` the counters carry
+                # no information.
+                begun = state.ticked_at is None or state.ticked_at <= self._bucket(self.now).start
+                if begun or probe is None or probe != state.probe:
                     self._whole(connection, state, start)
                 self._set(connection, ticked_at=self.now, probe=probe)
         self.watch(self.progress)
@@ -361,10 +371,10 @@ class RollupRun:
         self.progress.buckets += 1
 
     def _bucket(self, moment: datetime) -> Bucket:
-        return bucket_at(moment, self.rollup.grain, self.zone)
+        return bucket_at(moment, self.rollup.grain, self.zone, self._seam)
 
     def _buckets(self, start: datetime, end: datetime) -> list[Bucket]:
-        return buckets(start, end, self.rollup.grain, self.zone)
+        return buckets(start, end, self.rollup.grain, self.zone, self._seam)
 
     def _probe(self, connection: Connection) -> str | None:
         real = connection.get_execution_options().get("schema_translate_map") or {}

@@ -10,6 +10,8 @@ could be computed of these buckets from then on would be less. A run that comput
 and has read `frozen_to`; so a batch that moves it waits, at its end, until that run is done. Where it need
 not move, the batch does not wait: every run has seen it.
 
+- A bucket is closed for the zone and the definition that it was computed with: for another zone that is set,
+  or another definition, a rollup has closed nothing.
 - A rollup that has never run has closed nothing. One that is off keeps nothing; but what leaves meanwhile
   freezes buckets all the same, up to now.
 - NULL and infinite times are in no bucket. Nor are those before 2000, unless they are covered: they say that
@@ -42,7 +44,7 @@ from sqlalchemy import (
 
 from models.analytics import RollupState
 from models.platform import AttachmentJob as Job
-from tasks.apps import ROLLUPS, attachments_of, rollups
+from tasks.apps import ROLLUPS, attachments_of, rollups, zone
 from tasks.policies.columns import model_of, table_of
 from tasks.policies.retention import Retention, referred
 from tasks.policies.rollup import CLOCKS_SET, Rollup
@@ -135,14 +137,18 @@ def ask(
     names = sorted({one.name for policy in policies for one in counting(policy)})
     if not names:
         return Closed()
-    asked = select(_state.c.name, _state.c.watermark, _state.c.covered_from)
+    asked = select(
+        _state.c.name, _state.c.watermark, _state.c.covered_from, _state.c.zone, _state.c.definition
+    )
     found = {row.name: row for row in connection.execute(asked.where(_state.c.name.in_(names)))}
     on = frozenset(rollups(settings)) & set(names)
     moment = now or connection.execute(select(func.now())).scalar_one()
     values: dict[str, datetime] = {}
     for name in names:
         row, runs = found.get(name), name in on
-        ends = (row.watermark if row is not None else _NEVER) if runs else _ALWAYS
+        rollup = ROLLUPS[name]
+        counts = row is not None and (row.zone, row.definition) == (zone(rollup, settings), rollup.definition)
+        ends = (row.watermark if row is not None and counts else _NEVER) if runs else _ALWAYS
         begins = row.covered_from if row is not None and runs else _NEVER
         values |= {_key("closed", name): ends, _key("covered", name): begins}
         values[_key("known", name)] = _ALWAYS if runs else moment

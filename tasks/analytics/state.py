@@ -8,8 +8,30 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from models.analytics import RollupState
-from tasks.analytics.calendar import Bucket, bucket_at
+from tasks.analytics.calendar import Bucket, Seam, bucket_at
 from tasks.policies.rollup import Rollup
+from workers.settings import variable
+
+
+class OtherZoneError(Exception):
+    """The rollup counts the days of another time zone than the one that is set here."""
+
+    def __init__(self, rollup: str, zone: str, wanted: str) -> None:
+        super().__init__(
+            f"{rollup} counts days of {zone}, and {variable('rollup_zones')} here says {wanted}: nothing is "
+            f"computed. Set {zone} on this host, or change the zone for all: roomkeeper rollup zone {rollup} "
+            f"{wanted}"
+        )
+
+
+class NewerDefinitionError(Exception):
+    """The rollup's statistics are those of a newer version."""
+
+    def __init__(self, rollup: str) -> None:
+        super().__init__(
+            f"A newer version has computed {rollup}, and counts something else: nothing is computed. Update "
+            "this host."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +47,32 @@ class State:
     daily_snapshot_at: datetime | None
     recompute_at: datetime | None
     recomputed_at: datetime | None
+    zone_from: datetime | None
+    zone_before: str | None
+    definition: int
+
+    @property
+    def seam(self) -> Seam | None:
+        """Where the days of `zone` begin; None where all are."""
+        if self.zone_from is None or self.zone_before is None:
+            return None
+        return Seam(self.zone_from, self.zone_before)
+
+
+def check(rollup: Rollup, state: State, zone: str) -> None:
+    """Raise if the rollup must not compute anything by these settings, or in this version.
+
+    Args:
+        zone: the one that is set.
+
+    Raises:
+        OtherZoneError: it counts the days of another zone.
+        NewerDefinitionError: a newer version has computed it.
+    """
+    if state.zone != zone:
+        raise OtherZoneError(rollup.name, state.zone, zone)
+    if state.definition > rollup.definition:
+        raise NewerDefinitionError(rollup.name)
 
 
 def frozen(rollup: Rollup, state: State, bucket: Bucket) -> bool:
@@ -45,7 +93,7 @@ def lag(rollup: Rollup, state: State, now: datetime) -> timedelta:
     """Return for how long the next bucket should have been closed; nothing if it is not yet to be."""
     if state.watermark > now:
         return timedelta(0)
-    bucket = bucket_at(state.watermark, rollup.grain, state.zone)
+    bucket = bucket_at(state.watermark, rollup.grain, state.zone, state.seam)
     return max(timedelta(0), now - due_by(rollup, bucket))
 
 
@@ -59,6 +107,9 @@ _STATE = select(
     RollupState.daily_snapshot_at,
     RollupState.recompute_at,
     RollupState.recomputed_at,
+    RollupState.zone_from,
+    RollupState.zone_before,
+    RollupState.definition,
 )
 
 
@@ -74,7 +125,7 @@ def state_of(
     asked = _STATE.where(RollupState.name == rollup.name)
     if lock or share:
         asked = asked.with_for_update(read=share)
-    row = connection.execute(asked).one_or_none()
+    row: Any = connection.execute(asked).one_or_none()
     return None if row is None else State(*row)
 
 

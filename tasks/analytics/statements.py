@@ -5,10 +5,12 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     ColumnElement,
     DateTime,
     Select,
+    bindparam,
     delete,
     exists,
     func,
@@ -35,12 +37,14 @@ class Statements:
         replace_keys: the same for KEYS alone; None where the rollup has no such select.
         differs: the bucket's rows that a replacement would change: for each its keys, and then each figure as
             it is there and as it is computed; `there` and `computed` say whether there is such a row at all.
+        discard: removes the statistics of days after `after` that are not among `labels`; how many rows.
         earliest: the earliest moment of a row that it counts, from the year 2000 on; NULL if there is none.
     """
 
     replace: Select[Any]
     replace_keys: Select[Any] | None
     differs: Select[Any]
+    discard: Select[Any]
     earliest: Select[Any]
 
 
@@ -54,6 +58,7 @@ def statements(rollup: Rollup) -> Statements:
         if keyed is None
         else _replace(rollup, keyed.select, keyed.key.property.columns[0] == func.any(KEYS)),
         differs=_differs(rollup),
+        discard=_discard(rollup),
         earliest=_earliest(rollup),
     )
 
@@ -65,11 +70,16 @@ def _names(rollup: Rollup) -> tuple[str, list[str]]:
 
 def _in_bucket(rollup: Rollup, only: ColumnElement[bool] | None) -> list[ColumnElement[bool]]:
     """Return which rows of the target are the bucket's."""
-    bucket, keys = _names(rollup)
+    bucket, _ = _names(rollup)
+    this = rollup.table.c[bucket] == bucket_of(rollup.bucket).element
+    return [this, *_keyed(rollup), *([] if only is None else [only])]
+
+
+def _keyed(rollup: Rollup) -> list[ColumnElement[bool]]:
+    """Return which rows of the target can be computed: not those without a key, whose room is gone."""
+    _, keys = _names(rollup)
     target = rollup.table
-    # Of what has no key any more (its room is gone) nothing can be computed: it stays as it is.
-    named = [target.c[key].is_not(None) for key in keys if target.c[key].nullable]
-    return [target.c[bucket] == bucket_of(rollup.bucket).element, *named, *([] if only is None else [only])]
+    return [target.c[key].is_not(None) for key in keys if target.c[key].nullable]
 
 
 def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) -> Select[Any]:
@@ -79,15 +89,7 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
     # All of it is of the bucket. If that were asked for, PostgreSQL would expect one row, and compare each
     # with each: of two thousand rooms that takes a third of a second.
     same = exists().where(*(fresh.c[key] == target.c[key] for key in keys or [bucket]))
-    vanished = [*_in_bucket(rollup, only), ~same]
-    removed: CTE
-    if rollup.empty_values is None:
-        removed = delete(target).where(*vanished).returning(literal(1).label("one")).cte("removed")
-    else:
-        zeros = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}
-        other = or_(*(target.c[name].is_distinct_from(value) for name, value in zeros.items()))
-        put_out = update(target).where(*vanished, other).values(zeros)
-        removed = put_out.returning(literal(1).label("one")).cte("removed")
+    removed = _removed(rollup, *_in_bucket(rollup, only), ~same)
     names = [*keys, bucket, *rollup.metrics]
     # In the order of the keys: another transaction that writes several of these rows waits; no deadlock.
     ordered = select(*(fresh.c[name] for name in names)).order_by(*(fresh.c[key] for key in keys))
@@ -104,6 +106,26 @@ def _replace(rollup: Rollup, of: Select[Any], only: ColumnElement[bool] | None) 
     return select(
         select(func.count()).select_from(put).scalar_subquery(),
         select(func.count()).select_from(removed).scalar_subquery(),
+    )
+
+
+def _removed(rollup: Rollup, *which: ColumnElement[bool]) -> CTE:
+    """Return what removes these rows of the target, or empties them where they are not ours to delete."""
+    target, one = rollup.table, literal(1).label("one")
+    if rollup.empty_values is None:
+        return delete(target).where(*which).returning(one).cte("removed")
+    zeros = {column.property.columns[0].name: value for column, value in rollup.empty_values.items()}
+    other = or_(*(target.c[name].is_distinct_from(value) for name, value in zeros.items()))
+    return update(target).where(*which, other).values(zeros).returning(one).cte("removed")
+
+
+def _discard(rollup: Rollup) -> Select[Any]:
+    bucket, _ = _names(rollup)
+    column = rollup.table.c[bucket]
+    last = bindparam("after", type_=column.type)
+    labels = bindparam("labels", type_=ARRAY(column.type))
+    return select(func.count()).select_from(
+        _removed(rollup, column > last, column != func.all(labels), *_keyed(rollup))
     )
 
 

@@ -11,6 +11,7 @@ from models.audiorooms import AudioRoom, RoomParticipant
 from tasks import availability
 from tasks.analytics.engine import RollupProgress, RollupRun
 from tasks.analytics.payload import RecomputeRoom
+from tasks.analytics.state import NewerDefinitionError, OtherZoneError
 from tasks.apps import ROLLUPS, zone
 from tasks.apps.audiorooms.rollups import LIST_OF_KEYS
 from tasks.apps.audiorooms.stays import SKEW
@@ -74,6 +75,7 @@ def room(wanted: UUID | str, settings: Settings, now: datetime | None = None) ->
 
     Raises:
         UnknownRoomError: there is no such room.
+        OtherZoneError, NewerDefinitionError: see `tasks.analytics.state.check`.
     """
     rollup = ROLLUPS[ROOM_ANALYTICS]
     moment = now or clock()
@@ -109,6 +111,8 @@ def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
         return f"left to the rollup: {AUDIOROOMS} is switched off"
     try:
         return f"{room(request.room, settings)} changed"
+    except (OtherZoneError, NewerDefinitionError) as error:
+        return f"left to the rollup: {error}"
     except UnknownRoomError as error:
         self.not_there_yet(error)
 

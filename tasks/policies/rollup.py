@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import (
     ARRAY,
@@ -46,6 +45,7 @@ from sqlalchemy import Column as TableColumn
 
 from tasks.policies.columns import Column, Model, model_of, names_of, parts_of, table_of
 from tasks.policies.sweep import PolicyError
+from workers import time_zones
 from workers.inspection import Need
 
 
@@ -146,6 +146,8 @@ class Rollup:
             index finds; run before anything is computed.
         daily_snapshot: the same, for statements that read whole tables: once a day, and after a pause.
         empty_values: what statistics become where a key has none any more, and rows are not ours to delete.
+        definition: the number of its definition. Increase it when the select counts something else: all
+            buckets are then computed again, except those that have lost rows, and no row leaves before.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Rollup:
     snapshot: tuple[Any, ...] = ()
     daily_snapshot: tuple[Any, ...] = ()
     empty_values: Mapping[Column, Any] | None = None
+    definition: int = 1
     metrics: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -192,10 +195,8 @@ class Rollup:
         for column in (self.bucket, *self.key):
             if table_of(model_of(column)) is not self.table:
                 yield f"{column} is not a column of {self.table.fullname}."
-        try:
-            ZoneInfo(self.zone)
-        except (ZoneInfoNotFoundError, ValueError):
-            yield f"there is no time zone {self.zone!r}."
+        if fault := time_zones.fault_of(self.zone):
+            yield f"{fault}."
         if self.grain is HOUR and self.zone != "UTC":
             yield "hours are of UTC: give no zone."
         for name in ("every", "late_after"):

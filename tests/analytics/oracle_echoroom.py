@@ -160,7 +160,7 @@ class Echoroom:
         }
 
     def speakers(self) -> set[tuple[UUID, UUID, datetime]]:
-        """Return who was seen speaking, and in which hour."""
+        """Return who was seen speaking, and in which quarter of an hour."""
         return {(row["room_id"], row["user_id"], row["hour"]) for row in self.rows(EchoroomSpeaker)}
 
 
@@ -195,15 +195,15 @@ class Observer:
             self._person(self.stays.setdefault(person, []), rows.get(person), now)
         for (room, user), row in rows.items():
             if row["is_active"] and row["is_speaking"]:
-                self.speakers.add((room, user, hour(now)))
+                self.speakers.add((room, user, quarter(now)))
         for voice in echoroom.rows(VoiceStatus):
             at, room, user = voice["last_updated"], voice["session_id"], voice["user_id"]
             if not voice["is_speaking"] or at is None or room is None or user is None:
                 continue
             if now - at <= timedelta(minutes=10):
-                self.speakers.add((room, user, hour(now)))
+                self.speakers.add((room, user, quarter(now)))
             if timedelta(0) <= now - at < HOUR:
-                self.speakers.add((room, user, hour(at)))
+                self.speakers.add((room, user, quarter(at)))
         self.last = now
 
     def _person(self, stays: list[Stay], row: dict[str, Any] | None, now: datetime) -> None:
@@ -307,8 +307,10 @@ def presence(observer: Observer, room: UUID, bucket: Bucket, now: datetime, at: 
         )
 
 
-def hour(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+def quarter(moment: datetime) -> datetime:
+    """Return when the quarter of an hour began."""
+    utc = moment.astimezone(UTC)
+    return utc.replace(minute=utc.minute // 15 * 15, second=0, microsecond=0)
 
 
 def spanning(rollup: Rollup, start: datetime, end: datetime) -> list[Bucket]:

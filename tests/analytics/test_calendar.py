@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.analytics.calendar import Bucket, bucket_at, buckets, day_of, following, preceding
+from tasks.analytics.calendar import Bucket, Seam, bucket_at, buckets, day_of, following, preceding
 from tasks.policies.rollup import DAY, HOUR, Grain
 from tests.examples import examples
 
@@ -80,3 +80,78 @@ def test_a_range_has_the_buckets_that_it_touches() -> None:
     assert buckets(start, start + INSTANT, HOUR, "UTC") == [Bucket(start, start + hour, start)]
     assert len(buckets(start, start + hour, HOUR, "UTC")) == 1
     assert len(buckets(start - INSTANT, start + hour + INSTANT, HOUR, "UTC")) == 3
+
+
+# -- where the zone changes ------------------------------------------------------------------------------
+
+
+@examples(300)
+@given(
+    moment=moments,
+    before=st.sampled_from([*ZONES, "Pacific/Kiritimati"]),
+    zone=st.sampled_from([*ZONES, "Pacific/Pago_Pago"]),
+    hours=st.integers(-60, 60),
+)
+@example(moment=datetime(2011, 12, 30, 10, tzinfo=UTC), before="UTC", zone="Pacific/Apia", hours=0)
+@example(moment=datetime(2011, 12, 30, 12, tzinfo=UTC), before="Pacific/Apia", zone="UTC", hours=0)
+@example(
+    moment=datetime(2026, 3, 3, tzinfo=UTC), before="Pacific/Kiritimati", zone="Pacific/Pago_Pago", hours=1
+)
+@example(
+    moment=datetime(2026, 3, 3, tzinfo=UTC), before="Pacific/Pago_Pago", zone="Pacific/Kiritimati", hours=1
+)
+def test_at_a_seam_days_follow_each_other_and_no_name_is_used_twice(
+    moment: datetime, before: str, zone: str, hours: int
+) -> None:
+    seam = Seam(bucket_at(moment, DAY, before).end, before)
+    near = seam.at + timedelta(hours=hours)
+    found = bucket_at(near, DAY, zone, seam)
+    assert found.start <= near < found.end
+    assert found.end <= seam.at or found.start >= seam.at
+    assert bucket_at(found.start, DAY, zone, seam) == bucket_at(found.end - INSTANT, DAY, zone, seam) == found
+    after, earlier = following(found, DAY, zone, seam), preceding(found, DAY, zone, seam)
+    assert (after.start, earlier.end) == (found.end, found.start)
+    assert earlier.label < found.label < after.label
+    assert {one: day_of(one.label, zone, seam) for one in (earlier, found, after)} == {
+        one: one for one in (earlier, found, after)
+    }
+    # On either side days are those of their zone, except for the first one.
+    if found.end <= seam.at:
+        assert found == bucket_at(near, DAY, before)
+    elif found.start > seam.at:
+        assert found == bucket_at(near, DAY, zone)
+    else:
+        assert found.end == day_of(found.label, zone).end
+        assert timedelta(0) < found.end - found.start <= timedelta(hours=51)
+
+
+@pytest.mark.parametrize(
+    ("before", "zone", "label", "hours"),
+    [
+        ("UTC", "Asia/Kolkata", 3, 18.5),
+        ("UTC", "America/New_York", 3, 29),
+        ("Asia/Kolkata", "UTC", 3, 29.5),
+        ("Pacific/Kiritimati", "Pacific/Pago_Pago", 3, 49),
+        ("Pacific/Pago_Pago", "Pacific/Kiritimati", 4, 23),
+    ],
+)
+def test_the_day_after_a_seam_lasts_up_to_its_own_end(
+    before: str, zone: str, label: int, hours: float
+) -> None:
+    seam = Seam(day_of(date(2026, 3, 2), before).end, before)
+    first = bucket_at(seam.at, DAY, zone, seam)
+    assert (first.label, first.end - first.start) == (date(2026, 3, label), timedelta(hours=hours))
+    assert seam.last_day == date(2026, 3, 2)
+    # A day that was left out is empty.
+    for day in range(3, label):
+        assert day_of(date(2026, 3, day), zone, seam) == Bucket(seam.at, seam.at, date(2026, 3, day))
+
+
+def test_a_seam_holds_when_the_rules_of_its_zone_change_later() -> None:
+    """The last day ended at a midnight that now is an hour earlier or later."""
+    for hours in (-1, 1):
+        seam = Seam(day_of(date(2026, 3, 2), "UTC").end + timedelta(hours=hours), "UTC")
+        assert seam.last_day == date(2026, 3, 2)
+        first = bucket_at(seam.at, DAY, "UTC", seam)
+        assert (first.start, first.label) == (seam.at, date(2026, 3, 3))
+        assert bucket_at(seam.at - INSTANT, DAY, "UTC", seam).end == seam.at

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from models.echoroom import ChatSession, SessionParticipant, User
 from tasks.apps.echoroom.rollups import ROLLUPS
-from tests.analytics.oracle_echoroom import DAY, HOUR, INSTANT, Echoroom, Observer, hour
+from tests.analytics.oracle_echoroom import DAY, HOUR, INSTANT, Echoroom, Observer, quarter
 from tests.examples import examples
 from workers import db
 from workers.settings import load
@@ -21,7 +21,7 @@ HOURLY, DAILY = ROLLUPS
 #: When people come in tests, and when the first run looks.
 BEGIN = datetime(2026, 3, 1, 12, 50, tzinfo=UTC)
 NOW = BEGIN + timedelta(minutes=5)
-MINUTE = timedelta(minutes=1)
+MINUTE, QUARTER = timedelta(minutes=1), timedelta(minutes=15)
 QUICK = examples(30)
 
 
@@ -320,11 +320,11 @@ def test_who_is_there_and_speaks(
 ) -> None:
     echoroom.put(*place, joined_at=BEGIN, is_active=is_active, is_speaking=is_speaking)
     echoroom.observe(HOURLY, NOW)
-    assert echoroom.speakers() == ({(*place, hour(NOW))} if found else set())
+    assert echoroom.speakers() == ({(*place, quarter(NOW))} if found else set())
 
 
 AT = datetime(2026, 3, 1, 13, 5, tzinfo=UTC)
-TWELVE, THIRTEEN = hour(AT - HOUR), hour(AT)
+THIRTEEN, BEFORE = quarter(AT), quarter(AT - QUARTER)
 
 
 @pytest.mark.parametrize(
@@ -332,10 +332,10 @@ TWELVE, THIRTEEN = hour(AT - HOUR), hour(AT)
     [
         (AT, [THIRTEEN]),
         (THIRTEEN, [THIRTEEN]),
-        (THIRTEEN - INSTANT, [TWELVE, THIRTEEN]),
-        (AT - 10 * MINUTE, [TWELVE, THIRTEEN]),
-        (AT - 10 * MINUTE - INSTANT, [TWELVE]),
-        (AT - HOUR + INSTANT, [TWELVE]),
+        (THIRTEEN - INSTANT, [BEFORE, THIRTEEN]),
+        (AT - 10 * MINUTE, [BEFORE, THIRTEEN]),
+        (AT - 10 * MINUTE - INSTANT, [BEFORE]),
+        (AT - HOUR + INSTANT, [quarter(AT - HOUR + INSTANT)]),
         (AT - HOUR, []),
         (AT + DAY, [THIRTEEN]),
         (None, []),
@@ -353,7 +353,7 @@ def test_who_speaks_by_their_voice_status(
     assert echoroom.speakers() == {(*place, at) for at in hours}
 
 
-@pytest.mark.parametrize(("at", "of"), [(THIRTEEN, THIRTEEN), (THIRTEEN - INSTANT, TWELVE)])
+@pytest.mark.parametrize(("at", "of"), [(THIRTEEN, THIRTEEN), (THIRTEEN - INSTANT, BEFORE)])
 def test_the_hour_begins_at_its_first_instant(
     echoroom: Echoroom, place: Place, at: datetime, of: datetime
 ) -> None:

@@ -303,16 +303,6 @@ def test_today_comes_first(platform: Platform) -> None:
     assert events(platform)[TODAY] == 1
 
 
-def test_another_zone_does_not_compute_days_anew_whose_rows_are_gone(platform: Platform) -> None:
-    once = replace(EVENTS, recompute_for=None)
-    log(platform, at(days=-2, hours=1), at(days=-1, hours=1), at(hours=1))
-    RollupRun(once, at(hours=12), "UTC").go()
-    with platform.engine.begin() as connection:
-        connection.execute(delete(AuditLog).where(AuditLog.created_at < at()))
-    RollupRun(once, at(hours=12), "Europe/Berlin").go()
-    assert events(platform) == {date(2026, 3, 26): 1, date(2026, 3, 27): 1, TODAY: 1}
-
-
 # -- zones -----------------------------------------------------------------------------------------------
 
 
@@ -327,15 +317,6 @@ def test_days_are_those_of_the_zone_that_is_set(platform: Platform) -> None:
     )
     tick(at(days=3), zone="Europe/Berlin")
     assert events(platform) == {TODAY: 1, date(2026, 3, 29): 2, date(2026, 3, 30): 1}
-
-
-def test_another_zone_computes_all_days_anew(platform: Platform) -> None:
-    log(platform, at(hours=-1), at(hours=1))
-    tick(at(days=2))
-    assert events(platform) == {date(2026, 3, 27): 1, TODAY: 1}
-    tick(at(days=2), zone="Europe/Berlin")
-    assert events(platform) == {TODAY: 2}
-    assert state(platform).zone == "Europe/Berlin"
 
 
 def test_the_zone_is_a_setting(platform: Platform) -> None:

@@ -27,8 +27,8 @@ from tests.analytics.oracle_echoroom import (
     Observer,
     Stay,
     Table,
-    hour,
     metrics,
+    quarter,
     spanning,
 )
 from tests.examples import examples
@@ -260,7 +260,7 @@ STAYS = st.lists(
 )
 MESSAGES = st.lists(st.tuples(st.none() | ROOM, st.none() | MOMENT, KIND), max_size=12)
 REACTIONS = st.lists(st.tuples(st.integers(0, 11), st.none() | MOMENT), max_size=12)
-SPEAKERS = st.sets(st.tuples(ROOM, USER, MOMENT.map(hour)), max_size=8)
+SPEAKERS = st.sets(st.tuples(ROOM, USER, MOMENT.map(quarter)), max_size=8)
 
 
 def check_all(echoroom: Echoroom, observer: Observer, now: datetime, kept: dict[str, Table]) -> None:

@@ -559,11 +559,25 @@ def test_a_dry_run_of_a_rollup_says_what_is_to_be_closed(
         outcome = dry(now)
         assert outcome.out.startswith(f"{EVENTS.name}: {count} day")
         assert outcome.out == snapshot(name=now)
-    platform.set(rollup_zones=f"{EVENTS.name}=Asia/Tokyo")
+    assert platform.everything() == before
+    platform.sql("UPDATE roomkeeper.rollups SET definition = 0")
     ((covered,),) = platform.sql("SELECT covered_from FROM roomkeeper.rollups")
     outcome = dry("2026-03-11T02:00:00Z")
     assert f" {covered:%Y-%m-%d} " in outcome.out
-    assert stable(outcome, covered=f"{covered:%Y-%m-%d}") == snapshot(name="another zone")
+    assert stable(outcome, covered=f"{covered:%Y-%m-%d}") == snapshot(name="another definition")
+
+
+def test_a_run_with_another_zone_than_counts_computes_nothing(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
+    behind(platform, datetime(2026, 3, 1, tzinfo=UTC))
+    platform.set(rollup_zones=f"{EVENTS.name}=Asia/Tokyo")
+    before = platform.everything()
+    for options in ((), ("--dry-run",)):
+        outcome = on(platform, "run", EVENTS.name, *options)
+        assert refused(outcome, "UTC", f"roomkeeper rollup zone {EVENTS.name} Asia/Tokyo") == snapshot(
+            name="both"
+        )
     assert platform.everything() == before
 
 

@@ -36,7 +36,7 @@ WRONG = {
     "sweep_every": ("echoroom.typing=0", "must have seconds above 0"),
     "sweep_after": ("echoroom.ghosts", "must be pairs like echoroom.typing=5"),
     "sweep_seconds": ("0", "greater than 0"),
-    "rollup_zones": ("audiorooms.room_analytics=Berlin", "with time zones that there are"),
+    "rollup_zones": ("audiorooms.room_analytics=Berlin", "there is no time zone 'Berlin'"),
     "retention_days": ("pern.messages=0.5", "must have days, 1 at least"),
     "retention_factor": ("0.5", "greater than or equal to 1"),
     "retention_floor": ("0", "greater than or equal to 1"),

@@ -54,6 +54,8 @@ _LISTENS = and_(RoomParticipant.role.is_distinct_from("broadcaster"), _ROOM.is_n
 #: most, which an index finds; those that last longer are listed, early enough for a run that comes late.
 LOOK_BACK = timedelta(hours=12)
 LISTED_AFTER = timedelta(hours=10)
+#: How many bits a moment of a day takes, with its direction.
+_MOMENT_BITS = 40
 
 #: When a participant left; NULL where that is not known.
 _LEFT_AT = case((_LEFT <= NOW + SKEW, _LEFT))
@@ -174,10 +176,10 @@ def _metrics(stays: CTE) -> Select[Any]:
         .cte("spans")
     )
     # Room, moment and direction in one number, leaving before joining: one sort of numbers takes half as long
-    # as one of three columns. A day has less than 2^37 microseconds. Everyone who joins leaves, at the
-    # bucket's end at the latest, so that the sum over all rooms begins each room at zero.
+    # as one of three columns. A day has 51 hours at most, less than 2^39 microseconds. Everyone who joins
+    # leaves, at the bucket's end at the latest, so that the sum over all rooms begins each room at zero.
     there = spans.c.ended > spans.c.began
-    room = spans.c.number.op("<<")(literal(38, Integer))
+    room = spans.c.number.op("<<")(literal(_MOMENT_BITS, Integer))
     joins = room + spans.c.began.op("<<")(literal(1, Integer)) + 1
     leaves = room + spans.c.ended.op("<<")(literal(1, Integer))
     events = union_all(
@@ -188,7 +190,7 @@ def _metrics(stays: CTE) -> Select[Any]:
         events.c.packed,
         func.sum(events.c.step).over(order_by=events.c.packed, rows=(None, 0)).label("listening"),
     ).subquery("running")
-    number = running.c.packed.op(">>")(literal(38, Integer))
+    number = running.c.packed.op(">>")(literal(_MOMENT_BITS, Integer))
     peaks = (
         select(number.label("number"), func.max(running.c.listening).label("peak"))
         .group_by(number)
