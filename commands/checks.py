@@ -20,7 +20,7 @@ from rich.console import Console
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from commands import check_pooler, rollup_status
+from commands import check_pooler, check_zones, rollup_status
 from models.platform import SCHEMA
 from tasks import availability
 from tasks.apps import enabled, every, policies, rollups, zone
@@ -79,8 +79,13 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
                 return faults
             found = availability.find_faults(connection, settings)
             without = without_index(connection, settings, found.applications)
-            pooled = check_pooler.warnings(connection, settings)
-            return [*found.all(), *index_check.warnings(without), *pooled]
+            running = {name: app for name, app in enabled(settings).items() if name not in found.applications}
+            return [
+                *found.all(),
+                *check_zones.faults(connection, settings, running),
+                *index_check.warnings(without),
+                *check_pooler.warnings(connection, settings),
+            ]
     except DBAPIError as error:
         return [refusal(error)]
 

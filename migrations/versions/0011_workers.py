@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 #: The oldest revision whose code runs on this schema.
 oldest_worker = "0009"
 

@@ -134,6 +134,8 @@ class Postgres:
         run(
             [
                 *as_ordinary_user(),
+                # Or it would configure the machine's own, and defaults of columns without a zone hold that.
+                *("env", "TZ=UTC"),
                 str((self.programs or binaries()) / "initdb"),
                 f"--pgdata={fresh}",
                 f"--username={USER}",

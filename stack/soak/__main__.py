@@ -19,6 +19,7 @@ from stack.soak import final_count
 from stack.soak.disturbances import InForce, plan
 from stack.soak.traffic import REFUSED, Traffic
 from stack.soak.watch import GROWTH, Check, Checks, Memory, Silence
+from tasks.apps import rollups
 
 STATE = Path(".roomkeeper") / "soak"
 #: A round of traffic and a sample of memory come every so many seconds.
@@ -149,18 +150,19 @@ def _settle(stack: LocalStack, apis: Services, traffic: Traffic, demo: RollupDem
             break
         if number := stack.wait(2):
             raise Interrupted(number)
-    problems += [
-        f"{case.policy.name}: a row that had to stay was changed"
-        for one in traffic.ephemera
-        for case in one.harmed()
-    ]
     if traffic.ephemera:
         problems += traffic.ephemera[-1].verified().faults
-    audit = subprocess.run(
-        roomkeeper(("rollup", "audit")), env=stack.environment, capture_output=True, text=True, check=False
-    )
-    if audit.returncode:
-        problems.append(f"rollup audit: {audit.stdout.strip()[-500:]} {audit.stderr.strip()[-500:]}")
+    for name in rollups(stack.settings):
+        audit = subprocess.run(
+            roomkeeper(("rollup", "audit", name)),
+            env=stack.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if audit.returncode:
+            output = f"{audit.stdout}{audit.stderr}".strip()
+            problems.append(f"rollup audit {name}: {output[-500:]}")
     return problems
 
 

@@ -11,7 +11,7 @@ from tasks.policies.rollup import Rollup
 
 def fingerprint(rollup: Rollup) -> str:
     """Return a hash of the statement that computes a bucket."""
-    compiled = rollup.select.compile(dialect=postgresql.dialect())
+    compiled = rollup.select.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
     values = sorted(f"{name}={value!r}" for name, value in compiled.params.items())
     return sha256("\n".join([str(compiled), *values]).encode()).hexdigest()[:12]
 

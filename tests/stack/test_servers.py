@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -325,3 +326,10 @@ def test_clamd_runs_in_a_deep_directory(tmp_path: Path) -> None:
         directory = server.server.socket.parent
         assert directory.name.startswith("roomkeeper-")
         directory.rmdir()
+
+
+def test_a_cluster_is_in_utc_wherever_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    Postgres(tmp_path, free_port(), durable=False).prepare()
+    configuration = (tmp_path / "data" / "postgresql.conf").read_text()
+    assert re.findall(r"(?m)^timezone = (.*)$", configuration) in (["Etc/UTC"], ["UTC"], ["'UTC'"])
