@@ -62,6 +62,8 @@ class AttachmentJob(PlatformBase):
         Index("attachment_jobs_failed", "updated_at", postgresql_where=text("state = 'failed'")),
         # A day's, for the statistics of that day.
         Index("attachment_jobs_created_at", "created_at"),
+        # The last minutes' alone, for the rate.
+        Index("attachment_jobs_finished_at", "finished_at", postgresql_where=text("finished_at is not null")),
         # All copies of a file, when one of them turns out to be infected.
         Index("attachment_jobs_sha256", "sha256"),
         # What is served and was scanned with older signatures, the most dangerous first.

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import ARRAY, BigInteger, Connection, Row, bindparam, delete, func, select, update
 
 from models.platform import OutboxMessage
+from tasks.attachments import announced
 from tasks.policies.columns import table_of
 from workers import dead_letters, job_history
 from workers.app import app as celery
@@ -75,9 +76,10 @@ def relay() -> None:
                 run.outcome = "more"
 
 
-def _publish(_settings: Settings) -> tuple[int, bool]:
+def _publish(settings: Settings) -> tuple[int, bool]:
     """Publish the next rows and mark them; return how many, and whether there may be more at once."""
     marked: list[int] = []
+    files: list[object] = []
     with transaction() as connection:
         for row in connection.execute(_DUE).all():
             try:
@@ -86,8 +88,12 @@ def _publish(_settings: Settings) -> tuple[int, bool]:
                 log.warning("outbox.broker_away", error=described(error))
                 break
             marked.append(row.id)
+            if row.task == announced.TASK:
+                files.append(row.payload)
         if marked:
             connection.execute(_MARK, {"ids": marked})
+    # Afterwards: while these rows are held, no worker could claim what it has just been sent.
+    announced.note(files, settings)
     return len(marked), len(marked) == BATCH
 
 

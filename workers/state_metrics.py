@@ -23,7 +23,7 @@ from models.platform import (
     Receipt,
     StatusInbox,
 )
-from workers import health, liveness, queue_lengths
+from workers import health, liveness, queue_lengths, queue_metrics
 from workers.db import takes_writes, transaction
 from workers.queues import QUARANTINE, REFUSED
 from workers.scanner import Scanner, ScannerUnavailable
@@ -101,6 +101,7 @@ class State(Collector):
                 *_attachments(connection),
                 _outbox_age(connection),
                 _inbox_age(connection),
+                *queue_metrics.collect(connection),
                 *_workers(connection),
                 *_periodic(connection),
                 *_policies(connection, self._periods),

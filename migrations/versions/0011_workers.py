@@ -1,5 +1,7 @@
 """What is known of the running programs: a row for each worker and each beat, with its last heartbeat.
 
+And an index on the times at which files were finished, for the rate at which that goes.
+
 Goes before the deploy of the code that uses it; the code before it does not need it.
 """
 
@@ -32,7 +34,15 @@ def upgrade() -> None:
         ),
         schema=SCHEMA,
     )
+    op.create_index(
+        "attachment_jobs_finished_at",
+        "attachment_jobs",
+        ["finished_at"],
+        schema=SCHEMA,
+        postgresql_where=sa.text("finished_at is not null"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("attachment_jobs_finished_at", "attachment_jobs", schema=SCHEMA)
     op.drop_table("workers", schema=SCHEMA)
