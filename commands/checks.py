@@ -79,7 +79,7 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
                 return faults
             found = availability.find_faults(connection, settings)
             without = without_index(connection, settings, found.applications)
-            return [*found.all(), *index_check.warnings(without)]
+            return [*found.all(), *newer_revision(connection), *index_check.warnings(without)]
     except DBAPIError as error:
         return [refusal(error)]
 
@@ -112,15 +112,37 @@ def writable(connection: Connection) -> list[Fault]:
 
 
 def revision(connection: Connection) -> list[Fault]:
-    """Check that our schema is what this version needs."""
+    """Check that our schema is what this version needs, or a newer one that serves it."""
     at, newest = revisions.current(connection), revisions.newest()
-    if at == newest:
+    if at == newest or revisions.newer(connection) is not None:
         return []
+    if at is not None and at > newest:
+        return [
+            Fault(
+                f"The schema {SCHEMA} is at {at}, and this version, which needs {newest}, cannot use it.",
+                "Run the newer version of Roomkeeper that migrated this database.",
+            )
+        ]
     return [
         Fault(
             f"The schema {SCHEMA} is {'absent' if at is None else f'at {at}'}, and this version needs "
             f"{newest}.",
             "Run: roomkeeper db upgrade",
+        )
+    ]
+
+
+def newer_revision(connection: Connection) -> list[Fault]:
+    """Return a note where a newer version has migrated our schema, and this one runs on it."""
+    at = revisions.newer(connection)
+    if at is None:
+        return []
+    return [
+        Fault(
+            f"The schema {SCHEMA} is at {at}, which is newer than this version ({revisions.newest()}) and "
+            "serves it.",
+            "A newer version is being deployed: go on with it until all programs are of that version.",
+            warning=True,
         )
     ]
 

@@ -333,6 +333,21 @@ class Worker(PlatformBase):
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
+class Revision(PlatformBase):
+    """Which workers a revision of this schema serves: written by the migration run that leads to it.
+
+    `oldest_worker` is the oldest revision whose code runs on it. A worker whose own newest revision is older
+    than the schema has no file that says so.
+    """
+
+    __tablename__ = "revisions"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    revision: Mapped[str] = mapped_column(primary_key=True)
+    oldest_worker: Mapped[str]
+    applied_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
 class Hold(PlatformBase):
     """A legal hold: no rows of this user, conversation or room are taken by retention until it is lifted."""
 

@@ -25,7 +25,7 @@ from models.platform import (
 )
 from workers import health, liveness, queue_lengths, queue_metrics
 from workers.db import takes_writes, transaction
-from workers.queues import QUARANTINE, REFUSED
+from workers.queues import QUARANTINE, REFUSED, UNKNOWN
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
 
@@ -364,7 +364,12 @@ def _broker(settings: Settings) -> list[GaugeMetricFamily]:
             "Messages in the broker whose dead letters the database refuses: for an operator.",
             int(client.llen(REFUSED)),
         )
-        found = [length, quarantine, refused]
+        unknown = GaugeMetricFamily(
+            "roomkeeper_unknown_tasks",
+            "Messages whose task no worker knows yet: each is offered again once a minute, for a day.",
+            int(client.llen(UNKNOWN)),
+        )
+        found = [length, quarantine, refused, unknown]
         # A hosted broker may keep its memory to itself.
         with suppress(redis.ResponseError):
             memory = client.info("memory")
