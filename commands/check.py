@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
-from commands import check_retention, checks
+from commands import check_queues, check_retention, checks
 from tasks.apps import enabled
 from workers.inspection import Fault
 from workers.settings import Settings, get_settings
@@ -21,6 +21,7 @@ CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "decoder": checks.decoder,
     "retention": check_retention.faults,
     "workers": checks.workers,
+    "queues": check_queues.faults,
 }
 
 

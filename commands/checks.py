@@ -82,6 +82,7 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
             running = {name: app for name, app in enabled(settings).items() if name not in found.applications}
             return [
                 *found.all(),
+                *newer_revision(connection),
                 *check_zones.faults(connection, settings, running),
                 *index_check.warnings(without),
                 *check_pooler.warnings(connection, settings),
@@ -118,15 +119,37 @@ def writable(connection: Connection) -> list[Fault]:
 
 
 def revision(connection: Connection) -> list[Fault]:
-    """Check that our schema is what this version needs."""
+    """Check that our schema is what this version needs, or a newer one that serves it."""
     at, newest = revisions.current(connection), revisions.newest()
-    if at == newest:
+    if at == newest or revisions.newer(connection) is not None:
         return []
+    if at is not None and at > newest:
+        return [
+            Fault(
+                f"The schema {SCHEMA} is at {at}, and this version, which needs {newest}, cannot use it.",
+                "Run the newer version of Roomkeeper that migrated this database.",
+            )
+        ]
     return [
         Fault(
             f"The schema {SCHEMA} is {'absent' if at is None else f'at {at}'}, and this version needs "
             f"{newest}.",
             "Run: roomkeeper db upgrade",
+        )
+    ]
+
+
+def newer_revision(connection: Connection) -> list[Fault]:
+    """Return a note where a newer version has migrated our schema, and this one runs on it."""
+    at = revisions.newer(connection)
+    if at is None:
+        return []
+    return [
+        Fault(
+            f"The schema {SCHEMA} is at {at}, which is newer than this version ({revisions.newest()}) and "
+            "serves it.",
+            "A newer version is being deployed: go on with it until all programs are of that version.",
+            warning=True,
         )
     ]
 

@@ -11,6 +11,7 @@ from workers import migrate
 from workers.bootstrap import BootstrapError
 from workers.bootstrap import bootstrap as make
 from workers.db import get_engine
+from workers.revision import newest
 from workers.settings import get_settings
 
 app = typer.Typer(help="Make or migrate what the database must hold.", no_args_is_help=True)
@@ -45,6 +46,9 @@ def upgrade(wait: Wait = False) -> None:
         raise BootstrapError(
             f"{error}: run the newer version of Roomkeeper that migrated this database."
         ) from error
+    if after is not None and after > newest():
+        typer.echo(f"roomkeeper: at {after}, which is newer than this version ({newest()}) and serves it")
+        return
     typer.echo(
         f"roomkeeper: at {after}" if before == after else f"roomkeeper: {before or 'nothing'} → {after}"
     )

@@ -62,6 +62,8 @@ class AttachmentJob(PlatformBase):
         Index("attachment_jobs_failed", "updated_at", postgresql_where=text("state = 'failed'")),
         # A day's, for the statistics of that day.
         Index("attachment_jobs_created_at", "created_at"),
+        # The last minutes' alone, for the rate.
+        Index("attachment_jobs_finished_at", "finished_at", postgresql_where=text("finished_at is not null")),
         # All copies of a file, when one of them turns out to be infected.
         Index("attachment_jobs_sha256", "sha256"),
         # What is served and was scanned with older signatures, the most dangerous first.
@@ -329,6 +331,21 @@ class Worker(PlatformBase):
     revision: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Revision(PlatformBase):
+    """Which workers a revision of this schema serves: written by the migration run that leads to it.
+
+    `oldest_worker` is the oldest revision whose code runs on it. A worker whose own newest revision is older
+    than the schema has no file that says so.
+    """
+
+    __tablename__ = "revisions"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    revision: Mapped[str] = mapped_column(primary_key=True)
+    oldest_worker: Mapped[str]
+    applied_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class Hold(PlatformBase):

@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ARRAY, BigInteger, Connection, Row, bindparam, delete, func, select, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Row, Text, bindparam, delete, func, or_, select, update
 
 from models.platform import OutboxMessage
+from tasks.attachments import announced
 from tasks.policies.columns import table_of
-from workers import dead_letters, job_history
+from workers import dead_letters, job_history, unknown_tasks
 from workers.app import app as celery
 from workers.app import task
 from workers.broker_errors import BROKER_AWAY, described
@@ -35,6 +36,13 @@ _outbox = table_of(OutboxMessage)
 _DUE = (
     select(_outbox.c.id, _outbox.c.task_id, _outbox.c.task, _outbox.c.payload)
     .where(_outbox.c.published_at.is_(None))
+    # One of a task that this version does not know is left to a newer one, for a day.
+    .where(
+        or_(
+            _outbox.c.task == func.any(bindparam("known", type_=ARRAY(Text))),
+            _outbox.c.created_at < func.now() - unknown_tasks.PATIENCE,
+        )
+    )
     .order_by(_outbox.c.id)
     .limit(BATCH)
     # A run that lost its connection, and so its lock, may still be publishing these.
@@ -75,19 +83,24 @@ def relay() -> None:
                 run.outcome = "more"
 
 
-def _publish(_settings: Settings) -> tuple[int, bool]:
+def _publish(settings: Settings) -> tuple[int, bool]:
     """Publish the next rows and mark them; return how many, and whether there may be more at once."""
     marked: list[int] = []
+    files: list[object] = []
     with transaction() as connection:
-        for row in connection.execute(_DUE).all():
+        for row in connection.execute(_DUE, {"known": list(celery.tasks)}).all():
             try:
                 _send(connection, row)
             except BROKER_AWAY as error:
                 log.warning("outbox.broker_away", error=described(error))
                 break
             marked.append(row.id)
+            if row.task == announced.TASK:
+                files.append(row.payload)
         if marked:
             connection.execute(_MARK, {"ids": marked})
+    # Afterwards: while these rows are held, no worker could claim what it has just been sent.
+    announced.note(files, settings)
     return len(marked), len(marked) == BATCH
 
 

@@ -88,6 +88,12 @@ MOVE_LAST = Script("""
 if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
 """)
 
+#: Move an item, if it is there, from the end of one list to the beginning of another, in another form. Keys:
+#: from, to. Arguments: item, its other form.
+EXCHANGE = Script("""
+if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[2]) end
+""")
+
 #: Note in the index whatever is not there: a note that is not can never be restored. Keys: index, notes.
 #: Arguments: moment.
 REINDEX = Script("""

@@ -74,7 +74,7 @@ def faults(processes: Sequence[Process]) -> list[Fault]:
     """Return a fault for each kind of which no process is alive, and a warning for each dead one beside."""
     found = []
     for kind, last in missing(processes).items():
-        since = "is running" if last is None else f"has been seen for {_duration(last.age)}: {last}"
+        since = "is running" if last is None else f"has been seen for {duration(last.age)}: {last}"
         found.append(Fault(f"No {_called(kind)} {since}.", _start(kind)))
     numbers = alive(processes)
     for kind in PROGRAMS:
@@ -127,7 +127,8 @@ def _start(kind: str) -> str:
     return f"Start it, or see in its log why it ended: roomkeeper {program}"
 
 
-def _duration(age: timedelta) -> str:
+def duration(age: timedelta) -> str:
+    """Return a time in the largest unit of which it is two or more, or in minutes."""
     minutes = int(age.total_seconds() // 60)
     for unit, size in (("days", 24 * 60), ("hours", 60)):
         if minutes >= 2 * size:

@@ -10,6 +10,7 @@ import structlog
 from kombu import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
+from workers import unknown_tasks
 from workers.app import app
 from workers.broker_scripts import MOVE_LAST
 from workers.database_errors import ErrorKind, kind_of
@@ -29,6 +30,8 @@ BUDGET_SECONDS = 60.0
 
 def collect() -> tuple[int, int]:
     """Make dead letters of what is in the quarantine, the oldest first; return how many, and what is left.
+
+    Then messages of unknown tasks are offered again.
 
     A message is taken out when its dead letter is there. A crash in between makes two of it, and never none.
     One whose dead letter the database refuses, and would refuse again, is moved to the list REFUSED, so that
@@ -57,6 +60,10 @@ def collect() -> tuple[int, int]:
                 else:
                     client.lrem(QUARANTINE, -1, packet)
                     collected += 1
+            try:
+                collected += unknown_tasks.offer(client, channel, deadline)
+            except SQLAlchemyError as error:
+                log.error("dead_letter.not_stored", error=type(error).__name__)
             return collected, length(client)
 
 

@@ -36,6 +36,8 @@ UNNAMED = "celery"
 QUARANTINE = "roomkeeper.quarantine"
 #: The list of those whose dead letters the database refuses.
 REFUSED = "roomkeeper.quarantine.refused"
+#: The list of messages whose task no worker knew that took them: a newer version may. They are offered again.
+UNKNOWN = "roomkeeper.unknown_tasks"
 
 KINDS = {
     kind.name: kind

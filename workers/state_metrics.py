@@ -23,9 +23,9 @@ from models.platform import (
     Receipt,
     StatusInbox,
 )
-from workers import health, liveness, queue_lengths
+from workers import health, liveness, queue_lengths, queue_metrics
 from workers.db import takes_writes, transaction
-from workers.queues import QUARANTINE, REFUSED
+from workers.queues import QUARANTINE, REFUSED, UNKNOWN
 from workers.scanner import Scanner, ScannerUnavailable
 from workers.settings import Settings
 
@@ -101,6 +101,7 @@ class State(Collector):
                 *_attachments(connection),
                 _outbox_age(connection),
                 _inbox_age(connection),
+                *queue_metrics.collect(connection),
                 *_workers(connection),
                 *_periodic(connection),
                 *_policies(connection, self._periods),
@@ -363,7 +364,12 @@ def _broker(settings: Settings) -> list[GaugeMetricFamily]:
             "Messages in the broker whose dead letters the database refuses: for an operator.",
             int(client.llen(REFUSED)),
         )
-        found = [length, quarantine, refused]
+        unknown = GaugeMetricFamily(
+            "roomkeeper_unknown_tasks",
+            "Messages whose task no worker knows yet: each is offered again once a minute, for a day.",
+            int(client.llen(UNKNOWN)),
+        )
+        found = [length, quarantine, refused, unknown]
         # A hosted broker may keep its memory to itself.
         with suppress(redis.ResponseError):
             memory = client.info("memory")

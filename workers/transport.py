@@ -2,7 +2,8 @@
 
 A body that is not base64 or not a task's, a time limit that is no number, a missing id: each of these ends
 the worker that takes it off its list, and then the next. They are found out here, as they are taken off,
-and become dead letters; the worker goes on.
+and become dead letters; the worker goes on. A message of a task that this version does not know waits for a
+worker that does.
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from workers import dead_letters
+from workers import dead_letters, unknown_tasks
 from workers.broker_clock import clock
 from workers.broker_errors import REFUSALS, described
 from workers.broker_scripts import PUSH, REINDEX
 from workers.outstanding import Message as OutstandingMessage
 from workers.outstanding import outstanding
 from workers.quarantined import packed
-from workers.queues import KINDS, QUARANTINE
+from workers.queues import KINDS, QUARANTINE, UNKNOWN
 from workers.unacknowledged import QoS
 
 log = structlog.get_logger(__name__)
@@ -32,10 +33,13 @@ log = structlog.get_logger(__name__)
 #: Other lists carry answers and events, which are not tasks.
 QUEUES = frozenset(queue for kind in KINDS.values() for queue in kind.queues)
 JSON = "application/json"
+#: The header that says when a message was sent first, by the broker's clock.
+SENT_AT = "sent_at"
 #: What a task's body consists of, in this order.
 BODY = ("args", "kwargs", "embed")
 #: The most retries a message may claim. Celery computes two to their power; a huge number fills the memory.
 MAX_RETRIES = 1_000_000
+MAX_NAME_CHARS = 255
 
 
 if TYPE_CHECKING:
@@ -173,6 +177,7 @@ class Channel(_Channel):  # type: ignore[misc]
             self.unacked_key: b"hash",
             self.unacked_index_key: b"zset",
             QUARANTINE: b"list",
+            UNKNOWN: b"list",
             **{self._q_for_pri(queue, step): b"list" for queue in QUEUES for step in self.priority_steps},
         }
         with client.pipeline(transaction=False) as pipe:
@@ -205,7 +210,8 @@ class Channel(_Channel):  # type: ignore[misc]
         headers = message.get("headers")
         if isinstance(headers, dict) and "task" in headers:
             # Not in place: it may be published again.
-            message = {**message, "headers": clock.sent(headers)}
+            sent_at = {SENT_AT: clock.now()}
+            message = {**message, "headers": sent_at | clock.sent(headers)}
         super()._put(queue, message, **options)
 
     # -- taking -----------------------------------------------------------------------------------------
@@ -218,14 +224,30 @@ class Channel(_Channel):  # type: ignore[misc]
         call, reason = self.read(item)
         if reason is None:
             return False
+        ids = {"task": _name(call.get("task")), "task_id": _name(call.get("id"))}
+        if of_unknown_task(call):
+            self._set_aside(item, key.decode(), **ids)
+            return True
         try:
-            self.quarantine(item, reason, task=_name(call.get("task")), task_id=_name(call.get("id")))
+            self.quarantine(item, reason, **ids)
         except (RedisError, OSError) as error:
             log.warning("broker.not_quarantined", error=described(error))
             outstanding.keep(
                 OutstandingMessage(QUARANTINE, "LPUSH", packed(item, reason), lambda: self.bury(item, reason))
             )
         return True
+
+    def _set_aside(self, item: bytes, queue: str, **ids: str) -> None:
+        """Leave a message of a task that this version does not know: a newer one may."""
+        packet = unknown_tasks.packed(item, queue, loads(item.decode()).get("headers"))
+        try:
+            with self.conn_or_acquire() as client:
+                PUSH(client, [UNKNOWN], ["LPUSH", packet])
+        except (RedisError, OSError) as error:
+            log.warning("broker.not_set_aside", error=described(error))
+            outstanding.keep(OutstandingMessage(UNKNOWN, "LPUSH", packet, lambda: self.bury(item, None)))
+        else:
+            log.warning("broker.unknown_task", queue=queue, **ids)
 
     def read(self, item: bytes) -> tuple[Mapping[str, Any], str | None]:
         """Return a message's call, as far as it can be read, and why a worker could not read it."""
@@ -286,7 +308,7 @@ class Channel(_Channel):  # type: ignore[misc]
         call, unreadable = self.read(item)
         payload = (
             {"args": call["args"], "kwargs": call["kwargs"]}
-            if unreadable is None
+            if unreadable is None or of_unknown_task(call)
             else {"message": dict(call) or item.decode(errors="replace")}
         )
         dead_letters.store(
@@ -295,6 +317,18 @@ class Channel(_Channel):  # type: ignore[misc]
             payload=payload,
             reason=reason or unreadable or "it could not be read when it was taken",
         )
+
+
+def of_unknown_task(call: Mapping[str, Any]) -> bool:
+    """Return whether nothing is wrong with a call but that no task of this version is called so."""
+    name = call.get("task")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or name in current_app.tasks:
+        return False
+    try:
+        Call.model_validate({**call, "task": next(iter(current_app.tasks))})
+    except ValidationError:
+        return False
+    return True
 
 
 def _name(value: object) -> str:

@@ -1,5 +1,9 @@
 """What is known of the running programs: a row for each worker and each beat, with its last heartbeat.
 
+And an index on the times at which files were finished, for the rate at which that goes. `revisions` says of
+each revision which workers it serves: for workers whose code is older than the schema, and does not have the
+file that says so.
+
 Goes before the deploy of the code that uses it; the code before it does not need it.
 """
 
@@ -32,7 +36,28 @@ def upgrade() -> None:
         ),
         schema=SCHEMA,
     )
+    op.create_table(
+        "revisions",
+        sa.Column("revision", sa.Text, primary_key=True),
+        sa.Column("oldest_worker", sa.Text, nullable=False),
+        sa.Column(
+            "applied_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        schema=SCHEMA,
+    )
+    op.create_index(
+        "attachment_jobs_finished_at",
+        "attachment_jobs",
+        ["finished_at"],
+        schema=SCHEMA,
+        postgresql_where=sa.text("finished_at is not null"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("attachment_jobs_finished_at", "attachment_jobs", schema=SCHEMA)
+    op.drop_table("revisions", schema=SCHEMA)
     op.drop_table("workers", schema=SCHEMA)

@@ -11,12 +11,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from redis import Redis
 
 from stack.ports import free_port
 from tests.client.snippets import FLOWER, rows
 from tests.docs.blocks import block
 from tests.platform import Platform, eventually
 from tests.servers import ValkeyServer
+from workers.queues import UNKNOWN
 
 pytestmark = pytest.mark.system
 
@@ -129,13 +131,14 @@ def test_what_only_a_worker_refuses_is_a_dead_letter(platform: Platform, flower:
     reasons = {
         flower.sent(PROCESS, {"args": [{"app": "openchat"}]}): "id: Field required",
         flower.sent(PROCESS, {"app": "openchat"}): "missing a required argument",
-        flower.sent("/api/task/send-task/attachments.proces", body(row_id)): (
-            "task: no task is called 'attachments.proces'; did you mean 'attachments.process'?"
-        ),
     }
     eventually(lambda: len(platform.collected()) == len(reasons), what="all are dead letters")
     for letter in platform.dead_letters():
         assert reasons[letter.task_id] in letter.reason
+    # A name that no worker knows may be one of a newer version: it waits for a day.
+    flower.sent("/api/task/send-task/attachments.proces", body(row_id))
+    with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
+        eventually(lambda: client.llen(UNKNOWN) == 1)
     # By `send-task` a task goes to the queue for what names none, and is done all the same.
     flower.sent("/api/task/send-task/attachments.process", body(row_id))
     assert platform.finished(row_id).state == "finished"

@@ -114,7 +114,7 @@ def passed(outcome: Outcome) -> list[str]:
 def test_a_sound_platform_is_ready(platform: Platform, snapshot: SnapshotAssertion) -> None:
     outcome = on(platform, "check")
     assert (outcome.code, outcome.err) == (0, "")
-    checked = ["database", "broker", "store", "scanner", "decoder", "retention", "workers", "jobs"]
+    checked = ["database", "broker", "store", "scanner", "decoder", "retention", "workers", "queues", "jobs"]
     assert passed(outcome) == checked
     assert outcome.out == snapshot
     strict = on(platform, "check", "--strict")
@@ -147,7 +147,7 @@ def test_a_database_that_is_down(platform: Platform, snapshot: SnapshotAssertion
     change_url(platform, r":\d+/", f":{port}/")
     outcome = on(platform, "check")
     assert found(outcome, f"port {port} failed: Connection refused.") == snapshot
-    assert passed(outcome) == ["broker", "store", "scanner", "decoder", "retention", "workers"]
+    assert passed(outcome) == ["broker", "store", "scanner", "decoder", "retention", "workers", "queues"]
 
 
 def test_a_database_that_there_is_not(platform: Platform, snapshot: SnapshotAssertion) -> None:
@@ -664,7 +664,16 @@ def test_a_broker_that_is_down(platform: Platform, snapshot: SnapshotAssertion) 
     outcome = on(platform, "check")
     assert found(outcome, f"127.0.0.1:{port}. Connection refused.") == snapshot
     assert "geheim" not in outcome.out
-    assert passed(outcome) == ["database", "store", "scanner", "decoder", "retention", "workers", "jobs"]
+    assert passed(outcome) == [
+        "database",
+        "store",
+        "scanner",
+        "decoder",
+        "retention",
+        "workers",
+        "queues",
+        "jobs",
+    ]
 
 
 def test_a_broker_that_is_frozen(
@@ -740,7 +749,16 @@ def test_a_store_that_cannot_be_written_to(platform: Platform, snapshot: Snapsho
     platform.set(storage_root=SEALED)
     outcome = on(platform, "check")
     assert without_reason(found(outcome, f"{SEALED} ")) == snapshot
-    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "workers", "jobs"]
+    assert passed(outcome) == [
+        "database",
+        "broker",
+        "scanner",
+        "decoder",
+        "retention",
+        "workers",
+        "queues",
+        "jobs",
+    ]
 
 
 @pytest.mark.parametrize("root", [SEALED, SEALED / "q"], ids=["there", "absent"])
@@ -757,7 +775,16 @@ def test_a_store_that_is_not_there(platform: Platform, snapshot: SnapshotAsserti
         platform.set(storage_root=root)
         outcome = on(platform, "check")
         assert found(outcome, f"{root} ", root=root) == snapshot(name="each")
-        assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "workers", "jobs"]
+        assert passed(outcome) == [
+            "database",
+            "broker",
+            "scanner",
+            "decoder",
+            "retention",
+            "workers",
+            "queues",
+            "jobs",
+        ]
         # A disk that is not mounted would become an empty store.
         assert not root.is_dir()
 
@@ -789,7 +816,16 @@ def test_a_store_that_rows_name_and_that_is_not_set_up(
     rows = [platform.openchat_attachment(None, storage_provider=name) for name in ("s3", "gcs", "gcs")]
     outcome = on(platform, "check")
     assert sorted(outcome.faults) == snapshot
-    assert passed(outcome) == ["database", "broker", "scanner", "decoder", "retention", "workers", "jobs"]
+    assert passed(outcome) == [
+        "database",
+        "broker",
+        "scanner",
+        "decoder",
+        "retention",
+        "workers",
+        "queues",
+        "jobs",
+    ]
     # Only a sample is looked at, the end of the table in the order of its ids.
     monkeypatch.setattr(checks, "SAMPLED_ROWS", 1)
     last = max([*rows, *(row.id for row in platform.sql("SELECT id FROM openchat.attachment"))])
@@ -846,7 +882,16 @@ def test_a_scanner_that_is_down(platform: Platform, snapshot: SnapshotAssertion)
     platform.set(clamd=f"unix:{socket}")
     outcome = on(platform, "check")
     assert without_reason(found(outcome, f"clamd at unix:{socket}: ")) == snapshot
-    assert passed(outcome) == ["database", "broker", "store", "decoder", "retention", "workers", "jobs"]
+    assert passed(outcome) == [
+        "database",
+        "broker",
+        "store",
+        "decoder",
+        "retention",
+        "workers",
+        "queues",
+        "jobs",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -907,7 +952,7 @@ def test_several_faults_are_all_told(platform: Platform, edited: Clamds, snapsho
         "AlertExceedsMax",
         "AlertEncrypted",
     )
-    assert passed(outcome) == ["decoder", "retention", "workers", "jobs"]
+    assert passed(outcome) == ["decoder", "retention", "workers", "queues", "jobs"]
     assert faults == snapshot
 
 

@@ -204,7 +204,7 @@ def test_a_run_ends_when_its_time_is_spent(
 # -- what goes wrong ---------------------------------------------------------------------------------------
 
 
-def test_a_task_that_this_version_does_not_know_becomes_a_dead_letter(
+def test_a_task_that_this_version_does_not_know_waits_for_a_day_and_becomes_a_dead_letter(
     platform: Platform, service: Service
 ) -> None:
     ((unknown,),) = service.execute(
@@ -214,6 +214,10 @@ def test_a_task_that_this_version_does_not_know_becomes_a_dead_letter(
     (known,) = enqueue(service)
     outbox.relay()
     assert ids_of(published(platform)) == [known]
+    # A newer version may publish it, and no other row waits for it.
+    assert (platform.dead_letters(), waiting(platform)) == ([], 1)
+    service.execute("UPDATE roomkeeper.outbox SET created_at = now() - interval '1 day'")
+    outbox.relay()
     (letter,) = platform.dead_letters()
     assert (letter.task, letter.task_id, letter.payload, letter.reason) == (
         "attachments.fold",
@@ -227,7 +231,10 @@ def test_a_task_that_this_version_does_not_know_becomes_a_dead_letter(
 
 
 def test_a_dead_letter_is_there_only_if_its_row_is_marked(platform: Platform, service: Service) -> None:
-    service.execute("INSERT INTO roomkeeper.outbox (task, payload) VALUES ('attachments.fold', '{}')")
+    service.execute(
+        "INSERT INTO roomkeeper.outbox (task, payload, created_at)"
+        " VALUES ('attachments.fold', '{}', now() - interval '1 day')"
+    )
     service.execute(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END';"
         "CREATE TRIGGER fail BEFORE UPDATE ON roomkeeper.outbox FOR EACH ROW EXECUTE FUNCTION fail()"

@@ -163,6 +163,72 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
     assert found["roomkeeper_dead_letters", ()] == 1
 
 
+def test_rows_of_each_kind_of_work_are_counted_by_application_and_state(
+    platform: Platform, state: State
+) -> None:
+    """The truth is in the tables; the queues of the broker are empty."""
+    minute, day = "interval '60 s'", "interval '1 day'"
+    for app, columns, values in (
+        ("openchat", "state, not_before", f"'waiting', now() - {minute}"),
+        ("openchat", "state, not_before", f"'waiting', now() + {minute}"),
+        ("openchat", "state, lease_until", f"'running', now() + {minute}"),
+        ("pern", "state, lease_until", f"'running', now() - {minute}"),
+        ("pern", "state, updated_at", f"'failed', now() - {minute}"),
+        ("pern", "state, outcome, finished_at", "'finished', 'accepted', now()"),
+        ("pern", "state, outcome, finished_at", f"'finished', 'accepted', now() - {day}"),
+    ):
+        platform.sql(
+            f"INSERT INTO roomkeeper.attachment_jobs (app, attachment_id, {columns})"
+            f" VALUES (:app, gen_random_uuid(), {values})",
+            app=app,
+        )
+    for published in ("NULL", "now()", f"now() - {day}"):
+        platform.sql(
+            "INSERT INTO roomkeeper.outbox (task, payload, created_at, published_at)"
+            f""" VALUES ('t', '{{"app": "pern"}}', now() - {minute}, {published})"""
+        )
+    for due in (f"now() - {minute}", f"now() + {minute}"):
+        platform.sql(
+            f"INSERT INTO roomkeeper.status_inbox (app, events, due_at) VALUES ('pern', '[]', {due})"
+        )
+    platform.sql(
+        "INSERT INTO roomkeeper.job_runs (job, started_at, finished_at, rows, outcome)"
+        " VALUES ('delivery.drain', now(), now(), 7, 'done'), ('delivery.drain', now(), now(), 4, 'more')"
+    )
+    found = asked(state)
+
+    def by(name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        return {
+            tuple(dict(given)[label] for label in labels): value
+            for (family, given), value in found.items()
+            if family == f"roomkeeper_queue_rows{name}"
+        }
+
+    assert by("", "work", "app", "state") == dict.fromkeys(
+        [
+            *(("attachments", "openchat", job_state) for job_state in ("due", "later", "running")),
+            *(("attachments", "pern", job_state) for job_state in ("abandoned", "failed")),
+            ("outbox", "pern", "due"),
+            *(("statuses", "pern", inbox_state) for inbox_state in ("due", "later")),
+        ],
+        1,
+    )
+    ages = by("_age_seconds", "work", "app", "state")
+    assert ages.keys() == {
+        ("attachments", "openchat", "due"),
+        ("attachments", "pern", "abandoned"),
+        ("attachments", "pern", "failed"),
+        ("outbox", "pern", "due"),
+        ("statuses", "pern", "due"),
+    }
+    assert all(60 <= seconds < 120 for seconds in ages.values())
+    assert by("_done", "work", "app") == {
+        ("attachments", "pern"): 1,
+        ("outbox", "pern"): 1,
+        ("statuses", ""): 11,
+    }
+
+
 def test_what_ails_a_policy_is_told(platform: Platform, state: State) -> None:
     def by_policy(name: str) -> dict[str, float]:
         found = asked(state).items()

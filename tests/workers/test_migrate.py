@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Engine, inspect, text
 
 from commands import checks
@@ -59,6 +60,7 @@ TABLES = {
     "pern_security_daily",
     "pern_sessions_daily",
     "receipts",
+    "revisions",
     "rollup_live",
     "rollups",
     "scan_verdicts",
@@ -273,9 +275,9 @@ def test_a_program_does_not_start_on_another_revision(engine: Engine, empty_data
         migrate.upgrade(engine)
         assert reported() == []
         with engine.begin() as connection:
-            connection.execute(text("UPDATE roomkeeper.alembic_version SET version_num = 'older'"))
+            connection.execute(text("UPDATE roomkeeper.alembic_version SET version_num = '0000'"))
         assert reported() == [
-            f"The schema roomkeeper is at older, and this version needs {newest}. Run: roomkeeper db upgrade"
+            f"The schema roomkeeper is at 0000, and this version needs {newest}. Run: roomkeeper db upgrade"
         ]
 
 
@@ -284,3 +286,49 @@ def test_the_newest_revision_is_alembics_head() -> None:
     config.set_main_option("script_location", str(revision.SCRIPTS))
     config.set_main_option("path_separator", "os")
     assert revision.newest() == ScriptDirectory.from_config(config).get_current_head()
+
+
+# -- a schema that is newer than the code -------------------------------------------------------------------
+
+
+def migrated_by(engine: Engine, version: str, oldest_worker: str | None) -> None:
+    """Leave the schema as the migration run of a newer version leaves it."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE roomkeeper.alembic_version SET version_num = :v"), {"v": version})
+        if oldest_worker is not None:
+            connection.execute(
+                text("INSERT INTO roomkeeper.revisions (revision, oldest_worker) VALUES (:v, :oldest)"),
+                {"v": version, "oldest": oldest_worker},
+            )
+
+
+def test_a_migration_run_stores_which_workers_each_revision_serves(engine: Engine) -> None:
+    for _ in range(2):
+        migrate.upgrade(engine)
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT revision, oldest_worker FROM roomkeeper.revisions"))
+        stored = {row.revision: row.oldest_worker for row in rows}
+        assert revision.newer(connection) is None
+    scripts = ScriptDirectory(str(revision.SCRIPTS)).walk_revisions()
+    assert stored == {
+        script.revision: script.module.oldest_worker for script in scripts if script.revision >= "0009"
+    }
+
+
+@pytest.mark.parametrize(
+    ("oldest_worker", "serves"), [("0009", True), (revision.newest(), True), ("0099", False), (None, False)]
+)
+def test_a_newer_schema_is_used_if_it_serves_this_code(
+    engine: Engine, oldest_worker: str | None, serves: bool
+) -> None:
+    migrate.upgrade(engine)
+    migrated_by(engine, "0099", oldest_worker)
+    with engine.begin() as connection:
+        assert revision.newer(connection) == ("0099" if serves else None)
+        assert bool(checks.revision(connection)) is not serves
+        assert bool(checks.newer_revision(connection)) is serves
+    if serves:
+        assert migrate.upgrade(engine) == ("0099", "0099")
+    else:
+        with pytest.raises(CommandError):
+            migrate.upgrade(engine)
