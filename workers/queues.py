@@ -27,6 +27,10 @@ DELIVERY = "delivery"
 #: The outbox's and the inbox's turns, each second: behind a long queue of statuses they would come too late.
 PERIODIC = "delivery-periodic"
 MAINTENANCE = "maintenance"
+#: Runs of retention policies, and of rollups. A worker takes one message from each of its queues in turn, so
+#: a long queue of one kind of work leaves the other kinds their share.
+RETENTION = "retention"
+ANALYTICS = "analytics"
 #: Sweeps: a typing indicator is not to wait behind an audit.
 CLEANUP = "cleanup"
 #: Where a message goes that names no queue, as those of foreign clients may.
@@ -51,7 +55,7 @@ KINDS = {
         ),
         WorkerKind(
             "maintenance",
-            (CLEANUP, MAINTENANCE, UNNAMED),
+            (CLEANUP, MAINTENANCE, RETENTION, ANALYTICS, UNNAMED),
             "sweeps, other periodic jobs, and what was sent without naming a queue",
             memory_mib=250,
         ),

@@ -20,7 +20,7 @@ from tasks.policies.rollup import CLOCKS_SET, Rollup
 from workers import job_history
 from workers.app import task
 from workers.db import clock, transaction
-from workers.queues import MAINTENANCE
+from workers.queues import ANALYTICS, MAINTENANCE
 from workers.settings import Settings, get_settings
 from workers.task import PlatformTask
 
@@ -118,4 +118,4 @@ def recompute_room(self: PlatformTask, request: RecomputeRoom) -> str:
 
 
 for _rollup in ROLLUPS.values():
-    periodic(_rollup.task, MAINTENANCE, partial(run, _rollup))
+    periodic(_rollup.task, ANALYTICS, partial(run, _rollup))

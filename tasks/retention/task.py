@@ -30,7 +30,7 @@ from tasks.sweeps.limits import table_share, time_limit
 from tasks.sweeps.statements import key_of
 from workers import advice, job_history
 from workers.db import transaction
-from workers.queues import MAINTENANCE
+from workers.queues import RETENTION
 from workers.settings import Settings, variable
 
 #: So many rows are named of those that say what is ignored.
@@ -167,4 +167,4 @@ def _scheduled(policy: Retention, settings: Settings, *, slot: datetime | None) 
 
 for _policy in POLICIES.values():
     if isinstance(_policy, Retention):
-        periodic(_policy.task, MAINTENANCE, partial(_scheduled, _policy))
+        periodic(_policy.task, RETENTION, partial(_scheduled, _policy))
