@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
-from commands import check_queues, check_retention, checks
+from commands import check_queues, check_retention, check_rollup_zones, checks
 from tasks.apps import enabled
 from workers.inspection import Fault
 from workers.settings import Settings, get_settings
@@ -40,7 +40,7 @@ def check(
         _show(name, run(settings), console, bad, strict=strict)
     try:
         faults, note = checks.jobs(settings)
-        _show(f"jobs{note}", [*faults, *checks.zones(settings)], console, bad, strict=strict)
+        _show(f"jobs{note}", [*faults, *check_rollup_zones.faults(settings)], console, bad, strict=strict)
     except DBAPIError:
         # The job history cannot be read, which the database's check has reported.
         if "database" not in bad:

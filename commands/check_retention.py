@@ -14,7 +14,7 @@ from models import pern
 from models.platform import PendingDeletion
 from tasks.analytics.rollup_guard import counting
 from tasks.apps import POLICIES, after, attachments_of, policies, rollups
-from tasks.apps.pern import MALFORMED_LIMIT
+from tasks.apps.pern import CONVERSATION_LIMIT, MALFORMED_LIMIT
 from tasks.attachments.tables import CannotAskError, askable
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
@@ -31,6 +31,8 @@ from workers.storage.local import LocalStore
 
 #: Of the audit trail this is kept longest.
 _SECURITY, _AUDIT = "pern.audit_security", "pern.audit_"
+#: The policy that takes messages by the limits of their conversations.
+_BY_CONVERSATION = "pern.messages_by_conversation"
 #: Conversations whose limit is wrong are counted so far, for so long.
 _COUNTED, _COUNT_MS = 1_000, 2_000
 #: Objects of deleted rows that wait for longer are reported.
@@ -49,6 +51,7 @@ def faults(settings: Settings) -> list[Fault]:
         *_security(running, settings),
         *_waits_for_ever(settings),
         *_malformed_limits(settings),
+        *_freezing_limits(running, settings),
         *_pending_deletions(settings),
         *_keys_without_index(running, settings),
     ]
@@ -215,6 +218,37 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
             f"{number} {conversations} a message_retention_days that is not a whole number of days: it is "
             f"ignored ({first_names([str(one) for one in wrong])}).",
             "Mend it in pern.conversations.settings, and whatever writes it there.",
+            warning=True,
+        )
+
+
+def _freezing_limits(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+    """Find limits of single conversations that freeze the statistics of all before late rows are counted."""
+    if _BY_CONVERSATION not in running:
+        return
+    on = rollups(settings)
+    counts = {one.name: _window(one) for one in counting(running[_BY_CONVERSATION]) if one.name in on}
+    if not counts:
+        return
+    needed, limit = max(counts.values()).days, CONVERSATION_LIMIT
+    try:
+        with engine_for(settings) as engine, engine.begin() as connection:
+            connection.exec_driver_sql("SELECT set_config('statement_timeout', %s, true)", (str(_COUNT_MS),))
+            number, shortest = connection.execute(
+                select(func.count(), func.min(limit)).where(limit < needed)
+            ).one()
+    except DBAPIError:
+        # Too many to be looked through in a moment; or the database is not as it should be, which is told.
+        return
+    if number:
+        have = "conversation has" if number == 1 else "conversations have"
+        yield Fault(
+            f"{number:,} {have} a message_retention_days below {needed} (the shortest: {shortest}): when "
+            f"their messages are deleted, the days of all conversations are frozen ({first_names([*counts])}). "
+            "Rows that come later are not counted then, and a backfill or another zone does not change these "
+            "days.",
+            f"What was counted stays. If late rows matter more, have the application offer {needed} days at "
+            "least.",
             warning=True,
         )
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from commands import check_pooler, check_zones, rollup_status
 from models.platform import SCHEMA
 from tasks import availability
-from tasks.apps import enabled, every, policies, rollups, zone
+from tasks.apps import enabled, every, policies, rollups
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
@@ -387,25 +387,6 @@ def workers(settings: Settings) -> list[Fault]:
     with suppress(DBAPIError), engine_for(settings) as engine, engine.begin() as connection:
         return liveness.faults(liveness.read(connection))
     return []
-
-
-def zones(settings: Settings) -> list[Fault]:
-    """Return which rollups count days of another zone than is set. `database` reports one that is away."""
-    try:
-        with engine_for(settings) as engine, engine.begin() as connection:
-            found = rollup_status.read(connection, rollups(settings).values())
-    except DBAPIError:
-        return []
-    return [
-        Fault(
-            f"{name} counts days of {one.state.zone}, and {variable('rollup_zones')} here says {wanted}: by "
-            "these settings it is not computed, and none of the rows that it counts is deleted.",
-            f"Set {one.state.zone} on every host; or change the zone for all: roomkeeper rollup zone {name} "
-            f"{wanted}",
-        )
-        for name, one in found.items()
-        if one.state is not None and one.state.zone != (wanted := zone(one.rollup, settings))
-    ]
 
 
 def _bucket(settings: Settings) -> list[Fault]:

@@ -63,12 +63,10 @@ _DAYS = case((func.jsonb_typeof(_LIMIT) == "number", cast(_LIMIT.astext, Numeric
 _VALID = and_(_DAYS >= 1, _DAYS <= MAX_DAYS, func.trunc(_DAYS) == _DAYS)
 #: Conversations whose own limit is no whole number of days: it is ignored, and told.
 MALFORMED_LIMIT = and_(func.jsonb_typeof(_LIMIT) != "null", _VALID.is_not(True))
-#: A message's own limit, in days: its conversation's, if that has a valid one.
-_OWN_LIMIT = (
-    select(cast(case((_VALID, _DAYS)), Integer))
-    .where(Conversation.id == Message.conversation_id)
-    .scalar_subquery()
-)
+#: A conversation's own limit, in days; NULL if it has no valid one.
+CONVERSATION_LIMIT = cast(case((_VALID, _DAYS)), Integer)
+#: A message's own limit, in days: its conversation's.
+_OWN_LIMIT = select(CONVERSATION_LIMIT).where(Conversation.id == Message.conversation_id).scalar_subquery()
 
 _OWNERS: Owners = {
     Message: {"user": (Message.sender_id,), "conversation": (Message.conversation_id,)},

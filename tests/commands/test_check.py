@@ -583,7 +583,7 @@ def test_security_is_kept_longest(platform: Platform, snapshot: SnapshotAssertio
 
 
 def test_limits_that_are_ignored_are_told(platform: Platform, snapshot: SnapshotAssertion) -> None:
-    conversation(platform, message_retention_days=30)
+    conversation(platform, message_retention_days=36)
     conversation(platform, message_retention_days=None)
     assert "message_retention_days" not in on(platform, "check").out
     wrong = [conversation(platform, message_retention_days=limit) for limit in ("30", 0)]
@@ -592,6 +592,22 @@ def test_limits_that_are_ignored_are_told(platform: Platform, snapshot: Snapshot
     assert all(str(key) in outcome.out for key in wrong)
     platform.set(apps="connect")
     assert "! " not in on(platform, "check").out
+
+
+def test_limits_that_freeze_the_statistics_of_all_are_reported(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
+    """Either side of the time for which late rows are counted: two hours of grace and 35 days."""
+    conversation(platform, message_retention_days=36)
+    assert "! " not in on(platform, "check").out
+    conversation(platform, message_retention_days=35)
+    assert warned(on(platform, "check"), "1 conversation has") == snapshot(name="one")
+    conversation(platform, message_retention_days=7)
+    assert warned(on(platform, "check"), "2 conversations have") == snapshot(name="two")
+    platform.set(sweep_off="pern.daily,roomkeeper.attachments_daily")
+    assert "below 36" not in on(platform, "check").out
+    platform.set(sweep_off="pern.messages_by_conversation")
+    assert "below 36" not in on(platform, "check").out
 
 
 def test_objects_that_wait_for_long_to_be_deleted_are_told(
