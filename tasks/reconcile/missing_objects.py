@@ -24,13 +24,12 @@ from tasks.policies.columns import table_of
 from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import normal
 from tasks.reconcile.result import SAMPLES, Result, most
+from tasks.reconcile.spool import spooled
 from workers.db import transaction
 from workers.storage import ObjectChanged, ObjectMissing, ObjectStore, ObjectTooLarge
 
 #: What the pipeline calls it too.
 REASON = "object_missing"
-#: So many rows are read at once.
-_AT_ONCE = 200
 
 _LISTED = table_of(ListedObject).c
 
@@ -72,12 +71,9 @@ class Look:
         """Yield those of them whose object was not listed."""
         same = normal(_LISTED.key) == normal(self.asked[app].key)
         listed = select(1).where(_LISTED.store == store, same).exists()
-        with transaction() as connection:
-            unhurried(connection)
-            unlisted = self.rows(app, store).where(~listed)
-            with connection.execute(unlisted, execution_options={"yield_per": _AT_ONCE}) as stream:
-                for row in stream:
-                    yield MissingObject(app, row.id, row.key, row.attempt)
+        with closing(spooled(self.rows(app, store).where(~listed))) as unlisted:
+            for row_id, key, attempt in unlisted:
+                yield MissingObject(app, UUID(row_id), key, attempt)
 
     def expected(self, store: str) -> bool:
         """Say whether rows name objects below the prefixes, originals or pictures."""
