@@ -27,6 +27,7 @@ from tasks.apps import enabled, every, policies, rollups
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.rollup import Rollup
 from tasks.policies.sweep import Sweep
+from tasks.retention.partitions import change_feeds
 from tasks.sweeps import index_check
 from workers import health, liveness, sandbox, scanner_probes
 from workers import revision as revisions
@@ -86,6 +87,7 @@ def database(settings: Settings, wanted: list[Need] | None = None) -> list[Fault
                 *check_zones.faults(connection, settings, running),
                 *index_check.warnings(without),
                 *check_pooler.warnings(connection, settings),
+                *change_feeds.faults(connection, availability.tables(settings)),
             ]
     except DBAPIError as error:
         return [refusal(error)]

@@ -73,6 +73,10 @@ def _tell_partitions(made: "Plan", console: Console, table: str) -> None:
             one.name, begins, ends, "?" if one.rows is None else f"{one.rows:,}", decimal(one.bytes), state
         )
     console.print(shown)
+    for note in made.notes:
+        console.print(note)
+    for sentence, advice in made.warnings:
+        console.print(f"! {sentence}\n  {advice}")
     for absent in made.coming:
         console.print(f"Missing: {absent:%Y-%m}.")
     if made.coming or over:

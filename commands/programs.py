@@ -19,6 +19,12 @@ from workers.queues import BEAT, KINDS, WorkerKind
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.workdir import sweep, workdir
 
+#: Tasks that Flower keeps, the latest: each takes 4 to 6 kB of its memory. Its own limit is 100,000.
+FLOWER_TASKS = 10_000
+#: So long after its last heartbeat a worker is no longer in Flower's list and metrics. Otherwise these count
+#: one that was killed as online for ever: only a worker that ends in good order reports its end.
+FLOWER_OFFLINE_SECONDS = 20
+
 
 def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> None:
     """Run one kind of worker. It waits for a database that is away, and starts on none without our schema.
@@ -102,6 +108,8 @@ def flower() -> None:
         "flower",
         f"--address={settings.flower_address}",
         f"--port={settings.flower_port}",
+        f"--max_tasks={FLOWER_TASKS}",
+        f"--purge_offline_workers={FLOWER_OFFLINE_SECONDS}",
         "--loglevel=INFO",
     )
 

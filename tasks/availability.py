@@ -15,7 +15,7 @@ from time import monotonic
 
 import structlog
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedColumn, UndefinedTable
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, Table, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
@@ -67,6 +67,12 @@ def find_faults(connection: Connection, settings: Settings) -> Faults:
             if (faults := _of(found, {str(need.table.schema) for need in needs} - shared))
         },
     )
+
+
+def tables(settings: Settings) -> list[Table]:
+    """Return the tables of the enabled applications, and the platform's own."""
+    schemas = {SCHEMA, *(schema for app in enabled(settings).values() for schema in app.models.SCHEMAS)}
+    return [table for table in Base.metadata.tables.values() if table.schema in schemas]
 
 
 def _own_tables() -> list[Need]:

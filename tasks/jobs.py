@@ -26,8 +26,9 @@ def periodic(name: str, queue: str, run: RunJob) -> None:
         name: of the task; the timetable and the job history have the job under the same name.
     """
 
-    # Not retried: the next run finds all that this one would have.
-    @task(name=name, queue=queue, bind=True, autoretry_for=())
+    # Not retried: the next run finds all that this one would have. No events: hundreds of thousands of idle
+    # runs a day would push out of Flower what operators look for; the job history has each run.
+    @task(name=name, queue=queue, bind=True, autoretry_for=(), send_events=False)
     def job(self: Any) -> None:
         settings, slot = get_settings(), slot_of(self.request.headers)
         if not availability.skipped(name, settings, slot):

@@ -66,7 +66,7 @@ _REMOVE = delete(_outbox).where(_outbox.c.id.in_(select(_OLD.c.id)))
 
 
 # Not tried again by itself when the database is away: the next turn is a second ahead.
-@task(name=JOB, queue=PERIODIC, autoretry_for=())
+@task(name=JOB, queue=PERIODIC, autoretry_for=(), send_events=False)
 def relay() -> None:
     """Publish what is due in the order of its ids, and remove what was published long ago."""
     settings = get_settings()

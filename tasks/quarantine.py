@@ -8,7 +8,7 @@ JOB = "dead_letters.collect"
 
 
 # Not tried again by itself when the database is away: the next turn is a minute ahead.
-@task(name=JOB, queue=MAINTENANCE, autoretry_for=())
+@task(name=JOB, queue=MAINTENANCE, autoretry_for=(), send_events=False)
 def collect() -> None:
     """Empty the quarantine, the broker's list of messages that cannot be read."""
     with job_history.run(JOB, quiet=True) as run:

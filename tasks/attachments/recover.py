@@ -32,7 +32,7 @@ STRETCH = 20_000
 LONG = 100
 
 
-@task(name=JOB, queue=MAINTENANCE)
+@task(name=JOB, queue=MAINTENANCE, send_events=False)
 def recover() -> None:
     """Announce rows that no worker processes: never enqueued, waiting and due, or left by a dead worker."""
     settings = get_settings()

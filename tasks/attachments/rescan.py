@@ -47,7 +47,7 @@ class Candidate:
     sha256: str | None
 
 
-@task(name=JOB, queue=ATTACHMENTS)
+@task(name=JOB, queue=ATTACHMENTS, send_events=False)
 def rescan() -> None:
     """Look again at served files, for as long as the budget allows."""
     settings = get_settings()

@@ -30,7 +30,7 @@ BATCH = 200
 BATCHES = 50
 
 
-@task(name=JOB, queue=MAINTENANCE)
+@task(name=JOB, queue=MAINTENANCE, send_events=False)
 def renew_urls() -> None:
     """Sign anew the URLs that have a third of their time left, the first to expire first.
 

@@ -35,7 +35,7 @@ RECENT = timedelta(hours=1)
 log = structlog.get_logger(__name__)
 
 
-@task(name=JOB, queue=MAINTENANCE)
+@task(name=JOB, queue=MAINTENANCE, send_events=False)
 def audit() -> None:
     """Recount some conversations of each application that keeps counters."""
     pages = {name: app.delivery for name, app in available(get_settings()).items()}

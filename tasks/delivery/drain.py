@@ -37,7 +37,7 @@ _BRIEF = text("SELECT set_config('statement_timeout', :milliseconds, true)")
 
 
 # Not tried again by itself when the database is away: the next turn is a second ahead.
-@task(name=JOB, queue=PERIODIC, autoretry_for=())
+@task(name=JOB, queue=PERIODIC, autoretry_for=(), send_events=False)
 def drain() -> None:
     """Merge what is due, batch after batch, until there is nothing left or the time is over.
 

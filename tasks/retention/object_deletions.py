@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 # Not retried: the next run finds all that this one would have.
-@task(name=JOB, queue=MAINTENANCE, autoretry_for=())
+@task(name=JOB, queue=MAINTENANCE, autoretry_for=(), send_events=False)
 def delete_objects() -> None:
     """Delete the objects of pending deletions that are due."""
     with job_history.run(JOB) as run:

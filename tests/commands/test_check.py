@@ -121,6 +121,19 @@ def test_a_sound_platform_is_ready(platform: Platform, snapshot: SnapshotAsserti
     assert (strict.code, strict.out) == (0, outcome.out)
 
 
+def test_published_rows_that_nothing_identifies_are_reported(
+    platform: Platform, snapshot: SnapshotAssertion
+) -> None:
+    platform.sql("ALTER TABLE pern.audit_logs DROP CONSTRAINT audit_logs_pkey")
+    assert on(platform, "check").code == 0
+    platform.sql("CREATE PUBLICATION changes FOR TABLES IN SCHEMA pern WITH (publish = 'insert, delete')")
+    outcome = on(platform, "check")
+    assert found(outcome, "pern.audit_logs") == snapshot
+    (_, advice), *_ = outcome.faults
+    platform.sql(advice.partition("or: ")[2])
+    assert on(platform, "check").code == 0
+
+
 def test_a_check_leaves_nothing_behind(platform: Platform) -> None:
     def left() -> tuple[object, ...]:
         with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:

@@ -117,3 +117,18 @@ def test_from_the_plan_to_the_drop(platform: Platform, snapshot: SnapshotAsserti
     assert rows(platform, AuditLog) == {}
     assert platform.sql("SELECT content->>'operator' FROM roomkeeper.receipts") == [("ada",)]
     assert on(platform, "partition", "run", TABLE).out == f"{nothing}\n"
+
+
+def test_what_subscribers_get_and_miss_is_printed(platform: Platform, snapshot: SnapshotAssertion) -> None:
+    platform.sql("ALTER TABLE pern.audit_logs REPLICA IDENTITY FULL")
+    platform.sql("CREATE PUBLICATION changes FOR TABLE pern.audit_logs")
+    platform.sql("CREATE PUBLICATION copies FOR ALL TABLES WITH (publish = 'insert')")
+    printed = on(platform, "partition", "plan", TABLE).out
+    notes = [line for line in printed.splitlines() if line.startswith("  - ")]
+    assert "\n".join(notes) == snapshot(name="conversion")
+    switch(platform)
+    platform.sql("ALTER PUBLICATION copies SET (publish_via_partition_root = false)")
+    month = f"{datetime.now(UTC) + timedelta(days=60):y%Ym%m}"
+    platform.sql(f"ALTER TABLE pern.audit_logs_{month} REPLICA IDENTITY DEFAULT")
+    printed = on(platform, "partition", "plan", TABLE).out.rpartition("┘\n")[2]
+    assert printed.replace(month, "<month>") == snapshot(name="partitions")

@@ -2,6 +2,9 @@
 
 The old table becomes the partition of what lies before a coming month. No row is copied: the new table gets
 all that the old one has, and ATTACH finds every index, constraint and check there already.
+
+A publication that names the table goes on publishing the old one alone, by the old one's new name. So the new
+table takes its place, and rows of all partitions are published as the table's: subscribers see no difference.
 """
 
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from tasks.retention.partitions import identities, publications
 from tasks.retention.partitions.catalog import Found, month, name_of, quoter
 from tasks.retention.partitions.table_facts import TableFacts
 
@@ -82,6 +86,7 @@ class _Writing:
         yield from self._numbers()
         yield from self._constraints()
         yield from self._secure()
+        yield from self._publish()
         yield (
             f"ALTER TABLE {name} ATTACH PARTITION {old} FOR VALUES FROM (MINVALUE) TO "
             f"({self._found.written(self._until, '')})"
@@ -89,6 +94,7 @@ class _Writing:
         yield f"ALTER TABLE {old} DROP CONSTRAINT {self._range}"
         for number in range(ahead + 1):
             yield from self._partition(month(self._until, number))
+        yield from self._identity(ahead)
         for one in self._asked.triggers:
             yield one.definition
             if one.enabled != "O":
@@ -154,8 +160,31 @@ class _Writing:
         if row.forced_security:
             yield f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY"
 
+    def _publish(self) -> Iterator[str]:
+        for one in self._asked.publications:
+            name = self._quote(one.name)
+            # A filter or a list of columns is refused without, so it comes first.
+            if publications.switches(one):
+                yield f"ALTER PUBLICATION {name} SET (publish_via_partition_root = true)"
+            if one.named:
+                yield f"ALTER PUBLICATION {name} DROP TABLE {self._old_name}"
+                yield publications.add(self._connection, one.name, self._name, one)
+
+    def _identity(self, ahead: int) -> Iterator[str]:
+        """Tell rows in change feeds by what they were told by; the old table keeps what it has."""
+        identity = self._asked.identity
+        if identity.kind == identities.INDEX and identity.name is not None:
+            # The index of the old table may be another one now, and those of the new ones have any name.
+            yield identities.all_using_index(self._found.real(self._connection, identity.name))
+        elif identity.kind != identities.KEY:
+            for name in [self._name, *(self._month(month(self._until, one)) for one in range(ahead + 1))]:
+                yield identities.set_identity(name, identity.kind)
+
+    def _month(self, begins: datetime) -> str:
+        return self._found.real(self._connection, name_of(self._found.row.name, begins))
+
     def _partition(self, begins: datetime) -> Iterator[str]:
-        real = self._found.real(self._connection, name_of(self._found.row.name, begins))
+        real = self._month(begins)
         bounds = f"({self._found.written(begins, '')}) TO ({self._found.written(month(begins, 1), '')})"
         yield f"CREATE TABLE {real} PARTITION OF {self._name} FOR VALUES FROM {bounds}"
         yield f"ALTER TABLE {real} OWNER TO {self._quote(self._found.row.owner)}"

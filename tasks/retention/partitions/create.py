@@ -1,7 +1,8 @@
 """Partitions of months to come, and of months that are to be filled again.
 
 A partition is made as a table of its own and then attached: that does not keep anybody from reading or
-writing the others, as CREATE TABLE ... PARTITION OF would.
+writing the others, as CREATE TABLE ... PARTITION OF would. ATTACH gives it the indexes, keys and
+triggers of the table; the replica identity and the publications of the others it is given here.
 """
 
 import random
@@ -15,6 +16,7 @@ from psycopg.errors import DuplicateTable, InsufficientPrivilege
 from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
+from tasks.retention.partitions import identities, publications
 from tasks.retention.partitions.catalog import (
     Found,
     Partition,
@@ -119,6 +121,7 @@ def _make(connection: Connection, found: Found, begins: datetime) -> str | None:
     if _covered(there, begins):
         return None
     name = name_of(found.row.name, begins)
+    identity = identities.common(identities.members(connection, found.row.oid))
     for one in there:
         if overlap(one, begins, ends):
             raise PartitionError(
@@ -139,6 +142,9 @@ def _make(connection: Connection, found: Found, begins: datetime) -> str | None:
     connection.exec_driver_sql(f"ALTER TABLE {real} OWNER TO {quote(found.row.owner)}")
     bounds = f"FROM ({found.written(begins, 'MINVALUE')}) TO ({found.written(ends, 'MAXVALUE')})"
     connection.exec_driver_sql(f"ALTER TABLE {parent} ATTACH PARTITION {real} FOR VALUES {bounds}")
+    (oid,) = (one.oid for one in partitions(connection, found) if one.name == name)
+    connection.exec_driver_sql(identities.statement(connection, identity, oid, real))
+    publications.publish(connection, found, there, begins, real)
     return name
 
 

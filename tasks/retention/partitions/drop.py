@@ -3,7 +3,8 @@
 It goes in this order, and whatever dies in between leaves the partition as it was:
 
 1. A partition that ends before the longest period of the table's policies is looked at: is every row due, by
-   one of the policies that run? Rows on hold are not.
+   one of the policies that run? Rows on hold are not. If a publication publishes its deletes, it is dropped
+   when it is empty: subscribers learn of no DROP, so its rows are left to the sweep.
 2. It is archived, some pages at a time, by transactions that hold nothing. Archives that a crash leaves were
    noted (`roomkeeper.unfinished_archives`), and go with the next run.
 3. In one transaction, of some hundredths of a second: the partition's writers are kept out, and its rows are
@@ -38,7 +39,7 @@ from tasks.policies.retention import Retention
 from tasks.retention import receipts
 from tasks.retention.archive import archives_of
 from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, LONGEST_SECONDS, remove_unfinished
-from tasks.retention.partitions import archives
+from tasks.retention.partitions import archives, publications
 from tasks.retention.partitions.archives import Archiver, Archives
 from tasks.retention.partitions.catalog import Found, Partition, PartitionError, find, partitions, quoter
 from tasks.retention.partitions.create import PATIENCE_MS, TRIES
@@ -187,7 +188,7 @@ class _Dropping:
         with begin(PATIENCE_MS, LOOK_MS) as connection:
             query = PartitionQuery.of(connection, self.found, one, self.settings, self.now)
             counts = query.count(connection, self.now, horizon=2**62)
-        kept = counts.why_kept
+            kept = counts.why_kept or _published(connection, one)
         if kept is None:
             try:
                 self._approvals(query, counts)
@@ -200,6 +201,8 @@ class _Dropping:
     def drop(self, one: Partition) -> DropResult:
         """Archive a partition and drop it, if all is as it must be."""
         with begin(PATIENCE_MS, LOOK_MS) as connection:
+            if kept := _published(connection, one):
+                return DropResult(one.name, one.rows or 0, kept)
             query = PartitionQuery.of(connection, self.found, one, self.settings, self.now)
             # Before anything is read: what was written since is told by it.
             horizon = connection.execute(HORIZON).scalar_one()
@@ -385,6 +388,21 @@ class _Dropping:
             content=content,
             approval=approval,
         )
+
+
+def _published(connection: Connection, one: Partition) -> str | None:
+    """Return why a partition with rows must not be dropped: subscribers would keep them for ever."""
+    names = publications.of_deletes(connection, one.oid)
+    if not names:
+        return None
+    quote = quoter(connection)
+    name = f"{quote(one.schema)}.{quote(one.name)}"
+    if not connection.exec_driver_sql(f"SELECT EXISTS (SELECT FROM {name})").scalar_one():  # noqa: S608
+        return None
+    return (
+        f"its deletes are published ({', '.join(names)}), and a DROP is not: its rows are deleted one by "
+        "one, and then it is dropped"
+    )
 
 
 def _usual_month(policy: str, run: UUID) -> Select[Any]:

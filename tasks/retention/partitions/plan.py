@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Table
 from tasks.apps import APPS, POLICIES
 from tasks.policies.status import StatusRows
 from tasks.policies.sweep import Update
+from tasks.retention.partitions import change_feeds, identities, publications
 from tasks.retention.partitions.catalog import TIMES, Found, Partition, month, partitions
 from tasks.retention.partitions.convert import Conversion, convert
 from tasks.retention.partitions.create import AHEAD, missing_months
@@ -38,6 +39,7 @@ class Plan:
         partitions: those that it has; None if it is not partitioned by its age.
         coming: the beginnings of months that have no partition, and should have one.
         past: those whose time is over.
+        warnings: what subscribers to changes of its partitions may lose, each with what mends it.
         rows, bytes: how many it has, as the database estimates, if it does; and its size with indexes.
     """
 
@@ -51,6 +53,7 @@ class Plan:
     partitions: list[Partition] | None = None
     coming: list[datetime] = field(default_factory=list)
     past: list[Partition] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
 def plan(connection: Connection, found: Found, settings: Settings, now: datetime) -> Plan:
@@ -61,8 +64,16 @@ def plan(connection: Connection, found: Found, settings: Settings, now: datetime
         made.partitions = partitions(connection, found)
         made.coming = missing_months(made.partitions, now)
         made.past = past(connection, found, settings, now)
+        made.notes = [*change_feeds.notes(connection, found, made.partitions)]
+        made.warnings = [*change_feeds.warnings(connection, found, made.partitions)]
         return made
-    made.reasons = [*_shape(found), *_keys(found, asked), *_referred(found, asked), *_written(found, asked)]
+    made.reasons = [
+        *_shape(found),
+        *_keys(found, asked),
+        *_referred(found, asked),
+        *_written(found, asked),
+        *_published(found, asked),
+    ]
     if made.reasons:
         made.reasons += _besides(found, asked)
     else:
@@ -173,6 +184,27 @@ def _written(found: Found, asked: TableFacts) -> Iterator[str]:
         )
 
 
+def _published(found: Found, asked: TableFacts) -> Iterator[str]:
+    widened = any(key.primary and found.age not in key.columns for key in asked.keys)
+    by_key = asked.identity.kind == identities.KEY or any(
+        key.primary and key.name == asked.identity.name for key in asked.keys
+    )
+    for one in asked.publications:
+        lacks_age = one.columns is not None and found.age not in one.columns
+        if lacks_age and widened and by_key and (one.updates or one.deletes):
+            yield (
+                f"The publication {one.name} publishes ({', '.join(one.columns)}), without {found.age}, "
+                "which its primary key would contain: PostgreSQL would refuse to update and delete its rows. "
+                f"Add {found.age} to that list, after subscribers have the column."
+            )
+        if (one.columns or one.filter) and not one.via_root and not publications.switches(one):
+            yield (
+                f"The publication {one.name} publishes some of its columns or rows, and other partitioned "
+                "tables by their partitions' names: of a partitioned table PostgreSQL publishes parts only "
+                "with publish_via_partition_root. Give this table a publication of its own."
+            )
+
+
 def _bound(asked: TableFacts, now: datetime) -> tuple[datetime, str | None]:
     """Return until before when the old table has all rows; or why there is no such moment."""
     latest = asked.latest
@@ -196,8 +228,7 @@ def _notes(found: Found, asked: TableFacts) -> Iterator[str]:
         )
     if not found.column.required:
         yield f"{found.age} becomes NOT NULL; no row is without it now."
-    for name in asked.publications:
-        yield f"The publication {name} has it: add the new table, and think of publish_via_partition_root."
+    yield from change_feeds.conversion_notes(asked.publications, asked.identity)
     yield (
         "There is no default partition: rows in one would keep the partition of their month from being made. "
         f"So a row whose {found.age} lies more than {AHEAD} months ahead is refused."

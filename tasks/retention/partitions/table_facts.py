@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from tasks.retention.partitions import identities, publications
 from tasks.retention.partitions.catalog import Found, quoter
+from tasks.retention.partitions.identities import Identity
 
 _SIZE = text("""
     -- Of a table that has never been vacuumed or analysed there is no estimate.
@@ -82,11 +84,6 @@ _GRANTS = text("""
      WHERE pg_class.oid = :oid AND grantee <> relowner
      GROUP BY grantee, is_grantable ORDER BY 1
 """)
-_PUBLICATIONS = text("""
-    SELECT pubname AS name FROM pg_catalog.pg_publication_rel
-      JOIN pg_catalog.pg_publication AS publication ON publication.oid = prpubid
-     WHERE prrelid = :oid ORDER BY 1
-""")
 _NUMBERED = text("""
     SELECT attname AS name, attidentity AS identity, seq.relname AS sequence, space.nspname AS schema
       FROM pg_catalog.pg_attribute AS attribute
@@ -113,6 +110,8 @@ class TableFacts:
         references: foreign keys that point here: table, columns, the columns that they point to.
         constraints: foreign keys, primary and unique constraints of its own.
         numbered: columns with a sequence of their own.
+        publications: those that publish it; see `tasks.retention.partitions.publications`.
+        identity: its replica identity.
     """
 
     rows: int | None
@@ -128,7 +127,8 @@ class TableFacts:
     views: list[str]
     policies: list[Row[Any]]
     grants: list[Row[Any]]
-    publications: list[str]
+    publications: list[Row[Any]]
+    identity: Identity
     numbered: list[Row[Any]]
     restamping: list[str]
 
@@ -167,7 +167,8 @@ def ask(connection: Connection, found: Found) -> TableFacts:
         views=[one.name for one in rows(_VIEWS)],
         policies=rows(_POLICIES),
         grants=rows(_GRANTS),
-        publications=[one.name for one in rows(_PUBLICATIONS)],
+        publications=publications.publications(connection, found.row.oid),
+        identity=identities.for_conversion(connection, found.row.oid),
         numbered=rows(_NUMBERED),
         restamping=[one.name for one in triggers if one.before_update and _sets(one.source, found.age)],
     )
