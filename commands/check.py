@@ -15,7 +15,7 @@ from workers.settings import Settings, get_settings
 #: What is checked, in the order in which it is reported.
 CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "database": checks.database,
-    "broker": checks.broker,
+    "broker": lambda settings: [*checks.broker(settings), *checks.installation(settings)],
     "store": lambda settings: [*checks.store(settings), *checks.providers(settings)],
     "scanner": checks.scanner,
     "decoder": checks.decoder,

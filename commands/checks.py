@@ -252,6 +252,25 @@ def broker(settings: Settings) -> list[Fault]:
     return faults
 
 
+def installation(settings: Settings) -> list[Fault]:
+    """Check that the broker is not marked as another installation's; others report servers that are away."""
+    import redis
+
+    from workers import installation as installations
+
+    url = settings.broker_url.get_secret_value()
+    with (
+        suppress(DBAPIError, redis.RedisError),
+        engine_for(settings) as engine,
+        engine.begin() as connection,
+        redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client,
+    ):
+        own, found = installations.read(connection), installations.holder(client)
+        if found not in (None, own):
+            return [installations.foreign(own, found)]
+    return []
+
+
 def store(settings: Settings) -> list[Fault]:
     """Check that each store that is set up and its quarantine work, and that no one serves the latter."""
     faults = _bucket(settings) if settings.s3_bucket else []

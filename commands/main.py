@@ -73,6 +73,7 @@ ENTRIES: dict[str, Entry] = {
     "attachments": Entry(
         "commands.attachments", "app", "One file's event log; retry, quarantine or release it."
     ),
+    "broker": Entry("commands.broker", "app", "The broker, and which installation it belongs to."),
     "db": Entry("commands.database", "app", "Make or migrate what the database must hold."),
     "dead-letters": Entry("commands.dead_letters", "app", "Messages that were refused or failed for good."),
     "hold": Entry("commands.holds", "app", "Legal holds: what retention must not take."),

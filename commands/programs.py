@@ -4,17 +4,19 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from commands import checks, rollup_status
 from commands.startup import wait_until_ready
 from tasks import availability
 from tasks.apps import enabled, policies
 from workers import telemetry
+from workers.db import engine_for
 from workers.queues import BEAT, KINDS, WorkerKind
 from workers.settings import Settings, SettingsError, get_settings, variable
 from workers.workdir import sweep, workdir
@@ -36,6 +38,7 @@ def worker(kind: Annotated[str, typer.Argument(help=" or ".join(KINDS))]) -> Non
     settings = get_settings()
     enabled(settings)
     wait_until_ready(settings)
+    _refuse_foreign_broker(settings)
     chosen = KINDS[kind]
     # Untrusted files that a killed worker had under its hands.
     sweep(settings.work_root)
@@ -79,9 +82,32 @@ def beat() -> None:
     from workers.app import app
 
     settings = get_settings()
+    _refuse_foreign_broker(settings)
     app.conf.beat_schedule = timetable(settings)
     beat_init.connect(_heartbeat(BEAT, settings), weak=False)
     _become("beat", "--loglevel=INFO", "--pidfile=")
+
+
+def _refuse_foreign_broker(settings: Settings) -> None:
+    """Make sure that the broker is not another installation's, now and at each connection.
+
+    Of a broker that is away now only the latter. Beat starts without a database, and does not look then.
+
+    Raises:
+        ForeignBroker: it is another's.
+    """
+    import redis
+
+    from workers import installation
+
+    with suppress(DBAPIError), engine_for(settings) as engine, engine.begin() as connection:
+        installation.guard(installation.read(connection))
+    url = settings.broker_url.get_secret_value()
+    with (
+        suppress(redis.RedisError),
+        redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client,
+    ):
+        installation.confirm(client)
 
 
 def _heartbeat(kind: str, settings: Settings) -> Callable[..., None]:
@@ -180,6 +206,10 @@ def _password(settings: Settings) -> str:
 def _become(program: str, *options: str) -> None:
     """Be Celery's program from here on, in this process: signals reach it, and nothing is imported twice."""
     # Not before: no other command needs it, and Flower reads its environment.
+    from workers import installation
     from workers.app import app
 
-    app.start([program, *options])
+    # Its annotation says that it never returns; it does, when the program has ended.
+    start: Callable[[list[str]], object] = app.start
+    start([program, *options])
+    installation.raise_refusal()

@@ -348,6 +348,16 @@ class Revision(PlatformBase):
     applied_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
+class Installation(PlatformBase):
+    """The identity of this installation: one row. The broker is marked with it, so that no other uses it."""
+
+    __tablename__ = "installation"
+    __table_args__ = (CheckConstraint("single", name="installation_single"), {"schema": SCHEMA})
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("gen_random_uuid()"))
+    single: Mapped[bool] = mapped_column(server_default=text("true"), unique=True)
+
+
 class Hold(PlatformBase):
     """A legal hold: no rows of this user, conversation or room are taken by retention until it is lifted."""
 

@@ -14,6 +14,7 @@ from redbeat.decoder import to_timestamp
 from redbeat.schedulers import LUA_EXTEND_TO_SCRIPT, acquire_distributed_beat_lock, get_redis
 from redis.exceptions import LockError, ResponseError
 
+from workers import installation
 from workers.broker_errors import BROKER_AWAY, described
 from workers.steps import touch_health_file
 
@@ -230,6 +231,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
             return
         config = self.app.redbeat_conf
         client = get_redis(self.app)
+        installation.confirm(client)
         for key, kind in ((config.schedule_key, "zset"), (config.statics_key, "set")):
             if client.type(key) not in (kind, "none"):
                 log.error("beat.key_unreadable", key=key)

@@ -18,7 +18,7 @@ from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from workers import dead_letters, unknown_tasks
+from workers import dead_letters, installation, unknown_tasks
 from workers.broker_clock import clock
 from workers.broker_errors import REFUSALS, described
 from workers.broker_scripts import PUSH, REINDEX
@@ -191,6 +191,7 @@ class Channel(_Channel):  # type: ignore[misc]
                 aside = f"roomkeeper.set_aside.{key}.{seconds}"
                 client.rename(key, aside)
                 log.error("broker.key_set_aside", key=key, type=found.decode(), now=aside)
+        installation.confirm_or_end(client)
         # A replica, or a broker with a full disk, answers questions, and refuses this.
         client.hdel(self.unacked_key, "")
         if client.hlen(self.unacked_key) > client.zcard(self.unacked_index_key):

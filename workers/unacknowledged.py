@@ -14,6 +14,7 @@ from kombu.transport import redis, virtual
 from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
+from workers import installation
 from workers.broker_clock import clock
 from workers.broker_errors import BROKER_AWAY, described
 from workers.broker_scripts import NOTE, REFRESH, REINDEX, RESTORE
@@ -72,6 +73,7 @@ class QoS(_Base):  # type: ignore[misc]
         with self.channel.conn_or_acquire() as client:
             seconds, microseconds = client.time()
             clock.set(seconds + microseconds / 1e6)
+            installation.confirm_or_end(client)
             if self._delivered:
                 REFRESH(client, [self.unacked_index_key], [clock.now(), *self._delivered])
             outstanding.settle(client, self.unacked_index_key, self.unacked_key)

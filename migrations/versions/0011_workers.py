@@ -2,7 +2,7 @@
 
 And an index on the times at which files were finished, for the rate at which that goes. `revisions` says of
 each revision which workers it serves: for workers whose code is older than the schema, and does not have the
-file that says so.
+file that says so. `installation` has one row: the identity that the broker is marked with.
 
 Goes before the deploy of the code that uses it; the code before it does not need it.
 """
@@ -48,6 +48,14 @@ def upgrade() -> None:
         ),
         schema=SCHEMA,
     )
+    op.create_table(
+        "installation",
+        sa.Column("id", sa.Uuid, primary_key=True, server_default=sa.text("gen_random_uuid()")),
+        sa.Column("single", sa.Boolean, server_default=sa.text("true"), nullable=False, unique=True),
+        sa.CheckConstraint("single", name="installation_single"),
+        schema=SCHEMA,
+    )
+    op.execute(f"INSERT INTO {SCHEMA}.installation DEFAULT VALUES")
     op.create_index(
         "attachment_jobs_finished_at",
         "attachment_jobs",
@@ -59,5 +67,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("attachment_jobs_finished_at", "attachment_jobs", schema=SCHEMA)
+    op.drop_table("installation", schema=SCHEMA)
     op.drop_table("revisions", schema=SCHEMA)
     op.drop_table("workers", schema=SCHEMA)

@@ -50,6 +50,7 @@ TABLES = {
     "echoroom_stays",
     "future_timestamps",
     "holds",
+    "installation",
     "job_runs",
     "listed_objects",
     "openchat_daily",
