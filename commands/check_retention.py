@@ -242,11 +242,11 @@ def _freezing_limits(running: dict[str, Retention], settings: Settings) -> Itera
         return
     if number:
         have = "conversation has" if number == 1 else "conversations have"
+        names = first_names([*counts])
         yield Fault(
             f"{number:,} {have} a message_retention_days below {needed} (the shortest: {shortest}): when "
-            f"their messages are deleted, the days of all conversations are frozen ({first_names([*counts])}). "
-            "Rows that come later are not counted then, and a backfill or another zone does not change these "
-            "days.",
+            f"their messages are deleted, the days of all conversations are frozen ({names}). Rows that come "
+            "later are not counted then, and a backfill or another zone does not change these days.",
             f"What was counted stays. If late rows matter more, have the application offer {needed} days at "
             "least.",
             warning=True,
