@@ -6,13 +6,14 @@ PostgreSQL does not show to other sessions. Looked at are the roles that may ins
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Table, text
+from sqlalchemy import Connection, text
 
 from tasks.policies.app import App
 from workers.inspection import Fault
-from workers.settings import Settings
+from workers.settings import Settings, variable
 
 #: How many roles a sentence names.
 _NAMED = 3
@@ -68,32 +69,21 @@ def faults(connection: Connection, settings: Settings, apps: Mapping[str, App]) 
     return [fault for name, app in apps.items() for fault in _of_app(connection, settings, name, app)]
 
 
-def columns(app: App) -> list[tuple[Table, str]]:
-    """Return the columns without a time zone whose default is the moment."""
-    return [
-        (table, column.name)
-        for table in app.tables()
-        for column in table.columns
-        if isinstance(column.type, DateTime)
-        and not column.type.timezone
-        and column.server_default is not None
-    ]
-
-
 def _of_app(connection: Connection, settings: Settings, name: str, app: App) -> Iterator[Fault]:
-    naive = columns(app)
+    naive = app.naive_columns()
     if not naive:
         return
-    tables = list(dict.fromkeys(table for table, _ in naive))
+    tables = list(dict.fromkeys(column.table for column in naive))
     schemas = [settings.schemas.get(str(table.schema), str(table.schema)) for table in tables]
     named = {"schemas": schemas, "tables": [table.name for table in tables]}
-    offsets = _offsets(connection, "UTC")
+    expected = settings.naive_zone(name, datetime.now(UTC))
+    offsets = _offsets(connection, expected)
     roles = connection.execute(_ROLES, named).all()
     server = _server_zone(connection) if any(row.zone is None for row in roles) else None
     found: dict[tuple[_Source, str], list[str]] = {}
     for row in roles:
         found.setdefault((_source(row), row.zone or server or ""), []).append(row.role)
-    example = f"{naive[0][0].name}.{naive[0][1]}"
+    example = f"{naive[0].table.name}.{naive[0].name}"
     for (source, zone), of in found.items():
         if not zone:
             yield Fault(
@@ -106,10 +96,20 @@ def _of_app(connection: Connection, settings: Settings, name: str, app: App) -> 
             hours = (actual[0] - offsets[0]) / 3600
             yield Fault(
                 f"{source.name} sets the time zone {zone} for sessions of {_some(of)}: default times "
-                f"of {name}, such as {example}, are then in that zone; read as UTC they are {hours:+g} hours "
-                "off now.",
-                f"Run: {source.statement} and let these sessions connect again.",
+                f"of {name}, such as {example}, are then in that zone; read as {expected} they are "
+                f"{hours:+g} hours off now.",
+                _advice(name, zone, expected, source),
             )
+
+
+def _advice(name: str, zone: str, expected: str, source: _Source) -> str:
+    until = "until MOMENT', with the moment from which on they write UTC, such as 2026-12-01T09:00Z."
+    if expected != "UTC":
+        return f"If these sessions write UTC by now, set {variable('naive_zones')}='{name}={expected} {until}"
+    return (
+        f"Run: {source.statement} and let these sessions connect again. For the rows that are there, set "
+        f"{variable('naive_zones')}='{name}={zone} {until}"
+    )
 
 
 def _source(row: Any) -> _Source:

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -24,9 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from workers import time_zones
+from workers import naive_zones, time_zones
 from workers.database_url import hosts_of
 from workers.errors import OperatorError
+from workers.naive_zones import NaiveZone
 
 PREFIX = "ROOMKEEPER_"
 #: Named as in the applications' documents, so that one environment serves an API service and its workers.
@@ -68,6 +70,12 @@ class Settings(BaseModel):
     schemas: dict[str, str] = Field(
         default={},
         description="What the applications' schemas are really called, `openchat=public,pern=chat`.",
+    )
+    naive_zones: dict[str, NaiveZone] = Field(
+        default={},
+        description="The time zone that default times of an application hold in columns without one, where "
+        "sessions had another than UTC: `openchat=Europe/Berlin until 2026-12-01T09:00Z`; without `until`, "
+        "they still have.",
     )
     storage_root: Path = Field(
         default=Path("/var/lib/roomkeeper/storage"),
@@ -419,6 +427,11 @@ class Settings(BaseModel):
             zones[name] = zone
         return zones
 
+    @field_validator("naive_zones", mode="before")
+    @classmethod
+    def _naive_zones(cls, value: object) -> object:
+        return naive_zones.parse(value) if isinstance(value, str) else value
+
     @field_validator("sweep_every", "sweep_after", "retention_days", mode="before")
     @classmethod
     def _seconds(cls, value: object, info: ValidationInfo) -> object:
@@ -493,6 +506,11 @@ class Settings(BaseModel):
                 f"{PREFIX}ARCHIVE_BUCKET must not be {PREFIX}S3_BUCKET, whose objects are served"
             )
         return self
+
+    def naive_zone(self, app: str, moment: datetime) -> str:
+        """Return the time zone in which default times of an application's columns without one are written."""
+        found = self.naive_zones.get(app)
+        return "UTC" if found is None else found.at(moment)
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:

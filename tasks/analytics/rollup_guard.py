@@ -46,6 +46,7 @@ from models.analytics import RollupState
 from models.platform import AttachmentJob as Job
 from tasks.apps import ROLLUPS, attachments_of, rollups, zone
 from tasks.policies.columns import model_of, table_of
+from tasks.policies.naive import moment_held, moment_of
 from tasks.policies.retention import Retention, referred
 from tasks.policies.rollup import CLOCKS_SET, Rollup
 from tasks.policies.sweep import Delete, Sweep
@@ -176,11 +177,12 @@ def latest_of(
     for one, at in _feeds(table):
         names = [column.property.columns[0].name for column in at]
         own = policy.until is not None and table is policy.table
-        columns = [rows[name] for name in (names[:-1] if own else names)]
+        known = closed.values[_key("known", one.name)]
+        for name in names[:-1] if own else names:
+            held = _latest(rows[name], known)
+            _add(latest, one.name, held and moment_held(table.c[name], held))
         if own:
-            columns.append(pa.chunked_array([pa.array(until, pa.string())]))
-        for texts in columns:
-            _add(latest, one.name, _latest(texts, closed.values[_key("known", one.name)]))
+            _add(latest, one.name, _latest(pa.chunked_array([pa.array(until, pa.string())]), known))
     return latest
 
 
@@ -287,12 +289,14 @@ def _fixed(moment: datetime, at: Any) -> ColumnElement[Any]:
 
 def _open(rollup: Rollup, at: Any) -> ColumnElement[bool]:
     """Return whether a moment is in a bucket that is not closed, or was never computed; NULL is in none."""
+    at = moment_of(at)
     never = and_(at >= _fixed(CLOCKS_SET, at), at < _given("covered", rollup.name, at))
     return and_(func.isfinite(at), or_(at >= _given("closed", rollup.name, at), never))
 
 
 def _freezing(rollup: Rollup, at: Any) -> ColumnElement[Any]:
     """Return a moment, if it freezes a bucket: those that Python cannot hold are in none."""
+    at = moment_of(at)
     here = and_(at > _fixed(_NEVER, at), at < _given("known", rollup.name, at))
     return case((here, at))
 

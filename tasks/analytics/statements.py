@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from tasks.policies.naive import moment_of
 from tasks.policies.rollup import CLOCKS_SET, KEYS, Rollup, bucket_of
 
 #: When the statistics of a row of ours last changed.
@@ -178,7 +179,7 @@ def _earliest(rollup: Rollup) -> Select[Any]:
         # Or a clock that was never set would have us compute decades of nothing.
         since = literal(CLOCKS_SET, DateTime(timezone=True))
         bound = since if aware else func.timezone("UTC", since)
-        first = select(func.min(column)).where(column >= bound).scalar_subquery()
+        first = select(moment_of(column, func.min(column))).where(column >= bound).scalar_subquery()
         found.append(first if aware else func.timezone("UTC", first))
     return select(func.least(*found))
 

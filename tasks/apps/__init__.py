@@ -69,6 +69,8 @@ def enabled(settings: Settings) -> dict[str, App]:
         variable("archive_off"),
         "a retention policy that may do without an archive",
     )
+    naive = [app.name for app in APPS.values() if app.naive_columns()]
+    _known(settings.naive_zones, naive, variable("naive_zones"), "an application with such columns")
     schemas = [schema for app in APPS.values() for schema in app.models.SCHEMAS]
     _known(settings.schemas, schemas, variable("schemas"), "a schema of an application")
     return {name: APPS[name] for name in settings.apps}

@@ -18,6 +18,7 @@ from tasks.attachments.payload import ProcessAttachment
 from tasks.attachments.process import process
 from tasks.availability import available
 from tasks.policies.attachment import AttachmentTable
+from tasks.policies.naive import moment_of
 from workers import job_history, queue_lengths
 from workers.app import task
 from workers.queues import ATTACHMENTS, MAINTENANCE
@@ -117,7 +118,7 @@ def _adopt(
     orphans = (
         select(literal(name), table.id, literal("waiting"), func.now())
         .where(table.live, ~known)
-        .where(table.created_at < _ago(settings.attachment_grace_seconds))
+        .where(moment_of(table.created_at) < _ago(settings.attachment_grace_seconds))
         .limit(BATCH)
     )
     stretch = None

@@ -38,6 +38,7 @@ from tasks.delivery.positions import (
     two_lowest,
     waited_for,
 )
+from tasks.policies.naive import moment_of
 from tasks.policies.status import ReadPointers
 
 #: So many messages become `read` in one transaction: a member who leaves may have read nothing for years.
@@ -192,7 +193,8 @@ def conversation(table: ReadPointers) -> Update:
     message, member = Named(table.message, "message"), Named(table.participant, "member")
     there = and_(message(table.conversation) == _ONE, message(table.deleted).is_not(True))
     messages = select(func.count()).select_from(message.rows).where(there).scalar_subquery()
-    latest = select(func.max(message(table.created_at))).where(there).scalar_subquery()
+    sent_at = moment_of(table.created_at, func.max(message(table.created_at)))
+    latest = select(sent_at).where(there).scalar_subquery()
     active = and_(member(table.member_of) == _ONE, member(table.member_status) == "active")
     members = select(func.count()).select_from(member.rows).where(active).scalar_subquery()
     values = {

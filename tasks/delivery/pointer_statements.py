@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from tasks.delivery.batch_table import batch_table, not_before, unpacked
 from tasks.delivery.positions import Named, lowest, places, read_by_all, spans
+from tasks.policies.naive import moment_of
 from tasks.policies.status import ReadPointers
 
 
@@ -196,7 +197,7 @@ def _reached(table: ReadPointers) -> Select[Any]:
     message = Named(table.message, "message")
     at, id_ = message(table.created_at), message(table.message)
     # Each by itself: one with a later time may have been read before it, by the clocks that there are.
-    read_at = not_before(span.c.read_at, at)
+    read_at = not_before(span.c.read_at, moment_of(table.created_at, at))
     passed = tuple_(at, id_) > tuple_(span.c.old_at, span.c.old_id)
     within = (
         select(
@@ -225,7 +226,7 @@ def _reached(table: ReadPointers) -> Select[Any]:
         select(
             place.c.id,
             false(),
-            not_before(place.c.reached_at, place.c.at),
+            not_before(place.c.reached_at, moment_of(table.created_at, place.c.at)),
             and_(place.c.read_at.is_not(None), read_by_all(least, place.c.at, place.c.id, place.c.sender)),
         )
         .select_from(place.outerjoin(least, least.c.conversation == place.c.conversation))

@@ -30,6 +30,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 
 from tasks.delivery.batch_table import batch_table
 from tasks.policies.columns import Column, table_of
+from tasks.policies.naive import moment_of, stored
 from tasks.policies.status import ReadPointers
 
 #: Before every message: where a pointer stands that was never set.
@@ -73,7 +74,8 @@ def places(table: ReadPointers) -> CTE:
     message, reader = Named(table.message, "message"), Named(table.participant, "reader")
     pointed = Named(table.message, "pointed")
     old_at, old_id = standing_at(table, reader, pointed)
-    before, sent_at = reader(table.last_read_at), message(table.created_at)
+    before, place = reader(table.last_read_at), message(table.created_at)
+    sent_at = moment_of(table.created_at, place)
     tables = (
         events.join(message.rows, message(table.message) == events.c.message)
         .join(reader.rows, reader(table.participant) == events.c.participant)
@@ -87,7 +89,7 @@ def places(table: ReadPointers) -> CTE:
             func.greatest(events.c.last_read_at, case((sent_at <= _LIMIT, sent_at)), type_=DateTime()).label(
                 "last_read_at"
             ),
-            sent_at.label("at"),
+            place.label("at"),
             message(table.message).label("id"),
             message(table.sender).label("sender"),
             reader(table.member_of).label("conversation"),
@@ -256,7 +258,8 @@ def standing_at(
     """
     read_at = reader(table.last_read_at)
     known = and_(reader(table.pointer).is_not(None), read_at.is_not(None))
-    without_message = case((known, func.least(read_at, _NOW)), else_=null())
+    at = stored(table.created_at, func.least(read_at, _NOW, type_=DateTime()))
+    without_message = case((known, at), else_=null())
     return (
         func.coalesce(pointed(table.created_at), without_message, _START),
         func.coalesce(pointed(table.message), _HIGHEST),

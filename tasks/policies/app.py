@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
+from sqlalchemy import Column as TableColumn
 from sqlalchemy import Table
 
 from models.base import Base
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import Model
+from tasks.policies.naive import app_of_default
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
 from tasks.policies.status import ReadMarks, ReadPointers, StatusRows
@@ -89,6 +91,15 @@ class App:
     def tables(self) -> list[Table]:
         """Return all tables of the application, in the order of their definition."""
         return [table for table in Base.metadata.tables.values() if table.schema in self.models.SCHEMAS]
+
+    def naive_columns(self) -> list[TableColumn[Any]]:
+        """Return the columns without a time zone whose default is the moment (`tasks/policies/naive.py`)."""
+        return [
+            column
+            for table in self.tables()
+            for column in table.columns
+            if app_of_default(column) is not None
+        ]
 
     def jobs(self) -> list[Job]:
         """Return the tables that jobs use, and what for."""

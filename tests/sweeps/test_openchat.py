@@ -178,7 +178,7 @@ def test_what_the_policies_need_is_known() -> None:
         "openchat.sessions": {"session": ({"id", "expires_at"}, removes)},
         "openchat.verifications": {"verification": ({"id", "expires_at"}, removes)},
         "openchat.presence": {
-            "user": ({"id", "is_online", "status", "last_seen_at", "updated_at"}, changes),
+            "user": ({"id", "is_online", "status", "last_seen_at", "created_at", "updated_at"}, changes),
             "conversation_participant": ({"user_id", "conversation_id", "last_read_at"}, {"SELECT"}),
             "message": ({"conversation_id", "sender_id", "created_at"}, {"SELECT"}),
         },

@@ -123,6 +123,12 @@ def test_only_the_enabled_ones_run_in_the_order_given() -> None:
             "opnchat=public",
             "ROOMKEEPER_SCHEMAS names 'opnchat', which is not a schema of an application: ",
         ),
+        (
+            "ROOMKEEPER_NAIVE_ZONES",
+            "opnchat=Europe/Berlin",
+            "ROOMKEEPER_NAIVE_ZONES names 'opnchat', which is not an application with such columns: "
+            "openchat. Did you mean 'openchat'?",
+        ),
     ],
 )
 def test_an_unknown_name_is_told_with_the_likely_one(name: str, value: str, sentence: str) -> None:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from workers.naive_zones import NaiveZone
 from workers.settings import MAX_SECONDS, Settings, SettingsError, load, variable
 
 DATABASE = "postgresql://user:hunter2@db/chat"
@@ -52,6 +54,7 @@ WRONG = {
     "socketio_url": ("amqp://user:hunter2@broker", "must begin with redis:// or rediss://"),
     "rescan_share": ("1.1", "less than or equal to 1"),
     "identify_timeout_seconds": ("0", "greater than 0"),
+    "naive_zones": ("openchat=CET", "must be openchat=Europe/Berlin"),
     "metrics_port": ("0", "greater than or equal to 1"),
     "worker_metrics_port": ("65536", "less than or equal to 65535"),
     "s3_bucket": ("My_Bucket", "should match pattern"),
@@ -264,3 +267,27 @@ def test_files_of_a_killed_worker_are_taken_over_within_15_seconds() -> None:
         defaults.attachment_lease_seconds / 3 + defaults.lock_timeout_ms / 1000
         < defaults.attachment_lease_seconds
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "openchat",
+        "openchat=Mars/Olympus",
+        "openchat=Europe/Berlin until noon",
+        "openchat=Europe/Berlin until 2026-12-01",
+    ],
+)
+def test_zones_of_default_times_that_are_wrong(value: str) -> None:
+    assert "ROOMKEEPER_NAIVE_ZONES is wrong" in fault(ROOMKEEPER_NAIVE_ZONES=value)
+
+
+def test_zones_of_default_times() -> None:
+    given = " openchat = Europe/Berlin until 2026-12-01T10:00+01:00 ,"
+    zones = load({"DATABASE_URL": DATABASE, "ROOMKEEPER_NAIVE_ZONES": given}).naive_zones
+    until = datetime(2026, 12, 1, 9, tzinfo=UTC)
+    assert zones == {"openchat": NaiveZone("Europe/Berlin", until)}
+    assert [zones["openchat"].at(until - timedelta(seconds=1)), zones["openchat"].at(until)] == [
+        "Europe/Berlin",
+        "UTC",
+    ]

@@ -23,6 +23,7 @@ from tasks.apps.openchat.rollups import OPENCHAT_ROLLUPS
 from tasks.policies.app import App
 from tasks.policies.attachment import AppColumns, AttachmentTable
 from tasks.policies.columns import Column
+from tasks.policies.naive import before, moment_of, since, stored
 from tasks.policies.retention import GOING, Cascade, Owners, Restrict, Retention, SetValues
 from tasks.policies.status import ReadPointers
 from tasks.policies.sweep import AFTER, NOW_UTC, Delete, Sweep, Update, ahead, recent
@@ -50,13 +51,14 @@ def _alive() -> ColumnElement[bool]:
         select(func.bool_or(Message.sender_id == ConversationParticipant.user_id))
         .where(
             Message.conversation_id == ConversationParticipant.conversation_id,
-            recent(Message.created_at, NOW_UTC),
+            since(Message.created_at, NOW_UTC - AFTER),
+            before(Message.created_at, NOW_UTC, inclusive=True),
         )
         .correlate(ConversationParticipant)
     )
     signs: tuple[ColumnElement[bool], ...] = (
         recent(User.last_seen_at, NOW_UTC),
-        recent(User.updated_at, NOW_UTC),
+        recent(moment_of(User.updated_at), NOW_UTC),
         _anywhere(func.bool_or(recent(ConversationParticipant.last_read_at, NOW_UTC))),
         _anywhere(func.bool_or(written.scalar_subquery())),
     )
@@ -66,17 +68,18 @@ def _alive() -> ColumnElement[bool]:
 def _ahead() -> ColumnElement[Any]:
     """Return the latest sign of life of a user that lies ahead."""
     written = (
-        select(func.max(Message.created_at))
+        select(moment_of(Message.created_at, func.max(Message.created_at)))
         .where(
             Message.conversation_id == ConversationParticipant.conversation_id,
             Message.sender_id == ConversationParticipant.user_id,
-            Message.created_at > NOW_UTC,
+            since(Message.created_at, NOW_UTC),
+            moment_of(Message.created_at) > NOW_UTC,
         )
         .correlate(ConversationParticipant)
     )
     latest = func.greatest(
         ahead(User.last_seen_at, NOW_UTC),
-        ahead(User.updated_at, NOW_UTC),
+        ahead(moment_of(User.updated_at), NOW_UTC),
         _anywhere(func.max(ahead(ConversationParticipant.last_read_at, NOW_UTC))),
         _anywhere(func.max(written.scalar_subquery())),
     )
@@ -89,7 +92,7 @@ _HIGHEST = literal(UUID(int=2**128 - 1), Uuid())
 
 def _deleted_at(model: Any) -> ColumnElement[Any]:
     """Return when a row was deleted softly: soft deletion often leaves `deleted_at` NULL."""
-    return func.coalesce(model.deleted_at, model.updated_at)
+    return func.coalesce(model.deleted_at, moment_of(model.updated_at))
 
 
 def _pointer() -> ColumnElement[Any]:
@@ -107,7 +110,8 @@ def _pointer() -> ColumnElement[Any]:
         return found.correlate(ConversationParticipant).scalar_subquery()
 
     # Not by a join: with values for a bound, the index on conversation and time is read from there on.
-    position = tuple_(pointed_to(pointed.created_at, reader.last_read_at), pointed_to(pointed.id, _HIGHEST))
+    at = stored(Message.created_at, reader.last_read_at)
+    position = tuple_(pointed_to(pointed.created_at, at), pointed_to(pointed.id, _HIGHEST))
     passed = (
         select(before.id)
         .where(
@@ -352,13 +356,15 @@ OPENCHAT = App(
             why="A conversation takes all that was said in it along (openchat.md, Conversations Table): too "
             "much for one transaction, and its objects would stay behind.",
             # The table of conversations has no deleted_at.
-            age=select(Conversation.updated_at)
+            age=select(moment_of(Conversation.updated_at))
             .where(Conversation.id == Message.conversation_id)
             .correlate(Message)
             .scalar_subquery(),
             # With the age once more: by it an index finds what is due, and nothing else is looked at.
             where=Message.conversation_id.in_(
-                select(Conversation.id).where(_GONE_CONVERSATION, Conversation.updated_at < NOW_UTC - AFTER)
+                select(Conversation.id).where(
+                    _GONE_CONVERSATION, moment_of(Conversation.updated_at) < NOW_UTC - AFTER
+                )
             ),
             refers=_WITH_A_MESSAGE,
             owners=_OWNERS,
@@ -370,7 +376,7 @@ OPENCHAT = App(
             "when no message of theirs is left",
             why="They are hidden from all users (openchat.md, Conversations Table); they have no deleted_at, "
             "so updated_at tells.",
-            age=Conversation.updated_at,
+            age=moment_of(Conversation.updated_at),
             where=_GONE_CONVERSATION,
             refers=(
                 Restrict(

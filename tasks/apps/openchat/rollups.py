@@ -4,6 +4,7 @@ from sqlalchemy import Boolean, Double, and_, case, cast, extract, func, literal
 
 from models.analytics import OpenchatDaily, OpenchatMessagesDaily
 from models.openchat import Conversation, Message
+from tasks.policies.naive import before, moment_of, since
 from tasks.policies.rollup import DAY, FROM_UTC, TO_UTC, Rollup, SourceTable, bucket_of
 
 _FEEDS = (SourceTable(Message, (Message.created_at,)),)
@@ -17,13 +18,13 @@ _message = (
         Message.sender_id,
         Message.content_type,
         Message.is_system_message,
-        Message.created_at,
+        moment_of(Message.created_at).label("created_at"),
         Message.delivered_at,
     )
     .where(
         Message.conversation_id == Conversation.id,
-        Message.created_at >= FROM_UTC,
-        Message.created_at < TO_UTC,
+        since(Message.created_at, FROM_UTC),
+        before(Message.created_at, TO_UTC),
     )
     .offset(literal_column("0"))
     .lateral("sent")
