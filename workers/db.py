@@ -157,6 +157,16 @@ def transaction() -> Iterator[Connection]:
         raise
 
 
+def release_snapshot(connection: Connection) -> None:
+    """End the snapshot that the last statement has left, before a transaction waits for something else.
+
+    A query with parameters leaves a portal open, and with it its snapshot, until the next statement: the
+    transaction is READ COMMITTED and idle, and keeps VACUUM from removing rows all the same.
+    """
+    # Without parameters: the driver sends it by the simple protocol, which leaves nothing open.
+    connection.exec_driver_sql("SELECT")
+
+
 def clock() -> datetime:
     """Return the database's time."""
     with transaction() as connection:

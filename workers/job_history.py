@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import JobRun
-from workers.db import refuse_read_only, transaction
+from workers.db import refuse_read_only, release_snapshot, transaction
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,8 @@ def run(
                     _write(connection, job, slot, RunEntry(connection, started, outcome="skipped"))
                 yield None
                 return
+            # The run may take long, and this transaction waits for it.
+            release_snapshot(connection)
             this = RunEntry(connection, started)
             yield this
             if this.rows or not quiet:

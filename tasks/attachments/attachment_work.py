@@ -175,6 +175,31 @@ def wait(
     return "waiting"
 
 
+def hold(connection: Connection, claim: Claim) -> None:
+    """Keep any other attempt from the file's objects until the transaction ends. The application's row stays
+    free: a store may take long.
+
+    Raises:
+        LeaseLostError: another holds the file by now.
+    """
+    _fenced(connection, claim, _HELD)
+
+
+def has_failed(connection: Connection, claim: Claim) -> bool:
+    """Return whether the file has failed in this attempt, and nobody has reopened it; `hold` it if so."""
+    row = connection.execute(
+        select(Job.attempt)
+        .where(
+            Job.app == claim.app,
+            Job.attachment_id == claim.id,
+            Job.attempt == claim.attempt,
+            Job.state == "failed",
+        )
+        .with_for_update()
+    ).one_or_none()
+    return row is not None
+
+
 def finish(connection: Connection, claim: Claim, values: dict[str, Any], seen: "app_columns.AppView") -> bool:
     """Write the outcome into our row and the application's.
 

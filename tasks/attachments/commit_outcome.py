@@ -1,11 +1,15 @@
 """Makes the outcome of one attempt true: objects first, then the rows, so that a crash can be made good."""
 
+import structlog
+
 from tasks.attachments import attachment_work, duplicates, objects, verdicts
 from tasks.attachments.app_columns import AppView
 from tasks.attachments.examine import AttemptContext, Findings
 from tasks.attachments.objects import ObjectUrls, delete_pictures, picture_key, quarantine_name
-from workers.db import transaction
-from workers.storage import ObjectChanged, ObjectStore
+from workers.db import release_snapshot, transaction
+from workers.storage import ObjectChanged, ObjectStore, StoreError
+
+log = structlog.get_logger(__name__)
 
 
 def commit_outcome(context: AttemptContext, found: Findings) -> str:
@@ -25,6 +29,15 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
             urls = _store(context, found)
     context.event_log.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
     with transaction() as connection:
+        # While our row is locked, so that no other attempt is at the objects; before the commit, so that a
+        # row tells the truth: if the store is away now, the file waits and all this is done again. The next
+        # attempt ends what a crash cuts. The application's row is not locked yet: a store may take long.
+        attachment_work.hold(connection, claim)
+        if quarantined:
+            # Even what came from there: an attempt that an operator has overtaken may have put it back.
+            store.quarantine(claim.key, quarantine_name(claim.app, claim.id))
+        if not served:
+            delete_pictures(store, claim.app, claim.id)
         there = attachment_work.finish(
             connection, claim, _values(context, found, urls), _seen(context, found, urls)
         )
@@ -32,14 +45,8 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
             context.event_log.write(connection)
         if found.fresh_verdict is not None and found.fetched and found.version:
             verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
-        # While our row is locked, so that no other attempt is at the objects; before the commit, so that a
-        # row tells the truth: if the store is away now, the file waits and all this is done again. The next
-        # attempt ends what a crash cuts.
-        if quarantined:
-            # Even what came from there: an attempt that an operator has overtaken may have put it back.
-            store.quarantine(claim.key, quarantine_name(claim.app, claim.id))
-        if not (served and there):
-            delete_pictures(store, claim.app, claim.id)
+    if served and not there:
+        _delete_leftovers(context)
     if found.verdict == "infected" and found.fetched:
         # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
         # signatures have a version to remember the verdict by.
@@ -47,6 +54,15 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     if not there:
         return "vanished"
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
+
+
+def _delete_leftovers(context: AttemptContext) -> None:
+    """Delete pictures whose row was deleted meanwhile: nothing links to them, and no attempt follows."""
+    claim = context.claim
+    try:
+        delete_pictures(context.store, claim.app, claim.id)
+    except (StoreError, OSError) as error:
+        log.warning("attachment.pictures_left", app=claim.app, id=str(claim.id), error=str(error))
 
 
 def clear_away(claim: attachment_work.Claim, store: ObjectStore) -> None:
@@ -57,6 +73,7 @@ def clear_away(claim: attachment_work.Claim, store: ObjectStore) -> None:
     """
     with transaction() as connection:
         state, outcome = attachment_work.end(connection, claim)
+        release_snapshot(connection)
         # The attempt that works on it now, or will, commits after this, and does it all again.
         if state in ("waiting", "running") or outcome == "accepted":
             return

@@ -22,7 +22,7 @@ from tasks.attachments.objects import delete_pictures
 from tasks.policies.attachment import AttachmentTable
 from workers import metrics
 from workers.database_errors import is_transient
-from workers.db import transaction
+from workers.db import release_snapshot, transaction
 from workers.settings import Settings
 from workers.storage import ObjectChanged, ObjectMissing, StoreError, UnknownProvider, store_for
 from workers.workdir import workdir
@@ -44,11 +44,10 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     """
     with transaction() as connection:
         claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
-        if claim is not None and claim.failed:
-            _tidy(claim, settings)
     if claim is None:
         return "nothing to do"
     if claim.failed:
+        _tidy(claim, settings)
         metrics.ATTEMPTS.labels(app, "failed", "", "worker_lost").inc()
         return "failed (worker_lost)"
     try:
@@ -127,13 +126,14 @@ def _put_off(
                 )
                 if state == "failed":
                     event_log.add("given_up", why=f"{why.reason}: {why.detail}")
-                    _tidy(claim, settings)
                 event_log.write(connection)
             break
         except SQLAlchemyError as error:
             if not is_transient(error) or monotonic() > deadline:
                 raise
             sleep(DATABASE_PAUSE_SECONDS)
+    if state == "failed":
+        _tidy(claim, settings)
     outcome = f"{state} ({why.reason})"
     metrics.ATTEMPTS.labels(claim.app, state, "", why.reason).inc()
     log.info("attachment.attempted", app=claim.app, id=str(claim.id), attempt=claim.attempt, outcome=outcome)
@@ -143,11 +143,15 @@ def _put_off(
 def _tidy(claim: attachment_work.Claim, settings: Settings) -> None:
     """Remove the pictures of a file that has failed: an attempt may have stored them before it failed.
 
-    While its row is locked: an operator may want it served in a moment.
+    While our row is locked: an operator may want it served in a moment. After the commit that says so: the
+    application's row is not locked while the store is asked.
     """
     try:
-        delete_pictures(store_for(claim.provider, settings), claim.app, claim.id)
-    except (StoreError, OSError) as error:
+        with transaction() as connection:
+            if attachment_work.has_failed(connection, claim):
+                release_snapshot(connection)
+                delete_pictures(store_for(claim.provider, settings), claim.app, claim.id)
+    except (StoreError, OSError, SQLAlchemyError) as error:
         # No row links to them; a store that is away is no reason to try a failed file again.
         log.warning("attachment.pictures_left", app=claim.app, id=str(claim.id), error=str(error))
 

@@ -1,7 +1,6 @@
 """What a store holds, brought into the database, where it can be compared with millions of rows."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 from sqlalchemy import Connection, text
@@ -43,16 +42,6 @@ class ListingLostError(Exception):
 def unhurried(connection: Connection) -> None:
     """Let the statements of this transaction go over everything."""
     connection.execute(_LONG, {"long": str(LONG_MS)})
-
-
-@contextmanager
-def unhurried_part(connection: Connection) -> Iterator[None]:
-    """Let the statements of this part of a transaction go over everything, and none after it."""
-    with connection.begin_nested() as savepoint:
-        unhurried(connection)
-        yield
-        # What is set within a savepoint ends with its rollback.
-        savepoint.rollback()
 
 
 def empty() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, false, func, or_, select
 
 from models.platform import AttachmentJob as Job
 from models.platform import ListedObject
@@ -21,16 +21,15 @@ from tasks.attachments import attachment_work, history
 from tasks.attachments.objects import quarantine_name
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
-from tasks.reconcile.listing import unhurried, unhurried_part
+from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import normal
 from tasks.reconcile.result import SAMPLES, Result, most
+from tasks.reconcile.spool import spooled
 from workers.db import transaction
 from workers.storage import ObjectChanged, ObjectMissing, ObjectStore, ObjectTooLarge
 
 #: What the pipeline calls it too.
 REASON = "object_missing"
-#: So many rows are read at once.
-_AT_ONCE = 200
 
 _LISTED = table_of(ListedObject).c
 
@@ -48,12 +47,11 @@ class MissingObject:
 @dataclass(frozen=True, slots=True)
 class Look:
     """Which rows are looked at: those of the tables `asked`, served since before `began`, with their object
-    below the `prefixes`. What is read while rows are changed is read by the run's own `connection`."""
+    below the `prefixes`."""
 
     asked: Mapping[str, AttachmentTable]
     began: datetime
     prefixes: tuple[str, ...]
-    connection: Connection
 
     def served(self, app: str, store: str) -> Select[Any, Any, int]:
         """Return the query for an application's rows that name an object in the store, and are served."""
@@ -73,13 +71,9 @@ class Look:
         """Yield those of them whose object was not listed."""
         same = normal(_LISTED.key) == normal(self.asked[app].key)
         listed = select(1).where(_LISTED.store == store, same).exists()
-        unlisted = self.rows(app, store).where(~listed)
-        with (
-            unhurried_part(self.connection),
-            self.connection.execute(unlisted, execution_options={"yield_per": _AT_ONCE}) as stream,
-        ):
-            for row in stream:
-                yield MissingObject(app, row.id, row.key, row.attempt)
+        with closing(spooled(self.rows(app, store).where(~listed))) as unlisted:
+            for row_id, key, attempt in unlisted:
+                yield MissingObject(app, UUID(row_id), key, attempt)
 
     def expected(self, store: str) -> bool:
         """Say whether rows name objects below the prefixes, originals or pictures."""

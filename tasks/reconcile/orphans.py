@@ -1,10 +1,12 @@
 """Objects that no row names: counted, and removed in batches, each asked about once more right before."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, select, true
@@ -12,9 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, sele
 from models.platform import ListedObject
 from tasks.policies.attachment import AttachmentTable
 from tasks.policies.columns import table_of
-from tasks.reconcile.listing import unhurried, unhurried_part
+from tasks.reconcile.listing import unhurried
 from tasks.reconcile.referenced_keys import below, foreign, named, normal, still_named
 from tasks.reconcile.result import SAMPLES, Result, most
+from tasks.reconcile.spool import spooled
 from tasks.retention import receipts
 from workers.db import transaction
 from workers.storage import ObjectStore
@@ -26,6 +29,12 @@ BATCH = 1_000
 POLICY = "storage.reconcile"
 
 _LISTED = table_of(ListedObject).c
+
+
+class _Orphan(NamedTuple):
+    key: str
+    normal: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +107,8 @@ def delete(
     share: float,
     receipt: "Receipt",
     watch: Callable[[str], None],
-    connection: Connection,
 ) -> None:
-    """Remove the orphans, which are read by the run's own `connection`.
+    """Remove the orphans.
 
     Raises:
         StoreError: the store is away; what was removed is counted.
@@ -108,11 +116,9 @@ def delete(
     limit = most(found.listed, share)
     unnamed = cut.unnamed(found.store).subquery()
     orphans = select(unnamed.c.key, unnamed.c.normal, unnamed.c.size).where(unnamed.c.orphan)
-    with (
-        unhurried_part(connection),
-        connection.execute(orphans, execution_options={"yield_per": BATCH}) as stream,
-    ):
-        for batch in stream.partitions():
+    # More of them are too many.
+    with closing(spooled(orphans.limit(limit + 1))) as rows:
+        while batch := [_Orphan(*row) for row in islice(rows, BATCH)]:
             if found.deleted + len(batch) > limit:
                 # Rows have gone since they were counted, all at once.
                 found.stopped = f"{found.store}: more than {limit:,} objects are named by no row by now"
@@ -121,7 +127,9 @@ def delete(
             watch(f"{found.store}: {found.deleted:,} of {found.orphans:,} orphans removed")
 
 
-def _delete(found: Result, cut: Cut, batch: Any, store: ObjectStore, receipt: "Receipt") -> None:
+def _delete(
+    found: Result, cut: Cut, batch: Sequence[_Orphan], store: ObjectStore, receipt: "Receipt"
+) -> None:
     with transaction() as connection:
         unhurried(connection)
         query = still_named(cut.asked, found.store)

@@ -5,7 +5,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.apps import enabled
@@ -55,7 +54,7 @@ def reconcile(
     with job_history.run(JOB, longest=LONGEST) as entry:
         if entry is None:
             return None
-        run = _Comparison(settings, stores, app, now or entry.started_at, watch, entry.connection)
+        run = _Comparison(settings, stores, app, now or entry.started_at, watch)
         try:
             run.compare()
             if apply and not run.stopped():
@@ -86,11 +85,8 @@ class _Comparison:
         app: str | None,
         now: datetime,
         watch: Callable[[str], None],
-        connection: Connection,
     ) -> None:
         self.found = [Result(name) for name in stores]
-        # The run's own: what reads while other transactions write would else take a third one.
-        self._connection = connection
         self._settings, self._stores, self._watch = settings, stores, watch
         with transaction() as connection:
             asked = askable(connection, settings)
@@ -110,9 +106,7 @@ class _Comparison:
         listing.empty()
         for found in self.found:
             store = self._stores[found.store]
-            self._looks[found.store] = look = missing_objects.Look(
-                self._on, clock(), prefixes, self._connection
-            )
+            self._looks[found.store] = look = missing_objects.Look(self._on, clock(), prefixes)
             listing.fill(found.store, store, prefixes, self._watch)
             self._watch(f"{found.store}: comparing")
             orphans.count(found, self._cut)
@@ -125,7 +119,7 @@ class _Comparison:
         receipt = orphans.Receipt(uuid4(), actor, reason, self._cut.before)
         for found in self.found:
             store = self._stores[found.store]
-            orphans.delete(found, self._cut, store, share, receipt, self._watch, self._connection)
+            orphans.delete(found, self._cut, store, share, receipt, self._watch)
             if not found.stopped:
                 missing_objects.reopen(
                     found, self._looks[found.store], store, share, actor, reason, self._watch

@@ -1,7 +1,7 @@
-"""The archives of one batch of retention: their keys are noted before its transaction, and written within it.
+"""The archives of one batch of retention: keys are noted, then files written, before rows are deleted.
 
-The note is committed first, so that a crash leaves no file that nothing names. It is committed before the
-batch's own transaction begins: a run has one connection for its lock and one for its batch, never a third.
+The note is committed first, so that a crash leaves no file that nothing names. No transaction of the batch is
+open meanwhile: a run has one connection for its lock and one for its batch, never a third.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ from tasks.policies.sweep import Update
 from tasks.retention import archive
 from tasks.retention.archive import Archived, ArchiveError
 from tasks.retention.cascade import cascade_statements, set_values_statements
-from workers.db import transaction
+from workers.db import release_snapshot, transaction
 from workers.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class BatchArchives:
         store: where they go.
         run, now: the run that the batch belongs to, and the moment that it goes by.
         number: of the batch within its run.
+
+    Attributes:
+        keys: of all that the batch may write.
     """
 
     def __init__(self, store: ObjectStore, policy: Retention, run: UUID, now: datetime, number: int) -> None:
@@ -46,12 +49,12 @@ class BatchArchives:
         for part, (table, changed) in enumerate(_parts(policy)):
             name = f"{run}-{number:05}-{part}-{table.name}{'-changed' if changed else ''}.parquet"
             self._keys[table, changed].append(f"{policy.name}/{now:%Y/%m/%d}/{name}")
-        self._noted = [key for keys in self._keys.values() for key in keys]
+        self.keys = [key for keys in self._keys.values() for key in keys]
 
     def note(self) -> None:
         """Note the key of every archive that the batch may write, in a transaction of its own."""
         with transaction() as connection:
-            rows = [{"key": key, "policy": self._about["policy"]} for key in self._noted]
+            rows = [{"key": key, "policy": self._about["policy"]} for key in self.keys]
             connection.execute(insert(UnfinishedArchive), rows)
 
     def write(
@@ -77,8 +80,8 @@ class BatchArchives:
         Raises:
             ArchiveError: they were removed meanwhile.
         """
-        noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(self._noted)))
-        if noted.rowcount != len(self._noted):
+        noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(self.keys)))
+        if noted.rowcount != len(self.keys):
             # Its connection to the job history was lost, not this one.
             raise ArchiveError("another run has taken this one for dead, and removed its archives")
 
@@ -100,17 +103,23 @@ def _parts_of(policy: Retention, refers: Sequence[object]) -> Iterator[Part]:
             yield from _parts_of(policy, one.refers)
 
 
-def remove_unfinished(job: str, archives: ObjectStore | None) -> None:
+def remove_unfinished(job: str, archives: ObjectStore | None, among: Sequence[str] | None = None) -> None:
     """Remove the archives that a crash has left of a policy, or of a table's partitions.
 
     They are locked meanwhile: a run that was taken for dead, and is not, cannot commit a receipt that names
     them.
+
+    Args:
+        among: only these; None for all.
     """
     if archives is None:
         return
     with transaction() as connection:
         keys = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
+        if among is not None:
+            keys = keys.where(UnfinishedArchive.key.in_(among))
         left = list(connection.execute(keys.with_for_update(skip_locked=True)).scalars())
         if left:
+            release_snapshot(connection)
             archives.delete_many(left)
             connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     ColumnElement,
     Select,
     Table,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -31,6 +33,7 @@ from tasks.sweeps.statements import key_of
 
 #: All columns that the table has, whatever the models know of it.
 ALL: Any = literal_column("*")
+_AT_MOST = bindparam("at_most", type_=BigInteger)
 #: What a changed column is called after the change, in the archive.
 NOW_SUFFIX = ":now"
 
@@ -67,11 +70,20 @@ def own_row_statements(policy: Retention) -> OwnRowStatements:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CascadeStatements:
-    """Statements on rows that go with others: which they are, by the others' keys, and their end."""
+    """Statements on rows that go with others: `at_most` of them, by the others' keys, `among` given ones if
+    any are, not locked or locked; and their end.
+    """
 
     table: Table
     keys: Select[Any]
+    locked: Select[Any]
     delete: Any
+
+
+def _among(key: Any) -> ColumnElement[bool]:
+    given: Any = bindparam("among", type_=ARRAY(key.type))
+    # By its value: a plan is made for each execution.
+    return or_(given.is_(None), key == func.any(given))
 
 
 @cache
@@ -79,24 +91,34 @@ def cascade_statements(one: Cascade) -> CascadeStatements:
     """Return the statements on what goes with a row."""
     by = one.by.property.columns[0]
     key = key_of(by.table)
+    # In no order: none is waited for. To sort a crowd for each portion of it would take ever longer.
+    keys = select(key).where(by == _any(referred(one), "keys"), _among(key)).limit(_AT_MOST)
     return CascadeStatements(
         table=by.table,
-        keys=select(key).where(by == _any(referred(one), "keys")).order_by(key).with_for_update(nowait=True),
+        keys=keys,
+        locked=keys.with_for_update(nowait=True),
         delete=delete(by.table).where(key == _any(key, "keys")).returning(ALL),
     )
 
 
+def reading(statement: Any) -> "Select[Any]":
+    """Return the query for all columns of the rows that a DELETE would delete."""
+    return select(ALL).select_from(statement.table).where(statement.whereclause)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SetValuesStatements:
-    """Statements on rows that stay when what they refer to goes: what they say before, and the change.
+    """Statements on rows that stay when what they refer to goes: what `at_most` of them say before,
+    `among` given ones if any are; the change of all of them, and that of `these`.
 
-    Both return the key and the columns as texts.
+    Each returns the key and the columns as texts.
     """
 
     table: Table
     columns: tuple[str, ...]
     before: Any
     change: Any
+    change_these: Any
 
 
 @cache
@@ -112,12 +134,13 @@ def set_values_statements(one: SetValues, *, of_itself: bool) -> SetValuesStatem
     texts = [cast(column, Text) for column in (key, *columns)]
     before: Any = select(*texts).where(*these)
     values = {column.property.columns[0]: value for column, value in one.changes().items()}
+    change: Any = update(by.table).where(*these).values(values).returning(*texts)
     return SetValuesStatements(
         table=by.table,
         columns=tuple(column.name for column in columns),
-        # In order, so that two of us do not wait for each other.
-        before=before.order_by(key).with_for_update(key_share=True, nowait=True),
-        change=update(by.table).where(*these).values(values).returning(*texts),
+        before=before.where(_among(key)).limit(_AT_MOST).with_for_update(key_share=True, nowait=True),
+        change=change,
+        change_these=change.where(key == _any(key, "these")),
     )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from models.platform import Hold
 from tasks.apps import APPS
 from tasks.policies.columns import table_of
-from tasks.retention.batch import HOLDS_LOCK, STORE_SECONDS
+from tasks.retention.batch import HOLDS_LOCK, LONGEST_SECONDS
 from tasks.sweeps.statements import key_of
 from workers.db import transaction
 
@@ -30,8 +30,8 @@ def place(app: str, entity: str, entity_id: UUID, *, reason: str, actor: str) ->
         raise HoldError(f"{app} has no {entity!r} to put on hold: {', '.join(application.entities)}.")
     model = application.entities[entity]
     with transaction() as connection:
-        connection.execute(select(func.set_config("lock_timeout", f"{STORE_SECONDS}s", True)))
-        connection.execute(select(func.set_config("statement_timeout", f"{STORE_SECONDS}s", True)))
+        connection.execute(select(func.set_config("lock_timeout", f"{LONGEST_SECONDS}s", True)))
+        connection.execute(select(func.set_config("statement_timeout", f"{LONGEST_SECONDS}s", True)))
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(HOLDS_LOCK, 0))))
         if model is not None:
             key = key_of(table_of(model))

@@ -31,7 +31,7 @@ from tasks.retention.key_references import named
 from tasks.retention.pending_deletions import BATCH, LOOK_SECONDS, PENDING, STORE_SECONDS, objects_of
 from tasks.sweeps.batch import PARENT_PATIENCE_MS, Contested, Refused, begin, words
 from tasks.sweeps.statements import any_of
-from workers.db import transaction
+from workers.db import release_snapshot, transaction
 from workers.settings import Settings, variable
 from workers.storage import ObjectMissing, ObjectStore, StoreError, store_for
 from workers.storage.base import ObjectsKept
@@ -185,6 +185,7 @@ def _delete(
     stay = named(connection, provider, wanted, settings)
     there = {app: _there(connection, app, rows, settings) for app in {row.app for row in rows}}
     plans = [_Plan(row, stay, row.attachment_id in there[row.app]) for row in rows]
+    release_snapshot(connection)
     refused = _delete_from(store, plans, monotonic() + _NARROW_SECONDS)
     counts: Counter[tuple[int | None, str]] = Counter()
     over = {row.id for row in rows} - {row.id for row, _ in refused}

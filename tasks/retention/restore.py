@@ -6,17 +6,18 @@ stay as they were, and frozen: what is back may not be all that they counted. Th
 stops until an operator approves it: by their age they are due still.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Row, Table, text
 from sqlalchemy.exc import IntegrityError
 
 from models.base import Base
 from tasks.retention import object_deletions, pending_deletions, receipts
-from tasks.retention.archive import Archived, copy_in, read
+from tasks.retention.archive import Archived, copy_in, fetched, load
 from tasks.retention.cascade import NOW_SUFFIX
 from tasks.retention.partitions import PartitionError, create_for_rows
 from tasks.sweeps.batch import Contested
@@ -108,6 +109,22 @@ def restore(
     store = archive_for(settings)
     if store is None:
         raise RestoreError(f"Receipt {number} names archives, and no place of archives is set up.")
+    # All of them before anything is locked: a store may take long.
+    with fetched(store, archived) as paths:
+        return _put_back(receipt, archived, paths, operator, reason, watch, waiting)
+
+
+def _put_back(
+    receipt: Row[Any],
+    archived: Sequence[Archived],
+    paths: Mapping[str, Path],
+    operator: str,
+    reason: str,
+    watch: Callable[[str, int], None],
+    waiting: Callable[[float], None],
+) -> Restored:
+    """Put back what the archives hold, which were fetched; see `restore`."""
+    number = receipt.number
     done = Restored()
     try:
         with transaction() as connection:
@@ -116,7 +133,7 @@ def restore(
             connection.execute(_PATIENCE)
             app, keys = receipt.content.get("app", ""), set[str]()
             for one in [*reversed([one for one in archived if not one.changed])]:
-                rows = read(store, one)
+                rows = load(paths[one.key])
                 _rows(connection, one, rows, done)
                 keys |= pending_deletions.keys_in(app, one.table, rows)
                 watch(one.table, one.rows)
@@ -126,7 +143,7 @@ def restore(
                 connection.execute(_PATIENCE)
             for one in archived:
                 if one.changed:
-                    _values(connection, one, read(store, one), done)
+                    _values(connection, one, load(paths[one.key]), done)
             done.objects_kept = pending_deletions.cancel(connection, number, app)
             known = object_deletions.of_receipt(connection, number)
             # Of older receipts nothing else is known: they were written when their objects were deleted.

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ProgrammingError
 from models.pern import Attachment, AuditLog, Message, MessageStatus
 from tasks.policies.columns import table_of
 from tasks.retention import archive, holds, object_deletions, receipts
+from tasks.retention.restore import restore
 from tasks.retention.safety_limit import ApprovalRequired
 from tests.platform import Platform, eventually
 from tests.retention.dying import kill_at
@@ -26,6 +27,7 @@ from tests.retention.retaining import days, everything, retain
 from tests.sweeps.sweeping import NOW, rows
 from workers.settings import SettingsError
 from workers.storage import StoreError
+from workers.storage.archives import archive_for
 from workers.storage.local import LocalStore
 
 MESSAGES = "pern.messages"
@@ -307,14 +309,14 @@ def test_a_hold_waits_for_the_batch_at_work_and_keeps_all_after_it(
     platform: Platform, chat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
-    write = archive.write
+    append = receipts.append
 
     def slow(*given: Any, **named: Any) -> Any:
         reached.set()
         assert go_on.wait(60)
-        return write(*given, **named)
+        return append(*given, **named)
 
-    monkeypatch.setattr(archive, "write", slow)
+    monkeypatch.setattr(receipts, "append", slow)
     (room,) = {row["conversation_id"] for row in rows(platform, Message).values()}
     with ThreadPoolExecutor(2) as pool:
         run = pool.submit(retain, platform, MESSAGES)
@@ -330,6 +332,42 @@ def test_a_hold_waits_for_the_batch_at_work_and_keeps_all_after_it(
     assert old in rows(platform, Message)
     holds.lift(hold.result(), actor="ada")
     assert retain(platform, MESSAGES).rows == 1
+
+
+@pytest.mark.parametrize("event", ["a hold is placed", "a row is changed"])
+def test_what_changes_while_rows_are_archived_is_judged_anew(
+    platform: Platform, chat: dict[str, Any], monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    """Nothing is locked while the archive is written: what is deleted is what is in it, or it is removed."""
+    write, calls = archive.write, list[int]()
+    (room,) = {row["conversation_id"] for row in rows(platform, Message).values()}
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            if event == "a hold is placed":
+                holds.place("pern", "conversation", room, reason="a case", actor="ada")
+            else:
+                platform.sql("UPDATE pern.messages SET content_encrypted = 'changed'")
+        return write(*given, **named)
+
+    monkeypatch.setattr(archive, "write", meanwhile)
+    done = retain(platform, MESSAGES)
+    kept = event == "a hold is placed"
+    assert done.rows == (0 if kept else 3)
+    # One is young.
+    assert len(rows(platform, Message)) == (4 if kept else 1)
+    assert platform.sql("SELECT * FROM roomkeeper.unfinished_archives") == []
+    store = archive_for(platform.settings)
+    assert store is not None
+    contents = [row.content for row in platform.sql("SELECT content FROM roomkeeper.receipts")]
+    named = {one["key"] for content in contents for one in content["archives"]}
+    assert {one.key for one in store.list("")} == named
+    for row in platform.sql("SELECT number FROM roomkeeper.receipts ORDER BY number DESC"):
+        restore(row.number, platform.settings, operator="ada", reason="a mistake")
+    texts = {row["content_encrypted"] for row in rows(platform, Message).values()}
+    assert ("changed" in texts) is not kept
+    del chat
 
 
 def test_an_object_that_another_row_names_stays(platform: Platform, chat: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from tasks.analytics import rollup_guard
 from tasks.policies.retention import Retention
 from tasks.retention import receipts
 from tasks.retention.archive import archives_of
-from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, STORE_SECONDS
+from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, LONGEST_SECONDS
 from tasks.retention.batch_archives import remove_unfinished
 from tasks.retention.partitions import archives
 from tasks.retention.partitions.archives import Archiver, Archives
@@ -55,7 +55,7 @@ from workers.storage import ObjectStore
 _BEGIN = text(
     f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{HOLDS_LOCK}', 0)),"
     " set_config('synchronous_commit', 'on', true),"
-    f" set_config('idle_in_transaction_session_timeout', '{STORE_SECONDS}s', true)"
+    f" set_config('idle_in_transaction_session_timeout', '{LONGEST_SECONDS}s', true)"
 )
 _PATIENCE = text("SELECT set_config('lock_timeout', :patience, true)")
 
