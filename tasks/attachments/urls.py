@@ -61,27 +61,39 @@ def _due(name: str, settings: Settings) -> Sequence[UUID]:
 
 def _renew(name: str, table: AttachmentTable, ids: Sequence[UUID], settings: Settings) -> int:
     """Renew the URLs of these attachments. Return how many are done with."""
-    away: Counter[str] = Counter()
-    left = {"left": _left(settings)}
+    wanted = {"app": name, "ids": ids, "left": _left(settings)}
     with transaction() as connection:
-        expiring = connection.execute(_described(table), {"app": name, "ids": ids} | left).all()
-        for job in expiring:
+        described = connection.execute(_described(table), wanted).all()
+    # Before anything is locked: credentials may have to be fetched first.
+    signed: dict[UUID, ObjectUrls] = {}
+    away: dict[UUID, str] = {}
+    for job in described:
+        try:
+            if job.id is not None:
+                signed[job.attachment_id] = _signed(job, settings)
+        except StoreError as error:
+            away[job.attachment_id] = str(error)
+    before, renewed = {job.attachment_id: job for job in described}, 0
+    locked = _described(table).with_for_update(skip_locked=True, of=_JOBS)
+    with transaction() as connection:
+        for job in connection.execute(locked, wanted).all():
             job_key = {"its_app": name, "its_id": job.attachment_id}
+            if job != before.get(job.attachment_id):
+                # Changed since: its turn comes with the next run.
+                continue
             if job.id is None:
                 # Deleted; the job that removes its objects removes our row.
                 connection.execute(_EXPIRES, job_key | {"url_expires_at": None})
+            elif fresh := signed.get(job.attachment_id):
+                app_columns.renew_urls(connection, table, job.attachment_id, fresh)
+                connection.execute(_EXPIRES, job_key | {"url_expires_at": fresh.expires_at})
+            else:
+                connection.execute(_PUT_OFF, job_key | {"left": wanted["left"]})
                 continue
-            try:
-                fresh = _signed(job, settings)
-            except StoreError as error:
-                away[str(error)] += 1
-                connection.execute(_PUT_OFF, job_key | left)
-                continue
-            app_columns.renew_urls(connection, table, job.attachment_id, fresh)
-            connection.execute(_EXPIRES, job_key | {"url_expires_at": fresh.expires_at})
-    for why, rows in away.items():
+            renewed += 1
+    for why, rows in Counter(away.values()).items():
         log.warning("urls.postponed", app=name, rows=rows, why=why)
-    return len(expiring) - away.total()
+    return renewed
 
 
 def _signed(job: Row[Any], settings: Settings) -> ObjectUrls:
@@ -98,10 +110,7 @@ def _left(settings: Settings) -> float:
 
 @cache
 def _described(table: AttachmentTable) -> Select[Any]:
-    """Return the query for what signing needs to know of some attachments, their jobs locked.
-
-    Those that another transaction has locked are left out, and so are those withdrawn meanwhile.
-    """
+    """Return the query for what signing needs to know of some attachments, but those withdrawn meanwhile."""
     return (
         select(
             _JOBS.c.attachment_id,
@@ -116,7 +125,6 @@ def _described(table: AttachmentTable) -> Select[Any]:
         .select_from(_JOBS.outerjoin(table_of(table.model), table.id == _JOBS.c.attachment_id))
         .where(*_IS_DUE, _JOBS.c.attachment_id == func.any(bindparam("ids")))
         .order_by(_JOBS.c.url_expires_at)
-        .with_for_update(skip_locked=True, of=_JOBS)
     )
 
 

@@ -10,21 +10,21 @@ import pytest
 
 from models.openchat import Attachment
 from stack.demo.samples import photo
-from tasks.attachments import operator_actions
+from tasks.attachments import operator_actions, urls
 from tasks.reconcile import reconcile
 from tasks.retention.restore import restore
 from tests.attachments.context import AppContext, at_scan
-from tests.platform import Platform
+from tests.platform import Platform, environment
 from tests.retention.deleting import deleted, recover
 from tests.retention.retaining import days, retain
 from workers.known_bad import EICAR
 from workers.storage.local import LocalStore
 
 POLICY = "openchat.deleted_messages"
-#: What the store is asked over a network. URLs are signed by ourselves.
+#: What the store is asked. URLs are signed by ourselves, but credentials may have to be fetched for it.
 OPERATIONS = (
     *("fetch", "fetch_quarantined", "put", "publish", "quarantine", "restore"),
-    *("delete", "delete_many", "discard", "list", "probe"),
+    *("delete", "delete_many", "discard", "list", "probe", "url"),
 )
 #: Rows of a table are locked, or changed, by a transaction that has such a lock of the table.
 _LOCKED = """
@@ -138,6 +138,18 @@ def test_what_an_operator_does(context: AppContext, watch: Watch) -> None:
         operator_actions.act(act, "openchat", row_id, actor="ada", reason="because")
         context.again(row_id)
     assert {"quarantine", "restore"} <= {*watch.asked}
+    assert watch.faults == set()
+
+
+def test_urls_that_are_renewed(context: AppContext, watch: Watch) -> None:
+    rows = [context.upload(photo(40, 30), "photo.jpg", "image/jpeg") for _ in range(2)]
+    for row_id in rows:
+        context.work(row_id)
+    context.platform.sql("UPDATE roomkeeper.attachment_jobs SET url_expires_at = now()")
+    watch.asked.clear()
+    with environment(context.platform.environment):
+        urls.renew_urls.run()
+    assert watch.asked == ["url"] * 6
     assert watch.faults == set()
 
 
