@@ -1,7 +1,7 @@
 """`delivery.audit`: recounts what nothing in the database maintains, reports what was wrong, and mends it.
 
-Half of a run is for conversations in which something has just happened, the latest first: there people see a
-wrong badge. The other half takes all in the order of their ids, so that each one's turn comes.
+Up to half of a run is for conversations in which something has just happened, the latest first: there people
+see a wrong badge. The rest takes all in the order of their ids, so that each one's turn comes.
 """
 
 from datetime import timedelta
@@ -44,9 +44,9 @@ def audit() -> None:
         if run is None:
             return
         for name, table in tables.items():
-            seconds = RUN_SECONDS / len(tables)
-            run.rows += _recount_recent(name, table, monotonic() + seconds / 2)
-            repaired, ended = _walk(name, table, monotonic() + seconds / 2)
+            began, seconds = monotonic(), RUN_SECONDS / len(tables)
+            run.rows += _recount_recent(name, table, began + seconds / 2)
+            repaired, ended = _walk(name, table, began + seconds)
             run.rows += repaired
             run.outcome = run.outcome if ended else "more"
 

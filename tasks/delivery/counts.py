@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     func,
     literal,
     null,
@@ -95,16 +96,47 @@ def read_by(table: ReadPointers) -> Update:
 
 @cache
 def unread(table: ReadPointers) -> Update:
-    """Return the statement that corrects `unread_count` in one conversation."""
+    """Return the statement that corrects `unread_count` in one conversation.
+
+    It reads the messages once, however many participants there are: to count them for each would take minutes
+    in a large conversation.
+    """
     pointers, message = _pointers(table), Named(table.message, "message")
-    behind = and_(
-        message(table.conversation) == _ONE,
-        tuple_(message(table.created_at), message(table.message)) > tuple_(pointers.c.at, pointers.c.id),
-        message(table.sender) != pointers.c.user,
-        message(table.deleted).is_not(True),
+    at, id_ = message(table.created_at), message(table.message)
+    not_deleted = message(table.deleted).is_not(True)
+    marks = union_all(
+        select(
+            cast(null(), Uuid()).label("participant"),
+            at.label("at"),
+            id_.label("id"),
+            case((not_deleted, 1), else_=0).label("messages"),
+            literal(0).label("pointer"),
+        ).where(message(table.conversation) == _ONE),
+        select(pointers.c.participant, pointers.c.at, pointers.c.id, literal(0), literal(1)),
+    ).subquery("marks")
+    # From the latest on; a pointer comes before the message that it is at.
+    order: Any = [marks.c.at.desc(), marks.c.id.desc(), marks.c.pointer.desc()]
+    behind = select(
+        marks.c.participant, func.sum(marks.c.messages).over(order_by=order, rows=(None, 0)).label("count")
+    ).subquery("behind")
+    own = (
+        select(pointers.c.participant, func.count().label("count"))
+        .select_from(pointers.join(message.rows, message(table.sender) == pointers.c.user))
+        .where(
+            message(table.conversation) == _ONE,
+            tuple_(at, id_) > tuple_(pointers.c.at, pointers.c.id),
+            not_deleted,
+        )
+        .group_by(pointers.c.participant)
+        .subquery("own")
     )
-    number = select(func.count()).select_from(message.rows).where(behind).scalar_subquery()
-    counted = select(pointers.c.participant, number.label("count")).cte("counted")
+    number = behind.c.count - func.coalesce(own.c.count, 0)
+    counted = (
+        select(behind.c.participant, number.label("count"))
+        .select_from(behind.outerjoin(own, own.c.participant == behind.c.participant))
+        .where(behind.c.participant.is_not(None))
+        .cte("counted")
+    )
     return _corrected(
         Named(table.participant), table.participant, table.unread_count, counted, counted.c.participant
     )
