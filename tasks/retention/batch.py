@@ -36,18 +36,16 @@ from sqlalchemy import (
     Executable,
     Integer,
     Table,
-    delete,
-    select,
 )
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from models.platform import AttachmentJob, UnfinishedArchive
+from models.platform import AttachmentJob
 from tasks.analytics import rollup_guard
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Cascade, Retention, SetValues
 from tasks.retention import archive, object_deleter, pending_deletions, receipts
-from tasks.retention.archive import Archived, ArchiveError
+from tasks.retention.archive import Archived
+from tasks.retention.batch_archives import BatchArchives, remove_unfinished
 from tasks.retention.cascade import (
     ALL,
     NOW_SUFFIX,
@@ -72,7 +70,6 @@ from tasks.sweeps.batch import (
 )
 from tasks.sweeps.engine import Pace
 from tasks.sweeps.statements import key_of
-from workers.db import release_snapshot, transaction
 from workers.settings import Settings
 from workers.storage import ObjectStore, StoreError
 
@@ -205,6 +202,7 @@ class _Archiving:
 
     reading: bool = False
     batch: _TakenRows | None = None
+    archives: BatchArchives | None = None
     archived: list[Archived] = field(default_factory=list)
 
 
@@ -333,19 +331,21 @@ class RetentionBatches(Batches):
             batch = read.batch
         finally:
             state.reading = False
-        state.archived = self._archive(batch)
-        state.batch = batch
+        archives = BatchArchives(self.archives, self.retention, self.run, self.now, next(self._numbers))
+        archives.note()
+        state.archived = archives.write(batch.rows, batch.changed)
+        state.batch, state.archives = batch, archives
         committed = False
         try:
             taken = take()
             committed = state.batch is None
             return taken
         finally:
-            state.batch = None
+            state.batch = state.archives = None
             if not committed:
                 # Those without a receipt. If even that fails, the next run removes them.
                 with suppress(StoreError, SQLAlchemyError):
-                    remove_unfinished(self.policy.name, self.archives, [one.key for one in state.archived])
+                    remove_unfinished(self.policy.name, self.archives, archives.keys)
 
     def _copy_out(
         self,
@@ -564,12 +564,8 @@ class RetentionBatches(Batches):
             "archives": [one.as_json() for one in archived],
             "operator": self.operator,
         }
-        if archived:
-            keys = [one.key for one in archived]
-            noted = connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(keys)))
-            if noted.rowcount != len(keys):
-                # Its connection to the job history was lost, not this one.
-                raise ArchiveError("another run has taken this one for dead, and removed its archives")
+        if state.archives is not None:
+            state.archives.settle(connection)
         batch.receipt = receipts.append(
             connection,
             kind="taken",
@@ -595,39 +591,3 @@ class RetentionBatches(Batches):
             jobs = pending_deletions.jobs_of(files.app, ids)
             latest.append(rollup_guard.latest_in(connection, table_of(AttachmentJob), self.closed, jobs))
         rollup_guard.freeze(connection, self.closed, *latest)
-
-    def _archive(self, batch: "_TakenRows") -> list[Archived]:
-        assert self.archives is not None
-        number = next(self._numbers)
-        about = {"policy": self.policy.name, "run": str(self.run), "now": self.now.isoformat()}
-        archived = []
-        every = [*((*one, False) for one in batch.rows), *((*one, True) for one in batch.changed)]
-        for part, (table, rows, changed) in enumerate(every):
-            name = f"{self.run}-{number:05}-{part}-{table.name}{'-changed' if changed else ''}.parquet"
-            key = f"{self.policy.name}/{self.now:%Y/%m/%d}/{name}"
-            with transaction() as connection:
-                connection.execute(insert(UnfinishedArchive).values(key=key, policy=self.policy.name))
-            archived.append(archive.write(self.archives, key, table.fullname, rows, about, changed=changed))
-        return archived
-
-
-def remove_unfinished(job: str, archives: ObjectStore | None, keys: Sequence[str] | None = None) -> None:
-    """Remove the archives that a crash has left of a policy, or of a table's partitions.
-
-    They are locked meanwhile: a run that was taken for dead, and is not, cannot commit a receipt that names
-    them.
-
-    Args:
-        keys: only these; None for all.
-    """
-    if archives is None:
-        return
-    with transaction() as connection:
-        unfinished = select(UnfinishedArchive.key).where(UnfinishedArchive.policy == job)
-        if keys is not None:
-            unfinished = unfinished.where(UnfinishedArchive.key.in_(keys))
-        left = list(connection.execute(unfinished.with_for_update(skip_locked=True)).scalars())
-        if left:
-            release_snapshot(connection)
-            archives.delete_many(left)
-            connection.execute(delete(UnfinishedArchive).where(UnfinishedArchive.key.in_(left)))

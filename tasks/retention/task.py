@@ -21,7 +21,8 @@ from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
 from tasks.retention import foreign_keys, partitions
 from tasks.retention.archive import archives_of
-from tasks.retention.batch import PACE, Enough, RetentionBatches, remove_unfinished
+from tasks.retention.batch import PACE, Enough, RetentionBatches
+from tasks.retention.batch_archives import remove_unfinished
 from tasks.retention.safety_limit import Allowance, ApprovalRequired, allowance
 from tasks.sweeps.batch import Taken
 from tasks.sweeps.engine import SweepProgress, SweepRun

@@ -38,7 +38,8 @@ from tasks.analytics import rollup_guard
 from tasks.policies.retention import Retention
 from tasks.retention import receipts
 from tasks.retention.archive import archives_of
-from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, LONGEST_SECONDS, remove_unfinished
+from tasks.retention.batch import HOLD_PATIENCE_MS, HOLDS_LOCK, LONGEST_SECONDS
+from tasks.retention.batch_archives import remove_unfinished
 from tasks.retention.partitions import archives, publications
 from tasks.retention.partitions.archives import Archiver, Archives
 from tasks.retention.partitions.catalog import Found, Partition, PartitionError, find, partitions, quoter
