@@ -6,7 +6,7 @@ wanted=
 command -v vipsthumbnail >/dev/null 2>&1 || wanted="$wanted libvips-tools"
 command -v clamdscan >/dev/null 2>&1 || wanted="$wanted clamdscan"
 # Debian puts it where only root looks.
-command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || wanted="$wanted pgbouncer"
+command -v pgbouncer >/dev/null 2>&1 || [ -x "${SBIN:-/usr/sbin}/pgbouncer" ] || wanted="$wanted pgbouncer"
 [ -n "$wanted" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -186,7 +186,7 @@ def hold(connection: Connection, claim: Claim) -> None:
 
 
 def has_failed(connection: Connection, claim: Claim) -> bool:
-    """Return whether the file has failed in this attempt, and nobody has reopened it; `hold` it if so."""
+    """Return whether the file has failed in this attempt, and has not been reopened; `hold` it if so."""
     row = connection.execute(
         select(Job.attempt)
         .where(

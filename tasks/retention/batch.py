@@ -176,10 +176,12 @@ class _TakenRows:
 
     def is_archived_as(self, other: "_TakenRows") -> bool:
         """Return whether it has the rows of another batch."""
-        mine, theirs = [*self.rows, *self.changed], [*other.rows, *other.changed]
+        own_tables, other_tables = [*self.rows, *self.changed], [*other.rows, *other.changed]
         return (
-            [table for table, _ in mine] == [table for table, _ in theirs]
-            and all(archive.same(one, two) for (_, one), (_, two) in zip(mine, theirs, strict=True))
+            [table for table, _ in own_tables] == [table for table, _ in other_tables]
+            and all(
+                archive.same(one, two) for (_, one), (_, two) in zip(own_tables, other_tables, strict=True)
+            )
             and self.updated == other.updated
         )
 

@@ -33,7 +33,7 @@ USER = {
         "email": "deleted-1@invalid",
     },
 }
-GONE = [
+ABSENCES = [
     *({"participant": values} for values in PARTICIPANT.values()),
     *({"user": values} for values in USER.values()),
 ]
@@ -67,7 +67,7 @@ def change(chat: Chat, person: UUID, user: Any = None, participant: Any = None) 
             connection.execute(update(member).where(member.user_id == person).values(participant))
 
 
-@pytest.mark.parametrize("values", GONE, ids=NAMES)
+@pytest.mark.parametrize("values", ABSENCES, ids=NAMES)
 def test_no_message_waits_for_a_member_who_is_gone(chat: Chat, values: dict[str, Any]) -> None:
     change(chat, chat.joins(), **values)
     message = chat.says(chat.ada, 1)
@@ -83,7 +83,7 @@ def test_a_message_waits_for_everybody_else(chat: Chat, values: dict[str, Any]) 
     assert chat.state(message) == ("delivered", naive(100), 1)
 
 
-@pytest.mark.parametrize("values", GONE, ids=NAMES)
+@pytest.mark.parametrize("values", ABSENCES, ids=NAMES)
 def test_a_last_reading_of_a_member_who_is_gone_does_not_speak_for_others(
     chat: Chat, values: dict[str, Any]
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_last_reading_of_a_member_who_is_gone_does_not_speak_for_others(
     assert chat.state(message) == ("read", naive(100), 2)
 
 
-@pytest.mark.parametrize("values", [*GONE, None], ids=[*NAMES, "the row is deleted"])
+@pytest.mark.parametrize("values", [*ABSENCES, None], ids=[*NAMES, "the row is deleted"])
 def test_what_all_others_have_read_becomes_read_when_one_leaves(
     chat: Chat, values: dict[str, Any] | None
 ) -> None:

@@ -21,7 +21,7 @@ class PeersMachine(Machine):
     def run(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", str(SCRIPT)],
-            env={"PATH": str(self.programs)},
+            env={"PATH": str(self.programs), "SBIN": str(self.programs)},
             capture_output=True,
             text=True,
             check=False,
@@ -33,6 +33,7 @@ def test_what_is_there_is_not_installed(tmp_path: Path) -> None:
     machine.program("apt-get")
     machine.program("vipsthumbnail")
     machine.program("clamdscan")
+    machine.program("pgbouncer")
     done = machine.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert machine.calls == []
@@ -40,7 +41,12 @@ def test_what_is_there_is_not_installed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("there", "packages"),
-    [((), "libvips-tools clamdscan"), (("clamdscan",), "libvips-tools"), (("vipsthumbnail",), "clamdscan")],
+    [
+        ((), "libvips-tools clamdscan pgbouncer"),
+        (("clamdscan", "pgbouncer"), "libvips-tools"),
+        (("vipsthumbnail", "pgbouncer"), "clamdscan"),
+        (("vipsthumbnail", "clamdscan"), "pgbouncer"),
+    ],
 )
 def test_root_installs_what_is_missing(tmp_path: Path, there: tuple[str, ...], packages: str) -> None:
     machine = PeersMachine(tmp_path, 0)
@@ -61,7 +67,7 @@ def test_a_user_with_sudo_installs_it(tmp_path: Path) -> None:
     # Called as `sudo -n COMMAND…`.
     machine.program("sudo", 'shift; exec "$@"')
     assert machine.run().returncode == 0
-    assert "apt-get install -y -qq --no-install-recommends libvips-tools clamdscan" in machine.calls
+    assert "apt-get install -y -qq --no-install-recommends libvips-tools clamdscan pgbouncer" in machine.calls
 
 
 def test_without_rights_it_says_what_to_type_and_goes_on(tmp_path: Path) -> None:
@@ -70,7 +76,8 @@ def test_without_rights_it_says_what_to_type_and_goes_on(tmp_path: Path) -> None
     done = machine.run()
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
-        "What benchmarks are compared with is missing; type: sudo apt-get install libvips-tools clamdscan\n"
+        "What system tests and benchmarks need is missing; type: sudo apt-get install libvips-tools clamdscan "
+        "pgbouncer\n"
     )
 
 
@@ -81,5 +88,6 @@ def test_a_package_that_cannot_be_had_is_a_warning(tmp_path: Path, command: str)
     done = machine.run()
     assert done.returncode == 0
     assert done.stderr == (
-        "Debian's libvips-tools clamdscan could not be installed; benchmarks do without.\n"
+        "Debian's libvips-tools clamdscan pgbouncer could not be installed; benchmarks do without, and tests "
+        "of PgBouncer fail.\n"
     )
