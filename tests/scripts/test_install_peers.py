@@ -76,8 +76,8 @@ def test_without_rights_it_says_what_to_type_and_goes_on(tmp_path: Path) -> None
     done = machine.run()
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
-        "What system tests and benchmarks need is missing; type: sudo apt-get install libvips-tools clamdscan "
-        "pgbouncer\n"
+        "What system tests and benchmarks need is missing; type: sudo apt-get install libvips-tools "
+        "clamdscan pgbouncer\n"
     )
 
 
