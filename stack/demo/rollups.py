@@ -70,6 +70,7 @@ class RollupDemo:
                         "name": name,
                         "zone": (there := zone(one, settings)),
                         "watermark": bucket_at(begun, one.grain, there).start,
+                        "definition": one.definition,
                         "covered_from": bucket_at(oldest, one.grain, there).start,
                     }
                     for name, one in rollups(settings).items()

@@ -45,7 +45,9 @@ def close_rollups(platform: Platform) -> None:
         "watermark": datetime.max.replace(tzinfo=UTC),
     }
     with platform.engine.begin() as connection:
-        statement = insert(RollupState).values([{"name": name, **always} for name in ROLLUPS])
+        statement = insert(RollupState).values(
+            [{"name": name, "definition": rollup.definition, **always} for name, rollup in ROLLUPS.items()]
+        )
         connection.execute(statement.on_conflict_do_nothing())
 
 
