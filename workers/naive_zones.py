@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from workers import time_zones
 
 _ALLOWED = (
     "must be openchat=Europe/Berlin, or openchat=Europe/Berlin until 2026-12-01T09:00Z: an application, a "
@@ -36,11 +37,10 @@ def parse(value: str) -> dict[str, NaiveZone]:
             raise ValueError(_ALLOWED)
         name, zone, until = match.groups()
         try:
-            ZoneInfo(zone)
             moment = datetime.fromisoformat(until) if until else None
-        except (ZoneInfoNotFoundError, ValueError, OSError):
+        except ValueError:
             raise ValueError(_ALLOWED) from None
-        if moment is not None and moment.tzinfo is None:
+        if time_zones.fault_of(zone) or (moment is not None and moment.tzinfo is None):
             raise ValueError(_ALLOWED)
         zones[name] = NaiveZone(zone, moment and moment.astimezone(UTC))
     return zones
