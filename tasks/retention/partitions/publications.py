@@ -133,7 +133,7 @@ def missing(connection: Connection, found: Found, there: list[Partition]) -> Ite
     for publication in dict.fromkeys(row.name for row in named):
         rows = {row.oid: row for row in named if row.name == publication}
         latest: Row[Any] | None = None
-        for one in sorted(there, key=_begins):
+        for one in sorted((one for one in there if not one.default), key=_begins):
             if one.oid in rows:
                 latest = rows[one.oid]
             elif latest is not None and one.plain:
@@ -164,7 +164,8 @@ def publish(
         if row.oid != neighbour.oid:
             continue
         try:
-            connection.exec_driver_sql(add(connection, row.name, table, row))
+            # A filter may have a percent sign, which psycopg takes for a parameter.
+            connection.exec_driver_sql(add(connection, row.name, table, row).replace("%", "%%"))
         except DBAPIError as error:
             if not isinstance(error.orig, InsufficientPrivilege):
                 raise
