@@ -229,6 +229,24 @@ def test_a_second_change_before_the_first_new_day_is_closed_keeps_the_days_that_
     assert by_day(platform, SESSIONS) == [24, 19, 24, 5]
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_day_that_ended_by_older_rules_of_its_zone_stays(platform: Platform, hours: int) -> None:
+    """Its rows are deleted; the next day begins where it ended."""
+    user = person(platform)
+    sign_in(platform, user, [at(hours=hour) for hour in range(72)], lasts=30 * DAY)
+    run(platform, SESSIONS, at(days=1, hours=4), "UTC")
+    midnight = at(days=1, hours=hours)
+    with platform.engine.begin() as connection:
+        connection.execute(update(RollupState).values(watermark=midnight))
+        connection.execute(delete(AuthSession).where(AuthSession.created_at < midnight))
+    run(platform, SESSIONS, at(days=5), "UTC")
+    assert by_day(platform, SESSIONS) == [24, 24 - hours, 24]
+    assert (state(platform, SESSIONS).zone_from, state(platform, SESSIONS).watermark) == (
+        midnight,
+        at(days=4),
+    )
+
+
 def test_days_that_have_lost_nothing_are_computed_again_as_a_whole(platform: Platform) -> None:
     log(platform, [at(hours=hour) for hour in range(73)])
     run(platform, EVENTS, at(hours=73), "UTC")
