@@ -21,6 +21,7 @@ from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, at, event
 from tests.pgbouncer import PgBouncer, pooled
 from tests.platform import PATIENCE_SECONDS, Platform, eventually
+from workers import queues
 from workers.db import engine_for
 from workers.settings import Settings, load
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.system
 
 #: Of each kind of worker.
 PROCESSES = 2
-KINDS = ("attachments", "delivery", "maintenance")
+KINDS = tuple(queues.KINDS)
 #: Fewer than the two of each process: every server connection serves many clients.
 POOL = len(KINDS) * PROCESSES + 2
 #: What a worker logs if a statement meets a server connection that does not know it, or if a run waits for a
