@@ -96,6 +96,7 @@ def run_within(outer: RunEntry, job: str) -> Iterator[RunEntry | None]:
         with connection.begin_nested() as savepoint:
             started, taken = connection.execute(_TAKE_WITHIN, {"key": f"roomkeeper:{job}"}).one()
             this = RunEntry(connection, started) if taken else None
+            release_snapshot(connection)
             yield this
             # The lock ends with the savepoint in which it was taken, if that is rolled back.
             savepoint.rollback()
