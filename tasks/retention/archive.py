@@ -42,6 +42,10 @@ _DIGEST = b"sha256"
 _COMPRESSION = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
 
 
+class TooLarge(Contested):
+    """Rows have too many bytes to be held in memory at once."""
+
+
 class ArchiveError(StoreError):
     """An archive is not what was written, or cannot be written."""
 
@@ -102,7 +106,7 @@ def copy_out(
         expected: what another statement returned; the same rows in the same order are `expected` itself.
 
     Raises:
-        Contested: they are more than `most_bytes`.
+        TooLarge: they are more than `most_bytes`.
         sqlalchemy.exc.DBAPIError: as if it had been executed as usual.
     """
     compiled = statement.compile(  # type: ignore[attr-defined]
@@ -119,7 +123,7 @@ def copy_out(
             longest = max(longest, len(row))
             buffer.write(row)
             if most_bytes is not None and buffer.tell() > most_bytes:
-                raise Contested(f"more than {most_bytes:,} bytes at once")
+                raise TooLarge(f"more than {most_bytes:,} bytes at once")
     digest = hashlib.sha256(buffer.getbuffer()).digest()
     if expected is not None and (expected.schema.metadata or {}).get(_DIGEST) == digest:
         return expected

@@ -264,8 +264,10 @@ class RetentionBatches(Batches):
         while True:
             try:
                 taken, whole = self._archived_first(lambda: self._take(seen, at_most))  # noqa: B023
-            except Contested:
-                if at_most == 1:
+            except Contested as error:
+                # Too many bytes, or too slow for one statement: fewer may do. Nothing else is helped by it.
+                size = isinstance(error, archive.TooLarge) or "QueryCanceled" in str(error)
+                if at_most == 1 or not size:
                     raise
                 at_most = max(1, at_most // 8)
                 continue
