@@ -19,7 +19,7 @@ from tasks.analytics.statements import statements
 from tasks.policies.rollup import Rollup
 from workers.db import transaction
 
-_DAY = timedelta(days=1)
+_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def change_zone(
 
 def restarted(rollup: Rollup, state: State, zone: str) -> State:
     """Return the state with which all buckets are computed again, except those that have lost rows."""
-    kept = _kept_until(rollup, state, zone)
+    kept, frozen_to = _kept_until(rollup, state, zone), state.frozen_to
     if zone == state.zone:
         covered_from, seam = state.covered_from, state.seam
         start = max(covered_from, kept or covered_from)
@@ -88,6 +88,9 @@ def restarted(rollup: Rollup, state: State, zone: str) -> State:
             # The zone may change twice before the first new bucket is closed.
             same = state.seam is not None and state.seam.at == start
             seam = state.seam if same else Seam(start, state.zone)
+            if start > covered_from:
+                # After a second change the days before may be those of a third zone, with other edges.
+                frozen_to = max(start - _INSTANT, frozen_to or start - _INSTANT)
     return replace(
         state,
         zone=zone,
@@ -97,6 +100,7 @@ def restarted(rollup: Rollup, state: State, zone: str) -> State:
         # If the rollup was off, buckets that have lost rows may not be closed yet.
         watermark=min(start, max(state.watermark, covered_from)),
         covered_from=covered_from,
+        frozen_to=frozen_to,
         ticked_at=None,
         probe=None,
         recompute_at=None,

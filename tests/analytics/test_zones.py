@@ -229,6 +229,26 @@ def test_a_second_change_before_the_first_new_day_is_closed_keeps_the_days_that_
     assert by_day(platform, SESSIONS) == [24, 19, 24, 5]
 
 
+def test_a_long_day_that_has_lost_rows_is_frozen_after_another_change(platform: Platform) -> None:
+    """Its end alone is a day of its zone, from which nothing is lost."""
+    log(platform, [at(hours=hour) for hour in range(120)])
+    now = at(hours=73)
+    run(platform, EVENTS, now, "UTC")
+    assert swept(platform, at(hours=1)) == 1
+    changed(EVENTS, "America/New_York", now)
+    run(platform, EVENTS, now, "America/New_York")
+    assert by_day(platform, EVENTS)[:2] == [24, 29]
+    platform.set(rollup_zones=f"{EVENTS.name}=America/New_York")
+    # Of 2 March, only what is before the last 24 hours of its 29.
+    assert swept(platform, at(hours=26)) == 25
+    changed(EVENTS, "Asia/Kolkata", now)
+    for days in range(3, 10):
+        run(platform, EVENTS, at(days=days, hours=2), "Asia/Kolkata")
+    assert by_day(platform, EVENTS)[:2] == [24, 29]
+    assert sum(by_day(platform, EVENTS)) == 120
+    assert wrong(platform, EVENTS, at(days=9)) == []
+
+
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_day_that_ended_by_older_rules_of_its_zone_stays(platform: Platform, hours: int) -> None:
     """Its rows are deleted; the next day begins where it ended."""
