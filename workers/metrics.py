@@ -34,7 +34,8 @@ EVENTS_AHEAD = Counter(
 )
 DRIFT = Counter(
     "roomkeeper_counter_drift",
-    "Rows whose counters were wrong, and were mended; by the counter, or 'conversation' for all of its own.",
+    "Rows whose counters were wrong, and were mended; by the counter, 'conversation' for all of its own, or "
+    "'status' for messages that became `read` because a member is gone.",
     ["app", "counter"],
 )
 

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from uuid import UUID
 
 import structlog
-from celery.exceptions import SoftTimeLimitExceeded
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.attachments import attachment_work

@@ -30,7 +30,7 @@ from uuid import UUID
 
 import sqlalchemy
 import structlog
-from celery.exceptions import SoftTimeLimitExceeded
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import (
     Connection,
     Executable,
