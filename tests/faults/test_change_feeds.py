@@ -17,6 +17,9 @@ from tests.retention.test_partitions import names as partition_names
 from tests.servers import PostgresServer
 from tests.sweeps.sweeping import NOW
 
+#: Two servers: one publishes, the other subscribes.
+pytestmark = pytest.mark.system
+
 Servers = tuple[PostgresServer, PostgresServer]
 LOGS = "SELECT id, action, created_at FROM pern.audit_logs"
 JULY = datetime(2026, 7, 2, tzinfo=UTC)

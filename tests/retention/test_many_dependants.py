@@ -97,6 +97,7 @@ def observed(platform: Platform) -> Iterator[list[tuple[float, int]]]:
         thread.join()
 
 
+@pytest.mark.system
 def test_a_user_of_200_000_reactions_goes_in_bounded_transactions(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

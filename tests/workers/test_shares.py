@@ -5,6 +5,8 @@ from redis import Redis
 
 from tests.platform import Platform, eventually
 
+pytestmark = pytest.mark.system
+
 #: Of each queue of the maintenance worker, one of its jobs.
 JOBS = {
     "cleanup": "echoroom.typing",
