@@ -61,12 +61,14 @@ class Fed:
         due_at: when they are due.
         stale: rows that must be swept.
         stays: rows that must stay as they are.
+        stays_until: they may go from then on; None if not before the end.
     """
 
     says: str
     due_at: datetime
     stale: list[Stale]
     stays: list[Place]
+    stays_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

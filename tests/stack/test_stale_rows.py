@@ -226,7 +226,7 @@ def test_each_effect_is_said(
         assert re.search(
             rf"^✓ {name}: \d+ .*, \d+ (days?|hours?) \(in {rollup.table.fullname}\)$", output, re.M
         )
-    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their demo. " in output
+    assert f"\n{len(ROLLUPS)} of {len(ROLLUPS)} rollups have run, and have their statistics. " in output
     assert f"roomkeeper report APP --html FILE (APP: {', '.join(APPS)})\n" in output
 
 
