@@ -16,7 +16,7 @@ from stack.group import LocalStack
 from stack.interrupts import Interrupted
 from stack.programs import roomkeeper
 from stack.soak import final_count
-from stack.soak.disturbances import InForce, plan
+from stack.soak.disturbances import AWAY, InForce, plan
 from stack.soak.traffic import REFUSED, Traffic
 from stack.soak.watch import GROWTH, Check, Checks, Memory, Silence
 from tasks.apps import rollups
@@ -24,6 +24,8 @@ from tasks.apps import rollups
 STATE = Path(".roomkeeper") / "soak"
 #: A round of traffic and a sample of memory come every so many seconds.
 ROUND, SAMPLE = 5.0, 15.0
+#: What was not possible is tried again after so many seconds.
+AGAIN = 5.0
 #: How long the end may take to settle.
 SETTLE_SECONDS = 300.0
 #: A disk of its own for work files, so that it can be filled.
@@ -88,8 +90,11 @@ def _soak(stack: LocalStack, demo: RollupDemo, seconds: float, seed: int, *, dis
                 console.print(f"{now:6.0f} s  {one.name}")
                 try:
                     in_force.begin(one, now)
-                except Exception as error:  # noqa: BLE001 - what cannot be done now is reported
-                    console.print(f"          not possible now: {type(error).__name__}: {error}")
+                except AWAY as error:
+                    # Its server has just been killed, say: later, then.
+                    console.print(f"          not possible now: {type(error).__name__}")
+                    planned.append((now + AGAIN, one))
+                    planned.sort(key=lambda item: item[0])
             if now >= due["round"]:
                 traffic.round()
                 due["round"] = now + ROUND
@@ -100,10 +105,14 @@ def _soak(stack: LocalStack, demo: RollupDemo, seconds: float, seed: int, *, dis
                 _look(found, apis, silence, in_force, traffic)
             if number := stack.wait(0.2):
                 raise Interrupted(number)
-        in_force.end(float("inf"))
+        while in_force.names():
+            in_force.end(float("inf"))
+            if number := stack.wait(0.2):
+                raise Interrupted(number)
         console.print("Traffic has ended; waiting for what is left.")
         problems = _settle(stack, apis, traffic, demo)
     problems += silence.problems
+    problems += [f"never possible: {one.name}" for _, one in planned]
     return _report(traffic, memory, problems)
 
 

@@ -5,18 +5,23 @@ A disturbance that has an end is in force for `seconds`. The order and the momen
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 from redis import Redis
+from redis.exceptions import RedisError
 
 from stack.group import LocalStack
 from stack.programs import PROGRAMS
-from workers.scanner import Scanner
+from workers.scanner import Scanner, ScannerUnavailable
+
+#: What a server or program that is away at the moment answers.
+AWAY = (psycopg.Error, RedisError, ScannerUnavailable, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,126 +30,117 @@ class Disturbance:
 
     Attributes:
         name: what it is, for people.
-        held: a context manager; the disturbance is in force within it.
-        seconds: for how long; 0 where nothing has to be ended.
+        begin: does it; what it returns is given to `end`.
+        end: undoes it; None where nothing has to be undone. Both may be called again after one of `AWAY`.
+        seconds: how long it is in force.
         check: what `roomkeeper check` must print while it is in force, as a regular expression; None where it
             has nothing to report.
-        stalls: whether work may stand still meanwhile.
     """
 
     name: str
-    held: Callable[[LocalStack], AbstractContextManager[None]]
+    begin: Callable[[LocalStack], Any]
+    end: Callable[[LocalStack, Any], None] | None = None
     seconds: float = 0
     check: str | None = None
-    stalls: bool = False
 
 
-def _sql(stack: LocalStack, *statements: str) -> None:
+def _database(stack: LocalStack) -> psycopg.Connection[Any]:
     url = stack.settings.database_url.get_secret_value()
-    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-        # The end of a read-only period must be written, too.
-        connection.execute("SET default_transaction_read_only = off")
-        for statement in statements:
-            connection.execute(statement)
+    return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
 
-def _broker(stack: LocalStack) -> closing[Redis]:
-    return closing(Redis.from_url(stack.settings.broker_url.get_secret_value(), socket_timeout=5))
+def _sql(*statements: str) -> Callable[..., None]:
+    def run(stack: LocalStack, _begun: object = None) -> None:
+        with _database(stack) as connection:
+            # The end of a read-only period must be written, too.
+            connection.execute("SET default_transaction_read_only = off")
+            for statement in statements:
+                connection.execute(statement)
+
+    return run
 
 
-@contextmanager
-def _read_only(stack: LocalStack) -> Iterator[None]:
-    _sql(stack, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-    try:
-        yield
-    finally:
-        _sql(stack, "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
+def _broker(*command: str) -> Callable[..., None]:
+    def run(stack: LocalStack, _begun: object = None) -> None:
+        url = stack.settings.broker_url.get_secret_value()
+        with closing(Redis.from_url(url, socket_timeout=5)) as client:
+            client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    return run
 
 
-@contextmanager
-def _full_broker(stack: LocalStack) -> Iterator[None]:
-    with _broker(stack) as client:
-        client.config_set("maxmemory", "1mb")
-    try:
-        yield
-    finally:
-        with _broker(stack) as client:
-            client.config_set("maxmemory", "0")
-
-
-@contextmanager
-def _replica_broker(stack: LocalStack) -> Iterator[None]:
-    with _broker(stack) as client:
-        # Of a server that does not exist: it keeps its data, and takes no writes.
-        client.replicaof("127.0.0.1", "1")
-    try:
-        yield
-    finally:
-        with _broker(stack) as client:
-            client.replicaof("NO", "ONE")
-
-
-@contextmanager
-def _reload_scanner(stack: LocalStack) -> Iterator[None]:
+def _reload_scanner(stack: LocalStack) -> None:
     os.kill(stack.pid("clamd"), signal.SIGUSR2)
-    yield
     Scanner(stack.settings.clamd, 60).versions()
 
 
-@contextmanager
-def _held_rows(stack: LocalStack) -> Iterator[None]:
-    url = stack.settings.database_url.get_secret_value()
-    with psycopg.connect(url) as connection:
-        for table in ("openchat.attachment", "openchat.message", "pern.messages", "echoroom.chat_sessions"):
-            connection.execute(f"SELECT FROM {table} ORDER BY random() LIMIT 200 FOR UPDATE")
-        yield
+def _hold_rows(stack: LocalStack) -> psycopg.Connection[Any]:
+    connection = _database(stack)
+    connection.autocommit = False
+    for table in ("openchat.attachment", "openchat.message", "pern.messages", "echoroom.chat_sessions"):
+        connection.execute(f"SELECT FROM {table} ORDER BY random() LIMIT 200 FOR UPDATE")
+    return connection
 
 
-@contextmanager
-def _alter_table(stack: LocalStack) -> Iterator[None]:
-    _sql(
-        stack,
-        "ALTER TABLE openchat.attachment ADD COLUMN IF NOT EXISTS soak integer",
-        "ALTER TABLE openchat.attachment DROP COLUMN soak",
-    )
-    yield
-
-
-@contextmanager
-def _full_disk(stack: LocalStack) -> Iterator[None]:
+def _ballast(stack: LocalStack) -> Path:
     root = stack.settings.work_root
     assert root is not None
-    ballast = Path(root) / "ballast"
-    free = os.statvfs(root)
+    return root / "ballast"
+
+
+def _fill_disk(stack: LocalStack) -> None:
+    ballast = _ballast(stack)
+    free = os.statvfs(ballast.parent)
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-    try:
-        yield
-    finally:
-        ballast.unlink()
 
 
-def _ended(program: str, number: signal.Signals) -> Callable[[LocalStack], AbstractContextManager[None]]:
-    @contextmanager
-    def held(stack: LocalStack) -> Iterator[None]:
-        os.kill(stack.pid(program), number)
-        yield
-
-    return held
+def _kill(program: str, number: signal.Signals) -> Callable[[LocalStack], None]:
+    return lambda stack: os.kill(stack.pid(program), number)
 
 
+FULL_DISK = Disturbance(
+    "the disk of work files is full", _fill_disk, lambda stack, _: _ballast(stack).unlink(missing_ok=True), 60
+)
 #: Those that are in force for a while. For the five minutes of the held rows work on other rows goes on.
 LASTING = (
-    Disturbance("the database takes no writes", _read_only, 60, "takes no writes", stalls=True),
-    Disturbance("the broker is full", _full_broker, 60, "broker", stalls=True),
-    Disturbance("the broker is a replica", _replica_broker, 60, "broker", stalls=True),
-    Disturbance("an application's transaction holds rows", _held_rows, 300),
-    Disturbance("the disk of work files is full", _full_disk, 60, None, stalls=True),
+    Disturbance(
+        "the database takes no writes",
+        _sql("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"),
+        _sql("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"),
+        60,
+        "takes no writes",
+    ),
+    Disturbance(
+        "the broker is full",
+        _broker("CONFIG", "SET", "maxmemory", "1mb"),
+        _broker("CONFIG", "SET", "maxmemory", "0"),
+        60,
+        "broker",
+    ),
+    # Of a server that does not exist: it keeps its data, and takes no writes.
+    Disturbance(
+        "the broker is a replica",
+        _broker("REPLICAOF", "127.0.0.1", "1"),
+        _broker("REPLICAOF", "NO", "ONE"),
+        60,
+        "broker",
+    ),
+    Disturbance(
+        "an application's transaction holds rows", _hold_rows, lambda _, connection: connection.close(), 300
+    ),
+    FULL_DISK,
 )
 #: Those that are over at once.
 MOMENTARY = (
     Disturbance("clamd reloads its signatures", _reload_scanner),
-    Disturbance("a column is added to a table and dropped", _alter_table),
+    Disturbance(
+        "a column is added to a table and dropped",
+        _sql(
+            "ALTER TABLE openchat.attachment ADD COLUMN IF NOT EXISTS soak integer",
+            "ALTER TABLE openchat.attachment DROP COLUMN soak",
+        ),
+    ),
 )
 SERVERS = ("postgres", "valkey", "seaweedfs", "clamd")
 
@@ -161,14 +157,14 @@ def plan(seed: int, seconds: float, *, disk: bool) -> list[tuple[float, Disturba
     short = list(MOMENTARY) * 2
     for program in PROGRAMS:
         short += [
-            Disturbance(f"{program} is ended by {number.name}", _ended(program, number))
+            Disturbance(f"{program} is ended by {number.name}", _kill(program, number))
             for number in (signal.SIGTERM, signal.SIGKILL)
         ]
     short += [
-        Disturbance(f"{server} is ended by SIGKILL", _ended(server, signal.SIGKILL)) for server in SERVERS
+        Disturbance(f"{server} is ended by SIGKILL", _kill(server, signal.SIGKILL)) for server in SERVERS
     ]
     random.shuffle(short)
-    lasting = [one for one in LASTING if disk or one.held is not _full_disk]
+    lasting = [one for one in LASTING if disk or one is not FULL_DISK]
     random.shuffle(lasting)
     # The lasting ones come one after another with a calm between: a fault then names one cause. The last
     # fifth is calm.
@@ -187,24 +183,30 @@ class InForce:
 
     def __init__(self, stack: LocalStack) -> None:
         self._stack = stack
-        self._held: dict[str, tuple[float, Disturbance, ExitStack]] = {}
+        self._begun: list[tuple[float, Disturbance, Any]] = []
 
     def begin(self, one: Disturbance, now: float) -> None:
-        """Begin it; it is in force until `end` finds its time over."""
-        held = ExitStack()
-        held.enter_context(one.held(self._stack))
-        self._held[one.name] = (now + one.seconds, one, held)
+        """Begin it; it is in force until `end` finds its time over.
+
+        Raises:
+            AWAY: its server or program is away at the moment; nothing is in force.
+        """
+        self._begun.append((now + one.seconds, one, one.begin(self._stack)))
 
     def end(self, now: float) -> list[Disturbance]:
-        """End those whose time is over, and return them."""
-        over = [name for name, (until, _, _) in self._held.items() if until <= now]
+        """End those whose time is over, and return them; one whose server is away stays for the next call."""
         ended = []
-        for name in over:
-            _, one, held = self._held.pop(name)
-            held.close()
+        for entry in [entry for entry in self._begun if entry[0] <= now]:
+            _, one, begun = entry
+            try:
+                if one.end is not None:
+                    one.end(self._stack, begun)
+            except AWAY:
+                continue
+            self._begun.remove(entry)
             ended.append(one)
         return ended
 
     def names(self) -> list[Disturbance]:
         """Return those in force."""
-        return [one for _, one, _ in self._held.values()]
+        return [one for _, one, _ in self._begun]
