@@ -172,8 +172,10 @@ def plan(seed: int, seconds: float, *, disk: bool) -> list[tuple[float, Disturba
     pause = max(10.0, (busy - sum(one.seconds for one in lasting)) / (len(lasting) + 1))
     planned, at = [], pause
     for one in lasting:
-        planned.append((at, one))
-        at += one.seconds + pause
+        # In a short run not all of them have room.
+        if at + one.seconds <= busy:
+            planned.append((at, one))
+            at += one.seconds + pause
     planned += [(random.uniform(5, busy), one) for one in short]
     return sorted(planned, key=lambda item: item[0])
 

@@ -34,7 +34,8 @@ _READ = {
 _LEFT = text("""
     SELECT (SELECT count(*) FROM roomkeeper.outbox WHERE published_at IS NULL) AS outbox,
            (SELECT count(*) FROM roomkeeper.status_inbox) AS inbox,
-           (SELECT count(*) FROM roomkeeper.dead_letters) AS dead_letters
+           -- Not those that were left behind for a policy.
+           (SELECT count(*) FROM roomkeeper.dead_letters WHERE task <> 'stack.example') AS dead_letters
 """)
 
 

@@ -34,6 +34,12 @@ def test_every_program_is_restarted_twice_and_every_server_is_killed(disk: bool)
     assert max(at for at, one in planned if not one.seconds) <= 0.8 * HOUR
 
 
+def test_in_a_short_run_what_lasts_ends_in_time() -> None:
+    for minutes in (1, 3, 5, 10):
+        lasting = [(at, one) for at, one in plan(1, minutes * 60, disk=True) if one.seconds]
+        assert all(at + one.seconds <= 0.8 * minutes * 60 for at, one in lasting)
+
+
 class Server:
     """Stands for one that is away a few times."""
 
