@@ -12,6 +12,7 @@ from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import InternalError, SQLAlchemyError
 
+from workers import redaction
 from workers.database_url import split_hosts
 from workers.settings import Settings, get_settings
 
@@ -68,6 +69,7 @@ def create(settings: Settings, **options: object) -> Engine:
         connection.info[_READ_ONLY] = connection.exec_driver_sql(_PIN, limits).one()[-1]
 
     event.listen(engine, "begin", pin)
+    event.listen(engine, "handle_error", redaction.on_error)
     event.listen(engine, "checkin", _leave)
     return engine
 
