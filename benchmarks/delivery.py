@@ -440,7 +440,7 @@ def _bench() -> Iterator[Bench]:
             "ROOMKEEPER_STORAGE_ROOT": str(folder / "storage"),
             "ROOMKEEPER_QUARANTINE_ROOT": str(folder / "quarantine"),
         }
-        engine = create(load(values))
+        engine = create(load(values), connections=4)
         bootstrap(engine, [app.models for app in APPS.values()])
         migrate.upgrade(engine)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROOMKEEPER_")}

@@ -178,7 +178,7 @@ def _run(folder: Path, postgres: PostgresServer, seaweedfs: SeaweedFSServer) -> 
         "ROOMKEEPER_RECONCILE_SHARE": "0.5",
         **seaweedfs.settings(),
     }
-    engine = create(load(values))
+    engine = create(load(values), connections=4)
     bootstrap(engine, [app.models for app in APPS.values()])
     migrate.upgrade(engine)
     engine.dispose()

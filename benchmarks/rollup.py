@@ -238,7 +238,7 @@ def _database() -> Iterator[tuple[Database, dict[str, str]]]:
         stack.callback(postgres.stop)
         postgres.start()
         values = {"DATABASE_URL": postgres.url(), "ROOMKEEPER_LOCK_TIMEOUT_MS": "60000"}
-        engine = create(load(values))
+        engine = create(load(values), connections=4)
         bootstrap(engine, [app.models for app in APPS.values()])
         migrate.upgrade(engine)
         engine.dispose()

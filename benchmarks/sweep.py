@@ -195,7 +195,7 @@ def _bench() -> Iterator[Bench]:
         values = {"DATABASE_URL": postgres.url(), "ROOMKEEPER_SWEEP_SECONDS": "600"}
         stack.enter_context(environment(values))
         settings = load(values)
-        engine = create(settings)
+        engine = create(settings, connections=4)
         bootstrap(engine, [app.models for app in APPS.values()])
         migrate.upgrade(engine)
         engine.dispose()

@@ -148,15 +148,18 @@ def _ask_and_compile_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _several_runs_in_a_process() -> Iterator[None]:
+    """Let this process have connections for two runs at once: some tests have them in threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "_connections", 2 * db.CONNECTIONS)
+        yield
+
+
 @pytest.fixture
 def two_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The engine of this process has two connections: what takes a third one fails, as does what waits."""
-    real: Callable[..., Engine] = vars(db)["create_engine"]
-
-    def strict(url: URL, **options: Any) -> Engine:
-        return real(url, **options | {"pool_size": 2, "max_overflow": 0, "pool_timeout": 1})
-
-    monkeypatch.setattr(db, "create_engine", strict)
+    """This process has as many connections as one of a worker: what takes another fails."""
+    monkeypatch.setattr(db, "_connections", db.CONNECTIONS)
     db.forget_engine()
     yield
     db.forget_engine()
@@ -298,7 +301,8 @@ def platform(database: str, broker_url: str, clamd: ClamdServer, tmp_path: Path)
     }
     (tmp_path / "storage").mkdir()
     with environment(values):
-        made = Platform(create(load(values)), dict(os.environ), tmp_path)
+        # Some tests hold many at once.
+        made = Platform(create(load(values), connections=20), dict(os.environ), tmp_path)
         # For what this process publishes: the configuration was read without any settings.
         app.conf.update(broker_url=broker_url, broker_write_url=broker_url)
         try:

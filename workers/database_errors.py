@@ -112,7 +112,7 @@ WITHOUT_STATE: dict[type[psycopg.Error], ErrorKind] = {
 
 #: SQLAlchemy's own errors, which wrap none of psycopg's; all others are faults of ours.
 OWN: dict[type[exc.SQLAlchemyError], ErrorKind] = {
-    exc.TimeoutError: U,  # no connection of the pool was free in time
+    exc.TimeoutError: B,  # this process uses all its connections: what needs another would need it again
     exc.DisconnectionError: U,
     exc.PendingRollbackError: U,  # a transaction went on whose connection was lost
 }

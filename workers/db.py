@@ -11,7 +11,9 @@ from typing import Any
 from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import InternalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from workers import redaction
 from workers.database_url import split_hosts
 from workers.settings import Settings, get_settings
 
@@ -26,17 +28,28 @@ _PIN = (
     # Whether the server takes no writes, last. The transaction may be read-only itself: a preview is.
     " pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
 )
+#: How many connections a process has. A run holds its job's lock on one and does its work on the other; while
+#: a file is worked on, a thread renews the lease on the other. Nothing may need a third: behind a pooler,
+#: runs with two each would wait for one another.
+CONNECTIONS = 2
+#: How long a thread waits for one that another thread of the process uses, in seconds.
+CONNECTION_SECONDS = 10
 #: The key under which a pooled connection notes that its server takes no writes.
 _READ_ONLY = "roomkeeper.read_only"
 
 
-def create(settings: Settings, **options: object) -> Engine:
+class NoConnectionFree(PoolTimeoutError):
+    """All connections that a process may have are in use by itself."""
+
+
+def create(settings: Settings, *, connections: int = CONNECTIONS, **options: object) -> Engine:
     """Create an engine for `settings`: psycopg, schemas renamed as set, every transaction pinned to UTC.
 
     A connection to a server that takes no writes serves one transaction and is closed: after a failover the
     next one goes to the new primary.
 
     Args:
+        connections: how many it has at most.
         options: further options of libpq, such as `tcp_user_timeout`.
     """
     url = _url(settings)
@@ -52,9 +65,9 @@ def create(settings: Settings, **options: object) -> Engine:
         arguments["prepare_threshold"] = None
     engine = create_engine(
         url,
-        # A worker process does one task at a time; the second connection renews its lease meanwhile.
-        pool_size=2,
-        max_overflow=2,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=CONNECTION_SECONDS,
         pool_pre_ping=True,
         pool_recycle=1800,
         connect_args=arguments,
@@ -68,6 +81,7 @@ def create(settings: Settings, **options: object) -> Engine:
         connection.info[_READ_ONLY] = connection.exec_driver_sql(_PIN, limits).one()[-1]
 
     event.listen(engine, "begin", pin)
+    event.listen(engine, "handle_error", redaction.on_error)
     event.listen(engine, "checkin", _leave)
     return engine
 
@@ -114,9 +128,13 @@ def refuse_read_only(connection: Connection) -> None:
 _asking = RLock()
 
 
+#: How many connections the engine of this process has, once it is made.
+_connections = CONNECTIONS
+
+
 @lru_cache(maxsize=1)
 def _engine() -> Engine:
-    return create(get_settings())
+    return create(get_settings(), connections=_connections)
 
 
 def get_engine() -> Engine:
@@ -138,10 +156,30 @@ def forget_engine(*, close: bool = True) -> None:
 
 
 @contextmanager
+def for_threads(number: int) -> Iterator[None]:
+    """Let this process have a connection for each of so many threads, and no less than usual."""
+    global _connections
+    before = _connections
+    if number <= before:
+        yield
+        return
+    forget_engine()
+    _connections = number
+    try:
+        yield
+    finally:
+        _connections = before
+        forget_engine()
+
+
+@contextmanager
 def transaction() -> Iterator[Connection]:
     """Open a transaction on this process's engine; commit at the end, roll back on an exception.
 
     That exception is what is raised, also if the connection is lost by then and cannot be rolled back.
+
+    Raises:
+        NoConnectionFree: this process uses all that it may have.
     """
     own: BaseException | None = None
     try:
@@ -151,9 +189,14 @@ def transaction() -> Iterator[Connection]:
             except BaseException as error:
                 own = error
                 raise
-    except SQLAlchemyError:
+    except SQLAlchemyError as error:
         if own is not None:
             raise own  # noqa: B904 - the rollback's failure is its context
+        if isinstance(error, PoolTimeoutError):
+            raise NoConnectionFree(
+                "this process already uses all its connections to the database, and none came free within "
+                f"{CONNECTION_SECONDS} s: a run may take {CONNECTIONS}, and this one needs another"
+            ) from error
         raise
 
 

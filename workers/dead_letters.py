@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from models.platform import DeadLetter
 from workers.database_errors import ErrorKind, kind_of
 from workers.db import transaction
-from workers.redaction import without_values
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +30,7 @@ def reason(error: BaseException) -> str:
             f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_url=False, include_input=False)
         )
-    return without_values(f"{type(error).__name__}: {error}")
+    return f"{type(error).__name__}: {error}"
 
 
 def keep(*, task: str, task_id: str, payload: dict[str, Any], reason: str) -> bool:

@@ -11,7 +11,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.platform import JobRun
 from workers.db import refuse_read_only, release_snapshot, transaction
-from workers.redaction import without_values
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +116,7 @@ def _write_failed(
             # What it changed in transactions of its own is changed.
             failed = this or RunEntry(connection, started)
             failed.outcome = "failed"
-            failed.error = without_values(f"{type(error).__name__}: {error}")[:1000]
+            failed.error = f"{type(error).__name__}: {error}"[:1000]
             _write(connection, job, slot, failed)
     except SQLAlchemyError as also:
         log.warning("job_history.not_written", job=job, error=type(error).__name__, also=type(also).__name__)

@@ -70,7 +70,7 @@ def collect(connection: Connection) -> Iterator[GaugeMetricFamily]:
     )
     age = GaugeMetricFamily(
         "roomkeeper_queue_rows_age_seconds",
-        "How long the oldest of these rows has been due, abandoned or failed.",
+        "How long the oldest of these rows has been due, abandoned or failed; absent if there is none.",
         labels=["work", "app", "state"],
     )
     done = GaugeMetricFamily(

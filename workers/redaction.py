@@ -1,37 +1,53 @@
-"""Texts of errors without the rows that they are of: for logs, the job history and dead letters.
+"""Errors of the database without the rows that they are of, in logs, tables, Flower and terminals alike.
 
-PostgreSQL repeats values of rows in the detail of an error ("Key (email)=(...)", "Failing row contains ..."),
-and in the message of one about a value ("invalid input syntax for type uuid: ...").
+PostgreSQL repeats values of rows: in an error's detail ("Key (email)=(...)", "Failing row contains ..."),
+in the context ("COPY t, line 1, column email: ..."), and in the message itself where it is about a value
+("invalid input syntax for type uuid: ..."). So the engine takes them out where an error arises
+(`workers.db.create`): what is made of the error afterwards, be it a text, a traceback or a pickle, has
+none. SQLSTATEs decide, not words, which are in the server's language.
 """
 
 import re
-from collections.abc import MutableMapping
-from typing import Any
 
-#: A line break, as such or as `repr` shows it.
-_BREAK = r"(?:\n|\\n)"
-#: From the detail to what SQLAlchemy, a traceback or `repr` adds: a value may have lines of its own.
-_AFTER = rf"{_BREAK}\[SQL|{_BREAK}\(Background|{_BREAK}{_BREAK}The above|{_BREAK}{_BREAK}During|['\"]\)|\Z"
-_DETAIL = re.compile(rf"{_BREAK}DETAIL:  .*?(?={_AFTER})", re.DOTALL)
-_QUOTED = rf"\\?\".*?\\?\"(?={_BREAK}|['\"]?\)|\Z)"
-_VALUES = (
-    (re.compile(rf"(invalid input (?:syntax|value) for [^:\n]*: ){_QUOTED}", re.DOTALL), r"\1…"),
-    (re.compile(rf"(out of range: ){_QUOTED}", re.DOTALL), r"\1…"),
-    (re.compile(r"value \\?\"[^\"\n]*\" is out of range"), "value … is out of range"),
-)
+import psycopg
+from sqlalchemy.engine import ExceptionContext
+
+from models.platform import SCHEMA
+
+#: What a value stands in, in the languages of PostgreSQL.
+_QUOTES = re.compile("[\"'`«»‹›„“”‚‘’「」『』]")
+#: The function of the server by which PL/pgSQL's RAISE raises, with any SQLSTATE.
+_RAISE = "exec_stmt_raise"
+#: Classes of errors that functions in other languages raise.
+_ROUTINES = ("38", "39")
 
 
-def without_values(text: str) -> str:
-    """Return a text of an error of the database without values of rows; any other text as it is."""
-    # The message first: a value in it may look like the beginning of a detail.
-    for pattern, instead in _VALUES:
-        text = pattern.sub(instead, text)
-    return _DETAIL.sub("", text) if "DETAIL:  " in text else text
+def take_out_values(error: psycopg.Error) -> None:
+    """Leave of an error's text what holds of no row: the message, as far as it is the server's own.
+
+    Of what a function of an application raises, only which function that was: the text may have any value.
+    """
+    error.args = (_text(error), *error.args[1:])
 
 
-def redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take values of rows out of all texts of a log line: a processor of structlog."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = without_values(value)
-    return event
+def on_error(context: ExceptionContext) -> None:
+    """Take values of rows out of an error: a listener of SQLAlchemy's `handle_error`."""
+    error, wrapped = context.original_exception, context.sqlalchemy_exception
+    if isinstance(error, psycopg.Error):
+        take_out_values(error)
+        if wrapped is not None:
+            # It has made its own text by now, as it does of any driver's error.
+            wrapped.args = (f"({type(error).__module__}.{type(error).__name__}) {error}", *wrapped.args[1:])
+
+
+def _text(error: psycopg.Error) -> str:
+    diagnostics = error.diag
+    # Without a SQLSTATE it is the driver's own, or the refusal of a connection.
+    text = str(error) if error.sqlstate is None else diagnostics.message_primary or ""
+    if diagnostics.source_function == _RAISE or (error.sqlstate or "").startswith(_ROUTINES):
+        where = (diagnostics.context or "a function").partition("\n")[0]
+        # Our own functions name the place and never what is there.
+        return text if f" {SCHEMA}." in where else f"raised by {where}"
+    if isinstance(error, psycopg.DataError) and (quote := _QUOTES.search(text)):
+        return f"{text[: quote.start()]}…"
+    return text

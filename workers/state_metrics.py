@@ -10,19 +10,10 @@ import redis
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, ScalarSelect, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.platform import AttachmentJob as Job
-from models.platform import (
-    DeadLetter,
-    Hold,
-    JobRun,
-    OutboxMessage,
-    PendingDeletion,
-    Receipt,
-    StatusInbox,
-)
+from models.platform import DeadLetter, Hold, JobRun, PendingDeletion, Receipt
 from workers import health, liveness, queue_lengths, queue_metrics
 from workers.db import takes_writes, transaction
 from workers.queues import QUARANTINE, REFUSED, UNKNOWN
@@ -98,10 +89,8 @@ class State(Collector):
         with transaction() as connection:
             return [
                 _writable(connection),
-                *_attachments(connection),
-                _outbox_age(connection),
-                _inbox_age(connection),
                 *queue_metrics.collect(connection),
+                _dead_letters(connection),
                 *_workers(connection),
                 *_periodic(connection),
                 *_policies(connection, self._periods),
@@ -142,62 +131,12 @@ def _writable(connection: Connection) -> GaugeMetricFamily:
     )
 
 
-def _attachments(connection: Connection) -> Iterator[GaugeMetricFamily]:
-    jobs = GaugeMetricFamily(
-        "roomkeeper_attachment_jobs", "Attachments that are not finished.", labels=["app", "state"]
-    )
-    # Each by its partial index: finished ones, nearly all, are not counted.
-    for state in ("waiting", "running", "failed"):
-        for app, count in connection.execute(
-            select(Job.app, func.count()).where(Job.state == state).group_by(Job.app)
-        ):
-            jobs.add_metric([app, state], count)
-    yield jobs
-    age = GaugeMetricFamily(
-        "roomkeeper_attachment_queue_age_seconds",
-        "How long the attachment that waits longest has been due.",
-        labels=["app"],
-    )
-    # Without a time to wait for it is due since it was made, or reopened: by an operator, or by a rescan.
-    since = func.coalesce(Job.not_before, Job.updated_at)
-    for app, seconds in connection.execute(
-        select(Job.app, func.extract("epoch", func.now() - func.min(since)))
-        .where(Job.state == "waiting")
-        .where(since <= func.now())
-        .group_by(Job.app)
-    ):
-        age.add_metric([app], float(seconds))
-    yield age
-    yield GaugeMetricFamily(
+def _dead_letters(connection: Connection) -> GaugeMetricFamily:
+    return GaugeMetricFamily(
         "roomkeeper_dead_letters",
         "Dead letters that are kept.",
         connection.scalar(select(func.count(DeadLetter.id))),
     )
-
-
-def _outbox_age(connection: Connection) -> GaugeMetricFamily:
-    # Of the first in line, which an index finds; the oldest of a long line may be a moment older.
-    first = select(OutboxMessage.created_at).where(OutboxMessage.published_at.is_(None))
-    return GaugeMetricFamily(
-        "roomkeeper_outbox_age_seconds",
-        "How long the first task that was enqueued in SQL has not been published; 0 if there is none.",
-        _age(connection, first.order_by(OutboxMessage.id).limit(1).scalar_subquery()),
-    )
-
-
-def _inbox_age(connection: Connection) -> GaugeMetricFamily:
-    due = select(func.min(StatusInbox.due_at)).where(StatusInbox.due_at <= func.now())
-    return GaugeMetricFamily(
-        "roomkeeper_status_inbox_age_seconds",
-        "How long the message statuses that wait longest have been due; 0 if there are none.",
-        _age(connection, due.scalar_subquery()),
-    )
-
-
-def _age(connection: Connection, since: ScalarSelect[datetime]) -> float:
-    # By the clock: what a transaction inserted while this one began may be younger than it.
-    seconds = func.extract("epoch", func.clock_timestamp() - since)
-    return max(0.0, float(connection.scalar(select(seconds)) or 0))
 
 
 def _workers(connection: Connection) -> Iterator[GaugeMetricFamily]:

@@ -5,8 +5,6 @@ import sys
 
 import structlog
 
-from workers.redaction import redact_event
-
 
 def setup(log_format: str) -> None:
     """Send all logs of this process to stderr, as `json` lines or as `text` for people."""
@@ -16,7 +14,6 @@ def setup(log_format: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        redact_event,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

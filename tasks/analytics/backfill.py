@@ -15,6 +15,7 @@ from tasks.analytics.calendar import Bucket
 from tasks.analytics.engine import computing, replace_bucket
 from tasks.analytics.state import check, frozen, set_state, state_of
 from tasks.policies.rollup import Rollup
+from workers.db import for_threads
 
 #: One bucket is computed by one transaction at a time.
 _ALONE = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("key"), 0)))
@@ -75,14 +76,14 @@ class Backfill:
         Whatever breaks it off, Ctrl-C too, the buckets that have begun are ended.
 
         Args:
-            jobs: how many at once, each on a connection of its own; a process has four.
+            jobs: how many at once, each on a connection of its own.
 
         Raises:
             OtherZoneError: the rollup counts the days of another zone.
         """
         todo = sorted(wanted, reverse=True)
         self.progress.todo = len(todo)
-        with ThreadPoolExecutor(jobs) as threads:
+        with for_threads(jobs), ThreadPoolExecutor(jobs) as threads:
             for first in range(0, len(todo), jobs):
                 going = {threads.submit(self._compute, one): one for one in todo[first : first + jobs]}
                 try:

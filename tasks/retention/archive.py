@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tasks.policies.retention import Retention
 from tasks.sweeps.batch import Contested
+from workers.redaction import take_out_values
 from workers.settings import Settings, variable
 from workers.storage import ObjectStore, ObjectTooLarge, StoreError
 from workers.storage.archives import archive_for
@@ -187,6 +188,7 @@ def _driver(connection: Connection) -> "Iterator[psycopg.Cursor[Any]]":
         with driver.cursor() as cursor:
             yield cursor
     except psycopg.Error as error:
+        take_out_values(error)
         raised = DBAPIError.instance(
             "COPY", {}, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
         )

@@ -171,10 +171,9 @@ def _put_back(
             "what waits: roomkeeper retention pending"
         ) from error
     except IntegrityError as error:
-        diagnostics = getattr(error.orig, "diag", None)
         raise RestoreError(
             f"The database does not take the rows of receipt {number}: "
-            f"{getattr(diagnostics, 'message_primary', error.orig)}. What they refer to may have gone later: "
+            f"{error.orig}. What they refer to may have gone later: "
             "restore that receipt first."
         ) from error
     return done

@@ -304,6 +304,6 @@ def _sort(error: DBAPIError) -> Exception:
 
 
 def words(error: DBAPIError) -> str:
-    """Return what the database said, without the row's values, which may be what people wrote."""
-    diagnostics = getattr(error.orig, "diag", None)
-    return f"{type(error.orig).__name__}: {getattr(diagnostics, 'message_primary', None) or 'refused'}"
+    """Return what the database said, in a line."""
+    message = str(error.orig).strip().partition("\n")[0]
+    return f"{type(error.orig).__name__}: {message or 'refused'}"

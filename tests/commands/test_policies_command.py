@@ -462,7 +462,8 @@ def test_what_is_left_is_said_with_the_reason(platform: Platform, snapshot: Snap
         " FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     last = on(platform, "run", TYPING.name).out.splitlines()[-1]
-    assert "RaiseException: not today" in last
+    assert "RaiseException: raised by PL/pgSQL function refuse() line 1 at RAISE" in last
+    assert "not today" not in last
     assert last == snapshot(name="refused")
 
 

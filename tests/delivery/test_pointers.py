@@ -35,7 +35,7 @@ TICK = 1e-6
 
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
-    made = create(load({"DATABASE_URL": database}))
+    made = create(load({"DATABASE_URL": database}), connections=12)
     yield made
     made.dispose()
 
@@ -691,7 +691,7 @@ class Worker:
     """One of many that report; some of its transactions fail in the end, and are repeated."""
 
     def __init__(self, url: str, batches: list[list[Event]], chance: random.Random) -> None:
-        self.engine = create(load({"DATABASE_URL": url}))
+        self.engine = create(load({"DATABASE_URL": url}), connections=12)
         self.batches, self.chance = batches, chance
         self.pid: int | None = None
         self.lost = 0
@@ -729,7 +729,7 @@ def terminate(engine: Engine, pid: int) -> None:
 
 def edit(url: str, ids: list[UUID], over: threading.Event) -> int:
     """Change some messages in the order of their ids, as an API may, again and again; return how often."""
-    engine, rounds = create(load({"DATABASE_URL": url})), 0
+    engine, rounds = create(load({"DATABASE_URL": url}), connections=12), 0
     while not over.is_set():
         with engine.begin() as connection:
             for row_id in sorted(random.sample(ids, min(len(ids), 15))):

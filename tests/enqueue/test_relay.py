@@ -396,16 +396,18 @@ def test_many_old_rows_go_in_bounded_transactions(
 # -- what is told --------------------------------------------------------------------------------------------
 
 
-def asked(platform: Platform) -> tuple[float, float]:
+def asked(platform: Platform) -> dict[tuple[str, str], float]:
     """Return the ages of the first task that is not published, and of the statuses that wait longest."""
-    found = {family.name: family.samples for family in State(platform.settings).collect()}
-    (first,) = found["roomkeeper_outbox_age_seconds"]
-    (second,) = found["roomkeeper_status_inbox_age_seconds"]
-    return first.value, second.value
+    (found,) = (
+        family
+        for family in State(platform.settings).collect()
+        if family.name == "roomkeeper_queue_rows_age_seconds"
+    )
+    return {(one.labels["work"], one.labels["app"]): one.value for one in found.samples}
 
 
 def test_the_ages_of_what_waits_are_told(platform: Platform) -> None:
-    assert asked(platform) == (0, 0)
+    assert asked(platform) == {}
     for created, published_at in (("300 s", "now()"), ("200 s", "NULL"), ("100 s", "NULL")):
         platform.sql(
             "INSERT INTO roomkeeper.outbox (task, payload, created_at, published_at)"
@@ -416,12 +418,13 @@ def test_the_ages_of_what_waits_are_told(platform: Platform) -> None:
             "INSERT INTO roomkeeper.status_inbox (app, events, received_at, due_at)"
             f" VALUES ('pern', '[]', now() - interval '1 h', now() {due})"
         )
-    outbox_age, inbox_age = asked(platform)
-    assert 200 <= outbox_age < 260
-    assert 50 <= inbox_age < 110
+    ages = asked(platform)
+    assert ages.keys() == {("outbox", ""), ("statuses", "pern")}
+    assert 200 <= ages["outbox", ""] < 260
+    assert 50 <= ages["statuses", "pern"] < 110
     platform.sql("UPDATE roomkeeper.outbox SET published_at = now()")
     platform.sql("UPDATE roomkeeper.status_inbox SET due_at = now() + interval '1 h'")
-    assert asked(platform) == (0, 0)
+    assert asked(platform) == {}
 
 
 def test_a_turn_may_wait_for_a_minute_behind_others(platform: Platform) -> None:

@@ -132,7 +132,7 @@ def test_every_class_of_psycopg_has_its_fate() -> None:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (PoolTimeoutError("QueuePool limit reached"), UNAVAILABLE),
+        (PoolTimeoutError("QueuePool limit reached"), BUG),
         (DisconnectionError(), UNAVAILABLE),
         (PendingRollbackError(), UNAVAILABLE),
         (NoResultFound(), BUG),
@@ -319,7 +319,7 @@ def too_many_connections(engine: Engine) -> None:
 
 def exhausted_pool(engine: Engine) -> None:
     engine.pool._timeout = 0.01  # type: ignore[attr-defined]
-    with engine.connect(), engine.connect(), engine.connect(), engine.connect(), engine.connect():
+    with engine.connect(), engine.connect(), engine.connect():
         pass
 
 
@@ -366,7 +366,7 @@ REAL: dict[Callable[[Engine], None], ErrorKind] = {
     no_database: UNAVAILABLE,
     no_role: UNAVAILABLE,
     too_many_connections: UNAVAILABLE,
-    exhausted_pool: UNAVAILABLE,
+    exhausted_pool: BUG,
     locked: CONTENTION,
     deadlock: CONTENTION,
     serialization: CONTENTION,

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError, StatementError
 
 from tests.platform import environment
 from workers import db
+from workers.database_errors import ErrorKind, kind_of
 from workers.db import create
 from workers.settings import Settings, load
 
@@ -144,14 +145,37 @@ def test_a_forked_child_gets_an_engine_of_its_own(empty_database: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.usefixtures("two_connections")
+def test_what_needs_a_third_connection_fails_with_a_sentence(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "CONNECTION_SECONDS", 0.2)
+    with environment({"DATABASE_URL": empty_database}):
+        with (
+            db.transaction(),
+            db.transaction() as connection,
+            pytest.raises(
+                db.NoConnectionFree, match="a run may take 2, and this one needs another"
+            ) as caught,
+            db.transaction(),
+        ):
+            pass  # pragma: no cover
+        # Not waited for: the next attempt would need it, too.
+        assert kind_of(caught.value) is ErrorKind.BUG
+        with db.for_threads(3), db.transaction(), db.transaction(), db.transaction() as connection:
+            connection.exec_driver_sql("SELECT")
+        with db.transaction(), db.transaction(), pytest.raises(db.NoConnectionFree), db.transaction():
+            pass  # pragma: no cover
+
+
 def test_threads_that_ask_at_once_share_one_engine(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Engine] = []
     second = Event()
 
-    def slow(settings: Settings) -> Engine:
-        made.append(create(settings))
+    def slow(settings: Settings, connections: int) -> Engine:
+        made.append(create(settings, connections=connections))
         if len(made) == 2:
             second.set()
         second.wait(0.2)
@@ -170,10 +194,10 @@ from workers import db
 
 real, asked = db.create, Event()
 
-def slow(settings):
+def slow(settings, **options):
     asked.set()
     going_on.wait(0.2)
-    return real(settings)
+    return real(settings, **options)
 
 db.create, going_on = slow, Event()
 thread = Thread(target=db.get_engine)

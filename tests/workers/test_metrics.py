@@ -56,6 +56,10 @@ def asked(state: State) -> Samples:
     return parsed(generate_latest(registry).decode())
 
 
+def queue_labels(app: str, job_state: str) -> tuple[tuple[str, str], ...]:
+    return (("app", app), ("state", job_state), ("work", "attachments"))
+
+
 def test_the_processes_of_a_worker_are_counted_together(platform: Platform) -> None:
     port = free_port()
     platform.set(worker_metrics_port=port, worker_processes=2)
@@ -129,7 +133,7 @@ def test_the_command_serves_the_state(platform: Platform) -> None:
 
 def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State) -> None:
     found = asked(state)
-    assert not any(name == "roomkeeper_attachment_queue_age_seconds" for name, _ in found)
+    assert not any(name.startswith("roomkeeper_queue_rows_age") for name, _ in found)
     for app, job_state, due in (
         ("openchat", "waiting", "now() - interval '100 s'"),
         ("openchat", "waiting", "now() - interval '50 s'"),
@@ -148,18 +152,17 @@ def test_what_waits_is_counted_and_its_age_told(platform: Platform, state: State
         "INSERT INTO roomkeeper.dead_letters (task, task_id, payload, reason) VALUES ('t', 'i', '{}', 'r')"
     )
     found = asked(state)
-    jobs = {labels: value for (name, labels), value in found.items() if name == "roomkeeper_attachment_jobs"}
-    assert jobs == {
-        (("app", "openchat"), ("state", "waiting")): 3,
-        (("app", "pern"), ("state", "waiting")): 1,
-        (("app", "pern"), ("state", "failed")): 1,
+    waiting = {labels: value for (name, labels), value in found.items() if name == "roomkeeper_queue_rows"}
+    assert waiting == {
+        queue_labels("openchat", "due"): 2,
+        queue_labels("openchat", "later"): 1,
+        queue_labels("pern", "later"): 1,
+        queue_labels("pern", "failed"): 1,
     }
-    ages = {
-        labels: v for (name, labels), v in found.items() if name == "roomkeeper_attachment_queue_age_seconds"
-    }
+    ages = {labels: v for (name, labels), v in found.items() if name == "roomkeeper_queue_rows_age_seconds"}
     # Not those that are not due yet.
-    assert list(ages) == [(("app", "openchat"),)]
-    assert 100 <= ages[("app", "openchat"),] < 160
+    assert ages.keys() == {queue_labels("openchat", "due"), queue_labels("pern", "failed")}
+    assert 100 <= ages[queue_labels("openchat", "due")] < 160
     assert found["roomkeeper_dead_letters", ()] == 1
 
 
@@ -381,7 +384,7 @@ def test_what_is_reopened_is_due_since_then(platform: Platform, state: State) ->
         id=row_id,
     )
     operator_actions.act("retry", "openchat", row_id, actor="ada", reason="the object is back")
-    age = ("roomkeeper_attachment_queue_age_seconds", (("app", "openchat"),))
+    age = ("roomkeeper_queue_rows_age_seconds", queue_labels("openchat", "due"))
     assert 0 <= asked(state)[age] < 60
     # And it grows until a worker takes it.
     platform.sql("UPDATE roomkeeper.attachment_jobs SET updated_at = now() - interval '100 s'")
