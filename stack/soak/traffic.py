@@ -59,7 +59,7 @@ class Traffic:
         self._rollups = rollups
         self._random = Random(seed)  # noqa: S311 - no secret
         self._round = 0
-        self.sent = {"files": 0, "statuses": 0, "policies": 0, "rollups": 0}
+        self.sent = {"files": 0, "statuses": 0, "calls": 0, "policies": 0, "rollups": 0}
         self.refused = 0
         self.reads: list[tuple[str, UUID, UUID, datetime]] = []
         self.ephemera: list[Ephemera] = []
@@ -107,6 +107,7 @@ class Traffic:
         with engine.begin() as connection:
             self._record(connection, app, message_id, events)
         self.sent["statuses"] += len(events)
+        self.sent["calls"] += 1
         reads = {(reader, at) for reader, status, at in events if status == "read"}
         self.reads += [(app, message_id, reader, at) for reader, at in reads]
 
