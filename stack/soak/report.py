@@ -21,7 +21,7 @@ class Outcome:
     Attributes:
         begun: the disturbances, with the second at which each began.
         sent: by kind, how many things were committed.
-        refused: how often a server refused a service, which then sent nothing.
+        refused: by error, how often a server refused a service, which then sent nothing.
         lost: what was not as it must be at the end.
         never_begun: the disturbances that were never possible.
         memory: by program, its median in MiB in the second quarter of the time, and in the last.
@@ -33,7 +33,7 @@ class Outcome:
     seed: int
     begun: Sequence[tuple[float, Disturbance]]
     sent: Mapping[str, int]
-    refused: int
+    refused: Mapping[str, int]
     lost: Sequence[str]
     silence: Silence
     never_begun: Sequence[str]
@@ -72,7 +72,10 @@ class Outcome:
         for name, times in moments.items():
             yield name, f"at {', '.join(times)} s"
         yield "sent", ", ".join(f"{number:,} {name}" for name, number in self.sent.items())
-        yield "refused to services", f"{self.refused} times"
+        yield (
+            "refused to services",
+            ", ".join(f"{number} × {name}" for name, number in self.refused.items()) or "nothing",
+        )
         yield "lost", _list(self.lost)
         yield "silent without the right cause", _list(self.silence.problems)
         for kind, seconds in self.silence.longest.items():

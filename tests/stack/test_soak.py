@@ -105,7 +105,7 @@ def outcome(**changes: Any) -> Outcome:
         "seed": 7,
         "begun": [(31.2, READ_ONLY), (90, CLOCK), (200, CLOCK)],
         "sent": {"files": 1234},
-        "refused": 2,
+        "refused": {"OperationalError": 2},
         "lost": [],
         "silence": Silence(longest={"files": 20}),
         "never_begun": [],
