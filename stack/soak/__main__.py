@@ -27,7 +27,9 @@ ROUND, SAMPLE = 5.0, 15.0
 #: What was not possible is tried again after so many seconds.
 AGAIN = 5.0
 #: How long nothing may change while what is left is waited for, and how long all of it may take.
-STILL_SECONDS, SETTLE_SECONDS = 180.0, 1800.0
+STILL_SECONDS, SETTLE_SECONDS = 300.0, 1800.0
+#: A file whose message is lost is announced again after so many seconds: `STILL_SECONDS` are more.
+REQUEUE_SECONDS = 120
 #: A disk of its own for work files, so that it can be filled.
 DISK = "size=64m"
 #: Autovacuum at its busiest.
@@ -60,7 +62,12 @@ def main() -> int:
     if not disk:
         console.print("! The disk of work files cannot be filled: mounting one takes root.", style="yellow")
     demo = RollupDemo()
-    overrides = {**IMPATIENT, "ROOMKEEPER_WORK_ROOT": str(work), "ROOMKEEPER_METRICS_PORT": "9465"}
+    overrides = {
+        **IMPATIENT,
+        "ROOMKEEPER_ATTACHMENT_REQUEUE_SECONDS": str(REQUEUE_SECONDS),
+        "ROOMKEEPER_WORK_ROOT": str(work),
+        "ROOMKEEPER_METRICS_PORT": "9465",
+    }
     try:
         with LocalStack(
             STATE,
