@@ -121,7 +121,11 @@ CLOCKS = tuple(
     for seconds, name in ((HOUR, "an hour ahead"), (-HOUR, "an hour behind"))
 )
 FULL_DISK = Disturbance(
-    "the disk of work files is full", _fill_disk, lambda stack, _: _ballast(stack).unlink(missing_ok=True), 60
+    "the disk of work files is full",
+    _fill_disk,
+    lambda stack, _: _ballast(stack).unlink(missing_ok=True),
+    60,
+    "work files",
 )
 #: Those that are in force for a while. For the five minutes of the held rows work on other rows goes on.
 LASTING = (

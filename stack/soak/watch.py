@@ -16,6 +16,12 @@ from stack.soak.disturbances import SERVERS, Disturbance
 SILENT_SECONDS = 60.0
 #: How often `check` runs.
 EVERY_SECONDS = 10.0
+#: By kind of work, what a fault must name to be the cause of its silence, where no disturbance says it.
+CAUSES = {
+    "files": r"attachments|scanner|[Ss]tore|broker|database|work files|decoded",
+    "calls with statuses": r"delivery|broker|database",
+    "periodic jobs": r"maintenance|beat|broker|database|not run",
+}
 #: The most seconds that count from one look to the next.
 COUNTED_SECONDS = 1.5 * EVERY_SECONDS
 #: Memory at the end may be so many times the memory after the start.
@@ -130,7 +136,8 @@ class Silence:
             self.longest[kind] = max(self.longest.get(kind, 0.0), still.seconds)
             if still.seconds < SILENT_SECONDS:
                 continue
-            if named or (found.faults and not expected):
+            cause = CAUSES.get(kind, "")
+            if named or (not expected and any(re.search(cause, fault) for fault in found.faults)):
                 # When the cause is over, it has a minute to go on.
                 still.seconds = 0.0
                 continue
