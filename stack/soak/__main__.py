@@ -20,7 +20,7 @@ from stack.soak import final_count, report
 from stack.soak.disturbances import AWAY, Disturbance, InForce, plan
 from stack.soak.traffic import REFUSED, Traffic
 from stack.soak.watch import Check, Checks, Memory, Silence, Work
-from tasks.apps import rollups
+from tasks.apps import POLICIES, ROLLUPS, rollups
 
 STATE = Path(".roomkeeper") / "soak"
 #: A round of traffic and a sample of memory come every so many seconds.
@@ -29,6 +29,8 @@ ROUND, SAMPLE = 5.0, 15.0
 AGAIN = 5.0
 #: How long nothing may change while what is left is waited for, and how long all of it may take.
 STILL_SECONDS, SETTLE_SECONDS = 300.0, 1800.0
+#: How often sweeps and retention run, and rollups: a machine must keep up that has other things to do, too.
+SWEEP_SECONDS, ROLLUP_SECONDS = 30, 15
 #: A file whose message is lost is announced again after so many seconds: `STILL_SECONDS` are more.
 REQUEUE_SECONDS = 120
 #: What `check` says of rollups that have days of the past to close.
@@ -67,6 +69,12 @@ def main() -> int:
     demo = RollupDemo()
     overrides = {
         **IMPATIENT,
+        "ROOMKEEPER_SWEEP_EVERY": ",".join(
+            [
+                *(f"{name}={SWEEP_SECONDS}" for name in POLICIES if name != "roomkeeper.runs"),
+                *(f"{name}={ROLLUP_SECONDS}" for name in ROLLUPS),
+            ]
+        ),
         "ROOMKEEPER_ATTACHMENT_REQUEUE_SECONDS": str(REQUEUE_SECONDS),
         "ROOMKEEPER_WORK_ROOT": str(work),
         "ROOMKEEPER_METRICS_PORT": "9465",
