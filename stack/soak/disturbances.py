@@ -177,6 +177,8 @@ MOMENTARY = (
 #: A server that must live for a lasting disturbance is not ended for so many seconds before and after either;
 #: another moment is looked for so many times.
 SPARED, TRIES = 15.0, 100
+#: So many seconds lie between two ends of the same program or server, if there is room.
+APART = 60.0
 SERVERS = ("postgres", "pgbouncer", "valkey", "seaweedfs", "clamd")
 
 
@@ -230,6 +232,8 @@ def plan(
                 break
             at = random.uniform(5, busy)
         planned.append((at, one))
+        # What is ended is up again before it is ended the next time.
+        windows.append((at - APART, at + APART, name))
     return sorted(planned, key=lambda item: item[0])
 
 

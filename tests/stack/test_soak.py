@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stack.programs import PROGRAMS
-from stack.soak.disturbances import CLOCKS, FULL_DISK, LASTING, SERVERS, Disturbance, InForce, plan
+from stack.soak.disturbances import APART, CLOCKS, FULL_DISK, LASTING, SERVERS, Disturbance, InForce, plan
 from stack.soak.report import Outcome
 from stack.soak.watch import Check, Silence, Work
 
@@ -51,6 +51,9 @@ def test_what_a_disturbance_needs_is_not_ended_meanwhile() -> None:
         for at, one in planned:
             server = one.name.partition(" is ended")[0]
             assert not any(begin <= at <= end for begin, end, of in windows if of == server), one.name
+        for program in (*PROGRAMS, "pgbouncer"):
+            first, second = (at for at, one in planned if one.name.startswith(f"{program} is ended"))
+            assert second - first >= APART
 
 
 def test_a_part_of_the_plan_can_be_run_in_less_time() -> None:
