@@ -57,6 +57,9 @@ def _sql(*statements: str) -> Callable[..., None]:
         with _database(stack) as connection:
             # The end of a read-only period must be written, too.
             connection.execute("SET default_transaction_read_only = off")
+            # As those who alter tables do: what waits for a lock holds up all who come later. And the one who
+            # holds it may be another disturbance, which cannot end while this one waits.
+            connection.execute("SET lock_timeout = '1s'")
             for statement in statements:
                 connection.execute(statement)
 
