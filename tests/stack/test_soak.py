@@ -6,9 +6,22 @@ from typing import Any
 import pytest
 
 from stack.programs import PROGRAMS
-from stack.soak.disturbances import APART, CLOCKS, FULL_DISK, LASTING, SERVERS, Disturbance, InForce, plan
+from stack.soak.disturbances import (
+    APART,
+    AWAY,
+    CLOCKS,
+    FULL_DISK,
+    LASTING,
+    MOMENTARY,
+    SERVERS,
+    Disturbance,
+    InForce,
+    plan,
+)
 from stack.soak.report import Outcome
 from stack.soak.watch import Check, Silence, Work
+from tests.platform import Platform
+from workers.settings import Settings
 
 HOUR = 3600.0
 
@@ -178,3 +191,23 @@ def test_what_cannot_begin_is_not_in_force() -> None:
     with pytest.raises(OSError, match="away"):
         in_force.begin(Disturbance("away", lambda _: server.set(True)), 0)
     assert in_force.names() == []
+
+
+class Stack:
+    """Stands for one that runs: what is asked of it is where its database is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.direct_settings = settings
+
+
+def test_a_table_whose_rows_are_held_is_altered_later(platform: Platform) -> None:
+    """Both disturbances come from one process: one must not wait for the end of the other."""
+    stack: Any = Stack(platform.settings)
+    holds = next(one for one in LASTING if "holds rows" in one.name)
+    alters = next(one for one in MOMENTARY if "column" in one.name)
+    assert holds.end is not None
+    held = holds.begin(stack)
+    with pytest.raises(AWAY):
+        alters.begin(stack)
+    holds.end(stack, held)
+    alters.begin(stack)
