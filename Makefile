@@ -25,8 +25,9 @@ run: install ## Start everything, feed sample files in, stay until Ctrl-C
 demo: install ## The same without staying: exit 0 only if every sample and every stale row met its fate, and every rollup counted
 	@exec $(BIN)/roomkeeper stack demo
 
-soak: install ## Run everything at once for an hour, disturbed, then count; by hand: MINUTES=60 SEED=1 (root fills a disk, too)
-	@exec $(BIN)/python -m stack.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
+soak: install ## Run everything at once for an hour, disturbed, then count; by hand: MINUTES=60 SEED=1, ARGS='--only clock' (root fills a disk, too)
+	@sh scripts/install-peers.sh
+	@exec $(BIN)/python -m stack.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1) $(ARGS)
 
 test: install ## Run lint, types, and every test but test-system's; installs Debian's PostgreSQL 15 where it is missing
 	@sh scripts/install-postgresql-15.sh

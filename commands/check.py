@@ -16,7 +16,11 @@ from workers.settings import Settings, get_settings
 CHECKS: dict[str, Callable[[Settings], list[Fault]]] = {
     "database": checks.database,
     "broker": lambda settings: [*checks.broker(settings), *checks.installation(settings)],
-    "store": lambda settings: [*checks.store(settings), *checks.providers(settings)],
+    "store": lambda settings: [
+        *checks.store(settings),
+        *checks.providers(settings),
+        *checks.work_files(settings),
+    ],
     "scanner": checks.scanner,
     "decoder": checks.decoder,
     "retention": check_retention.faults,

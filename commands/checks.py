@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import disk_usage
 
 import typer
 from psycopg.errors import (
@@ -38,6 +39,7 @@ from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings, variable
 from workers.storage import BucketMissing, ObjectStore, StoreError, UnknownProvider, store_for
 from workers.storage.local import LocalStore
+from workers.workdir import FULL_BYTES, workdir
 
 #: How many rows of a table are asked which store they name: some milliseconds' worth.
 SAMPLED_ROWS = 5000
@@ -303,6 +305,24 @@ def store(settings: Settings) -> list[Fault]:
     return faults
 
 
+def work_files(settings: Settings) -> list[Fault]:
+    """Check that there is room for the files that are worked on."""
+    root = settings.work_root or Path(tempfile.gettempdir())
+    try:
+        with workdir(settings.work_root):
+            free = disk_usage(root).free
+    except OSError as error:
+        return [_unwritable("directory of work files", f"{root}: {error.strerror}", "work_root")]
+    if free >= FULL_BYTES:
+        return []
+    return [
+        Fault(
+            f"The disk of work files is full: {root} has {free:,} bytes left. Files wait.",
+            f"Make room, or name a directory of another disk in {variable('work_root')}.",
+        )
+    ]
+
+
 def works(name: str, place: ObjectStore, field: str) -> list[Fault]:
     """Check that the directory that `field` names can be written to and read."""
     try:
@@ -439,7 +459,10 @@ def scanner(settings: Settings) -> list[Fault]:
     """Check that clamd answers, finds what it must, and fails closed: it is asked, not its configuration."""
     clamd = Scanner(settings.clamd, settings.scan_timeout_seconds)
     try:
-        return signatures(clamd.versions(), settings) + scanner_probes.faults(clamd, settings)
+        version = clamd.versions()
+        # It is asked by files; where none can be written, the check of the store has reported that.
+        probed = [] if work_files(settings) else scanner_probes.faults(clamd, settings)
+        return signatures(version, settings) + probed
     except ScannerUnavailable as error:
         return [
             Fault(f"The virus scanner does not answer: {error}.", f"Start it, or set {variable('clamd')}.")

@@ -312,7 +312,8 @@ class JobRun(PlatformBase):
 class Worker(PlatformBase):
     """A running worker or beat: one row for each process, with the time of its last heartbeat.
 
-    A process that ends in good order deletes its row. That of one that was killed stays for a while.
+    A process that ends in good order deletes its row. That of one that was killed stays for a while;
+    the last of its kind to end in good order deletes it, too.
 
     Attributes:
         kind: the kind of worker, or 'beat'.

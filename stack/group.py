@@ -1,4 +1,4 @@
-"""The local stack: four servers and the platform's programs as one supervised group."""
+"""The local stack: the servers and the platform's programs as one supervised group."""
 
 import os
 import secrets
@@ -16,11 +16,13 @@ import psycopg
 import sqlalchemy.exc
 
 from stack import exports, lock, ports, programs, session
+from stack.clock import Clocks
 from stack.errors import PortTakenError, StackError
 from stack.interrupts import Interrupted, Interrupts
 from stack.processes import run
 from stack.servers import signatures
 from stack.servers.clamd import Clamd
+from stack.servers.pgbouncer import PgBouncer
 from stack.servers.postgres import Postgres, create_database
 from stack.servers.seaweedfs import PORTS, SeaweedFS
 from stack.servers.server import Server
@@ -46,6 +48,8 @@ _MOVES = 3
 #: How often the database may go away while it is set up.
 _SET_UPS = 5
 _WATCH_SECONDS = 0.5
+#: Of PgBouncer: two connections for each process of the three kinds of workers, and some for commands.
+_POOL = {"default_pool_size": "20", "max_client_conn": "200"}
 
 #: The variables that the stack sets itself, for they say where its own servers are and where its files go.
 OWN = (
@@ -88,7 +92,12 @@ class LocalStack:
         fresh: empty `state` first.
         furnish: puts into the database what is to be there before the programs run; it may be broken off
             anywhere.
+        pooled: let the programs reach the database through PgBouncer, in transaction pooling.
+        clocked: let the clock of each program be stepped, by `clocks`.
         say: told how it gets on, a line each.
+
+    Attributes:
+        clocks: the wall clocks of the programs; only of a stack that is `clocked`, and that runs.
 
     Raises:
         StackError: it cannot start, or another one runs in `state`; a sentence for the person who started it.
@@ -103,6 +112,8 @@ class LocalStack:
         own_signatures: bool = False,
         fresh: bool = False,
         furnish: Callable[[Settings], None] = lambda _: None,
+        pooled: bool = False,
+        clocked: bool = False,
         say: Say = lambda _: None,
     ) -> None:
         self._state = state.resolve()
@@ -110,11 +121,15 @@ class LocalStack:
         self._own_signatures = own_signatures
         self._fresh = fresh
         self._furnish = furnish
+        self._pooled = pooled
         self._say = say
+        self._clocked = clocked
+        self.clocks: Clocks | None = None
         self._interrupts = Interrupts()
         self._environment: dict[str, str] = {}
         self._counts_port = 0
         self._addresses: dict[str, str] = {}
+        self._database_url = ""
         self._supervisor: Supervisor | None = None
         self._held = ExitStack()
 
@@ -127,6 +142,11 @@ class LocalStack:
     def settings(self) -> Settings:
         """The settings that all its programs have."""
         return load(self._environment)
+
+    @property
+    def direct_settings(self) -> Settings:
+        """The same, past the pooler where there is one."""
+        return load({**self._environment, variable("database_url"): self._database_url})
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -181,17 +201,22 @@ class LocalStack:
         self._say(f"all up after {time.monotonic() - began:.1f} s")
 
     def _bring_up(self) -> None:
-        postgres, valkey, seaweedfs, clamd = servers = self._plan()
+        postgres, valkey, seaweedfs, clamd, *poolers = self._plan()
+        quick: list[Server] = [valkey, clamd, *poolers]
+        servers: list[Server] = [postgres, seaweedfs]
+        servers += quick
         for server in servers:
             server.prepare(lambda command: run(command, pause=self._pause))
         settings = load(self._environment)
         settings.storage_root.mkdir(exist_ok=True)
+        if self._clocked:
+            self.clocks = Clocks(self._state / "clocks")
         exports.write(self._state / _EXPORTS, self._environment)
         self._supervisor = supervisor = Supervisor(
             self._state,
             [
                 [_program(server) for server in servers],
-                programs.supervised(settings, self._counts_port),
+                programs.supervised(settings, self._counts_port, self.clocks),
             ],
             self._environment,
             ROOT,
@@ -201,7 +226,7 @@ class LocalStack:
         self._await(postgres.name, postgres.ready)
         self._set_up(postgres)
         # Last, for real signatures take their time to load.
-        for server in (valkey, clamd):
+        for server in quick:
             self._await(server.name, server.ready)
         supervisor.start_stage(1)
         # It takes its seconds, and the programs take theirs; what they ask of it before, they ask again.
@@ -262,7 +287,7 @@ class LocalStack:
             return interrupted.signal
         return None
 
-    def _plan(self) -> tuple[Postgres, Valkey, SeaweedFS, Clamd]:
+    def _plan(self) -> tuple[Postgres, Valkey, SeaweedFS, Clamd, *tuple[PgBouncer, ...]]:
         """Choose ports and signatures; describe the servers, the environment and the addresses."""
         # Checked before anything runs, and without the addresses that do not count.
         asked = {**_DEFAULTS, **self._overrides, **os.environ}
@@ -275,6 +300,7 @@ class LocalStack:
             "postgres": None,
             "valkey": None,
             **dict.fromkeys(parts.values()),
+            **({"pgbouncer": None} if self._pooled else {}),
             "flower": settings.flower_port,
             "metrics": settings.metrics_port,
             "counts": settings.worker_metrics_port,
@@ -293,6 +319,12 @@ class LocalStack:
             self._secret("seaweedfs-secret"),
         )
         clamd = Clamd(self._state / "clamd", known, settings.max_file_bytes)
+        poolers = (
+            [PgBouncer(self._state / "pgbouncer", chosen.numbers["pgbouncer"], postgres.port, _POOL)]
+            if self._pooled
+            else []
+        )
+        self._database_url = postgres.url(DATABASE)
         password = (
             settings.flower_password.get_secret_value()
             if settings.flower_password
@@ -300,7 +332,7 @@ class LocalStack:
         )
         flower = f"http://127.0.0.1:{chosen.numbers['flower']}"
         own = {
-            "database_url": postgres.url(DATABASE),
+            "database_url": poolers[0].url(self._database_url) if poolers else self._database_url,
             "broker_url": valkey.address,
             "clamd": clamd.address,
             "storage_root": str(self._state / "storage"),
@@ -322,7 +354,8 @@ class LocalStack:
             "Flower": f"{flower} (user {settings.flower_user}, password {password})",
             "metrics": f"http://127.0.0.1:{chosen.numbers['metrics']}/metrics",
             "counts": f"http://127.0.0.1:{self._counts_port}/metrics (of the worker for attachments)",
-            "PostgreSQL": own["database_url"],
+            "PostgreSQL": self._database_url,
+            **({"PgBouncer": own["database_url"]} if poolers else {}),
             "Valkey": own["broker_url"],
             "S3": f"{seaweedfs.address}/{BUCKET} (key {seaweedfs.access_key}, secret {seaweedfs.secret_key})",
             "archive": f"{seaweedfs.address}/{ARCHIVE}",
@@ -330,7 +363,7 @@ class LocalStack:
             "storage": own["storage_root"],
             "by hand": exports.example(self._state / _EXPORTS),
         }
-        return postgres, valkey, seaweedfs, clamd
+        return postgres, valkey, seaweedfs, clamd, *poolers
 
     def _set_up(self, postgres: Postgres) -> None:
         began = time.monotonic()
@@ -351,8 +384,8 @@ class LocalStack:
         self._interrupts.at_once = True
         try:
             self._interrupts.check()
-            programs.set_up(self.settings)
-            self._furnish(self.settings)
+            programs.set_up(self.direct_settings)
+            self._furnish(self.direct_settings)
         finally:
             self._interrupts.at_once = False
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from celery import Celery
 
+from stack.clock import Clocks
 from stack.processes import bound
 from stack.supervise import Program
 from tasks.apps import enabled
@@ -56,16 +57,26 @@ def set_up(settings: Settings) -> None:
         engine.dispose()
 
 
-def supervised(settings: Settings, counts_port: int) -> list[Program]:
-    """Return the programs as they are to be supervised; one worker serves its counts on `counts_port`."""
+def supervised(settings: Settings, counts_port: int, clocks: Clocks | None = None) -> list[Program]:
+    """Return the programs as they are to be supervised; one worker serves its counts on `counts_port`.
+
+    Args:
+        clocks: gives each program a wall clock of its own.
+    """
     seconds = settings.shutdown_seconds + _GOODBYE_SECONDS
     # For one program alone: two on one machine cannot have the same.
-    counting = ("env", f"{variable('worker_metrics_port')}={counts_port}")
+    counting = {variable("worker_metrics_port"): str(counts_port)}
+
+    def environment(name: str) -> tuple[str, ...]:
+        own = counting if name == "attachments" else {}
+        own = own | (clocks.environment(name) if clocks is not None else {})
+        return ("env", *(f"{key}={value}" for key, value in own.items())) if own else ()
+
     return [
         Program(
             name,
             (
-                *(counting if name == "attachments" else ()),
+                *environment(name),
                 *bound(signal.SIGTERM),
                 *roomkeeper(arguments),
             ),

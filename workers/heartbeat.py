@@ -34,6 +34,8 @@ ALIVE_SECONDS = 30.0
 END_SECONDS = 2.0
 #: Rows of dead processes: how long each is kept, and the last one of its kind.
 KEPT, LAST_KEPT = "1 hour", "7 days"
+#: A row without a heartbeat for so long is of a dead process, as in `liveness.DEAD_AFTER`.
+DEAD = "1 minute"
 #: What bounds the wait for a server that has gone silently. In milliseconds, seconds, seconds, and tries.
 _BOUNDS = {
     "tcp_user_timeout": 10_000,
@@ -54,7 +56,15 @@ _REMOVE_DEAD = text(f"""
            SELECT FROM roomkeeper.workers AS newer
             WHERE newer.kind = dead.kind AND newer.seen_at > dead.seen_at)
 """)  # noqa: S608 - constants
-_REMOVE_OWN = text("DELETE FROM roomkeeper.workers WHERE id = :id")
+# A process that was killed before this one must not be reported as the last that was seen of its kind; beside
+# others that run its row stays.
+_REMOVE_OWN = text(f"""
+    DELETE FROM roomkeeper.workers AS one
+     WHERE id = :id
+        OR kind = :kind AND seen_at < now() - interval '{DEAD}' AND NOT EXISTS (
+           SELECT FROM roomkeeper.workers AS other
+            WHERE other.kind = one.kind AND other.id <> :id AND other.seen_at >= now() - interval '{DEAD}')
+""")  # noqa: S608 - constants
 # A heartbeat that a crash takes back is written again in a moment.
 _LIGHT = text("SELECT set_config('synchronous_commit', 'off', true)")
 
@@ -98,7 +108,10 @@ class Heartbeat:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Delete the row, if the database does so within `END_SECONDS`."""
+        """Delete the row, if the database does so within `END_SECONDS`.
+
+        The last of its kind deletes the rows of dead processes, too.
+        """
         # A child process has a copy of this object, and not the thread.
         if os.getpid() == self._row["pid"]:
             self._over.set()
@@ -110,7 +123,7 @@ class Heartbeat:
                 self._try(self._write)
             self._over.wait(EVERY_SECONDS)
         if self._written:
-            self._try(lambda connection: connection.execute(_REMOVE_OWN, {"id": self._row["id"]}))
+            self._try(lambda connection: connection.execute(_REMOVE_OWN, self._row))
         self._engine.dispose()
 
     def _write(self, connection: Connection) -> None:

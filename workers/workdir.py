@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: With less room than this, work that writes files may have failed for want of it.
+FULL_BYTES = 1024 * 1024
 _PREFIX = "roomkeeper-work-"
 
 

@@ -1,1 +1,1 @@
-"""Real servers for development and tests: PostgreSQL, Valkey, clamd, SeaweedFS."""
+"""Real servers for development and tests: PostgreSQL, PgBouncer, Valkey, clamd, SeaweedFS."""

@@ -1,6 +1,7 @@
 """`make soak`: traffic of all applications on the local stack, disturbed by a seeded plan, then counted."""
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -14,20 +15,26 @@ from stack.demo.uploads import Services, services
 from stack.errors import StackError
 from stack.group import LocalStack
 from stack.interrupts import Interrupted
-from stack.programs import PROGRAMS, roomkeeper
-from stack.soak import final_count
-from stack.soak.disturbances import AWAY, InForce, plan
+from stack.programs import roomkeeper
+from stack.soak import final_count, report
+from stack.soak.disturbances import AWAY, Disturbance, InForce, plan
 from stack.soak.traffic import REFUSED, Traffic
-from stack.soak.watch import GROWTH, Check, Checks, Memory, Silence
-from tasks.apps import rollups
+from stack.soak.watch import Check, Checks, Memory, Silence, Work
+from tasks.apps import POLICIES, ROLLUPS, rollups
 
 STATE = Path(".roomkeeper") / "soak"
 #: A round of traffic and a sample of memory come every so many seconds.
 ROUND, SAMPLE = 5.0, 15.0
 #: What was not possible is tried again after so many seconds.
 AGAIN = 5.0
-#: How long the end may take to settle.
-SETTLE_SECONDS = 300.0
+#: How long nothing may change while what is left is waited for, and how long all of it may take.
+STILL_SECONDS, SETTLE_SECONDS = 300.0, 1800.0
+#: How often sweeps and retention run, and rollups: a machine must keep up that has other things to do, too.
+SWEEP_SECONDS, ROLLUP_SECONDS = 30, 15
+#: A file whose message is lost is announced again after so many seconds: `STILL_SECONDS` are more.
+REQUEUE_SECONDS = 120
+#: What `check` says of rollups that have days of the past to close.
+LATE = re.compile(r"\b(is|are) late: .* should have been closed")
 #: A disk of its own for work files, so that it can be filled.
 DISK = "size=64m"
 #: Autovacuum at its busiest.
@@ -49,6 +56,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--only", default="", help="only disturbances with this regular expression in the name"
+    )
+    parser.add_argument("--longest", type=float, default=float("inf"), help="seconds that one lasts at most")
     given = parser.parse_args()
     work = (STATE.parent / "soak-work").resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -56,7 +67,18 @@ def main() -> int:
     if not disk:
         console.print("! The disk of work files cannot be filled: mounting one takes root.", style="yellow")
     demo = RollupDemo()
-    overrides = {**IMPATIENT, "ROOMKEEPER_WORK_ROOT": str(work), "ROOMKEEPER_METRICS_PORT": "9465"}
+    overrides = {
+        **IMPATIENT,
+        "ROOMKEEPER_SWEEP_EVERY": ",".join(
+            [
+                *(f"{name}={SWEEP_SECONDS}" for name in POLICIES if name != "roomkeeper.runs"),
+                *(f"{name}={ROLLUP_SECONDS}" for name in ROLLUPS),
+            ]
+        ),
+        "ROOMKEEPER_ATTACHMENT_REQUEUE_SECONDS": str(REQUEUE_SECONDS),
+        "ROOMKEEPER_WORK_ROOT": str(work),
+        "ROOMKEEPER_METRICS_PORT": "9465",
+    }
     try:
         with LocalStack(
             STATE,
@@ -64,21 +86,33 @@ def main() -> int:
             own_signatures=True,
             fresh=True,
             furnish=demo.furnish,
+            pooled=True,
+            clocked=True,
             say=console.print,
         ) as stack:
-            return _soak(stack, demo, given.minutes * 60, given.seed, disk=disk)
+            seconds = given.minutes * 60
+            planned = plan(given.seed, seconds, disk=disk, only=given.only, longest=given.longest)
+            return _soak(stack, demo, seconds, given.seed, planned)
     finally:
         if disk:
             subprocess.run(["umount", "--lazy", work], check=False)
 
 
-def _soak(stack: LocalStack, demo: RollupDemo, seconds: float, seed: int, *, disk: bool) -> int:
-    planned = plan(seed, seconds, disk=disk)
+def _soak(
+    stack: LocalStack,
+    demo: RollupDemo,
+    seconds: float,
+    seed: int,
+    planned: list[tuple[float, Disturbance]],
+) -> int:
     console.print(f"Seed {seed}, {seconds / 60:g} minutes, {len(planned)} disturbances.")
     in_force, memory, silence = InForce(stack), Memory(), Silence()
-    with services(stack.settings) as apis:
+    begun: list[tuple[float, Disturbance]] = []
+    # What the applications do, and what is counted, does not depend on the pooler.
+    settings = stack.direct_settings
+    with services(settings) as apis:
         _make_busy(apis)
-        traffic = Traffic(apis, stack.settings, demo, seed)
+        traffic = Traffic(apis, settings, demo, seed)
         began = time.monotonic()
         due = {"round": 0.0, "sample": 0.0}
         checks = Checks(stack)
@@ -90,6 +124,7 @@ def _soak(stack: LocalStack, demo: RollupDemo, seconds: float, seed: int, *, dis
                 console.print(f"{now:6.0f} s  {one.name}")
                 try:
                     in_force.begin(one, now)
+                    begun.append((now, one))
                 except AWAY as error:
                     # Its server has just been killed, say: later, then.
                     console.print(f"          not possible now: {type(error).__name__}")
@@ -101,7 +136,7 @@ def _soak(stack: LocalStack, demo: RollupDemo, seconds: float, seed: int, *, dis
             if now >= due["sample"]:
                 memory.sample(stack)
                 due["sample"] = now + SAMPLE
-            if (found := checks.poll(now)) is not None:
+            if (found := checks.poll(now, in_force.names())) is not None:
                 _look(found, apis, silence, in_force, traffic)
             if number := stack.wait(0.2):
                 raise Interrupted(number)
@@ -110,10 +145,28 @@ def _soak(stack: LocalStack, demo: RollupDemo, seconds: float, seed: int, *, dis
             if number := stack.wait(0.2):
                 raise Interrupted(number)
         console.print("Traffic has ended; waiting for what is left.")
-        problems = _settle(stack, apis, traffic, demo)
-    problems += silence.problems
-    problems += [f"never possible: {one.name}" for _, one in planned]
-    return _report(traffic, memory, problems)
+        lost = _settle(stack, apis, traffic, demo)
+        audits = _audits(stack)
+        faults = _check_at_the_end(stack)
+    outcome = report.Outcome(
+        seconds=seconds,
+        seed=seed,
+        begun=begun,
+        sent=traffic.sent,
+        refused=traffic.refused,
+        lost=lost,
+        silence=silence,
+        never_begun=[one.name for _, one in planned],
+        memory=memory.report(),
+        audits=audits,
+        faults_at_the_end=faults,
+    )
+    console.print(outcome.table(), markup=False)
+    for problem in (problems := outcome.problems()):
+        console.print(f"✗ {problem}", style="red", markup=False)
+    if not problems:
+        console.print("✓ nothing lost, nothing silent, memory flat, all counts agree", style="green")
+    return 1 if problems else 0
 
 
 def _make_busy(apis: Services) -> None:
@@ -125,69 +178,89 @@ def _make_busy(apis: Services) -> None:
 def _look(found: Check, apis: Services, silence: Silence, in_force: InForce, traffic: Traffic) -> None:
     try:
         with apis.engine.begin() as connection:
-            waiting = final_count.unfinished(connection)
+            works = final_count.work(connection, traffic.sent)
     except REFUSED:
-        waiting = 1
+        works = {name: Work(-1, 1) for name in ("files", "calls with statuses", "periodic jobs")}
     for one in traffic.ephemera:
         try:
             one.look()
         except REFUSED:
             break
-    silence.look(found, traffic.sent["files"] - waiting, waiting, in_force.names())
+    silence.look(found, works, in_force.names())
     faults = "; ".join(found.faults) or "no fault"
-    console.print(f"{found.at:6.0f} s  {traffic.sent['files']} files, {waiting} unfinished; check: {faults}")
+    waiting = ", ".join(f"{work.waiting} {name}" for name, work in works.items() if name != "periodic jobs")
+    console.print(f"{found.at:6.0f} s  waiting: {waiting}; check: {faults}", markup=False)
 
 
 def _settle(stack: LocalStack, apis: Services, traffic: Traffic, demo: RollupDemo) -> list[str]:
-    """Wait until nothing is left to do, or for `SETTLE_SECONDS`; return what is wrong."""
-    deadline = time.monotonic() + SETTLE_SECONDS
+    """Wait until nothing is left to do, or nothing changes any more; return what is wrong then."""
+    began = changed = time.monotonic()
+    before: list[str] = []
     while True:
-        with apis.engine.begin() as connection:
-            rest = final_count.left(connection)
-            problems = [*final_count.files(connection), *final_count.statuses(connection, traffic)]
-        for one in traffic.ephemera:
-            one.look()
-        demo.look(apis.engine)
-        problems += [
-            f"{case.policy.name}: not done: {case.fed.says}"
-            for one in traffic.ephemera
-            for case in one.waiting
-        ]
-        problems += [f"{one.name}: statistics are not complete" for one in demo.waiting]
-        problems += [f"{name}: {number}" for name, number in rest._mapping.items() if number]
-        if not problems or time.monotonic() > deadline:
+        problems = _left(apis, traffic, demo)
+        now = time.monotonic()
+        if problems != before:
+            before, changed = problems, now
+            console.print(
+                f"{now - began:6.0f} s  left: {len(problems)}, such as {problems[:3]}", markup=False
+            )
+        if not problems or now - changed > STILL_SECONDS or now - began > SETTLE_SECONDS:
             break
         if number := stack.wait(2):
             raise Interrupted(number)
     if traffic.ephemera:
         problems += traffic.ephemera[-1].verified().faults
-    for name in rollups(stack.settings):
-        audit = subprocess.run(
-            roomkeeper(("rollup", "audit", name)),
-            env=stack.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if audit.returncode:
-            output = f"{audit.stdout}{audit.stderr}".strip()
-            problems.append(f"rollup audit {name}: {output[-500:]}")
     return problems
 
 
-def _report(traffic: Traffic, memory: Memory, problems: list[str]) -> int:
-    console.print(", ".join(f"{number:,} {name}" for name, number in traffic.sent.items()) + " sent;")
-    console.print(f"{traffic.refused} times a server refused a service, which sent nothing then.")
-    for name, (first, last) in memory.report().items():
-        console.print(f"  {name}: {first:.0f} MiB in the second quarter, {last:.0f} MiB in the last")
-        # The servers' memory grows with their data, and begins anew when they are killed.
-        if name in PROGRAMS and last > GROWTH * first and last - first > 50:
-            problems.append(f"{name} grew from {first:.0f} to {last:.0f} MiB")
-    for problem in problems:
-        console.print(f"✗ {problem}", style="red", markup=False)
-    if not problems:
-        console.print("✓ nothing lost, nothing silent, memory flat, all counts agree", style="green")
-    return 1 if problems else 0
+def _left(apis: Services, traffic: Traffic, demo: RollupDemo) -> list[str]:
+    with apis.engine.begin() as connection:
+        rest = final_count.left(connection)
+        problems = [*final_count.files(connection), *final_count.statuses(connection, traffic)]
+    for one in traffic.ephemera:
+        one.look()
+    demo.look(apis.engine)
+    problems += [
+        f"{case.policy.name}: not done: {case.fed.says}" for one in traffic.ephemera for case in one.waiting
+    ]
+    problems += [f"{one.name}: statistics are not complete" for one in demo.waiting]
+    problems += [f"{name}: {number}" for name, number in rest._mapping.items() if number]
+    return problems
+
+
+def _audits(stack: LocalStack) -> dict[str, str]:
+    """Return the rollups, each with what its audit has found; an empty text where all agrees."""
+    found = {}
+    for name in rollups(stack.settings):
+        audit = _roomkeeper(stack, "rollup", "audit", name)
+        found[name] = f"{audit.stdout}{audit.stderr}".strip()[-500:] if audit.returncode else ""
+    return found
+
+
+def _check_at_the_end(stack: LocalStack) -> list[str]:
+    """Return the faults that `check` still has when all is calm; rollups may still close days of the past."""
+    deadline = time.monotonic() + STILL_SECONDS
+    late: set[str] | None = None
+    while True:
+        done = _roomkeeper(stack, "check")
+        faults = [line[2:] for line in done.stdout.splitlines() if line.startswith("✗ ")]
+        if done.returncode and not faults:
+            faults = [done.stderr[-500:]]
+        # They began with a history. What is named goes on from look to look.
+        now_late = {fault for fault in faults if LATE.search(fault)}
+        faults = [fault for fault in faults if fault not in now_late or fault in (late or now_late)]
+        if late is None and now_late:
+            late = now_late
+        if not faults or time.monotonic() > deadline:
+            return faults
+        if number := stack.wait(5):
+            raise Interrupted(number)
+
+
+def _roomkeeper(stack: LocalStack, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        roomkeeper(arguments), env=stack.environment, capture_output=True, text=True, check=False
+    )
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ A disturbance that has an end is in force for `seconds`. The order and the momen
 """
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,6 +36,7 @@ class Disturbance:
         seconds: how long it is in force.
         check: what `roomkeeper check` must print while it is in force, as a regular expression; None where it
             has nothing to report.
+        of: the server whose end is its end, too; nothing ends that one meanwhile.
     """
 
     name: str
@@ -42,10 +44,11 @@ class Disturbance:
     end: Callable[[LocalStack, Any], None] | None = None
     seconds: float = 0
     check: str | None = None
+    of: str | None = None
 
 
 def _database(stack: LocalStack) -> psycopg.Connection[Any]:
-    url = stack.settings.database_url.get_secret_value()
+    url = stack.direct_settings.database_url.get_secret_value()
     return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
 
@@ -54,6 +57,9 @@ def _sql(*statements: str) -> Callable[..., None]:
         with _database(stack) as connection:
             # The end of a read-only period must be written, too.
             connection.execute("SET default_transaction_read_only = off")
+            # As those who alter tables do: what waits for a lock holds up all who come later. And the one who
+            # holds it may be another disturbance, which cannot end while this one waits.
+            connection.execute("SET lock_timeout = '1s'")
             for statement in statements:
                 connection.execute(statement)
 
@@ -99,8 +105,30 @@ def _kill(program: str, number: signal.Signals) -> Callable[[LocalStack], None]:
     return lambda stack: os.kill(stack.pid(program), number)
 
 
+def _clock(program: str, seconds: int, name: str) -> Disturbance:
+    def step(to: int) -> Callable[..., None]:
+        def run(stack: LocalStack, _begun: object = None) -> None:
+            assert stack.clocks is not None
+            stack.clocks.set(program, to)
+
+        return run
+
+    return Disturbance(f"the clock of {program} is {name}", step(seconds), step(0), 60)
+
+
+HOUR = 3600
+#: Of one program at a time, and there and back while it runs. The jobs go by the database's clock.
+CLOCKS = tuple(
+    _clock(program, seconds, name)
+    for program in ("attachments", "delivery", "maintenance", "beat")
+    for seconds, name in ((HOUR, "an hour ahead"), (-HOUR, "an hour behind"))
+)
 FULL_DISK = Disturbance(
-    "the disk of work files is full", _fill_disk, lambda stack, _: _ballast(stack).unlink(missing_ok=True), 60
+    "the disk of work files is full",
+    _fill_disk,
+    lambda stack, _: _ballast(stack).unlink(missing_ok=True),
+    60,
+    "work files",
 )
 #: Those that are in force for a while. For the five minutes of the held rows work on other rows goes on.
 LASTING = (
@@ -116,7 +144,8 @@ LASTING = (
         _broker("CONFIG", "SET", "maxmemory", "1mb"),
         _broker("CONFIG", "SET", "maxmemory", "0"),
         60,
-        "broker",
+        "The broker's memory is full",
+        of="valkey",
     ),
     # Of a server that does not exist: it keeps its data, and takes no writes.
     Disturbance(
@@ -124,12 +153,18 @@ LASTING = (
         _broker("REPLICAOF", "127.0.0.1", "1"),
         _broker("REPLICAOF", "NO", "ONE"),
         60,
-        "broker",
+        "The broker refuses",
+        of="valkey",
     ),
     Disturbance(
-        "an application's transaction holds rows", _hold_rows, lambda _, connection: connection.close(), 300
+        "an application's transaction holds rows",
+        _hold_rows,
+        lambda _, connection: connection.close(),
+        300,
+        of="postgres",
     ),
     FULL_DISK,
+    *CLOCKS,
 )
 #: Those that are over at once.
 MOMENTARY = (
@@ -142,29 +177,45 @@ MOMENTARY = (
         ),
     ),
 )
-SERVERS = ("postgres", "valkey", "seaweedfs", "clamd")
+#: A server that must live for a lasting disturbance is not ended for so many seconds before and after either;
+#: another moment is looked for so many times.
+SPARED, TRIES = 15.0, 100
+#: So many seconds lie between two ends of the same program or server, if there is room.
+APART = 60.0
+SERVERS = ("postgres", "pgbouncer", "valkey", "seaweedfs", "clamd")
 
 
-def plan(seed: int, seconds: float, *, disk: bool) -> list[tuple[float, Disturbance]]:
-    """Return what is done and when, in seconds from the beginning: the same for a seed and a duration.
+def plan(
+    seed: int, seconds: float, *, disk: bool, only: str = "", longest: float = float("inf")
+) -> list[tuple[float, Disturbance]]:
+    """Return what is done and when, in seconds from the beginning: the same for the same arguments.
 
-    Every program is restarted twice, once by SIGTERM and once by SIGKILL, and every server is killed once.
+    Every program is restarted twice, once by SIGTERM and once by SIGKILL, as is PgBouncer; every other
+    server is killed once.
 
     Args:
         disk: whether the work files have a disk of their own, which can be filled.
+        only: a regular expression that is in the names of those that are wanted.
+        longest: the most seconds that one is in force.
     """
     random = Random(seed)  # noqa: S311 - a plan, not a secret
-    short = list(MOMENTARY) * 2
-    for program in PROGRAMS:
+    short: list[tuple[str | None, Disturbance]] = [(None, one) for one in MOMENTARY * 2]
+    for program in (*PROGRAMS, "pgbouncer"):
         short += [
-            Disturbance(f"{program} is ended by {number.name}", _kill(program, number))
+            (program, Disturbance(f"{program} is ended by {number.name}", _kill(program, number)))
             for number in (signal.SIGTERM, signal.SIGKILL)
         ]
     short += [
-        Disturbance(f"{server} is ended by SIGKILL", _kill(server, signal.SIGKILL)) for server in SERVERS
+        (server, Disturbance(f"{server} is ended by SIGKILL", _kill(server, signal.SIGKILL)))
+        for server in SERVERS
+        if server != "pgbouncer"
     ]
-    random.shuffle(short)
-    lasting = [one for one in LASTING if disk or one is not FULL_DISK]
+    short = [(name, one) for name, one in short if re.search(only, one.name)]
+    lasting = [
+        replace(one, seconds=min(one.seconds, longest))
+        for one in LASTING
+        if (disk or one is not FULL_DISK) and re.search(only, one.name)
+    ]
     random.shuffle(lasting)
     # The lasting ones come one after another with a calm between: a fault then names one cause. The last
     # fifth is calm.
@@ -176,7 +227,16 @@ def plan(seed: int, seconds: float, *, disk: bool) -> list[tuple[float, Disturba
         if at + one.seconds <= busy:
             planned.append((at, one))
             at += one.seconds + pause
-    planned += [(random.uniform(5, busy), one) for one in short]
+    windows = [(at - SPARED, at + one.seconds + SPARED, one.of) for at, one in planned]
+    for name, one in short:
+        at = random.uniform(5, busy)
+        for _ in range(TRIES):
+            if not any(begin <= at <= end and server == name for begin, end, server in windows if server):
+                break
+            at = random.uniform(5, busy)
+        planned.append((at, one))
+        # What is ended is up again before it is ended the next time.
+        windows.append((at - APART, at + APART, name))
     return sorted(planned, key=lambda item: item[0])
 
 

@@ -1,13 +1,14 @@
 """What must be true at the end, counted from the applications' own tables with plain SQL."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
 from stack.demo.samples import SAMPLES
 from stack.soak.traffic import Traffic, small
+from stack.soak.watch import Work
 
 _FILES = text("""
     SELECT file.app, file.name, job.state, job.outcome, job.verdict, job.reason, count(*) AS files
@@ -37,6 +38,10 @@ _LEFT = text("""
            -- Not those that were left behind for a policy.
            (SELECT count(*) FROM roomkeeper.dead_letters WHERE task <> 'stack.example') AS dead_letters
 """)
+_WORK = text("""
+    SELECT (SELECT count(*) FROM roomkeeper.status_inbox) AS inbox,
+           (SELECT max(id) FROM roomkeeper.job_runs WHERE outcome IN ('done', 'more')) AS run
+""")
 
 
 def files(connection: Connection) -> Iterator[str]:
@@ -57,6 +62,17 @@ def unfinished(connection: Connection) -> int:
     names = [one.name for one in (*SAMPLES, small(0))]
     rows = connection.execute(_FILES, {"names": names})
     return sum(row.files for row in rows if row.state not in {"finished", "failed"})
+
+
+def work(connection: Connection, sent: Mapping[str, int]) -> dict[str, Work]:
+    """Return what is done, and what waits, of each kind of work."""
+    files, found = unfinished(connection), connection.execute(_WORK).one()
+    return {
+        "files": Work(sent["files"] - files, files),
+        "calls with statuses": Work(sent["calls"] - found.inbox, found.inbox),
+        # They are always due.
+        "periodic jobs": Work(found.run or 0, 1),
+    }
 
 
 def statuses(connection: Connection, traffic: Traffic) -> Iterator[str]:

@@ -4,6 +4,7 @@ What counts as sent is what was committed: the services know no more either.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -11,7 +12,6 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
@@ -25,8 +25,6 @@ from stack.demo.samples import SAMPLES, Sample
 from stack.demo.stale_rows import Ephemera
 from stack.demo.uploads import Services
 from workers.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 REFUSED = (SQLAlchemyError, BrokerError, RedisError, BotoCoreError, ClientError, OSError)
 _RECORD = text("SELECT roomkeeper.record_status(:app, CAST(:events AS jsonb))")
@@ -48,7 +46,7 @@ class Traffic:
 
     Attributes:
         sent: by kind, how many things were committed.
-        refused: how often a server refused a service.
+        refused: how often a server refused a service, by the name of the error.
         reads: of each status that was committed in SQL, application, message, reader and moment.
         ephemera: what was left behind for the policies, round by round.
     """
@@ -59,8 +57,8 @@ class Traffic:
         self._rollups = rollups
         self._random = Random(seed)  # noqa: S311 - no secret
         self._round = 0
-        self.sent = {"files": 0, "statuses": 0, "policies": 0, "rollups": 0}
-        self.refused = 0
+        self.sent = {"files": 0, "statuses": 0, "calls": 0, "policies": 0, "rollups": 0}
+        self.refused: Counter[str] = Counter()
         self.reads: list[tuple[str, UUID, UUID, datetime]] = []
         self.ephemera: list[Ephemera] = []
 
@@ -88,8 +86,7 @@ class Traffic:
         try:
             yield
         except REFUSED as error:
-            self.refused += 1
-            log.info("soak.refused", error=type(error).__name__)
+            self.refused[type(error).__name__] += 1
 
     def _statuses(self, message: Callable[[Feed], tuple[str, UUID, list[UUID]]]) -> None:
         """Have a message read by its readers, who report in any order, some twice."""
@@ -107,6 +104,7 @@ class Traffic:
         with engine.begin() as connection:
             self._record(connection, app, message_id, events)
         self.sent["statuses"] += len(events)
+        self.sent["calls"] += 1
         reads = {(reader, at) for reader, status, at in events if status == "read"}
         self.reads += [(app, message_id, reader, at) for reader, at in reads]
 

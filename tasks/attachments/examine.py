@@ -24,9 +24,7 @@ from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings
 from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge
 from workers.storage.base import Fetched
-
-#: With less room than this, work that writes files may have failed for want of it.
-FULL_BYTES = 1024 * 1024
+from workers.workdir import FULL_BYTES
 
 
 @dataclass(frozen=True, slots=True)

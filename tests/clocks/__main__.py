@@ -3,8 +3,8 @@
     python -m tests.clocks [--at MOMENT]... [FILE]... [-- what pytest takes]
 
 pytest and every server and program that it starts have their clock moved by the same number of seconds, by a
-small library that a C compiler makes (`clock.c`). libfaketime would be the known way; see docs/decisions.md.
-Programs in Go do not go by the C library: tests that need SeaweedFS are left out.
+small library (`stack/clock.py`). Programs in Go do not go by the C library: tests that
+need SeaweedFS are left out.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from stack.clock import build
 
 #: In UTC.
 MOMENTS = (
@@ -112,14 +112,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return our own arguments, and those after `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:end], arguments[end + 1 :]
-
-
-def build(library: Path) -> None:
-    """Compile the library that moves the clock."""
-    options = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(
-        [os.environ.get("CC", "cc"), *options, "-o", str(library), str(HERE / "clock.c"), "-ldl"], check=True
-    )
 
 
 def files(name: str) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import pytest
@@ -795,6 +796,30 @@ def test_a_store_that_is_not_there(platform: Platform, snapshot: SnapshotAsserti
         assert passed(outcome) == all_but("store")
         # A disk that is not mounted would become an empty store.
         assert not root.is_dir()
+
+
+def test_work_files_that_cannot_be_written(platform: Platform, snapshot: SnapshotAssertion) -> None:
+    for root in (SEALED, platform.folder / "absent"):
+        platform.set(work_root=root)
+        outcome = on(platform, "check")
+        assert without_reason(found(outcome, f"{root}: ", root=root)) == snapshot(name="each")
+        assert passed(outcome) == all_but("store")
+
+
+class Usage(NamedTuple):
+    """What the system says of a disk."""
+
+    free: int
+
+
+def test_a_full_disk_of_work_files(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
+) -> None:
+    monkeypatch.setattr(checks, "disk_usage", lambda _: Usage(free=4096))
+    platform.set(work_root=platform.folder)
+    outcome = on(platform, "check")
+    assert found(outcome, "4,096 bytes left", root=platform.folder) == snapshot
+    assert passed(outcome) == all_but("store")
 
 
 def test_a_quarantine_that_cannot_be_made(platform: Platform, snapshot: SnapshotAssertion) -> None:

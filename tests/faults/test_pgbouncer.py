@@ -16,10 +16,11 @@ from stack.demo.rollups import RollupDemo
 from stack.demo.samples import SAMPLES, Sample
 from stack.demo.settings import IMPATIENT
 from stack.demo.stale_rows import Ephemera
+from stack.servers.pgbouncer import PgBouncer
 from tasks.apps import POLICIES, ROLLUPS
 from tasks.delivery.events import dumped
 from tests.delivery.people import Pern, at, event
-from tests.pgbouncer import PgBouncer, pooled
+from tests.pgbouncer import pooled
 from tests.platform import PATIENCE_SECONDS, Platform, eventually
 from workers import queues
 from workers.db import engine_for

@@ -45,6 +45,19 @@ def age(platform: Platform, kind: str, ago: str, column: str = "seen_at") -> Non
     )
 
 
+def write(platform: Platform, kind: str, pid: int = 1, ago: str = "0 s", running: str = "0 s") -> None:
+    """Write the row of a process whose last heartbeat was so long ago, and which had started before."""
+    platform.sql(
+        "INSERT INTO roomkeeper.workers (id, kind, host, pid, version, revision, started_at, seen_at)"
+        " VALUES (gen_random_uuid(), :kind, 'a', :pid, '1', '0011',"
+        " now() - CAST(:running AS interval), now() - CAST(:ago AS interval))",
+        kind=kind,
+        pid=pid,
+        ago=ago,
+        running=running,
+    )
+
+
 def named(platform: Platform, program: Program | None = None) -> str:
     """Return what `check` says of workers, for a snapshot."""
     faults = checks.workers(platform.settings)
@@ -112,6 +125,26 @@ def test_one_whose_loop_stands_still_is_not_seen(platform: Platform, monkeypatch
     seen(platform)
 
 
+def test_after_a_clean_end_a_worker_that_was_killed_earlier_is_not_named(
+    platform: Platform,
+) -> None:
+    write(platform, "maintenance", running="11 minutes")
+    write(platform, "delivery", pid=7, ago="5 minutes", running="20 minutes")
+    first = heartbeat.Heartbeat("delivery", platform.settings)
+    second = heartbeat.Heartbeat("delivery", platform.settings)
+    first.start()
+    second.start()
+    seen(platform, "maintenance", *["delivery"] * 3)
+    # Another one runs: that one was killed is still worth a warning.
+    first.stop()
+    assert sorted(row.pid for row in rows(platform) if row.kind == "delivery") == [7, os.getpid()]
+    # The last that was seen has ended in good order, just now.
+    second.stop()
+    assert kinds(platform) == ["maintenance"]
+    faults = [one.sentence for one in checks.workers(platform.settings)]
+    assert "No worker of kind delivery is running." in faults
+
+
 def test_a_frozen_database_holds_up_neither_the_worker_nor_its_end(
     platform: Platform, postgres: PostgresServer
 ) -> None:
@@ -153,11 +186,7 @@ def test_the_right_one_is_named(
 ) -> None:
     assert silent() == snapshot(name="no heartbeats")
     for kind in PROGRAMS:
-        platform.sql(
-            "INSERT INTO roomkeeper.workers (id, kind, host, pid, version, revision)"
-            " VALUES (gen_random_uuid(), :kind, 'a', 1, '1', '0011')",
-            kind=kind,
-        )
+        write(platform, kind)
     assert silent() == snapshot(name="all run")
     with Redis.from_url(platform.environment["ROOMKEEPER_BROKER_URL"]) as client:
         client.lpush("cleanup", *range(1234))
