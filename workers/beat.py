@@ -16,6 +16,7 @@ from redis.exceptions import LockError, ResponseError
 
 from workers import installation
 from workers.broker_errors import BROKER_AWAY, described
+from workers.queued_tasks import queued_tasks
 from workers.steps import touch_health_file
 
 log = structlog.get_logger(__name__)
@@ -27,8 +28,7 @@ beat_init.disconnect(acquire_distributed_beat_lock)
 #: its timetable, and for so long.
 PERIODS = 3
 LEAST_SECONDS = 60.0
-#: A queue that is so long gets no periodic messages. Without workers beat alone would fill a broker with 245
-#: MB a day, of messages that have expired.
+#: A queue that is so long gets no periodic messages, whatever is in it: it is not read each second.
 PILE = 1000
 #: What may keep a beat from giving its lock back.
 _NOT_RELEASED: tuple[type[Exception], ...] = (LockError, *BROKER_AWAY)
@@ -143,32 +143,23 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
                 due.append(entry)
             if pause:
                 pauses.append(pause)
-        piled = self._piled({self._queue(entry) for entry in due})
+        waiting = queued_tasks(get_redis(self.app), {self._queue(entry) for entry in due}, PILE)
         for entry in due:
             message = self._reserved(entry)
-            if self._queue(entry) not in piled:
+            tasks = waiting[self._queue(entry)]
+            # A job waits once. So a queue holds no more messages than there are jobs, and each has its turn.
+            # If all were sent whenever they are due, the last of a long queue would expire, always the same.
+            if tasks is not None and entry.task not in tasks:
                 self._unsent[entry.name] = message
+        if due and not self._unsent:
+            # That nothing is taken is the workers' illness.
+            self._well_at = time.monotonic()
+        if piled := [queue for queue, tasks in waiting.items() if tasks is None]:
+            log.warning("beat.queue_too_long", queues=piled)
         for name, message in list(self._unsent.items()):
             self._send(message)
             del self._unsent[name]
         return min(pauses)
-
-    def _piled(self, queues: set[str]) -> set[str]:
-        """Return those queues that are so long that no worker takes from them: what is added would expire."""
-        with get_redis(self.app).pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.llen(queue)
-            lengths = dict(zip(queues, pipe.execute(raise_on_error=False), strict=True))
-        for answer in lengths.values():
-            if isinstance(answer, BROKER_AWAY):
-                raise answer
-        # A key that is no list is set aside by the next process that publishes to it.
-        piled = {queue for queue, length in lengths.items() if isinstance(length, int) and length >= PILE}
-        if piled:
-            log.warning("beat.queue_too_long", queues=sorted(piled))
-            # That is the workers' illness.
-            self._well_at = time.monotonic()
-        return piled
 
     def _queue(self, entry: Any) -> str:
         task = self.app.tasks.get(entry.task)

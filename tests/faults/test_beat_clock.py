@@ -29,6 +29,8 @@ pytestmark = pytest.mark.system
 PREFIX = "roomkeeper:beat:"
 SCHEDULE = f"{PREFIX}:schedule"
 RECOVER = "attachments.recover"
+#: What beat sends to in these tests.
+QUEUES = ("maintenance", "delivery-periodic")
 
 
 @pytest.fixture
@@ -45,7 +47,15 @@ def started(platform: Platform, client: Any) -> Program:
     return beat
 
 
-def sent(beat: Program, entry: str) -> int:
+def take(client: Any) -> int:
+    """Take what waits, as workers would: beat sends no job that waits. Return how many messages."""
+    lengths = [client.llen(queue) for queue in QUEUES]
+    client.delete(*QUEUES)
+    return sum(lengths)
+
+
+def sent(beat: Program, client: Any, entry: str) -> int:
+    take(client)
     return beat.output().count(f'"entry": "{entry}"')
 
 
@@ -61,10 +71,10 @@ def test_what_a_clock_three_hours_ahead_has_left_is_corrected(platform: Platform
     for key in client.zrange(SCHEDULE, 0, -1):
         client.hset(key, "meta", meta(ahead))
         client.zadd(SCHEDULE, {key: ahead.timestamp() + 1})
-    client.delete("maintenance", "delivery-periodic")
+    take(client)
 
     again = platform.start("beat")
-    eventually(lambda: client.llen("maintenance") >= 2, 15, "it sends within seconds, and goes on")
+    eventually(lambda: sent(again, client, RECOVER) >= 2, 15, "it sends within seconds, and goes on")
     assert again.output().count("beat.run_in_the_future") == client.zcard(SCHEDULE)
     # Nothing of the wrong time is left.
     latest = client.zrange(SCHEDULE, 0, 0, desc=True, withscores=True)[0][1]
@@ -111,11 +121,11 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     client.zadd(SCHEDULE, {f"{PREFIX}{RECOVER}": 1})
     client.delete(f"{PREFIX}outbox.relay")
     client.set(f"{PREFIX}outbox.relay", "x")
-    client.delete("maintenance", "delivery-periodic")
+    take(client)
 
     again = platform.start("beat")
-    eventually(lambda: client.llen("maintenance") >= 2, 15, "it sends")
-    eventually(lambda: sent(again, "outbox.relay") >= 2, what="and what was of another type, too")
+    eventually(lambda: sent(again, client, RECOVER) >= 2, 15, "it sends")
+    eventually(lambda: sent(again, client, "outbox.relay") >= 2, what="and what was of another type, too")
     members = client.zrange(SCHEDULE, 0, -1)
     assert not [key for key in members if not key.startswith(PREFIX.encode()) or b"other" in key]
     assert client.lrange("another", 0, -1) == [b"program's"]
@@ -124,8 +134,8 @@ def test_garbage_in_the_schedule_ends_nothing(platform: Platform, client: Any) -
     # While it runs: an entry, the schedule, the lock, and all of it.
     def spoiled(what: Callable[[], object]) -> None:
         what()
-        before = sent(again, RECOVER)
-        eventually(lambda: sent(again, RECOVER) >= before + 2, 20, f"it goes on after {what}")
+        before = sent(again, client, RECOVER)
+        eventually(lambda: sent(again, client, RECOVER) >= before + 2, 20, f"it goes on after {what}")
 
     spoiled(lambda: client.hset(f"{PREFIX}{RECOVER}", "definition", "garbage"))
     spoiled(lambda: (client.delete(SCHEDULE), client.set(SCHEDULE, "x")))
@@ -200,12 +210,12 @@ def test_a_clock_that_is_set_back_silences_nobody(
     scheduler.tick()
     times.passes(61)
     scheduler.tick()
-    assert client.llen("maintenance") == 1
+    assert take(client) == 1
     times.wall -= 3 * 3600
     for _ in range(70):
         times.passes(1)
         scheduler.tick()
-    assert client.llen("maintenance") == 2
+    assert take(client) == 1
 
 
 def test_health_means_that_messages_are_sent(
@@ -226,6 +236,7 @@ def test_health_means_that_messages_are_sent(
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "send_task", lambda *_, **__: 1 / 0)
         patch.setattr(scheduler.app.tasks, "get", lambda _: None)
+        take(client)
         times.passes(61)
         assert well(), "for some periods that may be"
         times.passes(180)
@@ -276,19 +287,50 @@ def test_what_was_due_while_the_broker_was_full_is_sent_when_it_has_room(
     assert client.llen("maintenance") == 1
 
 
-def test_a_queue_that_nobody_takes_from_does_not_grow_for_ever(
+def test_a_job_waits_once(
+    scheduler: Any, client: Any, health_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that nobody takes from does not grow; each job of overloaded workers has its turn."""
+    times = at(scheduler, monkeypatch)
+    # Of other senders, of none, and of something else.
+    client.rpush(
+        "maintenance", b"\xff", "{", "[]", '{"headers": {"task": ["x"]}}', '{"headers": {"task": "x"}}'
+    )
+    others = client.llen("maintenance")
+    scheduler.tick()
+    for _ in range(6):
+        times.passes(61)
+        scheduler.tick()
+        assert client.llen("maintenance") == others + 1
+    health_file.unlink(missing_ok=True)
+    times.passes(200)
+    scheduler.tick()
+    assert health_file.exists(), "it is the workers that are ill"
+    take(client)
+    times.passes(61)
+    scheduler.tick()
+    assert client.llen("maintenance") == 1
+
+
+def test_a_queue_of_thousands_is_neither_read_nor_filled(
     scheduler: Any, client: Any, health_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beats, "PILE", 3)
     times = at(scheduler, monkeypatch)
-    for _ in range(6):
-        scheduler.tick()
-        times.passes(61)
-    assert client.llen("maintenance") == 3
-    health_file.unlink(missing_ok=True)
+    client.rpush("maintenance", "1", "2")
     scheduler.tick()
-    assert health_file.exists(), "it is the workers that are ill"
+    times.passes(61)
+    scheduler.tick()
+    assert client.llen("maintenance") == 3
+    # Beat's own among them is taken.
     client.delete("maintenance")
+    client.rpush("maintenance", "1", "2", "3")
+    health_file.unlink(missing_ok=True)
+    times.passes(200)
+    scheduler.tick()
+    assert client.llen("maintenance") == 3
+    assert health_file.exists(), "it is the workers that are ill"
+    take(client)
     times.passes(61)
     scheduler.tick()
     assert client.llen("maintenance") == 1
