@@ -1,8 +1,12 @@
-"""Measurements beside a peer or a limit: each module is one, and prints one line."""
+"""Measurements beside a peer or a limit: each module or package is one, and prints one line."""
 
 from pathlib import Path
 
 
 def names() -> list[str]:
-    """Return the names of all benchmarks: the modules of this folder, but for those that begin with `_`."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
+    """Return the names of all benchmarks: modules and packages here, but for those that begin with `_`."""
+    here = Path(__file__).parent
+    return sorted(
+        [file.stem for file in here.glob("[!_]*.py")]
+        + [file.parent.name for file in here.glob("[!_]*/__main__.py")]
+    )

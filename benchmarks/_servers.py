@@ -3,9 +3,10 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from stack.ports import free_port
 from stack.programs import set_up
@@ -18,10 +19,13 @@ from workers.settings import Settings, load
 
 
 @contextmanager
-def running(**variables: str) -> Iterator[tuple[Path, dict[str, str]]]:
+def running(
+    *, malware: Mapping[str, bytes] = MappingProxyType({}), **variables: str
+) -> Iterator[tuple[Path, dict[str, str]]]:
     """Start them, with all tables; yield a folder and the environment of the platform's programs there.
 
     Args:
+        malware: what the scanner knows beside the two test signatures: name, as it reports it → bytes.
         variables: settings beyond the addresses.
     """
     folder = Path(tempfile.mkdtemp(prefix="roomkeeper-benchmark-"))
@@ -30,6 +34,8 @@ def running(**variables: str) -> Iterator[tuple[Path, dict[str, str]]]:
         postgres = PostgresServer(Postgres(folder / "postgres", free_port(), durable=False))
         valkey = ValkeyServer(Valkey(folder / "valkey", free_port()))
         own = signatures.choose(folder / "signatures", own_only=True)
+        if malware:
+            signatures.write(own.directory, {**signatures.TESTS, **malware})
         clamd = ClamdServer(Clamd(folder / "clamd", own, Settings.model_fields["max_file_bytes"].default))
         for server in (postgres, valkey, clamd):
             stack.callback(server.stop)

