@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    extract,
     func,
     literal,
     null,
@@ -63,6 +64,8 @@ class Claim:
     size: int
     encrypted: bool
     sha256: str | None
+    #: How long the platform has known the file, in seconds by the database's clock.
+    known_seconds: float = 0.0
     worker: str = ""
     override: str | None = None
     #: The content and the reason of refusal that a release was given for.
@@ -124,6 +127,7 @@ def claim(
         size=row.size,
         encrypted=row.encrypted,
         sha256=row.sha256,
+        known_seconds=float(held.known_seconds),
         worker=worker,
         override=held.override,
         override_sha256=held.override_sha256,
@@ -154,15 +158,24 @@ def renew(connection: Connection, claim: Claim, settings: Settings, phase: str |
 
 
 def wait(
-    connection: Connection, claim: Claim, reason: str, detail: str, settings: Settings, *, failed: bool
+    connection: Connection,
+    claim: Claim,
+    reason: str,
+    detail: str,
+    settings: Settings,
+    *,
+    failed: bool,
+    given_up: bool = False,
+    within: float | None = None,
 ) -> str:
     """Give the file back to be tried again after a pause; return the state it is in then.
 
-    A failure is counted, and the last one parks the file. What is not the file's fault (a scanner that
-    is down) is not: the file waits for as long as it takes.
+    A failure is counted, and after the last one the file has failed for good; so it has at once if it is
+    `given_up`. What is not the file's fault (a scanner that is down) is not counted: the file waits for as
+    long as it takes. The pause is no longer than `within` seconds.
     """
     failures = claim.failures + failed
-    if failures >= settings.attachment_attempts:
+    if given_up or failures >= settings.attachment_attempts:
         _park(connection, claim, reason, detail, failures=failures)
         return "failed"
     pause = min(
@@ -170,6 +183,8 @@ def wait(
     )
     # Full jitter would let a file come back at once; half of it spreads a crowd well enough.
     pause *= random.uniform(0.5, 1)  # noqa: S311 - no secret
+    if within is not None:
+        pause = min(pause, within)
     _fenced(connection, claim, _WAITING, pause_seconds=pause, failures=failures, reason=reason, detail=detail)
     app_columns.waiting(connection, claim.table, claim.id, f"{reason}: {detail}")
     return "waiting"
@@ -338,6 +353,7 @@ def _claiming() -> Any:
         where=due(),
     ).returning(
         *(_JOBS.c[name] for name in ("attempt", "failures", "waits", "phase")),
+        extract("epoch", func.now() - _JOBS.c.created_at).label("known_seconds"),
         *(_JOBS.c[name] for name in ("override", "override_sha256", "override_reason", "rewritten_sha256")),
     )
 

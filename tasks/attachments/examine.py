@@ -233,10 +233,14 @@ def _fetch(context: AttemptContext, content: Path) -> tuple[Fetched, bool]:
     claim, limit = context.claim, context.settings.max_file_bytes
     try:
         return context.store.fetch(claim.key, content, limit=limit), False
-    except ObjectMissing:
+    except ObjectMissing as missing:
         # An attempt that died after it moved the object and before it could say so, or a second look.
         name = quarantine_name(claim.app, claim.id)
-        return context.store.fetch_quarantined(name, content, limit=limit), True
+        try:
+            return context.store.fetch_quarantined(name, content, limit=limit), True
+        except ObjectMissing:
+            # Why there is none under its key; the quarantine's answer says nothing of that.
+            raise missing from None
 
 
 def _mismatch(claim: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] | None:

@@ -24,6 +24,7 @@ WRONG = {
     "attachment_attempts": ("0", "greater than or equal to 1"),
     "attachment_retry_seconds": ("inf", "finite number"),
     "attachment_retry_max_seconds": ("nan", "finite number"),
+    "attachment_missing_seconds": ("-1", "greater than or equal to 0"),
     "attachment_grace_seconds": ("-1", "greater than or equal to 0"),
     "attachment_requeue_seconds": ("0", "greater than 0"),
     "recover_every_seconds": ("0", "greater than 0"),
