@@ -181,6 +181,13 @@ class Settings(BaseModel):
         gt=0,
         description="How long the recovery job waits before it enqueues the same file again.",
     )
+    row_wait_seconds: float = Field(
+        default=60,
+        gt=0,
+        le=MAX_SECONDS,
+        description="How long the message of an attachment or a room waits for a row that does not exist, "
+        "before it becomes a dead letter.",
+    )
     delivery_wait_seconds: float = Field(
         default=300,
         gt=0,

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from models.platform import AttachmentEvent as Event
 from models.platform import AttachmentJob as Job
 from tasks.attachments import app_columns, history
 from tasks.policies.attachment import AttachmentTable
@@ -90,12 +91,15 @@ def claim(
     row = connection.execute(_described(table), {"row_id": row_id}).one_or_none()
     if row is None or not row.live:
         this_job = (Job.app == app) & (Job.attachment_id == row_id)
-        if row is None and not connection.execute(select(Job.state).where(this_job)).all():
+        if row is None and not _was_known(connection, app, row_id):
             raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
         # Our row goes with the application's, or the recovery job would announce it for ever. A row that is
         # restored later is new to us; but what an operator has said of it is not forgotten.
         idle = or_(Job.state == "waiting", due())
-        connection.execute(delete(Job).where(this_job, idle, Job.override.is_(None)))
+        removed = connection.execute(delete(Job).where(this_job, idle, Job.override.is_(None))).rowcount
+        if row is None and removed:
+            # Another message of the file, which finds neither row nor job, is none of an unknown file.
+            history.note(connection, app, row_id, "row_deleted")
         connection.execute(
             update(Job).where(this_job, idle).values(state="failed", lease_until=None, reason="row_deleted")
         )
@@ -145,6 +149,13 @@ def claim(
     left = {"failures": held.failures, "last_at": held.phase} if held.failures else {}
     history.note(connection, app, row_id, "claimed", attempt=claimed.attempt, worker=worker, **left)
     return claimed
+
+
+def _was_known(connection: Connection, app: str, row_id: UUID) -> bool:
+    """Return whether the platform has ever seen the row: a job or an event of it is left."""
+    job = select(Job.state).where(Job.app == app, Job.attachment_id == row_id)
+    event = select(Event.id).where(Event.app == app, Event.attachment_id == row_id)
+    return bool(connection.scalar(select(or_(job.exists(), event.exists()))))
 
 
 def renew(connection: Connection, claim: Claim, settings: Settings, phase: str | None = None) -> None:

@@ -31,6 +31,7 @@ WRONG = {
     "scan_timeout_seconds": ("soon", "valid number"),
     "signature_max_age_days": ("0", "greater than 0"),
     "rescan_every_seconds": ("0", "greater than 0"),
+    "row_wait_seconds": ("0", "greater than 0"),
     "delivery_wait_seconds": ("0", "greater than 0"),
     "drain_every_seconds": ("0", "greater than 0"),
     "audit_every_seconds": ("0", "greater than 0"),
