@@ -7,7 +7,7 @@ from tasks.attachments.app_columns import AppView
 from tasks.attachments.examine import AttemptContext, Findings
 from tasks.attachments.objects import ObjectUrls, delete_pictures, picture_key, quarantine_name
 from workers.db import release_snapshot, transaction
-from workers.storage import ObjectChanged, ObjectStore, StoreError
+from workers.storage import ObjectChanged, ObjectMissing, ObjectStore, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +34,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
         # attempt ends what a crash cuts. The application's row is not locked yet: a store may take long.
         attachment_work.hold(connection, claim)
         if quarantined:
-            # Even what came from there: an attempt that an operator has overtaken may have put it back.
-            store.quarantine(claim.key, quarantine_name(claim.app, claim.id))
+            _quarantine(context)
         if not served:
             delete_pictures(store, claim.app, claim.id)
         there = attachment_work.finish(
@@ -54,6 +53,18 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     if not there:
         return "vanished"
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
+
+
+def _quarantine(context: AttemptContext) -> None:
+    """Move the object into quarantine, even what came from there: an attempt that an operator has overtaken
+    may have put it back."""
+    claim, name = context.claim, quarantine_name(context.claim.app, context.claim.id)
+    try:
+        context.store.quarantine(claim.key, name)
+    except ObjectMissing:
+        # Another row that names the object has had it moved, before or meanwhile. Each has a copy of its own
+        # there: one may be released or deleted without the other.
+        context.store.put_quarantined(name, context.content)
 
 
 def _delete_leftovers(context: AttemptContext) -> None:
@@ -96,6 +107,9 @@ def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
         if again.sha256 != found.fetched.sha256:
             raise ObjectChanged("what came back from quarantine is not what was scanned")
         version = again.version
+    elif found.shared:
+        # Newer signatures know better. The other row keeps what it has, until it is looked at again.
+        version = store.put(claim.key, context.content, media_type, claim.name)
     keys = _picture_keys(context, found)
     for name, picture in found.pictures.items():
         store.put(keys[name], picture, objects.PICTURE_TYPE)

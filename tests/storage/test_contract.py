@@ -271,3 +271,16 @@ def test_a_probe_leaves_nothing(subject: Subject) -> None:
     subject.upload("key", b"1")
     subject.store.probe()
     assert (subject.objects(), subject.quarantined()) == ({"key": b"1"}, {})
+
+
+def test_what_is_put_into_quarantine_is_as_if_it_was_moved_there(
+    subject: Subject, source: Path, into: Path
+) -> None:
+    source.write_bytes(b"content")
+    for _ in range(2):
+        subject.store.put_quarantined("openchat/1", source)
+        assert (subject.objects(), subject.quarantined()) == ({}, {"openchat/1": b"content"})
+    assert subject.store.fetch_quarantined("openchat/1", into, limit=7).sha256 == digest(b"content")
+    subject.store.restore("openchat/1", "a/key")
+    assert (subject.objects(), subject.quarantined()) == ({"a/key": b"content"}, {})
+    refused(lambda: subject.store.put_quarantined("../1", source))

@@ -95,6 +95,9 @@ class ObjectStore(Protocol):
     def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:
         """Store the file `source` under `key`, to be served as `serving.headers` says; return its version."""
 
+    def put_quarantined(self, name: str, source: Path) -> None:
+        """Store the file `source` in the quarantine under `name`, as if `quarantine` had moved it there."""
+
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:
         """Make ready an original that is about to be served: what was scanned must be what is served.
 

@@ -61,6 +61,10 @@ class LocalStore:
                 _settle(path.parent, self.root)
             return version
 
+    def put_quarantined(self, name: str, source: Path) -> None:
+        with _faults():
+            _copy(source, self.quarantine_root / _clean(name))
+
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:  # noqa: ARG002 - no headers
         with _faults():
             if _version(self._original(key).stat()) != version:

@@ -149,6 +149,20 @@ class S3Store:
             raise StoreError("the object did not arrive as it was sent")
         return _encoded(read, stored)
 
+    def put_quarantined(self, name: str, source: Path) -> None:
+        bucket, key = self._quarantine.bucket, self._quarantined(name)
+        content_type, disposition = _QUARANTINED
+        with self._faults(bucket):
+            self._client.upload_file(
+                str(source),
+                bucket,
+                key,
+                ExtraArgs={"ContentType": content_type, "ContentDisposition": disposition},
+                Config=self._upload,
+            )
+        if self._head(bucket, key)["ContentLength"] != source.stat().st_size:
+            raise StoreError("the object did not arrive as it was sent")
+
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:
         self._check_original(key)
         wanted = headers(media_type, name)
