@@ -178,16 +178,18 @@ def wait(
     failed: bool,
     given_up: bool = False,
     within: float | None = None,
+    judged_object: str | None = None,
 ) -> str:
     """Give the file back to be tried again after a pause; return the state it is in then.
 
     A failure is counted, and after the last one the file has failed for good; so it has at once if it is
     `given_up`. What is not the file's fault (a scanner that is down) is not counted: the file waits for as
-    long as it takes. The pause is no longer than `within` seconds.
+    long as it takes. The pause is no longer than `within` seconds. `judged_object` is what a file that has
+    failed was judged by.
     """
     failures = claim.failures + failed
     if given_up or failures >= settings.attachment_attempts:
-        _park(connection, claim, reason, detail, failures=failures)
+        _park(connection, claim, reason, detail, failures=failures, judged_object=judged_object)
         return "failed"
     pause = min(
         settings.attachment_retry_seconds * 2 ** min(claim.waits, 20), settings.attachment_retry_max_seconds
@@ -209,6 +211,12 @@ def hold(connection: Connection, claim: Claim) -> None:
         LeaseLostError: another holds the file by now.
     """
     _fenced(connection, claim, _HELD)
+
+
+def note_object(connection: Connection, claim: Claim, judged_object: str | None) -> None:
+    """Note which object there is of a file that has failed, where no attempt could."""
+    this_job = (Job.app == claim.app) & (Job.attachment_id == claim.id) & (Job.attempt == claim.attempt)
+    connection.execute(update(Job).where(this_job).values(judged_object=judged_object))
 
 
 def has_failed(connection: Connection, claim: Claim) -> bool:

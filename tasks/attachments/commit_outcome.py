@@ -143,6 +143,7 @@ def _values(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -
         "sha256": stored.sha256 if stored else None,
         "size_bytes": stored.size if stored else None,
         "media_type": found.media_type,
+        "judged_object": found.judged_object,
         "findings": list(found.traits),
         "risk": found.risk,
         "signature": found.signature,

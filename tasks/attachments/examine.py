@@ -60,6 +60,8 @@ class Findings:
     detail: str | None = None
     fetched: Fetched | None = None
     in_quarantine: bool = False
+    #: What tells the object under the file's key from any other; None if it is not there.
+    judged_object: str | None = None
     #: It lies in quarantine, for another row that names the same object.
     shared: bool = False
     media_type: str | None = None
@@ -154,7 +156,8 @@ def examine(context: AttemptContext) -> Findings:
             found = _fetch(context, content)
         except ObjectTooLarge as error:
             # Not scanned, so not clean: what is too large to look into is suspicious.
-            return _overridden(context, Findings().refused("too_large", str(error), "suspicious"))
+            found = Findings(judged_object=error.fingerprint)
+            return _overridden(context, found.refused("too_large", str(error), "suspicious"))
         fetched = found.fetched
         assert fetched is not None
         detail |= {"bytes": fetched.size, "sha256": fetched.sha256}
@@ -249,7 +252,9 @@ def _fetch(context: AttemptContext, content: Path) -> Findings:
     """Fetch the object from where it is; return what is known by that."""
     claim, limit = context.claim, context.settings.max_file_bytes
     try:
-        return Findings(fetched=context.store.fetch(claim.key, content, limit=limit))
+        fetched = context.store.fetch(claim.key, content, limit=limit)
+        context.event_log.judged_object = fetched.fingerprint
+        return Findings(fetched=fetched, judged_object=fetched.fingerprint)
     except ObjectMissing as missing:
         # An attempt that died after it moved the object and before it could say so, or a second look.
         name = quarantine_name(claim.app, claim.id)

@@ -12,7 +12,7 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.attachments import attachment_work
+from tasks.attachments import attachment_work, revival
 from tasks.attachments.commit_outcome import clear_away, commit_outcome
 from tasks.attachments.content.finding import phrase
 from tasks.attachments.errors import FailedError, GivenUpError, NotYetError
@@ -45,8 +45,9 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     Raises:
         attachment_work.UnknownAttachmentError: the application has no such row.
     """
-    with transaction() as connection:
-        claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
+    claim = _claim(app, table, row_id, worker, settings)
+    if claim is None and revival.revive(app, table, row_id, settings):
+        claim = _claim(app, table, row_id, worker, settings)
     if claim is None:
         return "nothing to do"
     if claim.failed:
@@ -60,6 +61,13 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
         log.warning("attachment.lease_lost", app=app, id=str(row_id), error=str(error))
         _clear_away(claim, settings)
         return "taken over"
+
+
+def _claim(
+    app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: Settings
+) -> attachment_work.Claim | None:
+    with transaction() as connection:
+        return attachment_work.claim(connection, app, table, row_id, worker, settings)
 
 
 def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:
@@ -151,6 +159,7 @@ def _put_off(
                     failed=failed,
                     given_up=given_up,
                     within=why.within,
+                    judged_object=None if why.reason in revival.UNSEEN else event_log.judged_object,
                 )
                 if state == "failed":
                     event_log.add("given_up", why=f"{why.reason}: {why.detail}")
@@ -178,7 +187,11 @@ def _tidy(claim: attachment_work.Claim, settings: Settings) -> None:
         with transaction() as connection:
             if attachment_work.has_failed(connection, claim):
                 release_snapshot(connection)
-                delete_pictures(store_for(claim.provider, settings), claim.app, claim.id)
+                store = store_for(claim.provider, settings)
+                delete_pictures(store, claim.app, claim.id)
+                if claim.failed:
+                    # The workers that could have said what they had fetched are dead.
+                    attachment_work.note_object(connection, claim, store.fingerprint(claim.key))
     except (StoreError, OSError, SQLAlchemyError) as error:
         # No row links to them; a store that is away is no reason to try a failed file again.
         log.warning("attachment.pictures_left", app=claim.app, id=str(claim.id), error=str(error))

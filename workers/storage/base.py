@@ -19,7 +19,11 @@ class ObjectMissing(StoreError):
 
 
 class ObjectTooLarge(StoreError):
-    """The object is larger than the cap; no more than the cap was read."""
+    """The object is larger than the cap; no more than the cap was read. `fingerprint` is as of `Fetched`."""
+
+    def __init__(self, limit: int, fingerprint: str) -> None:
+        super().__init__(f"the object is larger than {limit} bytes")
+        self.fingerprint = fingerprint
 
 
 class ObjectChanged(StoreError):
@@ -50,11 +54,13 @@ class Fetched:
         size: in bytes.
         sha256: in hexadecimal.
         version: for `publish`; means nothing to anybody else. Another once other bytes were stored.
+        fingerprint: as `ObjectStore.fingerprint` returns it.
     """
 
     size: int
     sha256: str
     version: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,15 @@ class ObjectStore(Protocol):
 
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
         """Like `fetch`, of an object that `quarantine` moved."""
+
+    def fingerprint(self, key: str) -> str | None:
+        """Return what tells an original from any other under its key, without reading it: size, time, tag.
+
+        None if there is no object, or can be none. The same bytes written again may have another.
+
+        Raises:
+            StoreError.
+        """
 
     def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:
         """Store the file `source` under `key`, to be served as `serving.headers` says; return its version."""
