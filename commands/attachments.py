@@ -12,6 +12,7 @@ from rich.console import Console
 from sqlalchemy import Row
 
 from commands import arguments
+from commands.attachments_reconsider import reconsider
 from commands.formatting import alternatives, printable
 from tasks.attachments import operator_actions
 from tasks.attachments.attachment_work import UnknownAttachmentError
@@ -153,6 +154,9 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: argument
     _act("release", application, attachment_id, reason, actor)
     if against is None:
         typer.echo("Nothing was known against it: should it be refused now, release it then.")
+
+
+app.command("reconsider")(reconsider)
 
 
 def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: str) -> None:

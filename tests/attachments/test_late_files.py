@@ -99,7 +99,7 @@ def test_an_object_that_was_there_is_looked_for_some_times(context: AppContext) 
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "expected"),
     [
         ("/uploads/a.txt", ["the key begins with a slash"]),
         ("uploads/a.txt\t", ["the key has a tab", "the key ends with whitespace"]),
@@ -113,12 +113,12 @@ def test_an_object_that_was_there_is_looked_for_some_times(context: AppContext) 
         ("uploads/a b.txt", []),
     ],
 )
-def test_what_is_wrong_with_a_key_is_said(context: AppContext, key: str, said: list[str]) -> None:
-    assert doubts(key) == said
+def test_what_is_wrong_with_a_key_is_said(context: AppContext, key: str, expected: list[str]) -> None:
+    assert doubts(key) == expected
     row_id = context.upload(None, storage_key=key)
     assert context.work(row_id) == "waiting (object_missing)"
     error = context.row(row_id).processing_error
-    for words in said:
+    for words in expected:
         assert f"; {words}" in error
     assert f"key {key!r} in the store local" in error
     assert context.job(row_id).detail == error.removeprefix("object_missing: ")
