@@ -21,7 +21,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     claim, store = context.claim, context.store
     served = found.outcome == "accepted"
     quarantined = found.outcome == "quarantined"
-    urls = None
+    urls, copied = None, False
     if served:
         # A worker that lost the file must not publish it: an operator may have withdrawn it meanwhile.
         context.lease.confirm("store")
@@ -34,7 +34,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
         # attempt ends what a crash cuts. The application's row is not locked yet: a store may take long.
         attachment_work.hold(connection, claim)
         if quarantined:
-            _quarantine(context)
+            copied = _quarantine(context)
         if not served:
             delete_pictures(store, claim.app, claim.id)
         there = attachment_work.finish(
@@ -46,6 +46,9 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
             verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
     if served and not there:
         _delete_leftovers(context)
+    if copied and not there:
+        # The user has deleted row and object.
+        store.discard([quarantine_name(claim.app, claim.id)])
     if found.verdict == "infected" and found.fetched:
         # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
         # signatures have a version to remember the verdict by.
@@ -55,9 +58,9 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
 
 
-def _quarantine(context: AttemptContext) -> None:
+def _quarantine(context: AttemptContext) -> bool:
     """Move the object into quarantine, even what came from there: an attempt that an operator has overtaken
-    may have put it back."""
+    may have put it back. Return whether the attempt's own copy was put there instead."""
     claim, name = context.claim, quarantine_name(context.claim.app, context.claim.id)
     try:
         context.store.quarantine(claim.key, name)
@@ -65,6 +68,8 @@ def _quarantine(context: AttemptContext) -> None:
         # Another row that names the object has had it moved, before or meanwhile. Each has a copy of its own
         # there: one may be released or deleted without the other.
         context.store.put_quarantined(name, context.content)
+        return True
+    return False
 
 
 def _delete_leftovers(context: AttemptContext) -> None:

@@ -12,6 +12,7 @@ from tests.attachments.context import AppContext, at_scan
 from tests.attachments.shelf import Shelf
 from tests.platform import Platform
 from workers.known_bad import EICAR
+from workers.storage import store_for
 from workers.storage.local import LocalStore
 from workers.storage.s3 import S3Store
 
@@ -147,3 +148,17 @@ def test_what_an_operator_has_quarantined_is_not_brought_back_by_another_row(she
     assert shelf.work(rows[0]) == "quarantined (operator)"
     assert shelf.work(rows[1]) == "waiting (object_missing)"
     assert KEY not in shelf.objects()
+
+
+def test_what_is_deleted_meanwhile_with_its_object_leaves_nothing(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_id = shelf.upload(EICAR, storage_key=KEY)
+
+    def delete() -> None:
+        shelf.platform.sql("DELETE FROM openchat.attachment WHERE id = :id", id=row_id)
+        store_for(shelf.provider, shelf.platform.settings).delete(KEY)
+
+    at_scan(monkeypatch, delete)
+    assert shelf.work(row_id) == "vanished"
+    assert shelf.platform.quarantined(shelf.provider) == {}
