@@ -45,9 +45,14 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     Raises:
         attachment_work.UnknownAttachmentError: the application has no such row.
     """
-    claim = _claim(app, table, row_id, worker, settings)
-    if claim is None and revival.revive(app, table, row_id, settings):
-        claim = _claim(app, table, row_id, worker, settings)
+    unserved = None
+    with transaction() as connection:
+        claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
+        if claim is None:
+            unserved = revival.candidate(connection, app, table, row_id)
+    if unserved is not None and revival.revive(app, table, row_id, unserved, settings):
+        with transaction() as connection:
+            claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
     if claim is None:
         return "nothing to do"
     if claim.failed:
@@ -61,13 +66,6 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
         log.warning("attachment.lease_lost", app=app, id=str(row_id), error=str(error))
         _clear_away(claim, settings)
         return "taken over"
-
-
-def _claim(
-    app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: Settings
-) -> attachment_work.Claim | None:
-    with transaction() as connection:
-        return attachment_work.claim(connection, app, table, row_id, worker, settings)
 
 
 def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:

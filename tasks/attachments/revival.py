@@ -4,10 +4,11 @@ A service enqueues a file again when its upload is complete, or was repeated. Th
 that, and may just as well be a duplicate; the store tells. What is served, or being worked on, is left alone.
 """
 
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, select, update
 
 from models.platform import AttachmentJob as Job
 from tasks.attachments import attachment_work, history
@@ -20,25 +21,16 @@ from workers.storage import StoreError, UnknownProvider, store_for
 UNSEEN = ("object_missing", "object_changed")
 
 
-def revive(app: str, table: AttachmentTable, row_id: UUID, settings: Settings) -> bool:
-    """Have the file looked at again if its object has appeared or changed; return whether it is."""
-    with transaction() as connection:
-        row = connection.execute(
-            select(
-                Job.state,
-                Job.outcome,
-                Job.reason,
-                Job.attempt,
-                Job.override,
-                Job.judged_object,
-                table.key.label("key"),
-                table.store_name().label("provider"),
-            )
-            .join(table.model, table.id == Job.attachment_id)
-            .where(Job.app == app, Job.attachment_id == row_id, table.live)
-        ).one_or_none()
+def candidate(connection: Connection, app: str, table: AttachmentTable, row_id: UUID) -> Row[Any] | None:
+    """Return what is known of a file that could not be claimed; None if no other object would matter."""
+    row = connection.execute(_described(table), {"app": app, "row_id": row_id}).one_or_none()
     if row is None or not _unserved(row) or row.override == "quarantine":
-        return False
+        return None
+    return row
+
+
+def revive(app: str, table: AttachmentTable, row_id: UUID, row: Row[Any], settings: Settings) -> bool:
+    """Have a `candidate` looked at again if its object has appeared or changed; return whether it is."""
     try:
         found = store_for(row.provider, settings).fingerprint(row.key)
     except UnknownProvider:
@@ -60,6 +52,20 @@ def revive(app: str, table: AttachmentTable, row_id: UUID, settings: Settings) -
             attachment_work.reopen(connection, app, table, row_id, f"enqueued again: {why}")
         history.note(connection, app, row_id, "enqueued_again", attempt=row.attempt, why=why)
     return True
+
+
+@cache
+def _described(table: AttachmentTable) -> Select[Any]:
+    """Return the query, made once: a duplicate of a served file costs no more than this."""
+    return (
+        select(
+            *(Job.state, Job.outcome, Job.reason, Job.attempt, Job.override, Job.judged_object),
+            table.key.label("key"),
+            table.store_name().label("provider"),
+        )
+        .join(table.model, table.id == Job.attachment_id)
+        .where(Job.app == bindparam("app"), Job.attachment_id == bindparam("row_id"), table.live)
+    )
 
 
 def _unserved(row: Row[Any]) -> bool:
