@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,11 +12,12 @@ from rich.console import Console
 from sqlalchemy import Row
 
 from commands import arguments
+from commands.attachments_reconsider import reconsider
 from commands.formatting import alternatives, printable
 from tasks.attachments import operator_actions
 from tasks.attachments.attachment_work import UnknownAttachmentError
 from tasks.attachments.content.finding import phrase
-from workers.settings import SettingsError
+from workers.settings import SettingsError, get_settings, variable
 
 app = typer.Typer(help="One file's event log; retry, quarantine or release it.", no_args_is_help=True)
 
@@ -44,7 +46,6 @@ _LINES = (
     "failures",
     "phase",
     "worker",
-    "not_before",
     "lease_until",
     "engine_version",
     "signature_version",
@@ -73,6 +74,8 @@ def show(application: App, attachment_id: Id) -> None:
             value = getattr(job, name)
             if value not in (None, "", []):
                 console.print(f"{name:>18}  {_plain(value)}", markup=False)
+        for name, moment in _waiting(job):
+            console.print(f"{name:>18}  {moment}", markup=False)
     console.print()
     for event in events:
         console.print(_event_line(event), markup=False)
@@ -153,6 +156,9 @@ def release(application: App, attachment_id: Id, reason: Reason, actor: argument
         typer.echo("Nothing was known against it: should it be refused now, release it then.")
 
 
+app.command("reconsider")(reconsider)
+
+
 def _act(name: str, application: str, attachment_id: UUID, reason: str, actor: str) -> None:
     why, who = arguments.reason(reason), arguments.actor(actor)
     with _not_found_reported(application, attachment_id):
@@ -184,6 +190,16 @@ def _not_found_reported(application: str, attachment_id: UUID) -> Iterator[None]
             for other in operator_actions.elsewhere(application, attachment_id)
         ]
         raise SettingsError(f"{error}.{';'.join(there)}") from error
+
+
+def _waiting(job: Row[Any]) -> Iterator[tuple[str, str]]:
+    """Yield when a file that waits is looked at next; and until when, if it waits for its object."""
+    if job.state != "waiting" or job.not_before is None:
+        return
+    yield "next attempt", f"{_plain(job.not_before)} UTC"
+    if job.reason == "object_missing":
+        until = job.created_at + timedelta(seconds=get_settings().attachment_missing_seconds)
+        yield "waits until", f"{_plain(until)} UTC; then it fails ({variable('attachment_missing_seconds')})"
 
 
 def _event_line(event: Row[Any]) -> str:

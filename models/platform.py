@@ -45,6 +45,8 @@ class AttachmentJob(PlatformBase):
     `override` is an operator's word, which stands above any verdict: a release for the content and the reason
     that it was given for, and no other. `rewritten_sha256` is what the original
     became when its personal metadata was taken out; the row may still describe what it was before.
+    `judged_object` is what tells the object that the file was judged by from any other under its key, as the
+    store does (`ObjectStore.fingerprint`); NULL where there was none.
     `risk` and `popularity` say which files a new version of the signatures looks at first.
     """
 
@@ -60,6 +62,8 @@ class AttachmentJob(PlatformBase):
         Index("attachment_jobs_due", "not_before", postgresql_where=text("state = 'waiting'")),
         Index("attachment_jobs_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index("attachment_jobs_failed", "updated_at", postgresql_where=text("state = 'failed'")),
+        # For rows that name the same object.
+        Index("attachment_jobs_quarantined", "app", postgresql_where=text("quarantine_key is not null")),
         # A day's, for the statistics of that day.
         Index("attachment_jobs_created_at", "created_at"),
         # The last minutes' alone, for the rate.
@@ -112,6 +116,7 @@ class AttachmentJob(PlatformBase):
     override_sha256: Mapped[str | None]
     override_reason: Mapped[str | None]
     rewritten_sha256: Mapped[str | None]
+    judged_object: Mapped[str | None]
     risk: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     popularity: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     url_expires_at: Mapped[datetime | None]

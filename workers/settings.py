@@ -164,6 +164,13 @@ class Settings(BaseModel):
     attachment_retry_max_seconds: float = Field(
         default=300, gt=0, description="The longest pause before a file is tried again."
     )
+    attachment_missing_seconds: float = Field(
+        default=3600,
+        ge=0,
+        le=MAX_SECONDS,
+        description="How long a file whose object is not in the store waits for it, from when the platform "
+        "first learns of its row; then it fails.",
+    )
     attachment_grace_seconds: float = Field(
         default=30,
         ge=0,
@@ -173,6 +180,13 @@ class Settings(BaseModel):
         default=900,
         gt=0,
         description="How long the recovery job waits before it enqueues the same file again.",
+    )
+    row_wait_seconds: float = Field(
+        default=60,
+        gt=0,
+        le=MAX_SECONDS,
+        description="How long the message of an attachment or a room waits for a row that does not exist, "
+        "before it becomes a dead letter.",
     )
     delivery_wait_seconds: float = Field(
         default=300,

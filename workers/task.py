@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import psycopg
@@ -14,6 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from workers import dead_letters
 from workers.broker_errors import described
 from workers.database_errors import is_transient, is_unavailable
+from workers.db import clock
+from workers.settings import get_settings
 
 if TYPE_CHECKING:
     _Task = Task[Any, Any]  # generic in the stubs only
@@ -25,6 +28,12 @@ log = structlog.get_logger(__name__)
 #: Pauses before a row that is not there yet is looked for again, in seconds: an API service may announce it
 #: before its own transaction has committed.
 NOT_THERE_YET = (0.5, 2, 8)
+#: So many pauses follow that are as long as each other.
+LATER_PAUSES = 6
+#: The most looks, if the database's clock goes back.
+MOST_LOOKS = 50
+#: The header that says since when a message has waited for its row, in seconds of the database's clock.
+MISSING_SINCE = "missing_since"
 #: The longest that a process holds a message while the database is away. Nothing else can be done meanwhile;
 #: and workers take messages that are published for later into their memory, however many there are.
 HOLD_SECONDS = 10.0
@@ -110,10 +119,28 @@ class PlatformTask(_Task):
         return float(min(pause, at_most))
 
     def not_there_yet(self, error: Exception) -> NoReturn:
-        """Try again in a moment, for a row that may be about to be committed; after some times, fail."""
-        if self.request.retries < len(NOT_THERE_YET):
-            raise self.retry(countdown=NOT_THERE_YET[self.request.retries], exc=error) from error
-        raise error
+        """Try again in a moment, for a row that may be about to be committed.
+
+        Raises:
+            Retry: it is tried again.
+            Exception: as `error`, if the row was not there for `row_wait_seconds`, by the database's clock.
+        """
+        wait, now = get_settings().row_wait_seconds, clock().timestamp()
+        since = self._missing_since(now)
+        looks, left = self.request.retries, wait - (now - since)
+        if left <= 0 or looks >= MOST_LOOKS:
+            why = "a wrong id, a transaction that was rolled back, or a row that was deleted at once"
+            raise type(error)(f"{error}; none appeared within {wait:g} s: {why}") from error
+        pauses = (*NOT_THERE_YET, wait / LATER_PAUSES)
+        pause = min(pauses[min(looks, len(NOT_THERE_YET))], max(left, NOT_THERE_YET[0]))
+        headers = {**(self.request.headers or {}), MISSING_SINCE: since}
+        raise self.retry(countdown=pause, exc=error, headers=headers, max_retries=MOST_LOOKS) from error
+
+    def _missing_since(self, now: float) -> float:
+        """Return since when this message has waited for its row."""
+        since = (self.request.headers or {}).get(MISSING_SINCE)
+        # Of a stranger's message the header may be anything.
+        return min(float(since), now) if isinstance(since, int | float) and isfinite(since) else now
 
     def on_failure(
         self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: Any

@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    extract,
     func,
     literal,
     null,
@@ -31,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from models.platform import AttachmentEvent as Event
 from models.platform import AttachmentJob as Job
 from tasks.attachments import app_columns, history
 from tasks.policies.attachment import AttachmentTable
@@ -63,6 +65,8 @@ class Claim:
     size: int
     encrypted: bool
     sha256: str | None
+    #: How long the platform has known the file, in seconds by the database's clock.
+    known_seconds: float = 0.0
     worker: str = ""
     override: str | None = None
     #: The content and the reason of refusal that a release was given for.
@@ -87,12 +91,15 @@ def claim(
     row = connection.execute(_described(table), {"row_id": row_id}).one_or_none()
     if row is None or not row.live:
         this_job = (Job.app == app) & (Job.attachment_id == row_id)
-        if row is None and not connection.execute(select(Job.state).where(this_job)).all():
+        if row is None and not _was_known(connection, app, row_id):
             raise UnknownAttachmentError(f"{app} has no attachment {row_id}")
         # Our row goes with the application's, or the recovery job would announce it for ever. A row that is
         # restored later is new to us; but what an operator has said of it is not forgotten.
         idle = or_(Job.state == "waiting", due())
-        connection.execute(delete(Job).where(this_job, idle, Job.override.is_(None)))
+        removed = connection.execute(delete(Job).where(this_job, idle, Job.override.is_(None))).rowcount
+        if row is None and removed:
+            # Another message of the file, which finds neither row nor job, is none of an unknown file.
+            history.note(connection, app, row_id, "row_deleted")
         connection.execute(
             update(Job).where(this_job, idle).values(state="failed", lease_until=None, reason="row_deleted")
         )
@@ -124,6 +131,7 @@ def claim(
         size=row.size,
         encrypted=row.encrypted,
         sha256=row.sha256,
+        known_seconds=float(held.known_seconds),
         worker=worker,
         override=held.override,
         override_sha256=held.override_sha256,
@@ -143,6 +151,13 @@ def claim(
     return claimed
 
 
+def _was_known(connection: Connection, app: str, row_id: UUID) -> bool:
+    """Return whether the platform has ever seen the row: a job or an event of it is left."""
+    job = select(Job.state).where(Job.app == app, Job.attachment_id == row_id)
+    event = select(Event.id).where(Event.app == app, Event.attachment_id == row_id)
+    return bool(connection.scalar(select(or_(job.exists(), event.exists()))))
+
+
 def renew(connection: Connection, claim: Claim, settings: Settings, phase: str | None = None) -> None:
     """Extend the lease, and note the phase that begins.
 
@@ -154,22 +169,35 @@ def renew(connection: Connection, claim: Claim, settings: Settings, phase: str |
 
 
 def wait(
-    connection: Connection, claim: Claim, reason: str, detail: str, settings: Settings, *, failed: bool
+    connection: Connection,
+    claim: Claim,
+    reason: str,
+    detail: str,
+    settings: Settings,
+    *,
+    failed: bool,
+    given_up: bool = False,
+    within: float | None = None,
+    judged_object: str | None = None,
 ) -> str:
     """Give the file back to be tried again after a pause; return the state it is in then.
 
-    A failure is counted, and the last one parks the file. What is not the file's fault (a scanner that
-    is down) is not: the file waits for as long as it takes.
+    A failure is counted, and after the last one the file has failed for good; so it has at once if it is
+    `given_up`. What is not the file's fault (a scanner that is down) is not counted: the file waits for as
+    long as it takes. The pause is no longer than `within` seconds. `judged_object` is what a file that has
+    failed was judged by.
     """
     failures = claim.failures + failed
-    if failures >= settings.attachment_attempts:
-        _park(connection, claim, reason, detail, failures=failures)
+    if given_up or failures >= settings.attachment_attempts:
+        _park(connection, claim, reason, detail, failures=failures, judged_object=judged_object)
         return "failed"
     pause = min(
         settings.attachment_retry_seconds * 2 ** min(claim.waits, 20), settings.attachment_retry_max_seconds
     )
     # Full jitter would let a file come back at once; half of it spreads a crowd well enough.
     pause *= random.uniform(0.5, 1)  # noqa: S311 - no secret
+    if within is not None:
+        pause = min(pause, within)
     _fenced(connection, claim, _WAITING, pause_seconds=pause, failures=failures, reason=reason, detail=detail)
     app_columns.waiting(connection, claim.table, claim.id, f"{reason}: {detail}")
     return "waiting"
@@ -183,6 +211,12 @@ def hold(connection: Connection, claim: Claim) -> None:
         LeaseLostError: another holds the file by now.
     """
     _fenced(connection, claim, _HELD)
+
+
+def note_object(connection: Connection, claim: Claim, judged_object: str | None) -> None:
+    """Note which object there is of a file that has failed, where no attempt could."""
+    this_job = (Job.app == claim.app) & (Job.attachment_id == claim.id) & (Job.attempt == claim.attempt)
+    connection.execute(update(Job).where(this_job).values(judged_object=judged_object))
 
 
 def has_failed(connection: Connection, claim: Claim) -> bool:
@@ -338,6 +372,7 @@ def _claiming() -> Any:
         where=due(),
     ).returning(
         *(_JOBS.c[name] for name in ("attempt", "failures", "waits", "phase")),
+        extract("epoch", func.now() - _JOBS.c.created_at).label("known_seconds"),
         *(_JOBS.c[name] for name in ("override", "override_sha256", "override_reason", "rewritten_sha256")),
     )
 

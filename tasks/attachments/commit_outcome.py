@@ -7,7 +7,7 @@ from tasks.attachments.app_columns import AppView
 from tasks.attachments.examine import AttemptContext, Findings
 from tasks.attachments.objects import ObjectUrls, delete_pictures, picture_key, quarantine_name
 from workers.db import release_snapshot, transaction
-from workers.storage import ObjectChanged, ObjectStore, StoreError
+from workers.storage import ObjectChanged, ObjectMissing, ObjectStore, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +21,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     claim, store = context.claim, context.store
     served = found.outcome == "accepted"
     quarantined = found.outcome == "quarantined"
-    urls = None
+    urls, copied = None, False
     if served:
         # A worker that lost the file must not publish it: an operator may have withdrawn it meanwhile.
         context.lease.confirm("store")
@@ -34,8 +34,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
         # attempt ends what a crash cuts. The application's row is not locked yet: a store may take long.
         attachment_work.hold(connection, claim)
         if quarantined:
-            # Even what came from there: an attempt that an operator has overtaken may have put it back.
-            store.quarantine(claim.key, quarantine_name(claim.app, claim.id))
+            copied = _quarantine(context)
         if not served:
             delete_pictures(store, claim.app, claim.id)
         there = attachment_work.finish(
@@ -47,6 +46,9 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
             verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
     if served and not there:
         _delete_leftovers(context)
+    if copied and not there:
+        # The user has deleted row and object.
+        store.discard([quarantine_name(claim.app, claim.id)])
     if found.verdict == "infected" and found.fetched:
         # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
         # signatures have a version to remember the verdict by.
@@ -54,6 +56,20 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
     if not there:
         return "vanished"
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
+
+
+def _quarantine(context: AttemptContext) -> bool:
+    """Move the object into quarantine, even what came from there: an attempt that an operator has overtaken
+    may have put it back. Return whether the attempt's own copy was put there instead."""
+    claim, name = context.claim, quarantine_name(context.claim.app, context.claim.id)
+    try:
+        context.store.quarantine(claim.key, name)
+    except ObjectMissing:
+        # Another row that names the object has had it moved, before or meanwhile. Each has a copy of its own
+        # there: one may be released or deleted without the other.
+        context.store.put_quarantined(name, context.content)
+        return True
+    return False
 
 
 def _delete_leftovers(context: AttemptContext) -> None:
@@ -96,6 +112,9 @@ def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
         if again.sha256 != found.fetched.sha256:
             raise ObjectChanged("what came back from quarantine is not what was scanned")
         version = again.version
+    elif found.shared:
+        # Newer signatures know better. The other row keeps what it has, until it is looked at again.
+        version = store.put(claim.key, context.content, media_type, claim.name)
     keys = _picture_keys(context, found)
     for name, picture in found.pictures.items():
         store.put(keys[name], picture, objects.PICTURE_TYPE)
@@ -129,6 +148,7 @@ def _values(context: AttemptContext, found: Findings, urls: ObjectUrls | None) -
         "sha256": stored.sha256 if stored else None,
         "size_bytes": stored.size if stored else None,
         "media_type": found.media_type,
+        "judged_object": found.judged_object,
         "findings": list(found.traits),
         "risk": found.risk,
         "signature": found.signature,

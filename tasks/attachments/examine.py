@@ -10,7 +10,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from tasks.attachments import attachment_work, draw, identify, policy, scan, scanner_selftest, verdicts
+from tasks.attachments import (
+    attachment_work,
+    draw,
+    identify,
+    policy,
+    scan,
+    scanner_selftest,
+    shared_objects,
+    verdicts,
+)
 from tasks.attachments.content.finding import phrase
 from tasks.attachments.errors import FailedError, NotYetError
 from tasks.attachments.history import EventLog
@@ -49,6 +58,10 @@ class Findings:
     detail: str | None = None
     fetched: Fetched | None = None
     in_quarantine: bool = False
+    #: What tells the object under the file's key from any other; None if it is not there.
+    judged_object: str | None = None
+    #: It lies in quarantine, for another row that names the same object.
+    shared: bool = False
     media_type: str | None = None
     corrected: str | None = None
     traits: tuple[str, ...] = ()
@@ -114,6 +127,11 @@ class AttemptContext:
     event_log: EventLog
     settings: Settings
 
+    @property
+    def content(self) -> Path:
+        """Where the object is once it was fetched."""
+        return self.folder / "content"
+
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, Any]]:
         """Enter a phase: the lease is checked and says where we are, the event log takes what is found."""
@@ -129,17 +147,19 @@ def examine(context: AttemptContext) -> Findings:
         NotYetError, attachment_work.LeaseLostError, StoreError, OSError.
     """
     claim = context.claim
-    content = context.folder / "content"
+    content = context.content
 
     with context.phase("fetch") as detail:
         try:
-            fetched, in_quarantine = _fetch(context, content)
+            found = _fetch(context, content)
         except ObjectTooLarge as error:
             # Not scanned, so not clean: what is too large to look into is suspicious.
-            return _overridden(context, Findings().refused("too_large", str(error), "suspicious"))
+            found = Findings(judged_object=error.fingerprint)
+            return _overridden(context, found.refused("too_large", str(error), "suspicious"))
+        fetched = found.fetched
+        assert fetched is not None
         detail |= {"bytes": fetched.size, "sha256": fetched.sha256}
     metrics.BYTES.labels(claim.app).inc(fetched.size)
-    found = Findings(fetched=fetched, in_quarantine=in_quarantine)
     if claim.override != "quarantine":
         found = _look_into(context, content, fetched, found)
     return _overridden(context, found)
@@ -226,15 +246,27 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
     return found
 
 
-def _fetch(context: AttemptContext, content: Path) -> tuple[Fetched, bool]:
-    """Fetch the object. Return whether it came from quarantine, too."""
+def _fetch(context: AttemptContext, content: Path) -> Findings:
+    """Fetch the object from where it is; return what is known by that."""
     claim, limit = context.claim, context.settings.max_file_bytes
     try:
-        return context.store.fetch(claim.key, content, limit=limit), False
-    except ObjectMissing:
+        fetched = context.store.fetch(claim.key, content, limit=limit)
+        context.event_log.judged_object = fetched.fingerprint
+        return Findings(fetched=fetched, judged_object=fetched.fingerprint)
+    except ObjectMissing as missing:
         # An attempt that died after it moved the object and before it could say so, or a second look.
         name = quarantine_name(claim.app, claim.id)
-        return context.store.fetch_quarantined(name, content, limit=limit), True
+        try:
+            fetched = context.store.fetch_quarantined(name, content, limit=limit)
+            return Findings(fetched=fetched, in_quarantine=True)
+        except ObjectMissing:
+            pass
+        with transaction() as connection:
+            other = shared_objects.quarantined_name(connection, claim, context.settings)
+        if other is None:
+            # Why there is none under its key; the quarantine's answer says nothing of that.
+            raise missing from None
+        return Findings(fetched=context.store.fetch_quarantined(other, content, limit=limit), shared=True)
 
 
 def _mismatch(claim: attachment_work.Claim, fetched: Fetched) -> tuple[str, str] | None:

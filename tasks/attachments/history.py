@@ -42,6 +42,8 @@ class EventLog:
     attempt: int
     worker: str
     events: list[Event] = field(default_factory=list)
+    #: What tells the object that was fetched from any other, as the job keeps it.
+    judged_object: str | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,10 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.attachments import attachment_work
+from tasks.attachments import attachment_work, revival
 from tasks.attachments.commit_outcome import clear_away, commit_outcome
-from tasks.attachments.errors import FailedError, NotYetError
+from tasks.attachments.content.finding import phrase
+from tasks.attachments.errors import FailedError, GivenUpError, NotYetError
 from tasks.attachments.examine import AttemptContext, examine
 from tasks.attachments.history import EventLog
 from tasks.attachments.lease import Lease
@@ -24,7 +25,7 @@ from workers import metrics
 from workers.database_errors import is_transient
 from workers.db import release_snapshot, transaction
 from workers.settings import Settings
-from workers.storage import ObjectChanged, ObjectMissing, StoreError, UnknownProvider, store_for
+from workers.storage import ObjectChanged, ObjectMissing, StoreError, UnknownProvider, keys, store_for
 from workers.workdir import workdir
 
 #: Between two attempts to reach a database that was there a moment ago.
@@ -32,6 +33,8 @@ DATABASE_PAUSE_SECONDS = 0.5
 #: How much of a task's time an attempt waits for that: a file that is given back has lost no attempt, and one
 #: whose lease ran out has. Nothing else could be done meanwhile.
 DATABASE_PATIENCE = 0.8
+#: The shortest pause before the last look for an object that is late.
+LAST_LOOK_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +45,14 @@ def work(app: str, table: AttachmentTable, row_id: UUID, worker: str, settings: 
     Raises:
         attachment_work.UnknownAttachmentError: the application has no such row.
     """
+    unserved = None
     with transaction() as connection:
         claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
+        if claim is None:
+            unserved = revival.candidate(connection, app, table, row_id)
+    if unserved is not None and revival.revive(app, table, row_id, unserved, settings):
+        with transaction() as connection:
+            claim = attachment_work.claim(connection, app, table, row_id, worker, settings)
     if claim is None:
         return "nothing to do"
     if claim.failed:
@@ -77,8 +86,7 @@ def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:
     except NotYetError as error:
         why = error
     except ObjectMissing as error:
-        # The service stores the bytes before it inserts the row, so this is not a matter of waiting long.
-        why = FailedError("object_missing", str(error))
+        why = _missing(claim, error, settings)
     except ObjectChanged as error:
         # The object is being overwritten: what was scanned is not what would be served.
         why = FailedError("object_changed", str(error))
@@ -102,6 +110,24 @@ def _attempt(claim: attachment_work.Claim, settings: Settings) -> str:
     return _put_off(claim, why, event_log, settings, deadline)
 
 
+def _missing(claim: attachment_work.Claim, error: ObjectMissing, settings: Settings) -> NotYetError:
+    """Return how an attempt ends that found no object: the file waits for it, as long as it may.
+
+    Uploads are often announced early: a signed URL that a client has yet to use, a multipart upload, a store
+    that is replicated. The age of our row counts, not that of the application's: clocks of services differ.
+    """
+    found = [str(error), *keys.doubts(claim.key)]
+    detail = f"{'; '.join(found)}: key {phrase(repr(claim.key))} in the store {claim.provider}"
+    left = settings.attachment_missing_seconds - claim.known_seconds
+    if left > 0:
+        # The last look is at the end of the time, or a moment after it.
+        return NotYetError("object_missing", detail, within=max(left, LAST_LOOK_SECONDS))
+    # One that is known for long may have been there until now: it has as many looks as others have attempts.
+    if claim.waits + 1 < settings.attachment_attempts:
+        return NotYetError("object_missing", detail)
+    return GivenUpError("object_missing", detail)
+
+
 def _away(error: StoreError | OSError) -> NotYetError:
     """Return what is away. A full disk is reported as such: our own, or the local store's."""
     met = error.__cause__ if isinstance(error, StoreError) else error
@@ -117,12 +143,21 @@ def _put_off(
 ) -> str:
     """Give the file back, or park it. A database that is away is waited for until the deadline."""
     failed = isinstance(why, FailedError)
-    event_log.add("put off" if not failed else "failed", why=f"{why.reason}: {why.detail}")
+    given_up = isinstance(why, GivenUpError)
+    event_log.add("failed" if failed or given_up else "put off", why=f"{why.reason}: {why.detail}")
     while True:
         try:
             with transaction() as connection:
                 state = attachment_work.wait(
-                    connection, claim, why.reason, why.detail, settings, failed=failed
+                    connection,
+                    claim,
+                    why.reason,
+                    why.detail,
+                    settings,
+                    failed=failed,
+                    given_up=given_up,
+                    within=why.within,
+                    judged_object=None if why.reason in revival.UNSEEN else event_log.judged_object,
                 )
                 if state == "failed":
                     event_log.add("given_up", why=f"{why.reason}: {why.detail}")
@@ -150,7 +185,11 @@ def _tidy(claim: attachment_work.Claim, settings: Settings) -> None:
         with transaction() as connection:
             if attachment_work.has_failed(connection, claim):
                 release_snapshot(connection)
-                delete_pictures(store_for(claim.provider, settings), claim.app, claim.id)
+                store = store_for(claim.provider, settings)
+                delete_pictures(store, claim.app, claim.id)
+                if claim.failed:
+                    # The workers that could have said what they had fetched are dead.
+                    attachment_work.note_object(connection, claim, store.fingerprint(claim.key))
     except (StoreError, OSError, SQLAlchemyError) as error:
         # No row links to them; a store that is away is no reason to try a failed file again.
         log.warning("attachment.pictures_left", app=claim.app, id=str(claim.id), error=str(error))

@@ -157,7 +157,7 @@ def test_an_encrypted_file_can_be_quarantined_and_released(platform: Platform) -
 
 
 def test_a_parked_file_is_tried_again(openchat_context: AppContext) -> None:
-    openchat_context.platform.set(attachment_attempts=1)
+    openchat_context.platform.set(attachment_attempts=1, attachment_missing_seconds=0)
     row_id = openchat_context.upload(None, file_size=5)
     assert openchat_context.work(row_id) == "failed (object_missing)"
     assert openchat_context.work(row_id) == "nothing to do"

@@ -98,7 +98,7 @@ def test_an_attempt(context: AppContext, watch: Watch, content: bytes, outcome: 
 
 
 def test_a_file_that_has_failed(context: AppContext, watch: Watch) -> None:
-    context.platform.set(attachment_attempts=1)
+    context.platform.set(attachment_attempts=1, attachment_missing_seconds=0)
     row_id = context.upload(None)
     assert context.work(row_id) == "failed (object_missing)"
     assert "delete" in watch.asked

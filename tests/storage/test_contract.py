@@ -271,3 +271,41 @@ def test_a_probe_leaves_nothing(subject: Subject) -> None:
     subject.upload("key", b"1")
     subject.store.probe()
     assert (subject.objects(), subject.quarantined()) == ({"key": b"1"}, {})
+
+
+def test_what_is_put_into_quarantine_is_as_if_it_was_moved_there(
+    subject: Subject, source: Path, into: Path
+) -> None:
+    source.write_bytes(b"content")
+    for _ in range(2):
+        subject.store.put_quarantined("openchat/1", source)
+        assert (subject.objects(), subject.quarantined()) == ({}, {"openchat/1": b"content"})
+    assert subject.store.fetch_quarantined("openchat/1", into, limit=7).sha256 == digest(b"content")
+    subject.store.restore("openchat/1", "a/key")
+    assert (subject.objects(), subject.quarantined()) == ({"a/key": b"content"}, {})
+    refused(lambda: subject.store.put_quarantined("../1", source))
+
+
+# -- fingerprints -------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_tells_an_object_from_another(subject: Subject, source: Path, into: Path) -> None:
+    store = subject.store
+    assert store.fingerprint("key") is None
+    subject.upload("key", b"first")
+    seen = store.fingerprint("key")
+    assert seen is not None
+    assert store.fetch("key", into, limit=5).fingerprint == seen == store.fingerprint("key")
+    with pytest.raises(ObjectTooLarge) as caught:
+        store.fetch("key", into, limit=4)
+    assert caught.value.fingerprint == seen
+    # Of the same size.
+    subject.upload("key", b"other")
+    assert store.fingerprint("key") not in (None, seen)
+    store.quarantine("key", "1")
+    assert store.fingerprint("key") is None
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_hostile_key_has_no_fingerprint(subject: Subject, key: str) -> None:
+    assert subject.store.fingerprint(key) is None

@@ -437,6 +437,7 @@ def test_a_row_whose_object_is_gone_is_parked_by_the_pipeline(side: Side) -> Non
     assert context.job(lost).state == "waiting"
     (event,) = side.platform.sql("SELECT * FROM roomkeeper.attachment_events WHERE actor IS NOT NULL")
     assert (event.event, event.actor, event.reason) == ("object_missing", "ada", "monthly")
+    side.platform.set(attachment_missing_seconds=0)
     for _ in range(side.platform.settings.attachment_attempts):
         outcome = context.again(lost)
     assert outcome == "failed (object_missing)"

@@ -19,7 +19,11 @@ class ObjectMissing(StoreError):
 
 
 class ObjectTooLarge(StoreError):
-    """The object is larger than the cap; no more than the cap was read."""
+    """The object is larger than the cap; no more than the cap was read. `fingerprint` is as of `Fetched`."""
+
+    def __init__(self, limit: int, fingerprint: str) -> None:
+        super().__init__(f"the object is larger than {limit} bytes")
+        self.fingerprint = fingerprint
 
 
 class ObjectChanged(StoreError):
@@ -50,11 +54,13 @@ class Fetched:
         size: in bytes.
         sha256: in hexadecimal.
         version: for `publish`; means nothing to anybody else. Another once other bytes were stored.
+        fingerprint: as `ObjectStore.fingerprint` returns it.
     """
 
     size: int
     sha256: str
     version: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,20 @@ class ObjectStore(Protocol):
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
         """Like `fetch`, of an object that `quarantine` moved."""
 
+    def fingerprint(self, key: str) -> str | None:
+        """Return what tells an original from any other under its key, without reading it: size, time, tag.
+
+        None if there is no object, or can be none. The same bytes written again may have another.
+
+        Raises:
+            StoreError.
+        """
+
     def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:
         """Store the file `source` under `key`, to be served as `serving.headers` says; return its version."""
+
+    def put_quarantined(self, name: str, source: Path) -> None:
+        """Store the file `source` in the quarantine under `name`, as if `quarantine` had moved it there."""
 
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:
         """Make ready an original that is about to be served: what was scanned must be what is served.

@@ -9,6 +9,9 @@ from workers.storage.base import ObjectMissing
 #: file's pictures must not get them moved or given other headers.
 DERIVED = "derived"
 
+#: Characters that get into keys by mistake, by their names.
+_CONTROLS = {"\t": "a tab", "\n": "a line break", "\r": "a carriage return"}
+
 #: What S3 allows, in UTF-8.
 LONGEST_BYTES = 1024
 
@@ -44,3 +47,21 @@ def check_original(key: str) -> None:
     check(key)
     if parts(key)[0] == DERIVED:
         raise ObjectMissing(f"there are no originals under {DERIVED}/")
+
+
+def doubts(key: str) -> list[str]:
+    """Return what is unusual about a key under which there is no object, in words."""
+    found = []
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", key):
+        found.append("the key is a URL")
+    elif key.startswith("/"):
+        found.append("the key begins with a slash")
+    found += [f"the key has {what}" for character, what in _CONTROLS.items() if character in key]
+    if any(unicodedata.category(letter) == "Cc" and letter not in _CONTROLS for letter in key):
+        found.append("the key has control characters")
+    if key != key.strip():
+        end = "begins" if key != key.lstrip() else "ends"
+        found.append(f"the key {end} with whitespace")
+    if re.search(r"%[0-9A-Fa-f]{2}", key):
+        found.append("the key seems to be percent-encoded")
+    return found

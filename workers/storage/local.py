@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,18 @@ class LocalStore:
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
         return _fetch(self.quarantine_root / _clean(name), into, limit)
 
+    def fingerprint(self, key: str) -> str | None:
+        _need(self.root)
+        try:
+            found = self._original(key).stat()
+        except ObjectMissing:
+            return None
+        except OSError as error:
+            if error.errno in _NO_OBJECT:
+                return None
+            raise StoreError(error.strerror or str(error)) from error
+        return _fingerprint(found) if stat.S_ISREG(found.st_mode) else None
+
     def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:  # noqa: ARG002 - no headers
         with _faults():
             path = self._path(key)
@@ -60,6 +73,10 @@ class LocalStore:
             if self._lasting:
                 _settle(path.parent, self.root)
             return version
+
+    def put_quarantined(self, name: str, source: Path) -> None:
+        with _faults():
+            _copy(source, self.quarantine_root / _clean(name))
 
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:  # noqa: ARG002 - no headers
         with _faults():
@@ -146,21 +163,27 @@ def _fetch(path: Path, into: Path, limit: int) -> Fetched:
     digest = hashlib.sha256()
     size = 0
     with _faults(), _open(path) as source, into.open("wb") as target:
-        version = _version(os.fstat(source.fileno()))
+        found = os.fstat(source.fileno())
+        version, fingerprint = _version(found), _fingerprint(found)
         while chunk := source.read(CHUNK_BYTES):
             size += len(chunk)
             if size > limit:
-                raise ObjectTooLarge(f"the object is larger than {limit} bytes")
+                raise ObjectTooLarge(limit, fingerprint)
             digest.update(chunk)
             target.write(chunk)
         # By its path: another file may have taken its place.
         if _version(path.stat()) != version:
             raise ObjectChanged("the object was written while it was read")
-    return Fetched(size, digest.hexdigest(), version)
+    return Fetched(size, digest.hexdigest(), version, fingerprint)
 
 
 def _version(found: os.stat_result) -> str:
     return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+
+def _fingerprint(found: os.stat_result) -> str:
+    # Not its device, which is another after a mount.
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
 
 def _open(path: Path) -> BinaryIO:

@@ -126,6 +126,13 @@ class S3Store:
     def fetch_quarantined(self, name: str, into: Path, *, limit: int) -> Fetched:
         return self._fetch(self._quarantine.bucket, self._quarantined(name), into, limit)
 
+    def fingerprint(self, key: str) -> str | None:
+        try:
+            self._check_original(key)
+            return _fingerprint(self._head(self._bucket, key))
+        except ObjectMissing:
+            return None
+
     def put(self, key: str, source: Path, media_type: str, name: str = "") -> str:
         self._check(key)
         content_type, disposition = headers(media_type, name)
@@ -148,6 +155,20 @@ class S3Store:
         if stored["ContentLength"] != read.size or not read.agrees(stored):
             raise StoreError("the object did not arrive as it was sent")
         return _encoded(read, stored)
+
+    def put_quarantined(self, name: str, source: Path) -> None:
+        bucket, key = self._quarantine.bucket, self._quarantined(name)
+        content_type, disposition = _QUARANTINED
+        with self._faults(bucket):
+            self._client.upload_file(
+                str(source),
+                bucket,
+                key,
+                ExtraArgs={"ContentType": content_type, "ContentDisposition": disposition},
+                Config=self._upload,
+            )
+        if self._head(bucket, key)["ContentLength"] != source.stat().st_size:
+            raise StoreError("the object did not arrive as it was sent")
 
     def publish(self, key: str, version: str, media_type: str, name: str) -> None:
         self._check_original(key)
@@ -275,11 +296,11 @@ class S3Store:
             answer = self._client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             with closing(answer["Body"]) as body:
                 if answer["ContentLength"] > limit:
-                    raise ObjectTooLarge(f"the object is larger than {limit} bytes")
+                    raise ObjectTooLarge(limit, _fingerprint(answer))
                 while chunk := body.read(CHUNK_BYTES):
                     read.update(chunk)
                     if read.size > limit:
-                        raise ObjectTooLarge(f"the object is larger than {limit} bytes")
+                        raise ObjectTooLarge(limit, _fingerprint(answer))
                     target.write(chunk)
         if not read.agrees(answer):
             raise StoreError("the object did not arrive as it is stored")
@@ -287,7 +308,7 @@ class S3Store:
         after = self._head(bucket, key)
         if any(after[field] != answer[field] for field in ("ETag", "LastModified", "ContentLength")):
             raise ObjectChanged("the object was written while it was read")
-        return Fetched(read.size, read.sha256, _encoded(read, after))
+        return Fetched(read.size, read.sha256, _encoded(read, after), _fingerprint(after))
 
     def _faults(self, bucket: str) -> AbstractContextManager[None]:
         return faults(self._client, bucket)
@@ -395,6 +416,11 @@ def _encoded(read: Digests, stored: Any) -> str:
     settled = answered - modified > timedelta(seconds=_SETTLED_SECONDS)
     version = _Version(read.sha256, read.size, stored["ETag"], modified.isoformat(), settled)
     return json.dumps(astuple(version))
+
+
+def _fingerprint(stored: Any) -> str:
+    modified: datetime = stored["LastModified"]
+    return f"{stored['ContentLength']}-{modified.isoformat()}-{stored['ETag']}"
 
 
 def _kept(stored: Any) -> dict[str, Any]:
