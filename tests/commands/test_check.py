@@ -346,7 +346,7 @@ def test_policies_that_do_not_run(platform: Platform, snapshot: SnapshotAssertio
         " VALUES ('echoroom.counts', '2026-01-01Z', '2026-01-01Z', 0, 'done')"
     )
     platform.set(apps="echoroom")
-    names = "echoroom.typing, echoroom.ghosts, echoroom.voice and 10 more"
+    names = "echoroom.typing, echoroom.ghosts, echoroom.voice and 12 more"
     assert found(on(platform, "check"), names) == snapshot(name="many")
     # What is switched off, or belongs to an application that is, need not run.
     others = [name for name in (*POLICIES, *ROLLUPS) if name.startswith(("echoroom.", "roomkeeper."))]
