@@ -14,11 +14,12 @@ from models import pern
 from models.platform import PendingDeletion
 from tasks.analytics.rollup_guard import counting
 from tasks.apps import POLICIES, after, attachments_of, policies, rollups
-from tasks.apps.pern import CONVERSATION_LIMIT, MALFORMED_LIMIT
+from tasks.apps.pern import MALFORMED_LIMIT
 from tasks.attachments.tables import CannotAskError, askable
 from tasks.policies.columns import table_of
 from tasks.policies.retention import Retention
 from tasks.policies.rollup import Rollup
+from tasks.policies.sweep import Sweep
 from tasks.retention.cascade import files_of
 from tasks.retention.pending_deletions import BATCH
 from tasks.sweeps.index_check import unindexed
@@ -31,8 +32,6 @@ from workers.storage.local import LocalStore
 
 #: Of the audit trail this is kept longest.
 _SECURITY, _AUDIT = "pern.audit_security", "pern.audit_"
-#: The policy that takes messages by the limits of their conversations.
-_BY_CONVERSATION = "pern.messages_by_conversation"
 #: Conversations whose limit is wrong are counted so far, for so long.
 _COUNTED, _COUNT_MS = 1_000, 2_000
 #: Objects of deleted rows that wait for longer are reported.
@@ -45,13 +44,12 @@ def faults(settings: Settings) -> list[Fault]:
     running = {name: policy for name, policy in policies(settings).items() if isinstance(policy, Retention)}
     return [
         *_archives(running, settings),
-        *_rollups(running, settings),
+        *_rollups(settings),
         *_follows(running, settings),
         *_files(running, settings),
         *_security(running, settings),
         *_waits_for_ever(settings),
         *_malformed_limits(settings),
-        *_freezing_limits(running, settings),
         *_pending_deletions(settings),
         *_keys_without_index(running, settings),
     ]
@@ -98,10 +96,10 @@ def _bucket(settings: Settings, name: str) -> Iterator[Fault]:
         )
 
 
-def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
+def _rollups(settings: Settings) -> Iterator[Fault]:
     """Find policies that freeze statistics before what came late is counted."""
     on = rollups(settings)
-    for name, policy in running.items():
+    for name, policy in policies(settings).items():
         period = after(policy, settings)
         needed = {rollup.name: _window(rollup) for rollup in counting(policy) if rollup.name in on}
         short = [rollup for rollup, window in needed.items() if period is not None and period < window]
@@ -110,8 +108,15 @@ def _rollups(running: dict[str, Retention], settings: Settings) -> Iterator[Faul
             yield Fault(
                 f"{name} deletes after {duration(period)} what the statistics need for {duration(longest)} "
                 f"({first_names(short)}).",
-                f"Give it {duration(longest)} at least: {variable('retention_days')}={name}={longest.days}",
+                f"Give it {duration(longest)} at least: {_setting(policy, longest)}",
             )
+
+
+def _setting(policy: Sweep, period: timedelta) -> str:
+    """Return the setting by which a policy has a period of whole days."""
+    if isinstance(policy, Retention):
+        return f"{variable('retention_days')}={policy.name}={period.days}"
+    return f"{variable('sweep_after')}={policy.name}={period // timedelta(seconds=1)}"
 
 
 def _window(rollup: Rollup) -> timedelta:
@@ -218,38 +223,6 @@ def _malformed_limits(settings: Settings) -> Iterator[Fault]:
             f"{number} {conversations} a message_retention_days that is not a whole number of days: it is "
             f"ignored ({first_names([str(one) for one in wrong])}).",
             "Mend it in pern.conversations.settings, and whatever writes it there.",
-            warning=True,
-        )
-
-
-def _freezing_limits(running: dict[str, Retention], settings: Settings) -> Iterator[Fault]:
-    """Find limits of single conversations that freeze the statistics of all before late rows are counted."""
-    if _BY_CONVERSATION not in running:
-        return
-    on = rollups(settings)
-    counts = {one.name: _window(one) for one in counting(running[_BY_CONVERSATION]) if one.name in on}
-    if not counts:
-        return
-    needed, limit = max(counts.values()).days, CONVERSATION_LIMIT
-    try:
-        with engine_for(settings) as engine, engine.begin() as connection:
-            connection.exec_driver_sql("SELECT set_config('statement_timeout', %s, true)", (str(_COUNT_MS),))
-            number, shortest = connection.execute(
-                select(func.count(), func.min(limit)).where(limit < needed)
-            ).one()
-    except DBAPIError:
-        # Too many to be looked through in a moment; or the database is not as it should be, which is told.
-        return
-    if number:
-        have = "conversation has" if number == 1 else "conversations have"
-        yield Fault(
-            f"{number:,} {have} a message_retention_days below {needed} (the shortest: {shortest}): when "
-            "their messages are deleted, the days of all conversations are frozen "
-            f"({first_names([*counts])}). "
-            "Rows that come later are not counted then, and a backfill or another zone does not change these "
-            "days.",
-            f"What was counted stays. If late rows matter more, have the application offer {needed} days at "
-            "least.",
             warning=True,
         )
 

@@ -11,7 +11,7 @@ when a row's statistics last changed.
 import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.platform import SCHEMA, PlatformBase
@@ -282,6 +282,47 @@ class EchoroomSpeaker(PlatformBase):
     room_id: Mapped[UUID]
     user_id: Mapped[UUID]
     hour: Mapped[datetime.datetime]
+
+
+class PernFact(PlatformBase):
+    """What the statistics of `pern` need of a row that retention has deleted early, by a limit of its own.
+
+    `at` is the quarter of an hour in which the row counts: in any zone a day begins at one. A 'message' has
+    the `key` of its conversation; a 'person' is a user who sent or read something, by their `key`. Of a
+    'delivery' and a 'read' only the `seconds` since the message was sent are kept. All facts of one batch of
+    retention have its `batch`, by which they are removed if the rows are restored.
+    """
+
+    __tablename__ = "pern_facts"
+    __table_args__ = (
+        CheckConstraint("kind in ('message', 'person', 'delivery', 'read')", name="kind_known"),
+        Index("pern_facts_at", "at"),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    at: Mapped[datetime.datetime]
+    kind: Mapped[str]
+    key: Mapped[UUID | None]
+    seconds: Mapped[float | None]
+    batch: Mapped[UUID]
+
+
+class AttachmentFact(PlatformBase):
+    """What the statistics of attachments need of a job that was deleted early, as `PernFact` for messages.
+
+    `seconds` is NULL where the file was not finished.
+    """
+
+    __tablename__ = "attachment_facts"
+    __table_args__ = (Index("attachment_facts_at", "at"), {"schema": SCHEMA})
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    at: Mapped[datetime.datetime]
+    app: Mapped[str]
+    verdict: Mapped[str | None]
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    seconds: Mapped[float | None]
 
 
 class AudioroomsLongStay(PlatformBase):

@@ -501,6 +501,25 @@ def _observed_speakers(feed: Feed) -> Fed:
     return Fed("a user who spoke long ago", feed.soon, [is_gone(model, stale)], [Place(model, stays)])
 
 
+def _pern_facts(feed: Feed) -> Fed:
+    def fact(at: datetime) -> UUID:
+        return feed.add(analytics.PernFact, at=at, kind="person", key=uuid4(), batch=uuid4())
+
+    return _facts(feed, analytics.PernFact, fact, "a message that was deleted early")
+
+
+def _attachment_facts(feed: Feed) -> Fed:
+    def fact(at: datetime) -> UUID:
+        return feed.add(analytics.AttachmentFact, at=at, app="pern")
+
+    return _facts(feed, analytics.AttachmentFact, fact, "a file that was deleted early")
+
+
+def _facts(feed: Feed, model: Any, fact: Callable[[datetime], UUID], of: str) -> Fed:
+    stale, stays = fact(feed.once), fact(feed.once + timedelta(days=1))
+    return Fed(f"a fact of {of}", feed.soon, [is_gone(model, stale)], [Place(model, stays)])
+
+
 #: What is fed for each policy.
 FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "echoroom.typing": _typing,
@@ -530,5 +549,7 @@ FEEDS: dict[str, Callable[[Feed], Fed]] = {
     "roomkeeper.future_timestamps": _future_timestamps,
     "roomkeeper.echoroom_stays": _observed_stays,
     "roomkeeper.echoroom_speakers": _observed_speakers,
+    "roomkeeper.pern_facts": _pern_facts,
+    "roomkeeper.attachment_facts": _attachment_facts,
     **AGED,
 }

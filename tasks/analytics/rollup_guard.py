@@ -10,6 +10,10 @@ could be computed of these buckets from then on would be less. A run that comput
 and has read `frozen_to`; so a batch that moves it waits, at its end, until that run is done. Where it need
 not move, the batch does not wait: every run has seen it.
 
+A policy may keep facts of rows that go before their buckets are final (`Retention.facts`), in the same
+transaction. Rollups count facts as they count rows, so such a row freezes nothing. A sweep deletes the facts
+after a while, as rows that rollups count: then their buckets freeze.
+
 - A bucket is closed for the zone and the definition that it was computed with: for another zone that is set,
   or another definition, a rollup has closed nothing.
 - A rollup that has never run has closed nothing. One that is off keeps nothing; but what leaves meanwhile
@@ -21,9 +25,10 @@ not move, the batch does not wait: every run has seen it.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
@@ -33,6 +38,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     exists,
     func,
     literal,
@@ -42,12 +48,12 @@ from sqlalchemy import (
     update,
 )
 
-from models.analytics import RollupState
+from models.analytics import PernFact, RollupState
 from models.platform import AttachmentJob as Job
-from tasks.apps import ROLLUPS, attachments_of, rollups, zone
+from tasks.apps import POLICIES, ROLLUPS, after, attachments_of, rollups, zone
 from tasks.policies.columns import model_of, table_of
 from tasks.policies.naive import moment_held, moment_of
-from tasks.policies.retention import Retention, referred
+from tasks.policies.retention import FACTS_BATCH, FACTS_FROM, GOING, Retention, referred
 from tasks.policies.rollup import CLOCKS_SET, Rollup
 from tasks.policies.sweep import Delete, Sweep
 from workers.settings import Settings
@@ -135,15 +141,22 @@ def ask(
     Args:
         now: up to when buckets of a rollup that is off are frozen; the database's clock if None.
     """
+    policies = list(policies)
     names = sorted({one.name for policy in policies for one in counting(policy)})
     if not names:
         return Closed()
     asked = select(
-        _state.c.name, _state.c.watermark, _state.c.covered_from, _state.c.zone, _state.c.definition
+        _state.c.name,
+        _state.c.watermark,
+        _state.c.covered_from,
+        _state.c.frozen_to,
+        _state.c.zone,
+        _state.c.definition,
     )
     found = {row.name: row for row in connection.execute(asked.where(_state.c.name.in_(names)))}
     on = frozenset(rollups(settings)) & set(names)
     moment = now or connection.execute(select(func.now())).scalar_one()
+    kept = _facts_kept(policies, settings)
     values: dict[str, datetime] = {}
     for name in names:
         row, runs = found.get(name), name in on
@@ -153,7 +166,46 @@ def ask(
         begins = row.covered_from if row is not None and runs else _NEVER
         values |= {_key("closed", name): ends, _key("covered", name): begins}
         values[_key("known", name)] = _ALWAYS if runs else moment
+        if name in kept:
+            # A rollup that is off counts no facts: none are kept, and what goes freezes its buckets.
+            frozen_to = (row.frozen_to if row is not None else None) or _NEVER
+            values[_key("facts", name)] = max(moment - kept[name], frozen_to) if runs else _ALWAYS
     return Closed(on, values)
+
+
+def _facts_kept(policies: Iterable[Sweep], settings: Settings) -> dict[str, timedelta]:
+    """Return for how long facts of rows that the policies take are kept, by the rollup that counts them."""
+    found: dict[str, timedelta] = {}
+    for policy in policies:
+        for model, statement in policy.facts.items() if isinstance(policy, Retention) else ():
+            (sweep,) = (one for one in POLICIES.values() if one.table is statement.table)
+            period = after(sweep, settings)
+            assert period is not None
+            found |= {rollup.name: period for rollup, _ in _feeds(table_of(model))}
+    return found
+
+
+def keep_facts(
+    connection: Connection, policy: Retention, table: Table, keys: Sequence[Any], closed: Closed, batch: UUID
+) -> None:
+    """Keep the facts of a table's rows, in the transaction that deletes them, before it does.
+
+    Args:
+        batch: what the facts are found by if the rows are restored.
+    """
+    for model, statement in policy.facts.items():
+        if table_of(model) is table and keys:
+            since = min(closed.values[_key("facts", one.name)] for one, _ in _feeds(table))
+            values = {GOING.key: list(keys), FACTS_FROM.key: since, FACTS_BATCH.key: batch}
+            connection.execute(statement, values)
+
+
+def forget_facts(connection: Connection, batch: UUID) -> None:
+    """Remove the facts of rows that are restored: these count themselves again.
+
+    Facts of jobs stay. A job is not restored; its file gets a new one, which counts on another day.
+    """
+    connection.execute(delete(PernFact).where(PernFact.batch == batch))
 
 
 def moments(table: Table) -> list[tuple[str, ColumnElement[Any]]]:
@@ -174,10 +226,11 @@ def latest_of(
     import pyarrow as pa
 
     latest: Latest = {}
+    values = _known(table, closed, policy)
     for one, at in _feeds(table):
         names = [column.property.columns[0].name for column in at]
         own = policy.until is not None and table is policy.table
-        known = closed.values[_key("known", one.name)]
+        known = values[_key("known", one.name)]
         for name in names[:-1] if own else names:
             held = _latest(rows[name], known)
             _add(latest, one.name, held and moment_held(table.c[name], held))
@@ -186,15 +239,32 @@ def latest_of(
     return latest
 
 
-def latest_in(connection: Connection, table: Table, closed: Closed, *which: Any) -> Latest:
-    """Return the latest moments among rows that are there still."""
+def latest_in(
+    connection: Connection, table: Table, closed: Closed, policy: Retention | None, *which: Any
+) -> Latest:
+    """Return the latest moments among rows that are there still.
+
+    Args:
+        policy: the one that has kept their facts, if it keeps any; None if it has not.
+    """
     asked = moments(table)
     if not asked:
         return {}
+    values = closed.values if policy is None else _known(table, closed, policy)
     found = connection.execute(
-        select(*(func.max(one) for _, one in asked)).select_from(table).where(*which), closed.values
+        select(*(func.max(one) for _, one in asked)).select_from(table).where(*which), values
     )
     return merged([name for name, _ in asked], [found.one()])
+
+
+def _known(table: Table, closed: Closed, policy: Retention) -> Mapping[str, datetime]:
+    """Return the parameters of `moments`; moments of which the policy has kept facts freeze nothing."""
+    values = dict(closed.values)
+    if any(table_of(model) is table for model in policy.facts):
+        for one, _ in _feeds(table):
+            known = _key("known", one.name)
+            values[known] = min(values[known], values[_key("facts", one.name)])
+    return values
 
 
 def merged(names: Sequence[str], rows: Iterable[Sequence[datetime | None]]) -> Latest:
@@ -312,6 +382,13 @@ def _latest(texts: "pa.ChunkedArray", known: datetime) -> datetime | None:
 
     finite = texts.filter(compute.match_substring_regex(texts, _FINITE))
     if known != _ALWAYS:
-        finite = finite.filter(compute.less(finite, known.astimezone(UTC).isoformat(" ", "microseconds")))
+        finite = finite.filter(compute.less(finite, _text(known)))
     found = compute.max(finite).as_py()
     return None if found is None else datetime.fromisoformat(found)
+
+
+def _text(moment: datetime) -> str:
+    """Return a moment as PostgreSQL prints it, so that texts are in the order of their moments."""
+    utc = moment.astimezone(UTC)
+    fraction = f".{utc.microsecond:06}".rstrip("0").rstrip(".")
+    return f"{utc.replace(microsecond=0, tzinfo=None).isoformat(' ')}{fraction}+00"

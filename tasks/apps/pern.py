@@ -1,22 +1,29 @@
 """`pern`: end-to-end encrypted chat, one to one and in groups."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import (
     CTE,
     Boolean,
     ColumnElement,
     Double,
+    Insert,
     Integer,
     Numeric,
+    Select,
     Subquery,
     Text,
+    Uuid,
     and_,
     case,
     cast,
     exists,
     extract,
     func,
+    insert,
+    literal,
     literal_column,
     or_,
     select,
@@ -25,7 +32,7 @@ from sqlalchemy import (
 )
 
 from models import pern
-from models.analytics import PernDaily, PernSecurityDaily, PernSessionsDaily
+from models.analytics import PernDaily, PernFact, PernSecurityDaily, PernSessionsDaily
 from models.pern import (
     Attachment,
     AuditLog,
@@ -37,11 +44,22 @@ from models.pern import (
     User,
     UserPublicKey,
 )
+from models.platform import AttachmentJob
+from tasks.apps.platform import job_facts
 from tasks.policies.app import App
 from tasks.policies.attachment import AppColumns, AttachmentTable
-from tasks.policies.columns import Column
-from tasks.policies.retention import Cascade, Ignored, Owners, Retention, SetValues
-from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
+from tasks.policies.columns import Column, Model, table_of
+from tasks.policies.retention import (
+    FACTS_BATCH,
+    FACTS_FROM,
+    GOING,
+    Cascade,
+    Ignored,
+    Owners,
+    Retention,
+    SetValues,
+)
+from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of, quarter_of
 from tasks.policies.status import StatusRows
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep, Update, ahead, recent
 
@@ -108,10 +126,32 @@ _message = (
     .lateral("message")
 )
 _sent = select(*_message.c).select_from(Conversation.__table__.join(_message, true())).cte("sent")
+_fact = (
+    select(PernFact.kind, PernFact.key, PernFact.seconds).where(_that_day(PernFact.at)).cte("fact_that_day")
+)
+
+
+def _facts(kind: str, column: Any) -> Select[Any]:
+    """Return a column of what is kept of rows that were deleted early."""
+    return select(column).where(_fact.c.kind == kind)
+
+
+_sent_in = union_all(select(_sent.c.conversation_id.label("key")), _facts("message", _fact.c.key)).subquery(
+    "sent_in"
+)
 _messages = select(
-    func.count().label("messages"),
-    func.count(_sent.c.conversation_id.distinct()).label("conversations"),
+    func.count(_sent_in.c.key).label("messages"),
+    func.count(_sent_in.c.key.distinct()).label("conversations"),
 ).subquery("messages")
+
+
+def _seconds(at: Any, sent_at: Any) -> ColumnElement[Any]:
+    """Return how long after its message a status came.
+
+    Clocks that went back deliver nothing before it was sent. One sent at no moment has no such time.
+    """
+    took = extract("epoch", func.greatest(at, sent_at) - sent_at)
+    return case((func.isfinite(sent_at, type_=Boolean), cast(took, Double)))
 
 
 def _came(at: Column) -> CTE:
@@ -124,18 +164,21 @@ def _came(at: Column) -> CTE:
         .cte(f"{at.key}_that_day")
         .prefix_with("MATERIALIZED")
     )
-    # Clocks that went back deliver nothing before it was sent. One sent at no moment has no such time.
-    took = extract("epoch", func.greatest(came.c.at, came.c.sent_at) - came.c.sent_at)
-    seconds = case((func.isfinite(came.c.sent_at, type_=Boolean), cast(took, Double)))
+    seconds = _seconds(came.c.at, came.c.sent_at)
     return select(came.c.user_id, seconds.label("seconds")).cte(f"{at.key}_seconds")
 
 
 def _receipts(of: CTE, many: str, one: str) -> Subquery:
-    return select(
-        func.count().label(many),
-        func.percentile_cont(0.5).within_group(of.c.seconds).label(f"{one}_median_seconds"),
-        func.percentile_cont(0.95).within_group(of.c.seconds).label(f"{one}_p95_seconds"),
-    ).subquery(many)
+    every = union_all(select(of.c.seconds), _facts(one, _fact.c.seconds)).subquery(f"every_{one}")
+    return (
+        select(
+            func.count().label(many),
+            func.percentile_cont(0.5).within_group(every.c.seconds).label(f"{one}_median_seconds"),
+            func.percentile_cont(0.95).within_group(every.c.seconds).label(f"{one}_p95_seconds"),
+        )
+        .select_from(every)
+        .subquery(many)
+    )
 
 
 _read = _came(MessageStatus.read_at)
@@ -145,6 +188,7 @@ _people = union_all(
     # A system message names a sender who has not written it.
     select(_sent.c.sender_id.label("user_id")).where(_sent.c.message_type != "system"),
     select(_read.c.user_id),
+    _facts("person", _fact.c.key),
 ).subquery("people")
 _active = select(func.count(_people.c.user_id.distinct()).label("active_users")).subquery("active")
 _daily = (
@@ -152,6 +196,48 @@ _daily = (
     .select_from(_messages.join(_active, true()).join(_deliveries, true()).join(_reads, true()))
     .where(_messages.c.messages + _deliveries.c.deliveries + _reads.c.reads > 0)
 )
+
+
+def _kept(kind: str, at: Column, key: Any = None, seconds: Any = None) -> Select[Any]:
+    """Return facts of the rows that go, by one of their moments; see `models.analytics.PernFact`."""
+    values = (
+        quarter_of(at).label("at"),
+        literal(kind).label("kind"),
+        cast(key, Uuid).label("key"),
+        cast(seconds, Double).label("seconds"),
+        FACTS_BATCH.label("batch"),
+    )
+    (row,) = at.property.columns[0].table.primary_key.columns
+    kept = select(*values).where(row == func.any(GOING), at >= FACTS_FROM, func.isfinite(at))
+    # Who sent or read something counts once.
+    return kept.distinct() if kind == "person" else kept
+
+
+def _keep(*facts: Select[Any]) -> Insert:
+    return insert(table_of(PernFact)).from_select(
+        ["at", "kind", "key", "seconds", "batch"], union_all(*facts)
+    )
+
+
+_of_message = Message.id == MessageStatus.message_id
+_FACTS: Mapping[Model, Insert] = {
+    Message: _keep(
+        _kept("message", Message.created_at, Message.conversation_id),
+        _kept("person", Message.created_at, Message.sender_id).where(Message.message_type != "system"),
+    ),
+    MessageStatus: _keep(
+        _kept(
+            "delivery",
+            MessageStatus.delivered_at,
+            seconds=_seconds(MessageStatus.delivered_at, Message.created_at),
+        ).where(_of_message),
+        _kept(
+            "read", MessageStatus.read_at, seconds=_seconds(MessageStatus.read_at, Message.created_at)
+        ).where(_of_message),
+        _kept("person", MessageStatus.read_at, MessageStatus.user_id),
+    ),
+    AttachmentJob: job_facts("pern"),
+}
 
 PERN = App(
     name="pern",
@@ -264,6 +350,8 @@ PERN = App(
             "nothing else enforces.",
             age=Message.created_at,
             cutoff=NOW - func.make_interval(0, 0, 0, _OWN_LIMIT),
+            # A limit of a day must not freeze everyone's days, in which rows may come late.
+            facts=_FACTS,
             refers=_WITH_A_MESSAGE,
             owners=_OWNERS,
             ignored=Ignored(
@@ -303,7 +391,10 @@ PERN = App(
             source_tables=(
                 SourceTable(Message, (Message.created_at,)),
                 SourceTable(MessageStatus, (MessageStatus.delivered_at, MessageStatus.read_at)),
+                SourceTable(PernFact, (PernFact.at,)),
             ),
+            # 2: facts of deleted rows count, too.
+            definition=2,
         ),
         Rollup(
             name="pern.sessions_daily",

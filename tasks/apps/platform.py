@@ -5,13 +5,35 @@ Published rows of the outbox are not here: `outbox.relay` removes them itself, b
 
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, Double, and_, case, cast, exists, extract, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Insert,
+    and_,
+    case,
+    cast,
+    exists,
+    extract,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+)
 
-from models.analytics import AttachmentsDaily, EchoroomSpeaker, EchoroomStay
+from models.analytics import (
+    AttachmentFact,
+    AttachmentsDaily,
+    EchoroomSpeaker,
+    EchoroomStay,
+    PernFact,
+    RollupState,
+)
 from models.platform import AttachmentEvent, DeadLetter, FutureTimestamp, JobRun, ScanVerdict
 from models.platform import AttachmentJob as Job
-from tasks.policies.retention import Owners, Restrict, Retention
-from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of
+from tasks.policies.columns import table_of
+from tasks.policies.retention import FACTS_FROM, GOING, Owners, Restrict, Retention
+from tasks.policies.rollup import DAY, FROM, TO, Rollup, SourceTable, bucket_of, quarter_of
 from tasks.policies.sweep import AFTER, NOW, Delete, Sweep
 
 #: The platform's records of its own work have no owner. While an attachment is on hold its row and its job
@@ -23,11 +45,43 @@ _ITS_JOB = and_(Job.app == AttachmentEvent.app, Job.attachment_id == AttachmentE
 _FINISHED = and_(Job.state == "finished", Job.finished_at.is_not(None))
 _TOOK = cast(extract("epoch", func.greatest(Job.finished_at, Job.created_at) - Job.created_at), Double)
 _SECONDS = case((_FINISHED, _TOOK))
-_VERDICT = func.coalesce(Job.verdict, "none")
 _OBSERVED = (
     "They are copied for the statistics of their hours and days, which are closed by then, and computed "
     "again for three days only."
 )
+
+
+def job_facts(app: str) -> Insert:
+    """Return what keeps the facts of the jobs of an application's attachments that are deleted.
+
+    A job that an operator has overridden is not deleted with its attachment.
+    """
+    kept = (
+        select(quarter_of(Job.created_at), Job.app, Job.verdict, Job.size_bytes, _SECONDS)
+        .where(Job.app == app, Job.attachment_id == func.any(GOING), Job.override.is_(None))
+        .where(Job.created_at >= FACTS_FROM, func.isfinite(Job.created_at))
+        .with_for_update()
+    )
+    return insert(table_of(AttachmentFact)).from_select(
+        ["at", "app", "verdict", "size_bytes", "seconds"], kept
+    )
+
+
+def _facts(model: type[PernFact] | type[AttachmentFact], what: str, rollup: str) -> Sweep:
+    frozen_to = select(RollupState.frozen_to).where(RollupState.name == rollup).scalar_subquery()
+    return Sweep(
+        name=f"roomkeeper.{table_of(model).name}",
+        model=model,
+        rule=f"facts of deleted {what} are deleted when they are older than {{after}}, or their days are "
+        "frozen",
+        why="A conversation's own limit may delete rows before their days are final: until then, statistics "
+        "need facts of them. When facts are deleted, their days are frozen.",
+        due=model.at < func.greatest(NOW - AFTER, frozen_to),
+        action=Delete(),
+        every=timedelta(hours=1),
+        after=timedelta(days=40),
+    )
+
 
 OWN = (
     Sweep(
@@ -70,6 +124,8 @@ OWN = (
         every=timedelta(hours=1),
         after=timedelta(days=40),
     ),
+    _facts(PernFact, "messages and statuses of `pern`", "pern.daily"),
+    _facts(AttachmentFact, "files", "roomkeeper.attachments_daily"),
     Retention(
         name="roomkeeper.dead_letters",
         model=DeadLetter,
@@ -118,6 +174,16 @@ OWN = (
     ),
 )
 
+#: Files whose jobs are there, and those of which only facts are left.
+_files = union_all(
+    select(Job.app, Job.verdict, Job.size_bytes, _SECONDS.label("seconds")).where(
+        Job.created_at >= FROM, Job.created_at < TO
+    ),
+    select(
+        AttachmentFact.app, AttachmentFact.verdict, AttachmentFact.size_bytes, AttachmentFact.seconds
+    ).where(AttachmentFact.at >= FROM, AttachmentFact.at < TO),
+).subquery("files")
+
 OWN_ROLLUPS = (
     Rollup(
         name="roomkeeper.attachments_daily",
@@ -131,17 +197,21 @@ OWN_ROLLUPS = (
         key=(AttachmentsDaily.app, AttachmentsDaily.verdict),
         select=select(
             bucket_of(AttachmentsDaily.day),
-            Job.app,
-            _VERDICT.label("verdict"),
+            _files.c.app,
+            func.coalesce(_files.c.verdict, "none").label("verdict"),
             func.count().label("attachments"),
-            func.count(_SECONDS).label("finished"),
-            func.coalesce(cast(func.sum(Job.size_bytes), BigInteger), 0).label("size_bytes"),
-            func.percentile_cont(0.5).within_group(_SECONDS).label("processing_median_seconds"),
-            func.percentile_cont(0.95).within_group(_SECONDS).label("processing_p95_seconds"),
+            func.count(_files.c.seconds).label("finished"),
+            func.coalesce(cast(func.sum(_files.c.size_bytes), BigInteger), 0).label("size_bytes"),
+            func.percentile_cont(0.5).within_group(_files.c.seconds).label("processing_median_seconds"),
+            func.percentile_cont(0.95).within_group(_files.c.seconds).label("processing_p95_seconds"),
         )
-        .where(Job.created_at >= FROM, Job.created_at < TO)
         # By the column: each parameter would be another expression to PostgreSQL.
-        .group_by(Job.app, Job.verdict),
-        source_tables=(SourceTable(Job, (Job.created_at,)),),
+        .group_by(_files.c.app, _files.c.verdict),
+        source_tables=(
+            SourceTable(Job, (Job.created_at,)),
+            SourceTable(AttachmentFact, (AttachmentFact.at,)),
+        ),
+        # 2: facts of deleted files count, too.
+        definition=2,
     ),
 )

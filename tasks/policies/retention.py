@@ -29,7 +29,9 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    DateTime,
     ForeignKey,
+    Insert,
     Table,
     Uuid,
     and_,
@@ -53,8 +55,11 @@ from workers.inspection import Need
 #: Whose a table's rows are: for each kind of entity that may be on hold, the columns or expressions that name
 #: it. A table whose rows have no owner has none.
 Owners = Mapping[Model, Mapping[str, tuple[Any, ...]]]
-#: The keys of the rows that go, for the values of `SetValues`.
+#: The keys of the rows that go, for the values of `SetValues`, and for `Retention.facts`.
 GOING: Any = bindparam("going", type_=ARRAY(Uuid()))
+#: For `Retention.facts`: the moment from which facts are kept, and the batch that they are of.
+FACTS_FROM: Any = bindparam("facts_from", type_=DateTime(timezone=True))
+FACTS_BATCH: Any = bindparam("facts_batch", type_=Uuid())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +127,9 @@ class Retention(Sweep):
         refers: what refers to the table's rows, key by key, with the reason.
         until: until when a row of the table counts in the statistics that are made of it, where the latest
             moment of `SourceTable.at` does not say it.
+        facts: by table, a statement that keeps what statistics need of the rows GOING, by the moments from
+            FACTS_FROM on: these do not freeze buckets. For rows that go before their buckets are final. A
+            sweep deletes the facts, and freezes the buckets then.
         owners: whose the rows of all tables concerned are, for legal holds.
         after: the period; None where no document gives one: the policy is off until it is set.
         archive: whether rows are archived before they go.
@@ -138,6 +146,7 @@ class Retention(Sweep):
     cutoff: Any = None
     where: ColumnElement[bool] | None = None
     until: Any = None
+    facts: Mapping[Model, Insert] = field(default_factory=dict)
     refers: tuple[Reference, ...] = ()
     archive: bool = True
     must_archive: bool = False
@@ -238,6 +247,8 @@ class Retention(Sweep):
         yield from Sweep._faults(self)
         if self.must_archive and not self.archive:
             yield "it must archive, and does not."
+        if self.facts and (self.row_local or isinstance(self.action, Update)):
+            yield "`facts` are of rows that are deleted by their keys: it changes rows, or deletes by pages."
         for table, refers in self.levels():
             yield from _unnamed(table, refers)
         concerned = [self.model, *(model_of(path[-1].by) for path in self.cascade_paths())]
@@ -261,6 +272,10 @@ class Retention(Sweep):
         if self.ignored is not None:
             named = {part.name for part in parts_of(self.ignored.which) if isinstance(part, TableColumn)}
             _need(found, table_of(self.ignored.model), frozenset({"id", *named}), {"SELECT"})
+        for kept in self.facts.values():
+            written = kept.table
+            assert isinstance(written, Table)
+            _need(found, written, frozenset(written.c.keys()), {"INSERT"})
         for table in self.tables():
             _need(
                 found,

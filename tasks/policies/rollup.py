@@ -40,6 +40,7 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     func,
+    literal,
 )
 from sqlalchemy import Column as TableColumn
 
@@ -77,6 +78,14 @@ def bucket_of(column: Column) -> ColumnElement[Any]:
     """Return the bucket as the target's column has it: the day, or when the hour begins."""
     named = column.property.columns[0]
     return bindparam("bucket", type_=named.type).label(named.name)
+
+
+def quarter_of(at: Any) -> ColumnElement[Any]:
+    """Return the quarter of an hour that a moment is in.
+
+    In any zone a day begins at one, but not always at a full hour.
+    """
+    return func.date_bin(literal(timedelta(minutes=15)), at, literal(CLOCKS_SET, DateTime(timezone=True)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

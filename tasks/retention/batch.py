@@ -5,9 +5,9 @@
    Policies without an archive omit this step.
 2. In one transaction: the rows are locked and judged again; what refers to them is changed or deleted; they
    are deleted. What was deleted must be what is in the archive, or all is rolled back. The statistics that
-   count it are frozen (`tasks/analytics/rollup_guard.py`); the receipt is written, and the objects that
-   belonged to the rows are noted as pending deletions (`tasks/retention/pending_deletions.py`). Then it
-   commits.
+   count it are frozen, or facts of it are kept (`tasks/analytics/rollup_guard.py`); the receipt is written,
+   and the objects that belonged to the rows are noted as pending deletions
+   (`tasks/retention/pending_deletions.py`). Then it commits.
 3. After the commit the objects are deleted, and the pending deletions removed.
 
 A crash before the commit leaves the rows and their objects as they were. The archive that it leaves was noted
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import sqlalchemy
 import structlog
@@ -134,6 +134,7 @@ class _TakenRows:
         changed: of each table, rows that stay: their key, and each changed column before and after.
         receipt: the number of the receipt.
         pending: the pending deletions of objects that belonged to the rows.
+        facts: what the facts of its rows are found by.
         room: how many more dependants may be taken.
         portion: whether dependants are left, so that the policy's own rows must stay.
         chosen: the keys of those that are not left, for each look at dependants that found too many.
@@ -151,6 +152,7 @@ class _TakenRows:
     changed: "list[tuple[Table, pa.Table]]" = field(default_factory=list)
     receipt: int | None = None
     pending: list[dict[str, Any]] = field(default_factory=list)
+    facts: UUID = field(default_factory=uuid4)
 
     def keys(self, table: Table) -> list[str]:
         """Return the first and the last key of a table's rows."""
@@ -467,6 +469,7 @@ class RetentionBatches(Batches):
                     self._refers(connection, batch, one.refers, made.table, child_keys)
                     if batch.portion:
                         return
+                    self._keep_facts(connection, batch, made.table, child_keys)
                     rows = self._copy_out(
                         connection, batch, made.delete, {"keys": child_keys}, batch.most_bytes
                     )
@@ -533,6 +536,7 @@ class RetentionBatches(Batches):
             batch.updated = [str(key) for key in sorted(updated)]
             return len(updated)
         assert own.delete is not None
+        self._keep_facts(connection, batch, self.policy.table, keys)
         rows = self._copy_out(connection, batch, own.delete, self._values(keys=keys), batch.most_bytes)
         if rows.num_rows != len(keys):
             raise Refused(f"rows of {self.policy.table.fullname} do not go: a trigger, or a row policy")
@@ -568,6 +572,8 @@ class RetentionBatches(Batches):
             "archives": [one.as_json() for one in archived],
             "operator": self.operator,
         }
+        if policy.facts:
+            content["facts"] = str(batch.facts)
         if state.archives is not None:
             state.archives.settle(connection)
         batch.receipt = receipts.append(
@@ -585,6 +591,13 @@ class RetentionBatches(Batches):
         self.counted.append(rows)
         state.batch = None
 
+    def _keep_facts(
+        self, connection: Connection, batch: "_TakenRows", table: Table, keys: Sequence[Any]
+    ) -> None:
+        """Keep what statistics need of rows that are about to be deleted, and are locked."""
+        if not self._archiving.reading:
+            rollup_guard.keep_facts(connection, self.retention, table, keys, self.closed, batch.facts)
+
     def _freeze(self, connection: Connection, batch: "_TakenRows", files: "Files | None") -> None:
         """Freeze the buckets of what was deleted, and of the jobs that will be."""
         latest = [
@@ -592,6 +605,11 @@ class RetentionBatches(Batches):
             for table, rows in batch.rows
         ]
         if files is not None and (ids := batch.ids(files.table)):
-            jobs = pending_deletions.jobs_of(files.app, ids)
-            latest.append(rollup_guard.latest_in(connection, table_of(AttachmentJob), self.closed, jobs))
+            table, jobs = table_of(AttachmentJob), pending_deletions.jobs_of(files.app, ids)
+            self._keep_facts(connection, batch, table, ids)
+            latest.append(rollup_guard.latest_in(connection, table, self.closed, self.retention, jobs))
+            if self.retention.facts:
+                # A job that an operator has overridden stays, but changes: no fact says what it counted.
+                changed = (jobs, AttachmentJob.override.is_not(None))
+                latest.append(rollup_guard.latest_in(connection, table, self.closed, None, *changed))
         rollup_guard.freeze(connection, self.closed, *latest)

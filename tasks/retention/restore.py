@@ -2,20 +2,22 @@
 
 Rows come back parents first; then those that were changed get their old values, unless they were changed
 again since. Objects that were deleted do not come back; those that still wait to be deleted stay. Statistics
-stay as they were, and frozen: what is back may not be all that they counted. The policy that took the rows
-stops until an operator approves it: by their age they are due still.
+stay as they were: their buckets are frozen, for what is back may not be all that they counted; or facts of
+the rows were kept, which are removed, and the rows count instead. The policy that took the rows stops until
+an operator approves it: by their age they are due still.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Row, Table, text
 from sqlalchemy.exc import IntegrityError
 
 from models.base import Base
+from tasks.analytics import rollup_guard
 from tasks.retention import object_deletions, pending_deletions, receipts
 from tasks.retention.archive import Archived, copy_in, fetched, load
 from tasks.retention.cascade import NOW_SUFFIX
@@ -144,6 +146,8 @@ def _put_back(
             for one in archived:
                 if one.changed:
                     _values(connection, one, load(paths[one.key]), done)
+            if facts := receipt.content.get("facts"):
+                rollup_guard.forget_facts(connection, UUID(facts))
             done.objects_kept = pending_deletions.cancel(connection, number, app)
             known = object_deletions.of_receipt(connection, number)
             # Of older receipts nothing else is known: they were written when their objects were deleted.

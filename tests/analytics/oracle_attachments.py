@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from models.analytics import AttachmentFact
 from models.platform import AttachmentJob
 from tests.analytics.figuring import (
     LEAPS,
@@ -39,6 +40,12 @@ def job(rows: Rows, taken_up: datetime, finished: datetime | None = None, **valu
         **given,
     )
     return key
+
+
+def fact(rows: Rows, at: datetime) -> UUID:
+    """Add a fact of a job that was deleted early."""
+    given = {"app": "pern", "verdict": "clean", "size_bytes": 5, "seconds": 2.5}
+    return rows.add(AttachmentFact, at=at, **given)
 
 
 def history(chance: random.Random, zone: str) -> Rows:

@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from models.analytics import PernFact
 from models.pern import AuditLog, AuthSession, Conversation, Message, MessageStatus, User
 from tasks.policies.columns import Model
 from tests.analytics.figuring import (
@@ -69,6 +70,13 @@ def status(
         read_at=read,
         **{"status": "sent", **_stamps()} | values,
     )
+
+
+def fact(rows: Rows, at: datetime, kind: str, **values: Any) -> UUID:
+    """Add a fact of a row that was deleted early, of a conversation or user of its own."""
+    key = UUID(int=rows.chance.getrandbits(128), version=4)
+    given = {"key": key, "seconds": None, "batch": key} | values
+    return rows.add(PernFact, at=at, kind=kind, **given)
 
 
 def session(rows: Rows, began: datetime, user: UUID | None = None, **values: Any) -> UUID:

@@ -1,7 +1,7 @@
 """Buckets of time, on the days when clocks leap too."""
 
 from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import example, given
@@ -155,3 +155,13 @@ def test_a_seam_holds_when_the_rules_of_its_zone_change_later() -> None:
         first = bucket_at(seam.at, DAY, "UTC", seam)
         assert (first.start, first.label) == (seam.at, date(2026, 3, 3))
         assert bucket_at(seam.at - INSTANT, DAY, "UTC", seam).end == seam.at
+
+
+def test_every_day_begins_at_a_quarter_of_an_hour() -> None:
+    """Facts of deleted rows are kept by the quarter: in whatever zone days are counted, it is of one day."""
+    first, days = date(2000, 1, 1), range(0, 40 * 365, 13)
+    for name in sorted(available_timezones()):
+        zone, since = ZoneInfo(name), datetime(first.year, first.month, first.day, tzinfo=UTC)
+        offsets = {(since + timedelta(days=day)).astimezone(zone).utcoffset() for day in days}
+        odd = [offset for offset in offsets if offset is None or offset % timedelta(minutes=15)]
+        assert not odd, name

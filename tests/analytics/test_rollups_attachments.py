@@ -140,7 +140,10 @@ def test_a_verdict_that_changes_moves_its_file(platform: Platform) -> None:
 
 def test_it_needs_what_it_names() -> None:
     columns = {"app", "state", "verdict", "size_bytes", "created_at", "finished_at"}
-    assert needed(DAILY) == {"roomkeeper.attachment_jobs": (columns, {"SELECT"})}
+    assert needed(DAILY) == {
+        "roomkeeper.attachment_jobs": (columns, {"SELECT"}),
+        "roomkeeper.attachment_facts": ({"app", "verdict", "size_bytes", "seconds", "at"}, {"SELECT"}),
+    }
 
 
 def test_an_index_finds_the_jobs_of_a_day(platform: Platform) -> None:

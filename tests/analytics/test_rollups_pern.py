@@ -225,6 +225,7 @@ def test_they_need_what_they_name() -> None:
         "pern.messages": ({"id", "conversation_id", "sender_id", "message_type", "created_at"}, look),
         "pern.message_statuses": ({"message_id", "user_id", "delivered_at", "read_at"}, look),
         "pern.conversations": ({"id"}, look),
+        "roomkeeper.pern_facts": ({"at", "kind", "key", "seconds"}, look),
     }
     assert needed(SESSIONS) == {"pern.auth_sessions": ({"user_id", "created_at"}, look)}
     assert needed(SECURITY) == {"pern.audit_logs": ({"user_id", "severity", "created_at"}, look)}

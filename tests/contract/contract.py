@@ -39,6 +39,8 @@ _RUN_TABLES = {
     "roomkeeper.future_timestamps",
     "roomkeeper.receipts",
     "roomkeeper.deletion_events",
+    "roomkeeper.pern_facts",
+    "roomkeeper.attachment_facts",
 }
 _MOST = 1_000
 

@@ -1,6 +1,6 @@
 """Examples of the platform's own policies."""
 
-from models.analytics import EchoroomSpeaker, EchoroomStay
+from models.analytics import AttachmentFact, EchoroomSpeaker, EchoroomStay, PernFact
 from models.platform import AttachmentEvent, AttachmentJob, DeadLetter, FutureTimestamp, JobRun, ScanVerdict
 from tests.contract.example import Case, Example, Of, Row, refers
 from tests.contract.scenario import LONG_AGO
@@ -27,6 +27,18 @@ EXAMPLES = (
         null_stays=(EchoroomStay.left_at,),
     ),
     Example(policy="roomkeeper.echoroom_speakers", limits=(EchoroomSpeaker.hour,)),
+    Example(
+        policy="roomkeeper.pern_facts",
+        row={PernFact.kind: "message"},
+        limits=(PernFact.at,),
+        null_due=(PernFact.key, PernFact.seconds),
+    ),
+    Example(
+        policy="roomkeeper.attachment_facts",
+        row={AttachmentFact.app: "pern"},
+        limits=(AttachmentFact.at,),
+        null_due=(AttachmentFact.verdict, AttachmentFact.size_bytes, AttachmentFact.seconds),
+    ),
     Example(policy="roomkeeper.dead_letters", limits=(DeadLetter.created_at,)),
     Example(
         policy="roomkeeper.attachment_history",

@@ -380,6 +380,8 @@ BY_SOMETHING_ELSE = {
     "roomkeeper.future_timestamps": "our own times",
     "roomkeeper.echoroom_stays": "our own times",
     "roomkeeper.echoroom_speakers": "our own times",
+    "roomkeeper.pern_facts": "times of deleted rows; those ahead stay until their day is closed",
+    "roomkeeper.attachment_facts": "our own times",
 }
 SWEEPS = {name: policy for name, policy in POLICIES.items() if not isinstance(policy, Retention)}
 WITH_SIGNS = {name: policy for name, policy in SWEEPS.items() if policy.ahead is not None}

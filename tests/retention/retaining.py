@@ -16,6 +16,8 @@ RUN_TABLES = {
     "roomkeeper.receipts",
     "roomkeeper.deletion_events",
     "roomkeeper.rollups",
+    "roomkeeper.pern_facts",
+    "roomkeeper.attachment_facts",
 }
 
 

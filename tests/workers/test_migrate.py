@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ TABLES = {
     "alembic_version",
     "approvals",
     "attachment_events",
+    "attachment_facts",
     "attachment_jobs",
     "attachments_daily",
     "audiorooms_long_stays",
@@ -58,6 +60,7 @@ TABLES = {
     "outbox",
     "pending_deletions",
     "pern_daily",
+    "pern_facts",
     "pern_security_daily",
     "pern_sessions_daily",
     "receipts",
@@ -143,6 +146,30 @@ def test_there_is_a_way_back_and_forth_again(engine: Engine) -> None:
     assert tables(engine) == {"alembic_version"}
     migrate.upgrade(engine)
     assert tables(engine) == TABLES
+
+
+def test_without_facts_their_days_are_frozen(engine: Engine) -> None:
+    """Code before 0013 would compute these days from the rows that are left."""
+    migrate.upgrade(engine)
+    states = text(
+        "INSERT INTO roomkeeper.rollups (name, zone, watermark, covered_from, frozen_to, definition) VALUES"
+        " ('pern.daily', 'UTC', '2026-03-09Z', '2026-01-01Z', '2026-02-01Z', 2),"
+        " ('roomkeeper.attachments_daily', 'UTC', '2026-03-09Z', '2026-01-01Z', '2026-02-01Z', 2)"
+    )
+    facts = text(
+        "INSERT INTO roomkeeper.pern_facts (at, kind, batch) VALUES"
+        " ('2026-03-02Z', 'message', gen_random_uuid()), ('2026-03-01Z', 'read', gen_random_uuid())"
+    )
+    with engine.begin() as connection:
+        connection.execute(states)
+        connection.execute(facts)
+        command.downgrade(migrate._config(connection), "0012")
+        found = connection.execute(
+            text("SELECT name, frozen_to, definition FROM roomkeeper.rollups ORDER BY name")
+        ).all()
+    moments = {"pern.daily": datetime(2026, 3, 2, tzinfo=UTC)}
+    moments["roomkeeper.attachments_daily"] = datetime(2026, 2, 1, tzinfo=UTC)
+    assert found == [(name, moment, 1) for name, moment in moments.items()]
 
 
 def test_runs_of_an_earlier_version_stay_in_the_ledger(engine: Engine) -> None:

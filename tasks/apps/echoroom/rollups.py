@@ -21,7 +21,6 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    DateTime,
     FromClause,
     Integer,
     Select,
@@ -30,7 +29,6 @@ from sqlalchemy import (
     case,
     exists,
     func,
-    literal,
     literal_column,
     or_,
     select,
@@ -56,6 +54,7 @@ from tasks.policies.rollup import (
     Rollup,
     SourceTable,
     bucket_of,
+    quarter_of,
 )
 from tasks.policies.sweep import NOW
 
@@ -67,8 +66,6 @@ REVISIT = timedelta(days=3)
 SLACK = timedelta(minutes=5)
 #: For how long after its last update a voice status says that its user speaks (`echoroom.voice_speaking`).
 SPEAKING = timedelta(minutes=10)
-#: Who speaks is noted by the quarter of an hour: in any zone a day begins at one, but not always at an hour.
-QUARTER = timedelta(minutes=15)
 #: How old a message may be for a reaction to count. No index has the times of reactions: those to messages of
 #: some rooms are found by their messages. Where people talk with each other a reaction comes soon or never.
 REACTED = timedelta(days=1)
@@ -167,11 +164,8 @@ def _there() -> Any:
 def _spoken() -> Any:
     """Return the statement that notes who speaks: now, and when they began to."""
 
-    def quarter(at: Any) -> Any:
-        return func.date_bin(literal(QUARTER), at, literal(CLOCKS_SET, DateTime(timezone=True)))
-
     def seen(of: Any, at: Any, *which: ColumnElement[bool]) -> Select[Any]:
-        return select(of.c.session_id, of.c.user_id, quarter(at)).where(
+        return select(of.c.session_id, of.c.user_id, quarter_of(at)).where(
             of.c.is_speaking.is_(True), of.c.session_id.is_not(None), of.c.user_id.is_not(None), *which
         )
 

@@ -1,13 +1,14 @@
 """Examples of the rollups of `pern`."""
 
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
-from models.analytics import PernDaily, PernSecurityDaily, PernSessionsDaily
+from models.analytics import PernDaily, PernFact, PernSecurityDaily, PernSessionsDaily
 from models.pern import AuditLog, AuthSession, Message, MessageStatus
 from tasks.apps import APPS
 from tests.analytics.figuring import Rows
-from tests.analytics.oracle_pern import conversation, entry, message, session, status
+from tests.analytics.oracle_pern import conversation, entry, fact, message, session, status
 from tests.contract.rollup_example import Example, Source
 
 DAILY, SESSIONS_DAILY, SECURITY_DAILY = APPS["pern"].rollups
@@ -38,6 +39,22 @@ EXAMPLES = (
             ),
             Source(at=(MessageStatus.delivered_at,), counts=(PernDaily.deliveries,), add=_delivered),
             Source(at=(MessageStatus.read_at,), counts=(PernDaily.reads, PernDaily.active_users), add=_read),
+            Source(
+                at=(PernFact.at,),
+                counts=(PernDaily.messages, PernDaily.conversations),
+                add=partial(fact, kind="message"),
+                needs=(PernFact.key,),
+            ),
+            Source(
+                at=(PernFact.at,),
+                counts=(PernDaily.active_users,),
+                add=partial(fact, kind="person"),
+                needs=(PernFact.key,),
+            ),
+            *(
+                Source(at=(PernFact.at,), counts=(counts,), add=partial(fact, kind=kind))
+                for kind, counts in (("delivery", PernDaily.deliveries), ("read", PernDaily.reads))
+            ),
         ),
     ),
     Example(

@@ -1,9 +1,9 @@
 """Examples of the platform's own rollups."""
 
-from models.analytics import AttachmentsDaily
+from models.analytics import AttachmentFact, AttachmentsDaily
 from models.platform import AttachmentJob
 from tasks.apps.platform import OWN_ROLLUPS
-from tests.analytics.oracle_attachments import job
+from tests.analytics.oracle_attachments import fact, job
 from tests.contract.rollup_example import Example, Source
 
 (ATTACHMENTS_DAILY,) = OWN_ROLLUPS
@@ -18,6 +18,7 @@ EXAMPLES = (
                 add=job,
                 key="attachment_id",
             ),
+            Source(at=(AttachmentFact.at,), counts=(AttachmentsDaily.attachments,), add=fact),
         ),
     ),
 )
