@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 #: The oldest revision whose code runs on this schema.
 oldest_worker = "0009"
 
