@@ -25,4 +25,4 @@ echo "Installing$wanted from Debian, for system tests and benchmarks…"
 # shellcheck disable=SC2086 # several words each
 $as_root apt-get update -qq &&
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null ||
-    echo "Debian's$wanted could not be installed; benchmarks do without, and tests of PgBouncer fail." >&2
+    echo "Debian's$wanted could not be installed; benchmarks do without, and tests of PgBouncer and archives fail." >&2

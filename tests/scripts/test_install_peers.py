@@ -7,6 +7,16 @@ import pytest
 
 from tests.scripts.test_install_clamd import Machine
 
+#: Each program and its package.
+PACKAGES = {
+    "vipsthumbnail": "libvips-tools",
+    "clamdscan": "clamdscan",
+    "pgbouncer": "pgbouncer",
+    "zip": "zip",
+    "7z": "p7zip-full",
+    "bsdtar": "libarchive-tools",
+}
+ALL = " ".join(PACKAGES.values())
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "install-peers.sh"
 
 
@@ -31,29 +41,21 @@ class PeersMachine(Machine):
 def test_what_is_there_is_not_installed(tmp_path: Path) -> None:
     machine = PeersMachine(tmp_path, 0)
     machine.program("apt-get")
-    machine.program("vipsthumbnail")
-    machine.program("clamdscan")
-    machine.program("pgbouncer")
+    for name in PACKAGES:
+        machine.program(name)
     done = machine.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert machine.calls == []
 
 
-@pytest.mark.parametrize(
-    ("there", "packages"),
-    [
-        ((), "libvips-tools clamdscan pgbouncer"),
-        (("clamdscan", "pgbouncer"), "libvips-tools"),
-        (("vipsthumbnail", "pgbouncer"), "clamdscan"),
-        (("vipsthumbnail", "clamdscan"), "pgbouncer"),
-    ],
-)
-def test_root_installs_what_is_missing(tmp_path: Path, there: tuple[str, ...], packages: str) -> None:
+@pytest.mark.parametrize("missing", [*([name] for name in PACKAGES), [*PACKAGES]])
+def test_root_installs_what_is_missing(tmp_path: Path, missing: list[str]) -> None:
     machine = PeersMachine(tmp_path, 0)
     machine.program("apt-get")
-    for name in there:
+    for name in PACKAGES.keys() - set(missing):
         machine.program(name)
     assert machine.run().returncode == 0
+    packages = " ".join(PACKAGES[name] for name in missing)
     assert machine.calls[-2:] == [
         "apt-get update -qq",
         f"apt-get install -y -qq --no-install-recommends {packages}",
@@ -67,7 +69,7 @@ def test_a_user_with_sudo_installs_it(tmp_path: Path) -> None:
     # Called as `sudo -n COMMAND…`.
     machine.program("sudo", 'shift; exec "$@"')
     assert machine.run().returncode == 0
-    assert "apt-get install -y -qq --no-install-recommends libvips-tools clamdscan pgbouncer" in machine.calls
+    assert f"apt-get install -y -qq --no-install-recommends {ALL}" in machine.calls
 
 
 def test_without_rights_it_says_what_to_type_and_goes_on(tmp_path: Path) -> None:
@@ -76,8 +78,7 @@ def test_without_rights_it_says_what_to_type_and_goes_on(tmp_path: Path) -> None
     done = machine.run()
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
-        "What system tests and benchmarks need is missing; type: sudo apt-get install libvips-tools "
-        "clamdscan pgbouncer\n"
+        f"What system tests and benchmarks need is missing; type: sudo apt-get install {ALL}\n"
     )
 
 
@@ -88,6 +89,6 @@ def test_a_package_that_cannot_be_had_is_a_warning(tmp_path: Path, command: str)
     done = machine.run()
     assert done.returncode == 0
     assert done.stderr == (
-        "Debian's libvips-tools clamdscan pgbouncer could not be installed; benchmarks do without, and tests "
-        "of PgBouncer fail.\n"
+        f"Debian's {ALL} could not be installed; benchmarks do without, and tests of PgBouncer and archives "
+        "fail.\n"
     )
