@@ -64,6 +64,7 @@ def walk(platform: Platform, lines: Sequence[str], conversation: UUID) -> list[t
     return done
 
 
+@pytest.mark.system
 def test_from_preview_to_proof(platform: Platform, conversation: UUID) -> None:
     previews = walk(platform, block("retention-walk-1").splitlines(), conversation)
     assert all(exists for *_, exists in previews), "a preview deletes nothing"

@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 def test_no_settings_are_inherited() -> None:
     assert [name for name in os.environ if name.startswith("ROOMKEEPER_") or name == "DATABASE_URL"] == []
 
 
+@pytest.mark.system
 def test_settings_of_the_shell_are_left_out() -> None:
     settings = {"ROOMKEEPER_APPS": "pern", "DATABASE_URL": "postgresql://127.0.0.1/chat"}
     done = subprocess.run(

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.system
 def test_every_snapshot_belongs_to_a_test() -> None:
     modules: list[str] = []
     snapshots: list[str] = []
@@ -41,6 +42,7 @@ def _continued(tests: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{test}{mark}" for test in tests for mark in (".", "["))
 
 
+@pytest.mark.system
 def test_snapshots_that_are_not_used_fail_every_whole_run(pytestconfig: pytest.Config) -> None:
     assert not [option for option in pytestconfig.getini("addopts") if option.startswith("--snapshot")]
     assert "--snapshot" not in (ROOT / "scripts" / "test.sh").read_text(encoding="utf-8")
