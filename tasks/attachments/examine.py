@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 
 from tasks.attachments import attachment_work, draw, identify, policy, scan, scanner_selftest, verdicts
@@ -27,6 +28,8 @@ from workers.storage.base import Fetched
 
 #: With less room than this, work that writes files may have failed for want of it.
 FULL_BYTES = 1024 * 1024
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +225,11 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
         with context.phase("draw") as detail:
             drawing = _draw(content, decision.draw, context)
             detail["pictures"] = sorted(drawing.pictures)
+        metrics.PREVIEWS.labels(decision.draw, drawing.reason or "").inc()
         if drawing.reason:
-            found = found.refused(drawing.reason, drawing.detail or "")
-        found = replace(found, pictures=drawing.pictures, metadata=drawing.metadata)
+            # No preview is no reason to refuse a clean file.
+            context.event_log.add("no_preview", reason=drawing.reason, detail=drawing.detail)
+        found = replace(found, pictures=drawing.pictures, metadata=drawing.row_metadata())
     return found
 
 
@@ -272,7 +277,7 @@ def _in_sandbox(work: str, content: Path, context: AttemptContext, **options: An
     )
 
 
-def _failed(reason: str, error: Exception, context: AttemptContext) -> NotYetError:
+def _failed(reason: str, error: BaseException, context: AttemptContext) -> NotYetError:
     """Return how an attempt ends whose work in the sandbox came to nothing."""
     if isinstance(error, SandboxFailure) and error.reason == "sandbox_closed":
         # The machine's fault: no file can be looked into.
@@ -338,8 +343,21 @@ def _strip(context: AttemptContext, content: Path, media_type: str) -> Stripping
     return Stripping({"changed": True, "bytes": stripped.size, "sha256": digest}, stripped)
 
 
-def _draw(content: Path, kind: str, context: AttemptContext) -> draw.Drawing:
+def _draw(content: Path, kind: policy.Kind, context: AttemptContext) -> draw.Drawing:
+    """Return what was drawn, or why the file has no preview."""
     try:
         return draw.draw(content, context.folder, context.settings, kind)
     except draw.DrawingFailedError as error:
-        raise _failed("drawing_failed", error, context) from error
+        failed = _failed("drawing_failed", error.__cause__ or error, context)
+        tried = context.claim.failures + 1 >= context.settings.attachment_attempts
+        if not isinstance(failed, FailedError) or not (error.by_file or (error.killed and tried)):
+            raise failed from error
+        log.warning(
+            "attachment.decoder_failed",
+            app=context.claim.app,
+            id=str(context.claim.id),
+            kind=kind,
+            reason=error.preview_reason,
+            error=failed.detail,
+        )
+        return draw.Drawing({}, {}, error.preview_reason, failed.detail)

@@ -7,6 +7,6 @@ audio.py      what audio files say of themselves
 
 Each function takes (source, folder, **options) and returns one of
     {"pictures": {"small": {"file", "width", "height", "bytes"}, "large": {…}}, "metadata": {…}}
-    {"refused": reason, "detail": for people}        the file must not be served
-    {"unavailable": why, "metadata": {…}}            there is no preview, and that is no fault
+    {"unavailable": reason, "detail": for people, "metadata": {…}}    there is no preview (`unavailable.py`)
+No preview is no reason to refuse a file.
 """
