@@ -31,6 +31,8 @@ WORKS: dict[str, tuple[str, ...]] = {
     "tasks.attachments.drawing.document:draw": _PICTURES,
     "tasks.attachments.drawing.video:draw": _PICTURES,
     "tasks.attachments.drawing.audio:draw": _PICTURES,
+    "tasks.attachments.drawing.raw:draw": _PICTURES,
+    "tasks.attachments.drawing.container:probe": (),
     "tasks.attachments.identify:inspect": (),
     "tasks.attachments.strip:strip": ("stripped",),
 }

@@ -63,6 +63,9 @@ KINDS = {
             "animation_pixels": settings.draw_animation_pixels,
         },
     ),
+    "raw": Kind(
+        "tasks.attachments.drawing.raw:draw", lambda settings: {"decoded_bytes": settings.draw_decoded_bytes}
+    ),
     "document": Kind("tasks.attachments.drawing.document:draw", _max_pixels),
     "video": Kind("tasks.attachments.drawing.video:draw", _max_pixels),
     "audio": Kind("tasks.attachments.drawing.audio:draw", _max_pixels),

@@ -216,7 +216,9 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
 
     if claim.app in context.settings.strip_originals:
         with context.phase("strip") as detail:
-            stripping = _strip(context, content, actual)
+            # A raw photo that looks like a TIFF is none: the tags that it is developed by would go.
+            known_as = decision.media_type if decision.draw == "raw" else actual
+            stripping = _strip(context, content, known_as)
             detail |= stripping.event
         if stripping.reason:
             return found.refused(stripping.reason, stripping.detail, stripping.verdict)
@@ -263,7 +265,22 @@ def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decis
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, context) from error
     claim = context.claim
+    media_type = policy.media_claim(seen.media_type, claim.media_type, claim.name)
+    if media_type is not None and _opens(context, content):
+        # A film or a sound is what the decoder opens.
+        seen = replace(seen, media_type=media_type)
     return seen.media_type, policy.decide(seen, claim.media_type, claim.name, claim.table.rules)
+
+
+def _opens(context: AttemptContext, content: Path) -> bool:
+    """Return whether the decoder of films and sounds opens the file; one that crashes does not."""
+    try:
+        return _in_sandbox("tasks.attachments.drawing.container:probe", content, context).get("opens") is True
+    except SandboxFailure as error:
+        failed = _failed("identify_failed", error, context)
+        if not isinstance(failed, FailedError):
+            raise failed from error
+        return False
 
 
 def _in_sandbox(work: str, content: Path, context: AttemptContext, **options: Any) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from tasks.policies.media_types import (
     GENERIC,
     MEDIA,
     PROGRAM,
+    RAW,
+    RAW_CONTENT,
     TEXT,
     family,
     fits,
@@ -33,7 +35,7 @@ from tasks.policies.traits import TRAITS
 __all__ = ["DRAWN", "Decision", "Kind", "decide", "normal"]
 
 #: What pictures are made of what.
-Kind = Literal["picture", "document", "video", "audio"]
+Kind = Literal["picture", "raw", "document", "video", "audio"]
 #: The types that pictures are made of; those of the family of films and sounds are drawn by their family.
 DRAWN: Mapping[str, Kind] = MappingProxyType(
     {
@@ -112,6 +114,19 @@ def decide(content: Content, declared: str, name: str, rules: Rules | None = Non
     return Decision(kept, draw=_drawn(actual, kept), findings=findings, risk=danger)
 
 
+def media_claim(content: str, declared: str, name: str) -> str | None:
+    """Return the type of film or sound that a file claims to be, where libmagic does not know its content.
+
+    Then the decoder is to be asked (`drawing/container.py`): brands, containers and what precedes the first
+    box are many. Content of a known kind is never asked about: a program is no film.
+    """
+    content = normal(content)
+    if content not in GENERIC and family(content) is not None:
+        return None
+    claims = (normal(declared), implied(name))
+    return next((claim for claim in claims if MEDIA.has(claim)), None)
+
+
 def _mismatch(content: str, declared: str, named: str) -> _Refusal | None:
     if not _agrees(declared, content):
         return _Refusal("type_mismatch", f"declared as {declared[:80]}, but the content is {content}")
@@ -142,6 +157,8 @@ def _by_rules(content: str, kept: str, rules: Rules) -> Iterator[_Refusal]:
 
 
 def _drawn(content: str, kept: str) -> Kind | None:
+    if fits(kept, RAW):
+        return "raw"
     if content in DRAWN:
         return DRAWN[content]
     if MEDIA.has(content):
@@ -173,6 +190,10 @@ def _script(claim: str) -> bool:
 def _best(content: str, declared: str, named: str) -> str:
     """Return the type to keep, of three that agree."""
     kind = family(content)
+    # A raw photo is a TIFF whose pictures are not what it shows, or of a format that libmagic does not know.
+    for claim in (declared, named):
+        if fits(claim, RAW) and (content in RAW_CONTENT or fits(content, RAW)):
+            return claim
     if declared not in GENERIC and not (kind is TEXT and declared in ALSO_TEXT):
         return content if kind is not None and kind.correct else declared
     if content in GENERIC:

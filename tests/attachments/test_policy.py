@@ -439,3 +439,50 @@ def test_an_unsafe_name_is_said() -> None:
     decision = decide(EXE, "application/x-msdownload", "photo\u202egpj.exe")
     assert decision.reason == "unsafe_name"
     assert decision.detail == "a program whose name turns its writing round before the ending .exe"
+
+
+# -- What libmagic does not know ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "name", "claim"),
+    [
+        ("application/octet-stream", "video/mp4", "C0001.MP4", "video/mp4"),
+        ("application/octet-stream", "", "00001.MTS", "video/mp2t"),
+        ("application/octet-stream", "application/octet-stream", "a.mov", "video/quicktime"),
+        ("application/octet-stream", "AUDIO/X-CAF; q=1", "a", "audio/x-caf"),
+        ("application/x-nonsense", "video/mp4", "a.mp4", "video/mp4"),
+        ("application/octet-stream", "text/plain", "a.txt", None),
+        ("application/octet-stream", "image/png", "a.png", None),
+        ("video/mp4", "video/mp4", "a.mp4", None),
+        # Known kinds: no film.
+        (EXE, "video/mp4", "a.mp4", None),
+        ("text/html", "video/mp4", "a.mp4", None),
+        ("text/x-shellscript", "video/mp2t", "a.ts", None),
+        ("application/zip", "video/mp4", "a.mp4", None),
+        ("text/plain", "video/mp2t", "a.ts", None),
+        ("image/png", "video/mp4", "a.mp4", None),
+    ],
+)
+def test_the_decoder_is_asked_only_about_unknown_content_that_calls_itself_a_film(
+    content: str, declared: str, name: str, claim: str | None
+) -> None:
+    assert policy.media_claim(content, declared, name) == claim
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "name", "kept", "drawn"),
+    [
+        ("image/tiff", "image/x-adobe-dng", "a.dng", "image/x-adobe-dng", "raw"),
+        ("image/tiff", "image/x-nikon-nef", "a.nef", "image/x-nikon-nef", "raw"),
+        ("image/tiff", "", "a.ARW", "image/x-sony-arw", "raw"),
+        ("image/x-canon-cr2", "image/x-canon-cr2", "a.cr2", "image/x-canon-cr2", "raw"),
+        ("image/x-canon-cr2", "", "a.cr2", "image/x-canon-cr2", "raw"),
+        ("image/tiff", "image/tiff", "a.tif", "image/tiff", "picture"),
+        ("image/jpeg", "image/x-adobe-dng", "a.dng", "image/jpeg", "picture"),
+        ("image/png", "image/x-canon-cr3", "a.cr3", "image/png", "picture"),
+    ],
+)
+def test_a_raw_photo_keeps_its_type(content: str, declared: str, name: str, kept: str, drawn: str) -> None:
+    decision = decide(content, declared, name)
+    assert (decision.reason, decision.media_type, decision.draw) == (None, kept, drawn)

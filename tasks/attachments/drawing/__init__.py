@@ -1,6 +1,7 @@
 """What draws a file's pictures. Runs in the sandbox only: these modules open untrusted input.
 
 picture.py    raster pictures; `render` makes the small and the large one of what any of them decoded
+raw.py        the preview that a camera puts into a raw photo
 document.py   the first page of documents
 video.py      a frame of videos
 audio.py      what audio files say of themselves

@@ -204,7 +204,7 @@ def _render_moving(moving: animation.Animation, folder: Path) -> dict[str, Any]:
     return {"pictures": pictures, "metadata": _placeholder(moving.frames[0])}
 
 
-def _still(image: Any, decoded_bytes: int) -> tuple[Image.Image, bool]:
+def _still(image: Any, decoded_bytes: int, turned: int = 1) -> tuple[Image.Image, bool]:
     """Decode the picture; return it at the large picture's size, and whether it lay on its side."""
     size = image.size
     # A JPEG decodes at a fraction of its size; the large picture needs no more.
@@ -213,6 +213,7 @@ def _still(image: Any, decoded_bytes: int) -> tuple[Image.Image, bool]:
     image.load()
     # Not before: TIFF turns itself while it loads, and forgets that it had to.
     orientation = _orientation(image)
+    orientation = turned if orientation == 1 else orientation
     profile, inverted = image.info.get("icc_profile"), image.format == "JPEG" and "adobe" not in image.info
     small = shrunk(image, SIDES["large"])
     if small.mode == "CMYK" and inverted:
@@ -223,6 +224,21 @@ def _still(image: Any, decoded_bytes: int) -> tuple[Image.Image, bool]:
     if turn is not None:
         small = small.transpose(turn)
     return srgb(small, profile), orientation in LYING
+
+
+def preview(content: BytesIO, turned: int, decoded_bytes: int) -> Image.Image:
+    """Decode a JPEG from another file, at the large picture's size, in sRGB, upright.
+
+    Args:
+        content: the JPEG; what follows its end is ignored.
+        turned: how the camera was held, as EXIF has it, if the JPEG itself does not say.
+        decoded_bytes: the most that it may take in memory.
+
+    Raises:
+        OverBudgetError, and what Pillow raises.
+    """
+    with Image.open(content, formats=("JPEG",)) as image:
+        return _still(image, decoded_bytes, turned)[0]
 
 
 def _orientation(image: Any) -> int:
