@@ -189,7 +189,7 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
         return found.refused(*mismatch) if mismatch else replace(found, verdict="opaque")
 
     with context.phase("identify") as detail:
-        actual, decision = _identify(context, content)
+        actual, decision, unopened = _identify(context, content)
         found = replace(found, media_type=actual, traits=decision.findings, risk=decision.risk)
         detail |= {"type": found.media_type, "traits": list(found.traits)}
 
@@ -227,12 +227,21 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
         with context.phase("draw") as detail:
             drawing = _draw(content, decision.draw, context)
             detail["pictures"] = sorted(drawing.pictures)
-        metrics.PREVIEWS.labels(decision.draw, drawing.reason or "").inc()
-        if drawing.reason:
-            # No preview is no reason to refuse a clean file.
-            context.event_log.add("no_preview", reason=drawing.reason, detail=drawing.detail)
-        found = replace(found, pictures=drawing.pictures, metadata=drawing.row_metadata())
+        return _with_drawing(context, found, decision.draw, drawing)
+    if unopened:
+        drawing = draw.Drawing({}, {}, "undecodable", "no film or sound that the decoder opens")
+        return _with_drawing(context, found, unopened, drawing)
     return found
+
+
+def _with_drawing(
+    context: AttemptContext, found: Findings, kind: policy.Kind, drawing: draw.Drawing
+) -> Findings:
+    """Return the findings with what was drawn. No preview is no reason to refuse a clean file."""
+    metrics.PREVIEWS.labels(kind, drawing.reason or "").inc()
+    if drawing.reason:
+        context.event_log.add("no_preview", reason=drawing.reason, detail=drawing.detail)
+    return replace(found, pictures=drawing.pictures, metadata=drawing.row_metadata())
 
 
 def _fetch(context: AttemptContext, content: Path) -> tuple[Fetched, bool]:
@@ -258,18 +267,25 @@ def _mismatch(claim: attachment_work.Claim, fetched: Fetched) -> tuple[str, str]
     return None
 
 
-def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decision]:
-    """Return the media type of the content, and what the policy says of it."""
+def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decision, policy.Kind | None]:
+    """Return the media type of the content, and what the policy says of it.
+
+    And as what, film or sound, the file was handed to the decoder if the decoder did not open it.
+    """
     try:
         seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, context))
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, context) from error
     claim = context.claim
     media_type = policy.media_claim(seen.media_type, claim.media_type, claim.name)
+    unopened: policy.Kind | None = None
     if media_type is not None and _opens(context, content):
         # A film or a sound is what the decoder opens.
         seen = replace(seen, media_type=media_type)
-    return seen.media_type, policy.decide(seen, claim.media_type, claim.name, claim.table.rules)
+    elif media_type is not None:
+        unopened = "audio" if media_type.startswith("audio/") else "video"
+    decision = policy.decide(seen, claim.media_type, claim.name, claim.table.rules)
+    return seen.media_type, decision, unopened
 
 
 def _opens(context: AttemptContext, content: Path) -> bool:

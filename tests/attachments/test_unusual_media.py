@@ -103,12 +103,13 @@ def test_the_name_is_a_claim_too(context: AppContext) -> None:
     assert len(context.pictures(row_id)) == 2
 
 
-def test_what_the_decoder_does_not_open_has_no_preview(context: AppContext) -> None:
+def test_what_the_decoder_does_not_open_is_served_without_a_preview(context: AppContext) -> None:
     noise = bytes(range(1, 256)) * 40
-    row_id = context.upload(noise, "a.mp4", "video/mp4")
-    context.work(row_id)
+    row_id = context.upload(noise, "a.caf", "audio/x-caf")
+    assert context.work(row_id) == "accepted"
     assert context.job(row_id).media_type == "application/octet-stream"
     assert context.pictures(row_id) == []
+    assert json.loads(context.row(row_id).metadata)["preview_reason"] == "undecodable"
 
 
 def test_the_decoder_is_not_asked_about_programs_and_pages(

@@ -263,7 +263,6 @@ def _heif(source: Path) -> tuple[str, ...]:
         depth_images=False,
         aux_images=False,
         decode_threads=1,
-        disable_security_limits=False,
     )
     return ("HEIF",)
 
