@@ -28,13 +28,13 @@ _PICTURES = ("small.webp", "large.webp")
 #: not even a decoder that was taken over can fill the disk.
 WORKS: dict[str, tuple[str, ...]] = {
     "tasks.attachments.drawing.picture:draw": _PICTURES,
+    "tasks.attachments.drawing.raw:draw": _PICTURES,
     "tasks.attachments.drawing.document:draw": _PICTURES,
     "tasks.attachments.drawing.video:draw": _PICTURES,
     "tasks.attachments.drawing.audio:draw": _PICTURES,
-    "tasks.attachments.drawing.raw:draw": _PICTURES,
-    "tasks.attachments.drawing.container:probe": (),
     "tasks.attachments.identify:inspect": (),
     "tasks.attachments.strip:strip": ("stripped",),
+    "tasks.attachments.drawing.container:probe": (),
 }
 #: What a file that is written may be larger than the source.
 OUTPUT_BYTES = 64 * 1024 * 1024

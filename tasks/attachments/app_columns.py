@@ -102,16 +102,16 @@ def merged(text: str | None, added: dict[str, Any]) -> str:
 
     The column may hold NULL, nothing, or what is no JSON object; that is kept under `unparsed`.
     """
-    ours = {name: value for name, value in added.items() if value is not None}
+    present = {name: value for name, value in added.items() if value is not None}
     if not text or not text.strip():
-        return json.dumps(ours)
+        return json.dumps(present)
     try:
         existing = json.loads(text)
     except (ValueError, RecursionError):
         existing = None
     if not isinstance(existing, dict):
         existing = {"unparsed": text}
-    return json.dumps({name: value for name, value in existing.items() if name not in added} | ours)
+    return json.dumps({name: value for name, value in existing.items() if name not in added} | present)
 
 
 def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:

@@ -21,8 +21,6 @@ from tasks.policies.media_types import (
     GENERIC,
     MEDIA,
     PROGRAM,
-    RAW,
-    RAW_CONTENT,
     TEXT,
     family,
     fits,
@@ -30,6 +28,7 @@ from tasks.policies.media_types import (
     normal,
     risk,
 )
+from tasks.policies.raw_photos import RAW, raw_photo
 from tasks.policies.traits import TRAITS
 
 __all__ = ["DRAWN", "Decision", "Kind", "decide", "normal"]
@@ -93,6 +92,7 @@ class _Refusal:
 def decide(content: Content, declared: str, name: str, rules: Rules | None = None) -> Decision:
     """Decide on a file by what its content is, what its uploader declared and what it is called."""
     actual, declared, named = normal(content.media_type), normal(declared), implied(name)
+    actual = raw_photo(actual, declared, named) or actual
     findings = tuple(finding.name for finding in content.traits)
     danger = 3 if _RISKY & set(findings) else risk(actual)
     rules = rules or Rules()
@@ -112,19 +112,6 @@ def decide(content: Content, declared: str, name: str, rules: Rules | None = Non
             risk=danger,
         )
     return Decision(kept, draw=_drawn(actual, kept), findings=findings, risk=danger)
-
-
-def media_claim(content: str, declared: str, name: str) -> str | None:
-    """Return the type of film or sound that a file claims to be, where libmagic does not know its content.
-
-    Then the decoder is to be asked (`drawing/container.py`): brands, containers and what precedes the first
-    box are many. Content of a known kind is never asked about: a program is no film.
-    """
-    content = normal(content)
-    if content not in GENERIC and family(content) is not None:
-        return None
-    claims = (normal(declared), implied(name))
-    return next((claim for claim in claims if MEDIA.has(claim)), None)
 
 
 def _mismatch(content: str, declared: str, named: str) -> _Refusal | None:
@@ -167,6 +154,19 @@ def _drawn(content: str, kept: str) -> Kind | None:
     return None
 
 
+def media_claim(content: str, declared: str, name: str) -> str | None:
+    """Return the type of film or sound that a file claims to be, where libmagic does not know its content.
+
+    Then the decoder is to be asked (`drawing/container.py`): brands, containers and what precedes the first
+    box are many. Content of a known kind is never asked about: a program is no film.
+    """
+    content = normal(content)
+    if content not in GENERIC and family(content) is not None:
+        return None
+    claims = (normal(declared), implied(name))
+    return next((claim for claim in claims if MEDIA.has(claim)), None)
+
+
 def _agrees(claim: str, content: str) -> bool:
     if claim in GENERIC or claim == content:
         return True
@@ -190,10 +190,6 @@ def _script(claim: str) -> bool:
 def _best(content: str, declared: str, named: str) -> str:
     """Return the type to keep, of three that agree."""
     kind = family(content)
-    # A raw photo is a TIFF whose pictures are not what it shows, or of a format that libmagic does not know.
-    for claim in (declared, named):
-        if fits(claim, RAW) and (content in RAW_CONTENT or fits(content, RAW)):
-            return claim
     if declared not in GENERIC and not (kind is TEXT and declared in ALSO_TEXT):
         return content if kind is not None and kind.correct else declared
     if content in GENERIC:

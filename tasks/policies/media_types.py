@@ -65,30 +65,6 @@ ACTIVE = Family(
     lenient=False,
 )
 PICTURE = Family("picture", ("image/*",), risk=0)
-#: Raw photos. libmagic takes most of them for TIFF, whose pictures are not what they show, or for nothing.
-RAW = (
-    "image/dng",
-    "image/x-adobe-dng",
-    "image/x-canon-*",
-    "image/x-dcraw",
-    "image/x-epson-erf",
-    "image/x-fuji-raf",
-    "image/x-fujifilm-raf",
-    "image/x-hasselblad-*",
-    "image/x-kodak-*",
-    "image/x-leica-*",
-    "image/x-minolta-mrw",
-    "image/x-nikon-*",
-    "image/x-olympus-orf",
-    "image/x-panasonic-*",
-    "image/x-pentax-pef",
-    "image/x-phaseone-iiq",
-    "image/x-raw",
-    "image/x-samsung-srw",
-    "image/x-sigma-x3f",
-    "image/x-sony-*",
-)
-RAW_CONTENT = GENERIC | {"image/tiff"}
 MEDIA = Family(
     "video or audio",
     (

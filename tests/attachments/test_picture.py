@@ -333,9 +333,9 @@ def test_a_colour_profile_is_applied(drawn: Draw, mode: str, kind: str) -> None:
         assert alike(colour(drawn(saved(half, kind, icc_profile=swapped_profile()))), (0, 255, 0, 128))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_deep_grey_is_scaled_and_not_cut_off(drawn: Draw, kind: str) -> None:
-    ramp = Image.new("I;16", (256, 20))
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B")])
+def test_deep_grey_is_scaled_and_not_cut_off(drawn: Draw, kind: str, mode: str) -> None:
+    ramp = Image.new(mode, (256, 20))
     for x in range(256):
         for y in range(20):
             ramp.putpixel((x, y), x * 257)

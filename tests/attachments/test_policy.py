@@ -90,6 +90,9 @@ def test_a_claim_that_claims_nothing_becomes_what_the_content_is(content: str, g
         # Nothing declared: the extension knows what a container holds and a text is about.
         ("application/zip", "", "a.docx", DOCX),
         ("text/plain", "", "a.md", "text/markdown"),
+        # A module's types, and no film of a camera.
+        ("text/plain", "", "index.d.mts", "text/plain"),
+        ("text/plain", "video/mp2t", "index.d.mts", "text/plain"),
         ("text/plain", "", "a.html", "text/plain"),
         ("text/x-script.python", "", "a", "text/plain"),
         ("application/octet-stream", "application/x-mine", "a.mine", "application/x-mine"),
@@ -476,6 +479,9 @@ def test_the_decoder_is_asked_only_about_unknown_content_that_calls_itself_a_fil
         ("image/tiff", "image/x-adobe-dng", "a.dng", "image/x-adobe-dng", "raw"),
         ("image/tiff", "image/x-nikon-nef", "a.nef", "image/x-nikon-nef", "raw"),
         ("image/tiff", "", "a.ARW", "image/x-sony-arw", "raw"),
+        ("image/tiff", "image/tiff", "a.dng", "image/x-adobe-dng", "raw"),
+        ("application/octet-stream", "image/x-fuji-raf", "a.raf", "image/x-fuji-raf", "raw"),
+        ("application/octet-stream", "", "a.orf", "image/x-olympus-orf", "raw"),
         ("image/x-canon-cr2", "image/x-canon-cr2", "a.cr2", "image/x-canon-cr2", "raw"),
         ("image/x-canon-cr2", "", "a.cr2", "image/x-canon-cr2", "raw"),
         ("image/tiff", "image/tiff", "a.tif", "image/tiff", "picture"),

@@ -132,6 +132,9 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
 def _narrowed(image: Image.Image, extrema: tuple[float, float] | None) -> Image.Image:
     """Return a picture with more than 8 bits of grey as one with 8, where Pillow would cut off at 255."""
     if extrema is None:
+        if image.mode != "I;16":
+            # Of the other orders of bytes Pillow maps no values.
+            return image.convert("F").point(lambda value: value / 256).convert("L")
         return image.point(lambda value: value / 256).convert("L")
     lowest, highest = extrema
     # No format says what white is: the least of the usual answers that fits, or else what there is.
