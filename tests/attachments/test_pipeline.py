@@ -435,19 +435,19 @@ def test_a_hostile_key_leads_nowhere(context: AppContext) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "reason"),
-    [("draw_timeout_seconds=0.01", "timed_out"), ("draw_memory_bytes=1", "out_of_memory")],
+    ("limits", "reason"),
+    [
+        ({"draw_timeout_seconds": 0.01}, "timed_out"),
+        # Enough to identify the file, and not to decode it.
+        ({"draw_memory_bytes": 240 * 2**20}, "out_of_memory"),
+    ],
+    ids=["time", "memory"],
 )
 def test_a_decoder_that_finds_no_end_costs_the_preview(
-    openchat_context: AppContext, setting: str, reason: str
+    openchat_context: AppContext, limits: dict[str, float], reason: str
 ) -> None:
-    name, value = setting.split("=")
-    if name == "draw_memory_bytes":
-        # Enough to identify the file, and not to decode it.
-        value = str(240 * 2**20)
-    openchat_context.platform.set(**{name: value})
-    content = saved_png(7500, 7500) if name == "draw_memory_bytes" else drawing("PNG")
-    row_id = openchat_context.upload(content, "a.png", "image/png")
+    openchat_context.platform.set(**limits)
+    row_id = openchat_context.upload(saved_png(7500, 7500), "a.png", "image/png")
     assert openchat_context.work(row_id) == "accepted"
     assert openchat_context.job(row_id).attempt == 1
     assert openchat_context.pictures(row_id) == []
