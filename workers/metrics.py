@@ -24,6 +24,11 @@ VERDICTS = Counter(
     "Files judged, by verdict; `source` is 'scanner', or 'known' for content that was scanned before.",
     ["verdict", "source"],
 )
+PREVIEWS = Counter(
+    "roomkeeper_previews",
+    "Files of which previews were to be made, by kind; `reason` is why there are none, or empty.",
+    ["kind", "reason"],
+)
 RESCANS = Counter("roomkeeper_rescans", "Served files looked at again with new signatures.", ["verdict"])
 
 EVENTS_AHEAD = Counter(

@@ -28,11 +28,13 @@ _PICTURES = ("small.webp", "large.webp")
 #: not even a decoder that was taken over can fill the disk.
 WORKS: dict[str, tuple[str, ...]] = {
     "tasks.attachments.drawing.picture:draw": _PICTURES,
+    "tasks.attachments.drawing.raw:draw": _PICTURES,
     "tasks.attachments.drawing.document:draw": _PICTURES,
     "tasks.attachments.drawing.video:draw": _PICTURES,
     "tasks.attachments.drawing.audio:draw": _PICTURES,
     "tasks.attachments.identify:inspect": (),
     "tasks.attachments.strip:strip": ("stripped",),
+    "tasks.attachments.drawing.container:probe": (),
 }
 #: What a file that is written may be larger than the source.
 OUTPUT_BYTES = 64 * 1024 * 1024
@@ -57,9 +59,10 @@ class SandboxFailure(Exception):
     """The work came to no end: that may be the file's doing or the machine's.
 
     Attributes:
-        reason: for machines: `sandbox_died`, `sandbox_timed_out`, `sandbox_out_of_memory`, `sandbox_raised`
-            (the work raised an exception), `sandbox_nonsense` (no answer, one that is too long, or one that
-            cannot be read), `sandbox_closed` (the helper does not start).
+        reason: for machines: `sandbox_died` (it crashed), `sandbox_killed` (by another program),
+            `sandbox_timed_out`, `sandbox_out_of_memory`, `sandbox_raised` (the work raised an exception),
+            `sandbox_nonsense` (no answer, one that is too long, or one that cannot be read), `sandbox_closed`
+            (the helper does not start).
         detail: for people.
     """
 
@@ -215,7 +218,7 @@ class _Helper:
                 socket.send_fds(self._control, [json.dumps(request).encode()], [writing.fileno()])
             except OSError as error:
                 reading.close()
-                raise SandboxFailure("sandbox_died", f"the helper is gone: {error}") from None
+                raise SandboxFailure("sandbox_killed", f"the helper is gone: {error}") from None
         return reading
 
     def _ended(self, deadline: float) -> int:
@@ -224,9 +227,9 @@ class _Helper:
         try:
             status = self._control.recv(1024)
         except ConnectionError as error:
-            raise SandboxFailure("sandbox_died", f"the helper is gone: {error}") from None
+            raise SandboxFailure("sandbox_killed", f"the helper is gone: {error}") from None
         if not status:
-            raise SandboxFailure("sandbox_died", "the helper is gone")
+            raise SandboxFailure("sandbox_killed", "the helper is gone")
         return int(status)
 
 
@@ -271,7 +274,9 @@ def _answer(content: bytes, status: int) -> dict[str, Any]:
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU:
             raise SandboxFailure("sandbox_timed_out", "took too much computing time")
-        raise SandboxFailure("sandbox_died", f"the process was ended by {signal.Signals(number).name}")
+        killed = number in (signal.SIGKILL, signal.SIGTERM)
+        reason = "sandbox_killed" if killed else "sandbox_died"
+        raise SandboxFailure(reason, f"the process was ended by {signal.Signals(number).name}")
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):

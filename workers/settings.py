@@ -140,11 +140,6 @@ class Settings(BaseModel):
         gt=0,
         description="The largest attachment, in bytes; must not exceed any size limit of clamd.",
     )
-    max_pixels: int = Field(
-        default=64_000_000,
-        gt=0,
-        description="The largest picture that is decoded, width × height × frames of an animation.",
-    )
     attachment_lease_seconds: float = Field(
         default=9,
         ge=1,
@@ -315,6 +310,13 @@ class Settings(BaseModel):
     )
     draw_memory_bytes: int = Field(
         default=1024 * MIB, gt=0, description="The address space of the process that renders, in bytes."
+    )
+    draw_decoded_bytes: int = Field(
+        default=640 * MIB,
+        gt=0,
+        description="The most that one decoded picture may take, in bytes: width × height × 1 (black and "
+        "white, grey, palette), 2 (16 bits of grey) or 4 (colour). A JPEG is decoded at down to an eighth of "
+        "its width and height. Beyond it the file is served without thumbnails.",
     )
     draw_animation_frames: int = Field(
         default=120,

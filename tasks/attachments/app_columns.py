@@ -98,19 +98,20 @@ def renew_urls(connection: Connection, table: AttachmentTable, row_id: UUID, fre
 
 
 def merged(text: str | None, added: dict[str, Any]) -> str:
-    """Return the JSON text with our keys set and all others kept.
+    """Return the JSON text with our keys set, those that are None removed, and all others kept.
 
     The column may hold NULL, nothing, or what is no JSON object; that is kept under `unparsed`.
     """
+    present = {name: value for name, value in added.items() if value is not None}
     if not text or not text.strip():
-        return json.dumps(added)
+        return json.dumps(present)
     try:
         existing = json.loads(text)
     except (ValueError, RecursionError):
         existing = None
     if not isinstance(existing, dict):
         existing = {"unparsed": text}
-    return json.dumps(existing | added)
+    return json.dumps({name: value for name, value in existing.items() if name not in added} | present)
 
 
 def _unserved(table: AttachmentTable) -> list[tuple[Column | None, Any]]:

@@ -1,12 +1,12 @@
 """Has a file's pictures drawn in the sandbox, and believes nothing of what comes back."""
 
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.attachments.drawing.unavailable import REASONS
 from tasks.attachments.objects import PICTURE_NAMES
 from workers import sandbox
 from workers.settings import Settings
@@ -14,11 +14,32 @@ from workers.settings import Settings
 #: The largest metadata that is kept: values in all, or in a list of them, and characters of a text.
 MOST_VALUES = 256
 LONGEST_TEXT = 500
-_REASON = re.compile(r"[a-z_]{1,40}")
+#: How the sandbox fails → the reason why there is no preview. Not among them: answers that make no sense,
+#: which may come from a process that was taken over, and a sandbox that does not start.
+_REASONS_BY_FAILURE = {
+    "sandbox_died": "crashed",
+    "sandbox_killed": "crashed",
+    "sandbox_raised": "crashed",
+    "sandbox_timed_out": "timed_out",
+    "sandbox_out_of_memory": "out_of_memory",
+}
 
 
 class DrawingFailedError(Exception):
-    """The process died, hung or ran out of memory: that may be the file's doing or the machine's."""
+    """Nothing came back, or nothing that can be believed.
+
+    Attributes:
+        preview_reason: why the file has no preview, if it may be served without; None if it must not be.
+        killed: whether another program ended the decoder, the kernel for want of memory say: the next attempt
+            may succeed.
+        by_file: whether another attempt would end in the same way.
+    """
+
+    def __init__(self, message: str, sandbox_reason: str = "") -> None:
+        super().__init__(message)
+        self.preview_reason = _REASONS_BY_FAILURE.get(sandbox_reason)
+        self.killed = sandbox_reason == "sandbox_killed"
+        self.by_file = self.preview_reason is not None and not self.killed
 
 
 class Kind(NamedTuple):
@@ -29,17 +50,21 @@ class Kind(NamedTuple):
 
 
 def _max_pixels(settings: Settings) -> dict[str, Any]:
-    return {"max_pixels": settings.max_pixels}
+    # Frames and pages are drawn in colour, of four bytes a pixel.
+    return {"max_pixels": settings.draw_decoded_bytes // 4}
 
 
 KINDS = {
     "picture": Kind(
         "tasks.attachments.drawing.picture:draw",
         lambda settings: {
-            "max_pixels": settings.max_pixels,
+            "decoded_bytes": settings.draw_decoded_bytes,
             "animation_frames": settings.draw_animation_frames,
             "animation_pixels": settings.draw_animation_pixels,
         },
+    ),
+    "raw": Kind(
+        "tasks.attachments.drawing.raw:draw", lambda settings: {"decoded_bytes": settings.draw_decoded_bytes}
     ),
     "document": Kind("tasks.attachments.drawing.document:draw", _max_pixels),
     "video": Kind("tasks.attachments.drawing.video:draw", _max_pixels),
@@ -54,14 +79,20 @@ class Drawing:
     Attributes:
         pictures: the files, by name: 'small' and 'large'; or none.
         metadata: for the row's JSON: width, height and more, as the drawing function says; the size of
-            each picture under its name; `preview_unavailable`, why there are no pictures.
-        reason, detail: why the file is refused; then nothing was drawn.
+            each picture under its name.
+        reason, detail: why there is no preview, for machines (`drawing/unavailable.py`) and for people.
     """
 
     pictures: dict[str, Path]
     metadata: dict[str, Any]
     reason: str | None = None
     detail: str | None = None
+
+    def row_metadata(self) -> dict[str, Any]:
+        """Return what is merged into the row's JSON; None removes what an earlier attempt wrote."""
+        earlier = dict.fromkeys((*PICTURE_NAMES, "preview_reason", "preview_detail"))
+        why = {"preview_reason": self.reason, "preview_detail": self.detail}
+        return earlier | self.metadata | why
 
 
 def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") -> Drawing:
@@ -81,7 +112,7 @@ def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") 
             memory_bytes=settings.draw_memory_bytes,
         )
     except sandbox.SandboxFailure as error:
-        raise DrawingFailedError(str(error)) from error
+        raise DrawingFailedError(str(error), error.reason) from error
     try:
         return _checked(answer, folder.resolve(), kind)
     except (TypeError, ValueError, KeyError, OSError) as error:
@@ -89,18 +120,14 @@ def draw(source: Path, folder: Path, settings: Settings, kind: str = "picture") 
 
 
 def _checked(answer: dict[str, Any], folder: Path, kind: str) -> Drawing:
-    if "refused" in answer:
-        reason = _text(answer["refused"])
-        if not _REASON.fullmatch(reason):
-            raise ValueError(f"{reason[:40]!r} is no reason")
-        return Drawing({}, {}, reason, _text(answer["detail"]))
     metadata = {_text(name): _plain(value) for name, value in _dict(answer["metadata"]).items()}
     if len(metadata) > MOST_VALUES:
         raise ValueError("too much metadata")
     if "unavailable" in answer:
-        if kind == "picture":
-            raise ValueError("a picture is drawn or refused")
-        return Drawing({}, metadata | {"preview_unavailable": _text(answer["unavailable"])})
+        reason = _text(answer["unavailable"])
+        if reason not in REASONS:
+            raise ValueError(f"{reason[:40]!r} is no reason")
+        return Drawing({}, metadata, reason, _text(answer["detail"]))
     described = _dict(answer["pictures"])
     # A song without a cover has none.
     if described or kind == "picture":

@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 
 from tasks.attachments import (
@@ -34,6 +35,8 @@ from workers.settings import Settings
 from workers.storage import ObjectMissing, ObjectStore, ObjectTooLarge
 from workers.storage.base import Fetched
 from workers.workdir import FULL_BYTES
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
         return found.refused(*mismatch) if mismatch else replace(found, verdict="opaque")
 
     with context.phase("identify") as detail:
-        actual, decision = _identify(context, content)
+        actual, decision, unopened = _identify(context, content)
         found = replace(found, media_type=actual, traits=decision.findings, risk=decision.risk)
         detail |= {"type": found.media_type, "traits": list(found.traits)}
 
@@ -231,7 +234,9 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
 
     if claim.app in context.settings.strip_originals:
         with context.phase("strip") as detail:
-            stripping = _strip(context, content, actual)
+            # A raw photo that looks like a TIFF is none: the tags that it is developed by would go.
+            known_as = decision.media_type if decision.draw == "raw" else actual
+            stripping = _strip(context, content, known_as)
             detail |= stripping.event
         if stripping.reason:
             return found.refused(stripping.reason, stripping.detail, stripping.verdict)
@@ -240,10 +245,21 @@ def _look_into(context: AttemptContext, content: Path, fetched: Fetched, found: 
         with context.phase("draw") as detail:
             drawing = _draw(content, decision.draw, context)
             detail["pictures"] = sorted(drawing.pictures)
-        if drawing.reason:
-            found = found.refused(drawing.reason, drawing.detail or "")
-        found = replace(found, pictures=drawing.pictures, metadata=drawing.metadata)
+        return _with_drawing(context, found, decision.draw, drawing)
+    if unopened:
+        drawing = draw.Drawing({}, {}, "undecodable", "no film or sound that the decoder opens")
+        return _with_drawing(context, found, unopened, drawing)
     return found
+
+
+def _with_drawing(
+    context: AttemptContext, found: Findings, kind: policy.Kind, drawing: draw.Drawing
+) -> Findings:
+    """Return the findings with what was drawn. No preview is no reason to refuse a clean file."""
+    metrics.PREVIEWS.labels(kind, drawing.reason or "").inc()
+    if drawing.reason:
+        context.event_log.add("no_preview", reason=drawing.reason, detail=drawing.detail)
+    return replace(found, pictures=drawing.pictures, metadata=drawing.row_metadata())
 
 
 def _fetch(context: AttemptContext, content: Path) -> Findings:
@@ -281,14 +297,36 @@ def _mismatch(claim: attachment_work.Claim, fetched: Fetched) -> tuple[str, str]
     return None
 
 
-def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decision]:
-    """Return the media type of the content, and what the policy says of it."""
+def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decision, policy.Kind | None]:
+    """Return the media type of the content, and what the policy says of it.
+
+    And as what, film or sound, the file was handed to the decoder if the decoder did not open it.
+    """
     try:
         seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, context))
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, context) from error
     claim = context.claim
-    return seen.media_type, policy.decide(seen, claim.media_type, claim.name, claim.table.rules)
+    media_type = policy.media_claim(seen.media_type, claim.media_type, claim.name)
+    unopened: policy.Kind | None = None
+    if media_type is not None and _opens(context, content):
+        # A film or a sound is what the decoder opens.
+        seen = replace(seen, media_type=media_type)
+    elif media_type is not None:
+        unopened = "audio" if media_type.startswith("audio/") else "video"
+    decision = policy.decide(seen, claim.media_type, claim.name, claim.table.rules)
+    return seen.media_type, decision, unopened
+
+
+def _opens(context: AttemptContext, content: Path) -> bool:
+    """Return whether the decoder of films and sounds opens the file; one that crashes does not."""
+    try:
+        return _in_sandbox("tasks.attachments.drawing.container:probe", content, context).get("opens") is True
+    except SandboxFailure as error:
+        failed = _failed("identify_failed", error, context)
+        if not isinstance(failed, FailedError):
+            raise failed from error
+        return False
 
 
 def _in_sandbox(work: str, content: Path, context: AttemptContext, **options: Any) -> dict[str, Any]:
@@ -302,7 +340,7 @@ def _in_sandbox(work: str, content: Path, context: AttemptContext, **options: An
     )
 
 
-def _failed(reason: str, error: Exception, context: AttemptContext) -> NotYetError:
+def _failed(reason: str, error: BaseException, context: AttemptContext) -> NotYetError:
     """Return how an attempt ends whose work in the sandbox came to nothing."""
     if isinstance(error, SandboxFailure) and error.reason == "sandbox_closed":
         # The machine's fault: no file can be looked into.
@@ -368,8 +406,21 @@ def _strip(context: AttemptContext, content: Path, media_type: str) -> Stripping
     return Stripping({"changed": True, "bytes": stripped.size, "sha256": digest}, stripped)
 
 
-def _draw(content: Path, kind: str, context: AttemptContext) -> draw.Drawing:
+def _draw(content: Path, kind: policy.Kind, context: AttemptContext) -> draw.Drawing:
+    """Return what was drawn, or why the file has no preview."""
     try:
         return draw.draw(content, context.folder, context.settings, kind)
     except draw.DrawingFailedError as error:
-        raise _failed("drawing_failed", error, context) from error
+        failed = _failed("drawing_failed", error.__cause__ or error, context)
+        tried = context.claim.failures + 1 >= context.settings.attachment_attempts
+        if not isinstance(failed, FailedError) or not (error.by_file or (error.killed and tried)):
+            raise failed from error
+        log.warning(
+            "attachment.decoder_failed",
+            app=context.claim.app,
+            id=str(context.claim.id),
+            kind=kind,
+            reason=error.preview_reason,
+            error=failed.detail,
+        )
+        return draw.Drawing({}, {}, error.preview_reason, failed.detail)

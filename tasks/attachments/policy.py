@@ -28,12 +28,13 @@ from tasks.policies.media_types import (
     normal,
     risk,
 )
+from tasks.policies.raw_photos import RAW, raw_photo
 from tasks.policies.traits import TRAITS
 
 __all__ = ["DRAWN", "Decision", "Kind", "decide", "normal"]
 
 #: What pictures are made of what.
-Kind = Literal["picture", "document", "video", "audio"]
+Kind = Literal["picture", "raw", "document", "video", "audio"]
 #: The types that pictures are made of; those of the family of films and sounds are drawn by their family.
 DRAWN: Mapping[str, Kind] = MappingProxyType(
     {
@@ -91,6 +92,7 @@ class _Refusal:
 def decide(content: Content, declared: str, name: str, rules: Rules | None = None) -> Decision:
     """Decide on a file by what its content is, what its uploader declared and what it is called."""
     actual, declared, named = normal(content.media_type), normal(declared), implied(name)
+    actual = raw_photo(actual, declared, named) or actual
     findings = tuple(finding.name for finding in content.traits)
     danger = 3 if _RISKY & set(findings) else risk(actual)
     rules = rules or Rules()
@@ -142,12 +144,27 @@ def _by_rules(content: str, kept: str, rules: Rules) -> Iterator[_Refusal]:
 
 
 def _drawn(content: str, kept: str) -> Kind | None:
+    if fits(kept, RAW):
+        return "raw"
     if content in DRAWN:
         return DRAWN[content]
     if MEDIA.has(content):
         # The containers of film and sound are the same, and who records a voice says so.
         return "audio" if kept.startswith("audio/") else "video"
     return None
+
+
+def media_claim(content: str, declared: str, name: str) -> str | None:
+    """Return the type of film or sound that a file claims to be, where libmagic does not know its content.
+
+    Then the decoder is to be asked (`drawing/container.py`): brands, containers and what precedes the first
+    box are many. Content of a known kind is never asked about: a program is no film.
+    """
+    content = normal(content)
+    if content not in GENERIC and family(content) is not None:
+        return None
+    claims = (normal(declared), implied(name))
+    return next((claim for claim in claims if MEDIA.has(claim)), None)
 
 
 def _agrees(claim: str, content: str) -> bool:

@@ -350,11 +350,11 @@ def test_a_store_that_fails_or_lies_costs_time_and_nothing_else(remote: Shelf, p
 
 
 def test_a_store_that_fails_when_a_refusal_is_concluded(remote: Shelf, proxy: FaultProxy) -> None:
-    row_id = remote.upload(PNG[:-40], "a.png", "image/png")
+    row_id = remote.upload(PNG, "a.pdf", "application/pdf")
     with proxy.doing(Fault(("DELETE",), status=500)):
         assert remote.work(row_id) == "waiting (store_unavailable)"
     remote.assert_unserved(row_id)
-    assert remote.again(row_id) == "refused (undecodable)"
+    assert remote.again(row_id) == "refused (type_mismatch)"
     infected = remote.upload(EICAR)
     for fault in (
         Fault(("PUT",), status=500, containing="quarantine/"),

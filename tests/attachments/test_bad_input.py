@@ -1,6 +1,5 @@
 """Files that are broken, hostile or strange, through the whole pipeline and in both stores."""
 
-import io
 import json
 import struct
 import unicodedata
@@ -11,10 +10,9 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from PIL import Image
 from sqlalchemy.exc import DataError
 
-from tests.attachments import hostile
+from tests.attachments import hostile, media
 from tests.attachments.carriers import HTML, heic, letter, pdf, picture, windows_program
 from tests.attachments.context import AppContext
 from tests.attachments.shelf import Shelf
@@ -57,27 +55,19 @@ def gif_bomb() -> bytes:
     return bytes(gif)
 
 
-def webp_film(frames: int) -> bytes:
-    """Return a WebP of so many frames of 62,500 pixels."""
-    pages = [Image.new("RGB", (250, 250), "red" if number % 2 else "blue") for number in range(frames)]
-    out = io.BytesIO()
-    pages[0].save(out, "WEBP", save_all=True, append_images=pages[1:], duration=10, method=0, quality=1)
-    return out.getvalue()
-
-
 def pdf_with_file(content: bytes) -> bytes:
     """Return a PDF with a packed file in it."""
     head = b"<< /Type /EmbeddedFile /Filter /FlateDecode /Length"
     return pdf(streams=(zlib.compress(content),)).replace(b"<< /Length", head)
 
 
-def cut(kind: str) -> dict[str, tuple[bytes, str, str, str | None, str]]:
-    """Return pictures that end too early, as `refused` does."""
+def cut(kind: str) -> dict[str, tuple[bytes, str, str]]:
+    """Return pictures that end too early: content, name and declared type."""
     media_type = f"image/{kind.lower()}"
     whole = heic() if kind == "HEIC" else picture(kind, (200, 150))
     lengths = {"in its middle": len(whole) // 2, "before its end": len(whole) - 40}
     return {
-        f"{kind} cut {where}": (whole[:length], f"a.{kind.lower()}", media_type, "clean", "undecodable")
+        f"{kind} cut {where}": (whole[:length], f"a.{kind.lower()}", media_type)
         for where, length in lengths.items()
     }
 
@@ -85,14 +75,8 @@ def cut(kind: str) -> dict[str, tuple[bytes, str, str, str | None, str]]:
 @cache
 def refused() -> dict[str, tuple[bytes, str, str, str | None, str]]:
     """Return content, name, declared type, verdict and reason of what is not served."""
-    cuts: dict[str, tuple[bytes, str, str, str | None, str]] = {}
-    for kind in ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "HEIC"):
-        cuts |= cut(kind)
-    zip_type, many = "application/zip", "too_many_pixels"
-    return cuts | {
-        "PNG bomb": (png_bomb(), "a.png", "image/png", "clean", many),
-        "GIF bomb": (gif_bomb(), "a.gif", "image/gif", "clean", many),
-        "WebP of many frames": (webp_film(17), "a.webp", "image/webp", "clean", many),
+    zip_type = "application/zip"
+    return {
         "zip that lies": (hostile.liar(), "a.zip", zip_type, "suspicious", "zip_bomb"),
         "zip that overlaps": (hostile.overlapping(), "a.zip", zip_type, "suspicious", "zip_bomb"),
         "encrypted zip": (encrypted_zip(), "a.zip", zip_type, "suspicious", "encrypted_archive"),
@@ -126,7 +110,6 @@ def refused() -> dict[str, tuple[bytes, str, str, str | None, str]]:
 
 def test_what_is_broken_or_hostile_is_refused_with_its_reason_and_leaves_nothing(shelf: Shelf) -> None:
     platform, folder = shelf.platform, shelf.workplace()
-    platform.set(max_pixels=1_000_000)
     neighbour = platform.openchat_attachment(b"theirs", metadata_="{}", thumbnail_url="/t")
     before = shelf.row(neighbour)
     for what, (content, name, media_type, verdict, reason) in refused().items():
@@ -151,12 +134,57 @@ def test_what_is_broken_or_hostile_is_refused_with_its_reason_and_leaves_nothing
     shelf.assert_nothing_else_is_left()
 
 
-def test_a_film_that_just_fits_is_served(shelf: Shelf) -> None:
-    for fits in (True, False):
-        shelf.platform.set(max_pixels=250 * 250 * 3 - (not fits))
-        row_id = shelf.upload(webp_film(3), "a.webp", "image/webp")
-        assert shelf.work(row_id) == ("accepted" if fits else "refused (too_many_pixels)")
-        assert len(shelf.pictures(row_id)) == 2 * fits
+@cache
+def without_preview() -> dict[str, tuple[bytes, str, str, str]]:
+    """Return content, name, declared type, and why there is no preview of what is served nevertheless."""
+    cuts: dict[str, tuple[bytes, str, str]] = {}
+    for kind in ("WEBP", "AVIF", "HEIC"):
+        cuts |= cut(kind)
+    return {what: (*file, "undecodable") for what, file in cuts.items()} | {
+        "PNG bomb": (png_bomb(), "a.png", "image/png", "over_budget"),
+        "GIF bomb": (gif_bomb(), "a.gif", "image/gif", "over_budget"),
+        "film without a frame": (film_head(), "a.mp4", "video/mp4", "undecodable"),
+        "film of large frames": (media.video([media.flag(1280, 720)]), "a.mp4", "video/mp4", "over_budget"),
+        "broken PDF": (b"%PDF-1.7\n%%EOF\n", "a.pdf", "application/pdf", "undecodable"),
+    }
+
+
+def film_head() -> bytes:
+    """Return the beginning of a film of which nothing else has arrived."""
+    return media.video([media.flag()] * 5)[:40]
+
+
+def test_what_cannot_be_drawn_is_served_without_a_preview(shelf: Shelf) -> None:
+    shelf.platform.set(draw_decoded_bytes=2_000_000)
+    folder = shelf.workplace()
+    for what, (content, name, media_type, reason) in without_preview().items():
+        row_id = shelf.upload(content, name, media_type, metadata_='{"small": 1, "theirs": 2}')
+        assert shelf.work(row_id) == "accepted", what
+        job, row = shelf.job(row_id), shelf.served(row_id)
+        assert (job.state, job.verdict, job.reason, job.attempt) == ("finished", "clean", None, 1), what
+        assert (row.thumbnail_url, row.preview_url, row.mime_type) == (None, None, media_type), what
+        metadata = json.loads(row.metadata)
+        assert (metadata["preview_reason"], metadata["theirs"]) == (reason, 2), what
+        assert metadata["preview_detail"], what
+        assert "small" not in metadata, what
+        assert shelf.pictures(row_id) == [], what
+        events = shelf.platform.sql(
+            "SELECT detail->>'reason' FROM roomkeeper.attachment_events"
+            " WHERE attachment_id = :id AND event = 'no_preview'",
+            id=row_id,
+        )
+        assert [reason for (reason,) in events] == [reason], what
+        assert list(folder.iterdir()) == [], what
+    shelf.assert_nothing_else_is_left()
+
+
+def test_what_is_cut_short_is_served_and_drawn_as_far_as_it_goes(shelf: Shelf) -> None:
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF"):
+        for what, (content, name, media_type) in cut(kind).items():
+            row_id = shelf.upload(content, name, media_type)
+            assert shelf.work(row_id) == "accepted", what
+            assert len(shelf.pictures(row_id)) == 2, what
+            assert "preview_reason" not in json.loads(shelf.served(row_id).metadata), what
 
 
 @S3
@@ -303,9 +331,13 @@ def test_what_a_taken_over_process_says_can_be_written_down(
     platform.set(attachment_attempts=2, strip_originals="openchat")
     context = AppContext(platform, "openchat")
     row_id = context.upload(picture("PNG"), "a.png", "image/png")
-    reason = {"identify:inspect": "identify_failed", "strip:strip": "strip_failed"}.get(
-        work, "drawing_failed"
-    )
+    if work == "drawing.picture:draw":
+        assert context.work(row_id) == "accepted"
+        metadata = json.loads(context.row(row_id).metadata)
+        assert metadata["preview_reason"] == "crashed"
+        assert metadata["preview_detail"].startswith("sandbox_raised: ValueError: ")
+        return
+    reason = {"identify:inspect": "identify_failed", "strip:strip": "strip_failed"}[work]
     assert context.work(row_id) == f"waiting ({reason})"
     assert context.again(row_id) == f"failed ({reason})"
     assert context.job(row_id).detail.startswith("sandbox_raised: ValueError: ")

@@ -42,7 +42,9 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("kind", draw.KINDS)
 def test_every_kind_is_drawn_by_work_that_the_sandbox_knows(kind: str) -> None:
     assert draw.KINDS[kind].work in sandbox.WORKS
-    assert draw.KINDS[kind].options(settings(max_pixels=77))["max_pixels"] == 77
+    options = draw.KINDS[kind].options(settings(draw_decoded_bytes=308))
+    assert options.get("decoded_bytes", 308) == 308
+    assert options.get("max_pixels", 77) == 77
 
 
 def test_a_good_answer_is_believed(answered: Any, tmp_path: Path) -> None:
@@ -54,14 +56,17 @@ def test_a_good_answer_is_believed(answered: Any, tmp_path: Path) -> None:
     assert found.reason is None
 
 
-def test_a_refusal_is_told(answered: Any) -> None:
-    found = answered({"pictures": None, "metadata": None, "refused": "undecodable", "detail": "a\0b"})
-    assert found == Drawing({}, {}, "undecodable", "ab")
+@pytest.mark.parametrize("kind", draw.KINDS)
+def test_what_cannot_be_drawn_says_why(answered: Any, kind: str) -> None:
+    answer = {"pictures": None, "unavailable": "encrypted", "detail": "a\0b", "metadata": {"pages": 3}}
+    found = answered(answer, kind)
+    assert found == Drawing({}, {"pages": 3}, "encrypted", "ab")
+    removed = {"small": None, "large": None}
+    why = {"preview_reason": "encrypted", "preview_detail": "ab"}
+    assert found.row_metadata() == removed | why | {"pages": 3}
 
 
-def test_what_cannot_be_shown_is_no_fault(answered: Any) -> None:
-    found = answered({"pictures": None, "unavailable": "encrypted", "metadata": {"pages": 3}}, "document")
-    assert found == Drawing({}, {"pages": 3, "preview_unavailable": "encrypted"})
+def test_a_song_without_a_cover_lacks_nothing(answered: Any) -> None:
     assert answered({"pictures": {}, "metadata": {"duration": 1.5}}, "audio") == Drawing(
         {}, {"duration": 1.5}
     )
@@ -82,11 +87,10 @@ def test_what_cannot_be_shown_is_no_fault(answered: Any) -> None:
         {"metadata": {"a": [0] * 257}},
         {"metadata": {str(number): 0 for number in range(257)}},
         {"metadata": {"a": [[1]]}},
-        {"unavailable": "no picture"},
-        {"refused": "Drop table"},
-        {"refused": 1, "detail": "x"},
-        {"refused": "undecodable"},
-        {"refused": "undecodable", "detail": ["x"]},
+        {"unavailable": "Drop table", "detail": "x"},
+        {"unavailable": 1, "detail": "x"},
+        {"unavailable": "undecodable"},
+        {"unavailable": "undecodable", "detail": ["x"]},
     ],
     ids=str,
 )
@@ -161,6 +165,6 @@ def test_after_a_failure_the_next_file_is_drawn(tmp_path: Path) -> None:
     assert draw_bytes(tmp_path, drawing("PNG")).reason is None
 
 
-def test_pictures_of_a_refused_file_are_not_left(tmp_path: Path) -> None:
+def test_pictures_of_an_undecodable_file_are_not_left(tmp_path: Path) -> None:
     assert draw_bytes(tmp_path, b"nonsense").reason == "undecodable"
     assert not list((tmp_path / "out").iterdir())

@@ -1,5 +1,6 @@
 """One file, phase by phase, on real parts: what ends how, and what is left behind."""
 
+import io
 import json
 import tempfile
 import threading
@@ -12,13 +13,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
+from PIL import Image
 
-from stack.demo.samples import drawing, photo, program, sealed, unique
+from stack.demo.samples import drawing, photo, program, sealed
 from stack.servers.signatures import EICAR_NAME
 from tasks.attachments import attachment_work, pipeline
 from tests.attachments.context import BOTH, AppContext, at_scan, stored
 from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, PostgresServer
+from workers import sandbox
 from workers.known_bad import EICAR, encrypted_zip, zipped
 from workers.storage.local import LocalStore
 
@@ -234,12 +237,22 @@ def test_pictures_that_are_not_drawn_any_more_do_not_stay(openchat_context: AppC
     assert openchat_context.pictures(row_id) == []
 
 
-def test_what_cannot_be_drawn_is_refused(openchat_context: AppContext) -> None:
-    openchat_context.platform.set(max_pixels=640 * 480 - 1)
-    for content, reason in ((drawing("PNG"), "too_many_pixels"), (photo(400, 300)[:2000], "undecodable")):
-        row_id = openchat_context.upload(content, "a", "application/octet-stream")
-        assert openchat_context.work(row_id) == f"refused ({reason})"
-        openchat_context.assert_refused(row_id, "clean", reason)
+@BOTH
+def test_what_cannot_be_drawn_is_served(context: AppContext) -> None:
+    context.platform.set(draw_decoded_bytes=640 * 480 * 4 - 1)
+    row_id = context.upload(drawing("PNG"), "a", "application/octet-stream")
+    assert context.work(row_id) == "accepted"
+    assert context.pictures(row_id) == []
+    if context.app == "openchat":
+        metadata = json.loads(context.row(row_id).metadata)
+        assert metadata["preview_reason"] == "over_budget"
+        # Once it can be drawn nothing is left of that.
+        context.platform.set(draw_decoded_bytes=640 * 480 * 4)
+        context.platform.sql("UPDATE roomkeeper.attachment_jobs SET state = 'waiting', outcome = NULL")
+        assert context.work(row_id) == "accepted"
+        metadata = json.loads(context.row(row_id).metadata)
+        assert metadata["large"]["width"] == 640
+        assert not [name for name in metadata if name.startswith("preview")]
 
 
 # -- Infected, suspicious -----------------------------------------------------------------------------------
@@ -421,18 +434,88 @@ def test_a_hostile_key_leads_nowhere(context: AppContext) -> None:
 # -- Drawing that fails -------------------------------------------------------------------------------------
 
 
-def test_drawing_that_fails_is_tried_again_and_then_given_up(openchat_context: AppContext) -> None:
-    openchat_context.platform.set(attachment_attempts=2, draw_timeout_seconds=0.01)
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"draw_timeout_seconds": 0.01}, "timed_out"),
+        # Enough to identify the file, and not to decode it.
+        ({"draw_memory_bytes": 240 * 2**20}, "out_of_memory"),
+    ],
+    ids=["time", "memory"],
+)
+def test_a_decoder_that_finds_no_end_costs_the_preview(
+    openchat_context: AppContext, limits: dict[str, float], reason: str
+) -> None:
+    openchat_context.platform.set(**limits)
+    row_id = openchat_context.upload(saved_png(7500, 7500), "a.png", "image/png")
+    assert openchat_context.work(row_id) == "accepted"
+    assert openchat_context.job(row_id).attempt == 1
+    assert openchat_context.pictures(row_id) == []
+    assert json.loads(openchat_context.row(row_id).metadata)["preview_reason"] == reason
+
+
+def saved_png(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def failing_draw(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """Have drawing fail in the sandbox for this reason; all other work is done."""
+    real = sandbox.run
+
+    def run(work: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+        if work.endswith("picture:draw"):
+            raise sandbox.SandboxFailure(reason, "in a test")
+        return real(work, *arguments, **options)
+
+    monkeypatch.setattr(sandbox, "run", run)
+
+
+@pytest.mark.parametrize("reason", ["sandbox_died", "sandbox_raised"])
+def test_a_decoder_that_crashes_costs_the_preview_at_once(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    failing_draw(monkeypatch, reason)
+    row_id = openchat_context.upload(drawing("PNG"), "a.png", "image/png")
+    assert openchat_context.work(row_id) == "accepted"
+    assert json.loads(openchat_context.row(row_id).metadata)["preview_reason"] == "crashed"
+    assert openchat_context.job(row_id).attempt == 1
+
+
+def test_a_decoder_that_is_killed_is_tried_again_and_then_costs_the_preview(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel kills it if the machine is short of memory."""
+    openchat_context.platform.set(attachment_attempts=2)
+    failing_draw(monkeypatch, "sandbox_killed")
     row_id = openchat_context.upload(drawing("PNG"), "a.png", "image/png")
     assert openchat_context.work(row_id) == "waiting (drawing_failed)"
     openchat_context.assert_unserved(row_id)
+    assert openchat_context.again(row_id) == "accepted"
+    assert json.loads(openchat_context.row(row_id).metadata)["preview_reason"] == "crashed"
+
+
+def test_an_answer_that_makes_no_sense_is_tried_again_and_the_file_never_served(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may have been taken over."""
+    openchat_context.platform.set(attachment_attempts=2)
+    failing_draw(monkeypatch, "sandbox_nonsense")
+    row_id = openchat_context.upload(drawing("PNG"), "a.png", "image/png")
+    assert openchat_context.work(row_id) == "waiting (drawing_failed)"
     assert openchat_context.again(row_id) == "failed (drawing_failed)"
     openchat_context.assert_unserved(row_id)
-    other = openchat_context.upload(unique(drawing("PNG")), "a.png", "image/png")
-    assert openchat_context.work(other) == "waiting (drawing_failed)"
-    openchat_context.platform.set(draw_timeout_seconds=60)
-    assert openchat_context.again(other) == "accepted"
-    assert openchat_context.job(other).failures == 1
+
+
+def test_a_sandbox_that_does_not_start_is_waited_for(
+    openchat_context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_draw(monkeypatch, "sandbox_closed")
+    row_id = openchat_context.upload(drawing("PNG"), "a.png", "image/png")
+    assert openchat_context.work(row_id) == "waiting (sandbox_unavailable)"
+    assert openchat_context.job(row_id).failures == 0
+    openchat_context.assert_unserved(row_id)
 
 
 def test_a_fault_of_our_own_is_a_failure_and_said(

@@ -8,7 +8,7 @@ from tasks.attachments import names, policy
 from tasks.attachments.content.finding import Content, Finding, phrase
 from tasks.attachments.policy import DRAWN, Decision
 from tasks.policies.attachment import Rules
-from tasks.policies.media_types import FAMILIES, normal
+from tasks.policies.media_types import FAMILIES, MEDIA, normal
 from tasks.policies.traits import TRAIT, TRAITS
 from tests.attachments.carriers import DOCX, OFFICE, XLSX
 
@@ -90,6 +90,9 @@ def test_a_claim_that_claims_nothing_becomes_what_the_content_is(content: str, g
         # Nothing declared: the extension knows what a container holds and a text is about.
         ("application/zip", "", "a.docx", DOCX),
         ("text/plain", "", "a.md", "text/markdown"),
+        # A module's types, and no film of a camera.
+        ("text/plain", "", "index.d.mts", "text/plain"),
+        ("text/plain", "video/mp2t", "index.d.mts", "text/plain"),
         ("text/plain", "", "a.html", "text/plain"),
         ("text/x-script.python", "", "a", "text/plain"),
         ("application/octet-stream", "application/x-mine", "a.mine", "application/x-mine"),
@@ -227,9 +230,7 @@ def test_what_is_drawn(content: str, declared: str, kind: str | None) -> None:
 def test_nothing_that_may_hold_a_program_is_drawn() -> None:
     known = {kind.rstrip("*") for each in FAMILIES for kind in each.types}
     for content in (known | {"image/jxl", "application/octet-stream", ""}) - set(DRAWN):
-        if content.startswith(
-            ("video/", "audio/", "application/ogg", "application/mp4", "application/x-mat")
-        ):
+        if MEDIA.has(content):
             continue
         for claim in ("image/png", "", content):
             assert not decide(content, claim, "a.png").draw, (content, claim)
@@ -439,3 +440,53 @@ def test_an_unsafe_name_is_said() -> None:
     decision = decide(EXE, "application/x-msdownload", "photo\u202egpj.exe")
     assert decision.reason == "unsafe_name"
     assert decision.detail == "a program whose name turns its writing round before the ending .exe"
+
+
+# -- What libmagic does not know ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "name", "claim"),
+    [
+        ("application/octet-stream", "video/mp4", "C0001.MP4", "video/mp4"),
+        ("application/octet-stream", "", "00001.MTS", "video/mp2t"),
+        ("application/octet-stream", "application/octet-stream", "a.mov", "video/quicktime"),
+        ("application/octet-stream", "AUDIO/X-CAF; q=1", "a", "audio/x-caf"),
+        ("application/x-nonsense", "video/mp4", "a.mp4", "video/mp4"),
+        ("application/octet-stream", "text/plain", "a.txt", None),
+        ("application/octet-stream", "image/png", "a.png", None),
+        ("video/mp4", "video/mp4", "a.mp4", None),
+        # Known kinds: no film.
+        (EXE, "video/mp4", "a.mp4", None),
+        ("text/html", "video/mp4", "a.mp4", None),
+        ("text/x-shellscript", "video/mp2t", "a.ts", None),
+        ("application/zip", "video/mp4", "a.mp4", None),
+        ("text/plain", "video/mp2t", "a.ts", None),
+        ("image/png", "video/mp4", "a.mp4", None),
+    ],
+)
+def test_the_decoder_is_asked_only_about_unknown_content_that_calls_itself_a_film(
+    content: str, declared: str, name: str, claim: str | None
+) -> None:
+    assert policy.media_claim(content, declared, name) == claim
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "name", "kept", "drawn"),
+    [
+        ("image/tiff", "image/x-adobe-dng", "a.dng", "image/x-adobe-dng", "raw"),
+        ("image/tiff", "image/x-nikon-nef", "a.nef", "image/x-nikon-nef", "raw"),
+        ("image/tiff", "", "a.ARW", "image/x-sony-arw", "raw"),
+        ("image/tiff", "image/tiff", "a.dng", "image/x-adobe-dng", "raw"),
+        ("application/octet-stream", "image/x-fuji-raf", "a.raf", "image/x-fuji-raf", "raw"),
+        ("application/octet-stream", "", "a.orf", "image/x-olympus-orf", "raw"),
+        ("image/x-canon-cr2", "image/x-canon-cr2", "a.cr2", "image/x-canon-cr2", "raw"),
+        ("image/x-canon-cr2", "", "a.cr2", "image/x-canon-cr2", "raw"),
+        ("image/tiff", "image/tiff", "a.tif", "image/tiff", "picture"),
+        ("image/jpeg", "image/x-adobe-dng", "a.dng", "image/jpeg", "picture"),
+        ("image/png", "image/x-canon-cr3", "a.cr3", "image/png", "picture"),
+    ],
+)
+def test_a_raw_photo_keeps_its_type(content: str, declared: str, name: str, kept: str, drawn: str) -> None:
+    decision = decide(content, declared, name)
+    assert (decision.reason, decision.media_type, decision.draw) == (None, kept, drawn)

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.draw --minutes 10
 
-A file may be refused or said to be unavailable. What raises, dies, runs out of memory or takes too long is
+A file may have no preview. What raises, dies, runs out of memory or takes too long is
 kept in a directory, with the reason beside it; the last line counts. The exit status is 1 if there was any.
 """
 
@@ -22,8 +22,8 @@ from workers import sandbox
 
 SECONDS, MEMORY_BYTES = 20.0, 1024 * 1024 * 1024
 SEED_BYTES = 300_000
-MAX_PIXELS = 64_000_000
-_DRAWINGS: dict[str, object] = {"max_pixels": MAX_PIXELS}
+DECODED_BYTES = 640 * 1024 * 1024
+_DRAWINGS: dict[str, object] = {"max_pixels": DECODED_BYTES // 4}
 #: Beginnings of files → what draws them; media for all else.
 _PICTURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II", b"MM")
 
@@ -33,8 +33,9 @@ def _works(content: bytes) -> list[tuple[str, dict[str, object]]]:
     if content.startswith(b"%PDF"):
         return [(f"{drawing}.document:draw", _DRAWINGS)]
     if content.startswith(_PICTURES) or content[4:12] in {b"ftypavif", b"ftypheic", b"ftypmif1"}:
-        animation = {"animation_frames": 120, "animation_pixels": 24_000_000}
-        return [(f"{drawing}.picture:draw", _DRAWINGS | animation)]
+        how: dict[str, object] = {"animation_frames": 120, "animation_pixels": 24_000_000}
+        how["decoded_bytes"] = DECODED_BYTES
+        return [(f"{drawing}.picture:draw", how)]
     return [(f"{drawing}.video:draw", _DRAWINGS), (f"{drawing}.audio:draw", _DRAWINGS)]
 
 

@@ -273,11 +273,15 @@ def test_a_worker_that_waits_for_too_long_does_not_wait_for_the_clock_on_the_wal
     }
     with pytest.raises(SandboxFailure) as caught:
         helper.ask(request, 60)
-    assert caught.value.reason in ("sandbox_died", "sandbox_timed_out")
+    assert caught.value.reason in ("sandbox_died", "sandbox_killed", "sandbox_timed_out")
     assert helper_pid() == sandbox_pid
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGBUS, signal.SIGTRAP])
+def test_a_kill_by_another_program_is_no_crash(run: Run) -> None:
+    assert "SIGKILL" in fails(run, "sandbox_killed", "crash", number=int(signal.SIGKILL)).detail
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP])
 def test_a_crash_is_told(run: Run, number: signal.Signals) -> None:
     assert number.name in fails(run, "sandbox_died", "crash", number=int(number)).detail
     assert "SIGABRT" in fails(run, "sandbox_died", "abort").detail
@@ -362,7 +366,7 @@ def test_a_helper_that_dies_in_the_middle_costs_one_file(run: Run) -> None:
     helper = helper_pid()
     assert helper is not None
     threading.Timer(0.3, os.kill, (helper, signal.SIGKILL)).start()
-    fails(run, "sandbox_died", "hang")
+    fails(run, "sandbox_killed", "hang")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

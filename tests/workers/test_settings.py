@@ -19,7 +19,7 @@ WRONG = {
     "schemas": ("openchat", "must be pairs like openchat=public"),
     "clamd": ("/run/clamd.ctl", "must be unix:/path/to/socket or tcp://host:port"),
     "max_file_bytes": ("0", "greater than 0"),
-    "max_pixels": ("many", "valid integer"),
+    "draw_decoded_bytes": ("many", "valid integer"),
     "attachment_lease_seconds": ("0.5", "greater than or equal to 1"),
     "attachment_attempts": ("0", "greater than or equal to 1"),
     "attachment_retry_seconds": ("inf", "finite number"),
@@ -134,7 +134,9 @@ def test_a_wrong_value_is_told_with_its_variable(field: str, value: str, piece: 
 
 
 def test_all_faults_are_told_at_once() -> None:
-    message = fault(ROOMKEEPER_MAX_PIXELS="0", ROOMKEEPER_LOG_FORMAT="xml", ROOMKEEPER_NONSENSE_OF_MINE="1")
+    message = fault(
+        ROOMKEEPER_DRAW_DECODED_BYTES="0", ROOMKEEPER_LOG_FORMAT="xml", ROOMKEEPER_NONSENSE_OF_MINE="1"
+    )
     assert len(message.splitlines()) == 3
 
 

@@ -1,11 +1,12 @@
 """Animations: kept as such, within a budget of frames and pixels."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from tasks.attachments.drawing.colours import plain, srgb
+from tasks.attachments.drawing.colours import BROKEN, shrunk, srgb
 
 #: Formats whose further frames are played. Those of a JPEG are its preview and its gain map; those of a TIFF
 #: are pages.
@@ -24,20 +25,19 @@ class Animation(NamedTuple):
     loop: int
 
 
-def count(image: Any, most: int) -> int:
-    """Return how many frames the picture has, at most `most` + 1: counting more takes its time."""
+def count(image: Any) -> int:
+    """Return how many frames the picture has; of a GIF at most `MOST_FRAMES` are counted."""
     if image.format not in FORMATS:
         return 1
     if image.format != "GIF":
         return int(getattr(image, "n_frames", 1))
     # `n_frames` goes through the whole file: a minute for a large one of empty frames.
     found = 1
-    try:
-        while found <= most:
+    # A broken frame ends what can be played.
+    with suppress(*BROKEN):
+        while found < MOST_FRAMES:
             image._seek(found, False)
             found += 1
-    except EOFError:
-        pass
     image.seek(0)
     return found
 
@@ -48,33 +48,41 @@ def reduced(
     """Return the animation with fewer frames and smaller, so far as that is needed.
 
     If there are more than `most_frames`, every second, third… is kept and shown for as long as those that are
-    left out, so that all is as fast as before.
+    left out, so that all is as fast as before. A broken frame ends the animation.
 
     Args:
         image: opened, at its first frame.
-        frames: how many it has.
+        frames: how many of them are played.
         side, least_side: the long side, in pixels: at most `side` and, to stay within `pixels`, less, but not
             less than `least_side`. Never enlarged.
         most_frames: how many are kept.
         pixels: of all kept frames together.
+
+    Raises:
+        what Pillow raises, if not even one frame can be decoded.
     """
     # A PNG may bring a picture for those who cannot play it.
     first = 1 if image.info.get("default_image") and frames > 1 else 0
     step = -(-(frames - first) // most_frames)
     kept = -(-(frames - first) // step)
-    long, short = max(image.size), min(image.size)
+    canvas = image.size
+    long, short = max(canvas), min(canvas)
     side = min(side, max(least_side, int((pixels / kept * long / short) ** 0.5)))
     made = Animation([], [], _loop(image))
-    for number, frame in enumerate(_played(image, first, frames)):
-        duration = min(max(round(frame.info.get("duration") or 0), 0), LONGEST_MS)
-        if number % step:
-            made.durations[-1] += duration
-            continue
-        made.durations.append(duration)
-        small = plain(frame)
-        small = small.copy() if small is frame else small
-        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
-        made.frames.append(srgb(small, frame.info.get("icc_profile")))
+    try:
+        for number, frame in enumerate(_played(image, first, frames)):
+            duration = min(max(round(frame.info.get("duration") or 0), 0), LONGEST_MS)
+            if number % step:
+                made.durations[-1] += duration
+                continue
+            # Pillow lets a frame that lies beyond the canvas enlarge it; browsers clip the frame.
+            shown = frame if frame.size == canvas else frame.crop((0, 0, *canvas))
+            small = shrunk(shown, side)
+            made.frames.append(srgb(small, frame.info.get("icc_profile")))
+            made.durations.append(duration)
+    except (*BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        if not made.frames:
+            raise
     return made
 
 

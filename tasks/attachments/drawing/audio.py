@@ -10,6 +10,7 @@ from PIL import Image
 
 from tasks.attachments.drawing import picture
 from tasks.attachments.drawing.container import decodable, opened
+from tasks.attachments.drawing.unavailable import unavailable
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioStream
@@ -42,14 +43,14 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
         with opened(source, max_pixels) as container:
             stream = sound(container)
             if stream is None or not decodable(stream):
-                return {"unavailable": "no sound that can be decoded", "metadata": {}}
+                return unavailable("unsupported", "no sound that can be decoded")
             metadata["audio_codec"] = stream.codec_context.codec.canonical_name
             span, cover = _survey(container, stream)
         # Opened again: not every format can be read from its beginning twice.
         with opened(source, max_pixels) as container:
             metadata |= _listen(container, span)
     except (av.FFmpegError, ValueError) as error:
-        return {"unavailable": f"{type(error).__name__}: {error}"[:200], "metadata": metadata}
+        return unavailable("undecodable", f"{type(error).__name__}: {error}", metadata)
     image = _cover(cover, max_pixels) if cover else None
     if image is None:
         return {"pictures": {}, "metadata": metadata}

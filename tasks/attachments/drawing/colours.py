@@ -29,15 +29,64 @@ SAME = 2
 _WITH_PROFILE = ("RGB", "RGBA", "CMYK", "L", "LAB")
 
 
-def plain(image: Image.Image) -> Image.Image:
+#: A larger picture is converted in parts of so many pixels: there is no room for a second copy of all of it.
+_PART_PIXELS = 4_000_000
+
+
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """Return the picture as `plain` makes it, at most `side` pixels wide and high; never enlarged.
+
+    Args:
+        image: decoded; it stays as it is.
+        side: of the result, in pixels.
+    """
+    width, height = image.size
+    # In two steps, as `thumbnail` does it: the second takes the exact size from twice as many pixels.
+    factor = max(width, height) // (2 * side)
+    if factor < 2 or width * height <= _PART_PIXELS:
+        small = plain(image)
+        small = small.copy() if small is image else small
+        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
+        return small
+    extrema = _extrema(image)
+    rows = max(_PART_PIXELS // width // factor, 1) * factor
+    reduced: Image.Image | None = None
+    for top in range(0, height, rows):
+        part = image.crop((0, top, width, min(top + rows, height)))
+        part = plain(part, extrema).reduce(factor)
+        if reduced is None:
+            reduced = Image.new(part.mode, (part.width, -(-height // factor)))
+        reduced.paste(part, (0, top // factor))
+    assert reduced is not None
+    scale = side / max(width, height)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    # Reducing rounds up; the last pixels stand for less than a whole one.
+    return reduced.resize(size, Image.Resampling.LANCZOS, box=(0, 0, width / factor, height / factor))
+
+
+def _extrema(image: Image.Image) -> tuple[float, float] | None:
+    """Return the darkest and the lightest value, where they decide what white is."""
+    if image.mode not in ("F", "I"):
+        return None
+    lowest, highest = image.getextrema()
+    assert isinstance(lowest, (int, float))
+    assert isinstance(highest, (int, float))
+    return lowest, highest
+
+
+def plain(image: Image.Image, extrema: tuple[float, float] | None = None) -> Image.Image:
     """Return the picture in a mode that can be made smaller and that a profile can be applied to.
 
     That is RGB, RGBa (its colours multiplied by alpha, so that what cannot be seen is not mixed in), L, CMYK
     or LAB, with 8 bits for each.
+
+    Args:
+        image: the picture, or a part of it.
+        extrema: of the whole picture, if this is a part.
     """
     mode = image.mode
     if mode in ("F", "I") or mode.startswith("I;16"):
-        return _narrowed(image)
+        return _narrowed(image, extrema or _extrema(image))
     if mode in ("RGBA", "LA", "PA", "La") or image.has_transparency_data:
         # A profile speaks of colours, not of their numbers in a palette.
         return image.convert("LA").convert("RGBa") if mode == "La" else image.convert("RGBA").convert("RGBa")
@@ -80,13 +129,14 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
     return all(isinstance(most, tuple) and most[1] <= SAME for most in changes)
 
 
-def _narrowed(image: Image.Image) -> Image.Image:
+def _narrowed(image: Image.Image, extrema: tuple[float, float] | None) -> Image.Image:
     """Return a picture with more than 8 bits of grey as one with 8, where Pillow would cut off at 255."""
-    if image.mode.startswith("I;16"):
+    if extrema is None:
+        if image.mode != "I;16":
+            # Of the other orders of bytes Pillow maps no values.
+            return image.convert("F").point(lambda value: value / 256).convert("L")
         return image.point(lambda value: value / 256).convert("L")
-    lowest, highest = image.getextrema()
-    assert isinstance(lowest, (int, float))
-    assert isinstance(highest, (int, float))
+    lowest, highest = extrema
     # No format says what white is: the least of the usual answers that fits, or else what there is.
     for white in (1, 255, 65535) if image.mode == "F" else (255, 65535):
         if lowest >= 0 and highest <= white:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.attachments.drawing import picture
+from tasks.attachments.drawing.unavailable import unavailable
 
 
 def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
         document = pypdfium2.PdfDocument(source)
     except pypdfium2.PdfiumError as error:
         encrypted = error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD
-        return {"unavailable": "encrypted" if encrypted else str(error), "metadata": {}}
+        return unavailable("encrypted" if encrypted else "undecodable", str(error))
     metadata: dict[str, Any] = {}
     try:
         # Before the first page is loaded, or its fields would stay empty.
@@ -39,7 +40,7 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
         metadata |= {"width": round(width, 2), "height": round(height, 2)}
         image = _rendered(page, width, height, max_pixels)
     except (pypdfium2.PdfiumError, IndexError, ValueError) as error:
-        return {"unavailable": f"{type(error).__name__}: {error}"[:200], "metadata": metadata}
+        return unavailable("undecodable", f"{type(error).__name__}: {error}", metadata)
     finally:
         document.close()
     drawn = picture.render(image, folder)

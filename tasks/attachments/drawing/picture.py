@@ -2,22 +2,27 @@
 
 import base64
 import warnings
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import thumbhash
 from PIL import (
     AvifImagePlugin,
     Image,
     ImageChops,
+    ImageFile,
     MpoImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
-from tasks.attachments.drawing import animation
-from tasks.attachments.drawing.colours import BROKEN, plain, srgb
+from tasks.attachments.drawing import animation, chunks
+from tasks.attachments.drawing.budget import CANVASES, OverBudgetError, check, frames_within
+from tasks.attachments.drawing.colours import BROKEN, shrunk, srgb
+from tasks.attachments.drawing.unavailable import unavailable
 
 # With the plugins above: what Pillow would otherwise look for when it opens a file, for each file again.
 Image.preinit()
@@ -28,6 +33,9 @@ SIDES = {"small": 320, "large": 1280}
 HASH_SIDE = 32
 #: Among how many colours the dominant one is chosen.
 HUES = 8
+#: Nothing was decoded if this share of so many by so many pixels is as it is without data.
+MOSTLY = 0.98
+SAMPLES = 64
 #: Quality and effort of the WebP encoder, both as `cwebp` counts them.
 QUALITY = 80
 METHOD = 4
@@ -48,58 +56,113 @@ TURNS = {
 LYING = (5, 6, 7, 8)
 
 
+class _Limits(NamedTuple):
+    decoded_bytes: int
+    animation_frames: int
+    animation_pixels: int
+
+
+class _Decoded(NamedTuple):
+    """A picture at the large one's size, in sRGB, upright, of one frame or more; and its metadata."""
+
+    moving: animation.Animation
+    metadata: dict[str, Any]
+
+
 def draw(
-    source: Path, folder: Path, max_pixels: int, animation_frames: int, animation_pixels: int
+    source: Path, folder: Path, decoded_bytes: int, animation_frames: int, animation_pixels: int
 ) -> dict[str, Any]:
     """Draw `source` upright, in sRGB, with nothing but the picture in the files.
 
+    What is broken is drawn as far as it goes. An animation that is too large to be composed as a whole loses
+    its last frames, or becomes a still picture.
+
     Args:
         source, folder: the picture; where `small.webp` and `large.webp` are written.
-        max_pixels: the largest that is decoded, width × height × frames of an animation.
+        decoded_bytes: the most that a decoded picture may take in memory (`budget.py`).
         animation_frames, animation_pixels: the most that an animation keeps: frames, and pixels of all frames
             together in the large picture. Beyond them it has fewer frames, for longer, and is smaller.
 
     Returns:
-        As the package says. `metadata`: `width`, `height` as shown, `frames` that are played, `format`,
-        `color`, `thumbhash`. Refused: `too_many_pixels`, `undecodable`.
+        As the package says. `metadata`: `width`, `height` as shown, `frames` that the file has, `format`,
+        `color`, `thumbhash`.
     """
     # One thread for each core would each want its share of the memory that there is for all.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    Image.MAX_IMAGE_PIXELS = max_pixels
-    too_many = {"refused": "too_many_pixels", "detail": f"more than {max_pixels} pixels"}
-    try:
-        # Between the limit and twice the limit Pillow only warns.
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            formats = (*FORMATS, *_heif(source))
-            with Image.open(source, formats=formats) as image:
-                size, kind = image.size, image.format
-                most = min(max_pixels // (size[0] * size[1]), animation.MOST_FRAMES)
-                frames = animation.count(image, most)
-                if frames > most:
-                    return too_many
-                if frames > 1:
-                    moving = animation.reduced(
-                        image,
-                        frames,
-                        side=SIDES["large"],
-                        least_side=SIDES["small"],
-                        most_frames=animation_frames,
-                        pixels=animation_pixels,
-                    )
-                else:
-                    still, turned = _still(image)
-                    size = size[::-1] if turned else size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return too_many
-    except UnidentifiedImageError:
-        return {"refused": "undecodable", "detail": "no known picture format"}
-    except BROKEN as error:
-        return {"refused": "undecodable", "detail": f"{type(error).__name__}: {error}"[:200]}
-    drawn = render(still, folder) if frames == 1 else _render_moving(moving, folder)
+    # Checked exactly below; this is for what Pillow allocates when it opens a file. No pixel takes less, but
+    # those of a JPEG, which is not decoded at its full size.
+    with source.open("rb") as file:
+        Image.MAX_IMAGE_PIXELS = None if file.read(2) == b"\xff\xd8" else decoded_bytes
+    limits = _Limits(decoded_bytes, animation_frames, animation_pixels)
+    formats = (*FORMATS, *_heif(source))
+    why = ""
+    for truncated, content in _readings(source):
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+        try:
+            # Between the limit and twice the limit Pillow only warns.
+            with (
+                warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+                Image.open(content, formats=formats) as image,
+            ):
+                decoded = _decoded(image, limits)
+        except (OverBudgetError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            return unavailable("over_budget", str(error))
+        except UnidentifiedImageError:
+            # Its own text has the path in it.
+            why = why or "no known picture format"
+            continue
+        except BROKEN as error:
+            why = why or f"{type(error).__name__}: {error}"
+            continue
+        if truncated and _is_blank(decoded.moving.frames[0]):
+            continue
+        drawn = _render_moving(decoded.moving, folder)
+        return {"pictures": drawn["pictures"], "metadata": decoded.metadata | drawn["metadata"]}
+    return unavailable("undecodable", why)
+
+
+def _readings(source: Path) -> Iterator[tuple[bool, Path | BytesIO]]:
+    """Yield what is opened, one after the other until it can be decoded; and whether it may be cut short."""
+    yield False, source
+    # Also ignores checksums and sizes of what is beside the picture.
+    yield True, source
+    with source.open("rb") as file:
+        if file.read(len(chunks.SIGNATURE)) == chunks.SIGNATURE:
+            yield True, BytesIO(chunks.still(source.read_bytes()))
+
+
+def _decoded(image: Any, limits: _Limits) -> _Decoded:
+    size, kind = image.size, image.format
+    frames = animation.count(image)
+    played = min(frames, animation.MOST_FRAMES, frames_within(size, limits.decoded_bytes))
+    if played > 1:
+        # A frame may enlarge the canvas.
+        Image.MAX_IMAGE_PIXELS = limits.decoded_bytes // (4 * CANVASES)
+        moving = animation.reduced(
+            image,
+            played,
+            side=SIDES["large"],
+            least_side=SIDES["small"],
+            most_frames=limits.animation_frames,
+            pixels=limits.animation_pixels,
+        )
+    else:
+        still, turned = _still(image, limits.decoded_bytes)
+        moving = animation.Animation([still], [0], 1)
+        size = size[::-1] if turned else size
     # A photo with a second one inside is a photo.
     kind = "JPEG" if kind == "MPO" else kind
-    metadata = {"width": size[0], "height": size[1], "frames": frames, "format": kind}
-    return {"pictures": drawn["pictures"], "metadata": metadata | drawn["metadata"]}
+    return _Decoded(moving, {"width": size[0], "height": size[1], "frames": frames, "format": kind})
+
+
+def _is_blank(image: Image.Image) -> bool:
+    """Return whether nothing was decoded: all is transparent, black, or the grey of a JPEG without data."""
+    # Of the data that is missing, the first few blocks may be noise.
+    sampled = image.convert("RGBA").resize((SAMPLES, SAMPLES), Image.Resampling.NEAREST)
+    colours: Any = sampled.getcolors(SAMPLES * SAMPLES)
+    count, (*channels, alpha) = max(colours)
+    empty = alpha == 0 or max(channels) == 0 or (min(channels) >= 126 and max(channels) <= 130)
+    return bool(empty and count >= MOSTLY * SAMPLES * SAMPLES)
 
 
 def render(image: Image.Image, folder: Path) -> dict[str, Any]:
@@ -122,6 +185,8 @@ def render(image: Image.Image, folder: Path) -> dict[str, Any]:
 
 
 def _render_moving(moving: animation.Animation, folder: Path) -> dict[str, Any]:
+    if len(moving.frames) == 1:
+        return render(moving.frames[0], folder)
     pictures = {}
     for name in ("large", "small"):
         for frame in moving.frames:
@@ -139,23 +204,41 @@ def _render_moving(moving: animation.Animation, folder: Path) -> dict[str, Any]:
     return {"pictures": pictures, "metadata": _placeholder(moving.frames[0])}
 
 
-def _still(image: Any) -> tuple[Image.Image, bool]:
+def _still(image: Any, decoded_bytes: int, turned: int = 1) -> tuple[Image.Image, bool]:
     """Decode the picture; return it at the large picture's size, and whether it lay on its side."""
+    size = image.size
     # A JPEG decodes at a fraction of its size; the large picture needs no more.
     image.draft("RGB", (SIDES["large"], SIDES["large"]))
+    check(image, size, decoded_bytes)
     image.load()
     # Not before: TIFF turns itself while it loads, and forgets that it had to.
     orientation = _orientation(image)
-    small = plain(image)
-    if small.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+    orientation = turned if orientation == 1 else orientation
+    profile, inverted = image.info.get("icc_profile"), image.format == "JPEG" and "adobe" not in image.info
+    small = shrunk(image, SIDES["large"])
+    if small.mode == "CMYK" and inverted:
         # Pillow takes all to be inverted, as Adobe writes them.
         small = ImageChops.invert(small)
-    small.thumbnail((SIDES["large"], SIDES["large"]), Image.Resampling.LANCZOS, reducing_gap=2)
     # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails if that is broken.
     turn = TURNS.get(orientation)
     if turn is not None:
         small = small.transpose(turn)
-    return srgb(small, image.info.get("icc_profile")), orientation in LYING
+    return srgb(small, profile), orientation in LYING
+
+
+def preview(content: BytesIO, turned: int, decoded_bytes: int) -> Image.Image:
+    """Decode a JPEG from another file, at the large picture's size, in sRGB, upright.
+
+    Args:
+        content: the JPEG; what follows its end is ignored.
+        turned: how the camera was held, as EXIF has it, if the JPEG itself does not say.
+        decoded_bytes: the most that it may take in memory.
+
+    Raises:
+        OverBudgetError, and what Pillow raises.
+    """
+    with Image.open(content, formats=("JPEG",)) as image:
+        return _still(image, decoded_bytes, turned)[0]
 
 
 def _orientation(image: Any) -> int:
@@ -180,7 +263,6 @@ def _heif(source: Path) -> tuple[str, ...]:
         depth_images=False,
         aux_images=False,
         decode_threads=1,
-        disable_security_limits=False,
     )
     return ("HEIF",)
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageStat
 
 from tasks.attachments.drawing import audio, picture
 from tasks.attachments.drawing.container import decodable, opened
+from tasks.attachments.drawing.unavailable import unavailable
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -47,7 +48,7 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
     Returns:
         As the package says. `metadata`: `width` and `height` as shown, in pixels; `duration` in seconds, if
         it is known; `fps`, frames per second; `video_codec`, `audio_codec` by FFmpeg's names; `has_audio`.
-        A file without moving pictures is drawn as audio. Refused: `too_many_pixels`.
+        A file without moving pictures is drawn as audio.
     """
     import av
 
@@ -58,17 +59,17 @@ def draw(source: Path, folder: Path, max_pixels: int) -> dict[str, Any]:
             if stream is None:
                 return audio.draw(source, folder, max_pixels)
             if not decodable(stream):
-                return {"unavailable": "no decoder for this video", "metadata": {}}
+                return unavailable("unsupported", "no decoder for this video")
+            metadata = _described(container, stream)
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > max_pixels:
-                return {"refused": "too_many_pixels", "detail": f"more than {max_pixels} pixels"}
-            metadata = _described(container, stream)
+                return unavailable("over_budget", f"frames of more than {max_pixels} pixels", metadata)
             frame = _poster(container, stream, metadata.get("duration"))
             if frame is None:
-                return {"unavailable": "no frame can be decoded", "metadata": metadata}
+                return unavailable("undecodable", "no frame can be decoded", metadata)
             image, shown = _shown(frame, stream)
     except (av.FFmpegError, ValueError) as error:
-        return {"unavailable": f"{type(error).__name__}: {error}"[:200], "metadata": metadata}
+        return unavailable("undecodable", f"{type(error).__name__}: {error}", metadata)
     metadata["width"], metadata["height"] = shown
     drawn = picture.render(image, folder)
     return {"pictures": drawn["pictures"], "metadata": metadata | drawn["metadata"]}
