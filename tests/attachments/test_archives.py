@@ -209,7 +209,6 @@ def test_what_looks_like_a_macro(content: bytes) -> None:
 
 
 def test_a_broken_old_document_says_nothing() -> None:
-    assert traits(hostile.looped_ole()) == {}
     document = ole({"Macros/VBA/dir": b"x"})
     for length in range(8, len(document), 256):
         traits(document[:length])

@@ -7,7 +7,7 @@ from tasks.attachments.content.zips import MAX_ENTRIES, Archive, Entry
 #: A bomb unpacks to more than this many bytes and to more than this many times its own size.
 BOMB_BYTES = 256 * 1024 * 1024
 BOMB_RATIO = 200
-#: clamd 1.4 says OK to a member of this size without looking at it, whatever its other limits.
+#: A member of this size is larger than any scanner's limit.
 MAX_MEMBER_BYTES = 2 * 1024**3
 
 
