@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.attachments.content import archives, markup, office, ole, packed, pdf, polyglot, zips
+from tasks.attachments.content import archives, markup, office, ole, packed, pdf, plain, polyglot, zips
 from tasks.attachments.content.budget import MAX_MEMBER_BYTES, Budget
 from tasks.attachments.content.finding import DETAIL_CHARS, Content, Finding, phrase
 from tasks.attachments.content.source import Source
@@ -118,6 +118,8 @@ def _refined(file: Source, media_type: str) -> tuple[str, zips.Archive | None]:
     if media_type == "application/pdf" and not (pdf.begins(file) or pdf.prefixed(file)):
         # libmagic takes a text that speaks of PDF for one.
         return "text/plain" if file.head(_BEFORE_BYTES).isascii() else UNKNOWN, archive
+    if media_type == UNKNOWN and plain.reads(file):
+        return "text/plain", archive
     return media_type, archive
 
 

@@ -214,9 +214,9 @@ def test_a_hash_may_be_spelt_in_capitals(pern_context: AppContext) -> None:
 def test_a_disguise_is_refused_and_not_drawn(context: AppContext) -> None:
     for content, name, media_type, reason in (
         (program(), "holiday.png", "image/png", "type_mismatch"),
-        (b"<!DOCTYPE html><html></html>", "a.txt", "text/plain", "type_mismatch"),
+        (b"<!DOCTYPE html><html></html>", "a.png", "image/png", "type_mismatch"),
         (drawing("GIF"), "cat.exe", "image/gif", "name_mismatch"),
-        (drawing("PNG"), "a.pdf", "application/pdf", "type_mismatch"),
+        (drawing("PNG"), "a.html", "text/html", "type_mismatch"),
     ):
         row_id = context.upload(content, name, media_type)
         assert context.work(row_id) == f"refused ({reason})"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from tasks.attachments.content import plain
 from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
 from tasks.policies.media_types import ACTIVE, TEXT
@@ -61,4 +62,4 @@ def _text(start: bytes) -> str:
     for mark, name in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8")):
         if start.startswith(mark):
             return start[len(mark) :].decode(name, "replace")
-    return start.decode("latin-1")
+    return start.decode(plain.wide(start) or "latin-1", "replace")
