@@ -106,6 +106,8 @@ def _refined(file: Source, media_type: str) -> tuple[str, zips.Archive | None]:
     """Return the media type, put right where libmagic only looks at the first byte, and the zip archive."""
     archive = zips.find(file)
     if archive and archive.exact and media_type in ("application/zip", UNKNOWN):
+        if zips.part(file):
+            return "application/zip", archive
         # libmagic sees the end, or a muddle. What stands before the archive is what others go by; unpackers
         # do not mind.
         head = file.head(min(archive.start, _BEFORE_BYTES))
@@ -131,10 +133,12 @@ def _findings(
     file: Source, media_type: str, archive: zips.Archive | None, budget: Budget
 ) -> Iterator[Finding]:
     start = file.head(8)
-    zipped = start.startswith(zips.LOCAL) or media_type == "application/zip"
+    zipped = start.startswith((zips.LOCAL, zips.SPANNED)) or media_type == "application/zip"
     yield from polyglot.examine(file, media_type, None if zipped else archive)
     # Programs and scripts may carry an archive and unpack themselves.
-    if archive and (zipped or PROGRAM.has(media_type) or start.startswith(b"#!")):
+    if zipped and zips.part(file):
+        yield Finding("archive_part", "a part of a ZIP archive in several")
+    elif archive and (zipped or PROGRAM.has(media_type) or start.startswith(b"#!")):
         yield from archives.examine(archive, budget)
     elif zipped:
         yield Finding("broken_archive", "no list of contents")

@@ -136,6 +136,9 @@ def _hides(claim: str, content: str) -> bool:
     """Return whether the claim hides what the content would do, or would have it done by its name."""
     if claim in GENERIC or _agrees(claim, content):
         return False
+    if content == "application/gzip" and claim == "image/svg+xml":
+        # `.svgz`, which a browser would show only if it were sent as SVG, unpacked on the way.
+        return False
     return family(content) in (PROGRAM, PACKAGE, ACTIVE) or family(claim) in (PROGRAM, ACTIVE)
 
 

@@ -55,6 +55,12 @@ TRAITS = (
         "what cannot be scanned is not clean",
     ),
     Trait(
+        "archive_part",
+        "suspicious",
+        "one part of an archive in several",
+        "what is packed in it can be looked into only with the other parts",
+    ),
+    Trait(
         "oversized_member",
         "suspicious",
         "holds a file larger than the scanner opens",
