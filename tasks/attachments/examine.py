@@ -254,7 +254,9 @@ def _mismatch(claim: attachment_work.Claim, fetched: Fetched) -> tuple[str, str]
 def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decision]:
     """Return the media type of the content, and what the policy says of it."""
     try:
-        seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, context))
+        hosts = list(context.settings.external_template_hosts)
+        answer = _in_sandbox("tasks.attachments.identify:inspect", content, context, template_hosts=hosts)
+        seen = identify.parse(answer)
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, context) from error
     claim = context.claim

@@ -5,7 +5,7 @@ not as it must be.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -53,6 +53,7 @@ def inspect(
     folder: Path,  # noqa: ARG001  # as everything is called there
     *,
     max_member_bytes: int = MAX_MEMBER_BYTES,
+    template_hosts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a file's bytes are: `media_type`, and `traits`, each with `name` and `detail`.
 
@@ -63,11 +64,12 @@ def inspect(
         source: the file.
         folder: where a function that is called there may write; this one does not.
         max_member_bytes: a member of an archive that says it is as large as this is not scanned.
+        template_hosts: from where office documents may fetch parts; `*` for anywhere.
     """
     media_type = normal(content_type(source))
     with Source(source.open("rb")) as file:
         media_type, archive = _refined(file, media_type if _TYPE.fullmatch(media_type) else UNKNOWN)
-        budget = Budget(max_member_bytes)
+        budget = Budget(max_member_bytes, frozenset(template_hosts))
         if archive and media_type == "application/zip":
             media_type = office.media_type(archive, budget) or media_type
         found = _findings(file, media_type, archive, budget)

@@ -65,7 +65,7 @@ DRAWN: Mapping[str, Kind] = MappingProxyType(
     }
 )
 #: Traits by which a document is as much at risk as a program.
-_RISKY = frozenset({"macros", "external_template"})
+_RISKY = frozenset({"macros", "external_template", "allowed_template"})
 
 
 @dataclass(frozen=True, slots=True)

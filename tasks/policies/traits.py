@@ -103,6 +103,12 @@ TRAITS = (
         "what is fetched when it is opened was never scanned, and the fetch tells who opened it",
     ),
     Trait(
+        "allowed_template",
+        "accept",
+        "an office document that fetches a part of itself from a host that is allowed",
+        "an operator named the host in ROOMKEEPER_EXTERNAL_TEMPLATE_HOSTS",
+    ),
+    Trait(
         "unsafe_members",
         "suspicious",
         "an archive with names that leave its folder or lie about their ending",

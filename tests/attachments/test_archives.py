@@ -13,7 +13,8 @@ from tasks.attachments.content.finding import Content
 from tasks.attachments.content.source import Source
 from tasks.attachments.policy import decide
 from tests.attachments import hostile
-from tests.attachments.carriers import RAR4, RAR5, SEVEN, ole, picture, tar, zipped
+from tests.attachments.carriers import RAR4, RAR5, SEVEN, ole, picture, relations, tar, zipped
+from tests.attachments.carriers import letter as letter_of
 from tests.attachments.looking import look, traits
 
 TRAPS = hostile.traps()
@@ -184,6 +185,43 @@ def test_a_list_that_breaks_off() -> None:
 )
 def test_what_a_document_fetches(target: str, kind: str, fetched: bool) -> None:
     assert ("external_template" in traits(hostile.template_letter(target, kind))) == fetched
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        ("https://templates.example.com/a.dotm", True),
+        ("HTTPS://Templates.Example.COM:8443/a.dotm", True),
+        ("https://templates.example.com", True),
+        (r"\\fs01\templates\a.dotm", True),
+        (r"file:///\\FS01\templates\a.dotm", True),
+        ("file://fs01/templates/a.dotm", True),
+        ("https://templates.example.com.evil.example/a.dotm", False),
+        ("https://evil.example/templates.example.com/a.dotm", False),
+        ("https://templates.example.com@evil.example/a.dotm", False),
+        (r"https://templates.example.com\@evil.example/a.dotm", False),
+        (r"\\fs01@SSL\templates\a.dotm", False),
+        (r"\\fs01.evil.example\templates\a.dotm", False),
+        ("https://%66s01/a.dotm", False),
+        ("mhtml:https://templates.example.com/a!x", False),
+        ("ftp://fs01/a.dotm", False),
+    ],
+)
+def test_hosts_from_which_a_document_may_fetch(target: str, allowed: bool) -> None:
+    letter = hostile.template_letter(target)
+    found = traits(letter, template_hosts=["fs01", "templates.example.com"])
+    assert set(found) == {"allowed_template" if allowed else "external_template"}
+    assert set(traits(letter, template_hosts=["*"])) == {"allowed_template"}
+    assert set(traits(letter)) == {"external_template"}
+
+
+def test_one_host_that_is_allowed_does_not_vouch_for_another() -> None:
+    rows = (
+        f'Type="http://x/relationships/attachedTemplate" Target="https://{host}/a" TargetMode="External"'
+        for host in ("fs01", "evil.example")
+    )
+    letter = letter_of({"word/_rels/settings.xml.rels": relations(*rows)})
+    assert "external_template" in traits(letter, template_hosts=["fs01"])
 
 
 def test_entities_are_not_unfolded() -> None:

@@ -348,6 +348,7 @@ def test_the_table_of_traits() -> None:
         "broken_archive": "suspicious",
         "macros": "suspicious",
         "external_template": "refuse",
+        "allowed_template": "accept",
         "unsafe_members": "suspicious",
         "absolute_members": "accept",
         "duplicate_members": "accept",

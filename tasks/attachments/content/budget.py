@@ -17,12 +17,14 @@ class Budget:
 
     Attributes:
         max_member_bytes: a member that says it is as large as this is not scanned.
+        template_hosts: from where documents may fetch parts; `*` for anywhere.
         unpacked: bytes of members of archives.
         streamed: bytes of streams that are packed alone, unpacked only to be counted.
         entries: entries of archives.
     """
 
     max_member_bytes: int = MAX_MEMBER_BYTES
+    template_hosts: frozenset[str] = frozenset()
     unpacked: int = 48 * 1024 * 1024
     streamed: int = BOMB_BYTES
     entries: int = MAX_ENTRIES + 10_000
