@@ -298,6 +298,12 @@ class Settings(BaseModel):
         description="The applications whose originals lose their personal metadata (place, camera, text); "
         "their rows' size and hash are set to what is then stored.",
     )
+    external_template_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="The hosts from which office documents may fetch templates and other parts when they are "
+        "opened, such as `fs01` or `templates.example.com`; `*` for any. Documents that fetch from elsewhere "
+        "are refused.",
+    )
     work_root: Path | None = Field(
         default=None,
         description="Where files are while they are processed; the system's temporary directory if unset.",
@@ -406,13 +412,27 @@ class Settings(BaseModel):
         return value
 
     @field_validator(
-        "apps", "strip_originals", "sweep_off", "archive_off", "reconcile_prefixes", mode="before"
+        "apps",
+        "strip_originals",
+        "external_template_hosts",
+        "sweep_off",
+        "archive_off",
+        "reconcile_prefixes",
+        mode="before",
     )
     @classmethod
     def _names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("external_template_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if host != "*" and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host):
+                raise ValueError(f"{host!r} must be the name of a host, such as fs01, or *")
+        return tuple(host.lower() for host in value)
 
     @field_validator("schemas", mode="before")
     @classmethod

@@ -101,7 +101,7 @@ def clear_away(claim: attachment_work.Claim, store: ObjectStore) -> None:
 def _store(context: AttemptContext, found: Findings) -> ObjectUrls:
     """Store the pictures, publish the original; return the URLs of all."""
     claim, store = context.claim, context.store
-    media_type = found.corrected or claim.media_type
+    media_type = objects.served_type(found.corrected or claim.media_type, found.traits)
     assert found.fetched is not None
     version = found.fetched.version
     if found.in_quarantine:

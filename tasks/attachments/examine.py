@@ -303,7 +303,9 @@ def _identify(context: AttemptContext, content: Path) -> tuple[str, policy.Decis
     And as what, film or sound, the file was handed to the decoder if the decoder did not open it.
     """
     try:
-        seen = identify.parse(_in_sandbox("tasks.attachments.identify:inspect", content, context))
+        hosts = list(context.settings.external_template_hosts)
+        answer = _in_sandbox("tasks.attachments.identify:inspect", content, context, template_hosts=hosts)
+        seen = identify.parse(answer)
     except (SandboxFailure, ValueError) as error:
         raise _failed("identify_failed", error, context) from error
     claim = context.claim

@@ -5,13 +5,13 @@ not as it must be.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.attachments.content import archives, markup, office, ole, packed, pdf, polyglot, zips
+from tasks.attachments.content import archives, markup, office, ole, packed, pdf, plain, polyglot, zips
 from tasks.attachments.content.budget import MAX_MEMBER_BYTES, Budget
 from tasks.attachments.content.finding import DETAIL_CHARS, Content, Finding, phrase
 from tasks.attachments.content.source import Source
@@ -53,6 +53,7 @@ def inspect(
     folder: Path,  # noqa: ARG001  # as everything is called there
     *,
     max_member_bytes: int = MAX_MEMBER_BYTES,
+    template_hosts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a file's bytes are: `media_type`, and `traits`, each with `name` and `detail`.
 
@@ -63,11 +64,12 @@ def inspect(
         source: the file.
         folder: where a function that is called there may write; this one does not.
         max_member_bytes: a member of an archive that says it is as large as this is not scanned.
+        template_hosts: from where office documents may fetch parts; `*` for anywhere.
     """
     media_type = normal(content_type(source))
     with Source(source.open("rb")) as file:
         media_type, archive = _refined(file, media_type if _TYPE.fullmatch(media_type) else UNKNOWN)
-        budget = Budget(max_member_bytes)
+        budget = Budget(max_member_bytes, frozenset(template_hosts))
         if archive and media_type == "application/zip":
             media_type = office.media_type(archive, budget) or media_type
         found = _findings(file, media_type, archive, budget)
@@ -106,6 +108,8 @@ def _refined(file: Source, media_type: str) -> tuple[str, zips.Archive | None]:
     """Return the media type, put right where libmagic only looks at the first byte, and the zip archive."""
     archive = zips.find(file)
     if archive and archive.exact and media_type in ("application/zip", UNKNOWN):
+        if zips.part(file):
+            return "application/zip", archive
         # libmagic sees the end, or a muddle. What stands before the archive is what others go by; unpackers
         # do not mind.
         head = file.head(min(archive.start, _BEFORE_BYTES))
@@ -118,6 +122,8 @@ def _refined(file: Source, media_type: str) -> tuple[str, zips.Archive | None]:
     if media_type == "application/pdf" and not (pdf.begins(file) or pdf.prefixed(file)):
         # libmagic takes a text that speaks of PDF for one.
         return "text/plain" if file.head(_BEFORE_BYTES).isascii() else UNKNOWN, archive
+    if media_type == UNKNOWN and plain.reads(file):
+        return "text/plain", archive
     return media_type, archive
 
 
@@ -129,10 +135,12 @@ def _findings(
     file: Source, media_type: str, archive: zips.Archive | None, budget: Budget
 ) -> Iterator[Finding]:
     start = file.head(8)
-    zipped = start.startswith(zips.LOCAL) or media_type == "application/zip"
+    zipped = start.startswith((zips.LOCAL, zips.SPANNED)) or media_type == "application/zip"
     yield from polyglot.examine(file, media_type, None if zipped else archive)
     # Programs and scripts may carry an archive and unpack themselves.
-    if archive and (zipped or PROGRAM.has(media_type) or start.startswith(b"#!")):
+    if zipped and zips.part(file):
+        yield Finding("archive_part", "a part of a ZIP archive in several")
+    elif archive and (zipped or PROGRAM.has(media_type) or start.startswith(b"#!")):
         yield from archives.examine(archive, budget)
     elif zipped:
         yield Finding("broken_archive", "no list of contents")

@@ -15,6 +15,8 @@ _DOUBLE = re.compile(r"\.(?:bat|cmd|com|cpl|exe|hta|iso|js|jse|lnk|msi|pif|ps1|r
 _HARMLESS = re.compile(r"\.(?:jpe?g|png|gif|webp|heic|bmp|pdf|docx?|xlsx?|pptx?|odt|ods|rtf|txt|mp[34]|mov)$")
 # Overrides, embeddings and isolates turn the writing round. Not the marks: Arabic and Hebrew names have them.
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+#: A program of old has neither a blank nor a dot before its ending.
+_SITE = re.compile(r"[\s.].*[a-z0-9-]$", re.S)
 #: So much blank pushes what follows out of sight.
 _BLANK = re.compile(r"[\s\u2800\u3164\u115f\u1160\u200b-\u200d\ufeff]{8}")
 
@@ -22,6 +24,16 @@ _BLANK = re.compile(r"[\s\u2800\u3164\u115f\u1160\u200b-\u200d\ufeff]{8}")
 def turns(name: str) -> bool:
     """Return whether a name holds characters that turn the direction of writing round."""
     return bool(_TURNING.search(name))
+
+
+def site(name: str) -> bool:
+    """Return whether a name may end in a web site's: `Screenshot of example.com`."""
+    return name.rstrip(". ").lower().endswith(".com")
+
+
+def deceives_as_site(name: str) -> bool:
+    """Return whether a program of this name is taken for something about a web site."""
+    return site(name) and bool(_SITE.search(name.rstrip(". ").lower().removesuffix(".com")))
 
 
 def deceives(name: str) -> str | None:

@@ -3,7 +3,7 @@
 Doing it again overwrites, and never litters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -36,6 +36,16 @@ def delete_pictures(
     for name in PICTURE_NAMES:
         if name not in (but or {}):
             store.delete(picture_key(app, attachment_id, name))
+
+
+def served_type(media_type: str, findings: Collection[str]) -> str:
+    """Return the type that a file is served under: mere bytes where a browser could run it.
+
+    Args:
+        media_type: of the row. A text with a few tags in it is Markdown or JavaScript there.
+        findings: the names of the file's traits.
+    """
+    return "application/octet-stream" if "active_content" in findings else media_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,10 @@ Two tables of `tasks/policies` decide: one record per family of types (`media_ty
 (`traits.py`). Content is what was found by the bytes; a claim is the declared type, or what the file name's
 extension stands for. A claim agrees with content of its own type, or of its own family where the family
 allows it.
+
+A claim that does not agree is refused in two cases only. The content is a program, a package or active, and
+the claim hides that; or the claim is a program or active, and the content is something else, which a system
+would run by its name. Any other false claim does no harm: it is ignored, and the file is kept as what it is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,11 +21,19 @@ from tasks.policies.attachment import Rules
 from tasks.policies.media_types import (
     ACTIVE,
     ALSO_TEXT,
-    ELUSIVE,
+    CONTAINER,
+    ELF,
+    FONT,
     GENERIC,
+    HARMLESS,
     MEDIA,
+    PACKAGE,
+    PAGE,
+    PICTURE,
     PROGRAM,
+    SCRIPTS,
     TEXT,
+    UNMISTAKABLE,
     family,
     fits,
     implied,
@@ -54,7 +66,7 @@ DRAWN: Mapping[str, Kind] = MappingProxyType(
     }
 )
 #: Traits by which a document is as much at risk as a program.
-_RISKY = frozenset({"macros", "external_template"})
+_RISKY = frozenset({"macros", "external_template", "allowed_template"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +108,9 @@ def decide(content: Content, declared: str, name: str, rules: Rules | None = Non
     findings = tuple(finding.name for finding in content.traits)
     danger = 3 if _RISKY & set(findings) else risk(actual)
     rules = rules or Rules()
-    mismatch = _mismatch(actual, declared, named)
+    mismatch = _mismatch(actual, declared, named, name)
     kept = actual if mismatch else _best(actual, declared, named)
-    refusals = [*_by_traits(content, rules), *_by_name(name), *_by_rules(actual, kept, rules)]
+    refusals = [*_by_traits(content, rules), *_by_name(name, actual), *_by_rules(actual, kept, rules)]
     if mismatch:
         refusals.insert(0, mismatch)
     if refusals:
@@ -114,12 +126,27 @@ def decide(content: Content, declared: str, name: str, rules: Rules | None = Non
     return Decision(kept, draw=_drawn(actual, kept), findings=findings, risk=danger)
 
 
-def _mismatch(content: str, declared: str, named: str) -> _Refusal | None:
-    if not _agrees(declared, content):
+def _mismatch(content: str, declared: str, named: str, name: str) -> _Refusal | None:
+    if _hides(declared, content):
         return _Refusal("type_mismatch", f"declared as {declared[:80]}, but the content is {content}")
-    if not _agrees(named, content):
+    if _hides(named, content) and not (names.site(name) and _harmless(content, declared)):
         return _Refusal("name_mismatch", f"named like {named}, but the content is {content}")
     return None
+
+
+def _hides(claim: str, content: str) -> bool:
+    """Return whether the claim hides what the content would do, or would have it done by its name."""
+    if claim in GENERIC or _agrees(claim, content):
+        return False
+    if content == "application/gzip" and claim == "image/svg+xml":
+        # `.svgz`, which a browser would show only if it were sent as SVG, unpacked on the way.
+        return False
+    return family(content) in (PROGRAM, PACKAGE, ACTIVE) or family(claim) in (PROGRAM, ACTIVE)
+
+
+def _harmless(content: str, declared: str) -> bool:
+    """Return whether content and declaration agree on a type that does no harm, whatever it is called."""
+    return declared not in GENERIC and family(content) in HARMLESS and _agrees(declared, content)
 
 
 def _by_traits(content: Content, rules: Rules) -> Iterator[_Refusal]:
@@ -130,17 +157,25 @@ def _by_traits(content: Content, rules: Rules) -> Iterator[_Refusal]:
             yield _Refusal(trait.name, f"{trait.says}: {found[trait.name]}", action == "suspicious")
 
 
-def _by_name(name: str) -> Iterator[_Refusal]:
+def _by_name(name: str, content: str) -> Iterator[_Refusal]:
     if trick := names.deceives(name):
         yield _Refusal("unsafe_name", f"a program whose name {trick}")
+    elif PROGRAM.has(content) and names.deceives_as_site(name):
+        yield _Refusal("unsafe_name", "a program whose name reads like that of a web site")
 
 
 def _by_rules(content: str, kept: str, rules: Rules) -> Iterator[_Refusal]:
     # Both: what the content is, and what it is served as.
     if fits(content, rules.refuse) or fits(kept, rules.refuse):
         yield _Refusal("not_allowed", f"the application refuses {kept}")
-    elif rules.allow is not None and not fits(kept, rules.allow):
+    elif rules.allow is not None and not _allowed(content, kept, rules.allow):
         yield _Refusal("not_allowed", f"the application does not accept {kept}")
+
+
+def _allowed(content: str, kept: str, allow: tuple[str, ...]) -> bool:
+    # What only its uploader knows is no picture because it calls itself one: such a type is to be named.
+    unknown = content in GENERIC or (TEXT.has(content) and family(kept) in (PICTURE, FONT, PAGE))
+    return kept in allow if unknown else fits(kept, allow)
 
 
 def _drawn(content: str, kept: str) -> Kind | None:
@@ -171,30 +206,54 @@ def _agrees(claim: str, content: str) -> bool:
     if claim in GENERIC or claim == content:
         return True
     kind, claimed = family(content), family(claim)
+    if content in GENERIC:
+        # Unknown is not hostile: the uploader's own format, but none that is known whenever it is seen.
+        return claimed not in (PROGRAM, ACTIVE) and not fits(claim, UNMISTAKABLE)
+    if _text(content):
+        # Any text can be a format of its own, a few tags make libmagic see a page, and a script is text.
+        if claimed in (None, TEXT, ACTIVE) or claim in ALSO_TEXT or claim in SCRIPTS:
+            return True
+        # Pictures, fonts and pages that are written as text.
+        return content == "text/plain" and claimed in (PICTURE, FONT, PAGE) and not fits(claim, UNMISTAKABLE)
     if kind is None:
-        # Where neither is one of ours, libmagic's name and the world's may differ. Content that it does not
-        # know may be the uploader's own format, but not one that it would have known.
-        return claimed is None or (content in GENERIC and claim in ELUSIVE)
-    if kind is TEXT:
-        # Any text can be a format of its own, and a script or a page looks like any text.
-        return claimed in (None, TEXT, ACTIVE) or claim in ALSO_TEXT or _script(claim)
+        # Where neither is one of ours, libmagic's name and the world's may differ.
+        return claimed is None
+    if kind is PACKAGE and claimed is None:
+        return True
     if content == "application/zip" and (claimed is None or claim == "application/java-archive"):
         return True
-    return kind.lenient and claimed is kind
+    if content == "application/java-archive":
+        # Packages and extensions of other programs are such archives, too.
+        return claimed in (None, PACKAGE)
+    return (kind.lenient and claimed is kind) or {claim, content} <= ELF
 
 
-def _script(claim: str) -> bool:
-    return claim.startswith("text/") and PROGRAM.has(claim)
+def _text(content: str) -> bool:
+    """Return whether the content is text: plain, a page or a script."""
+    return family(content) in (TEXT, ACTIVE) or content in SCRIPTS
 
 
 def _best(content: str, declared: str, named: str) -> str:
-    """Return the type to keep, of three that agree."""
+    """Return the type to keep: what is claimed where the claim agrees and says more, or the content's."""
     kind = family(content)
-    if declared not in GENERIC and not (kind is TEXT and declared in ALSO_TEXT):
+    if declared not in GENERIC and _agrees(declared, content) and not _by_extension(declared, content):
         return content if kind is not None and kind.correct else declared
     if content in GENERIC:
-        return declared
+        return declared if declared in GENERIC else content
+    if kind is ACTIVE and named not in GENERIC and _agrees(named, content):
+        # A text with a few tags: what it is called says more. No page is made of it.
+        return "text/plain" if _by_extension(named, content) else named
     if kind is not None and not kind.correct and family(named) is kind:
         return named
+    if kind is ACTIVE and declared in ALSO_TEXT:
+        return "text/plain"
     # libmagic takes TypeScript for Java.
     return "text/plain" if kind is TEXT and content.startswith("text/x-") else content
+
+
+def _by_extension(claim: str, content: str) -> bool:
+    """Return whether a system claims this by the extension alone, and it is a text of another kind."""
+    if not _text(content) or claim not in ALSO_TEXT:
+        return False
+    # Programs export tables and letters as pages that are opened by Excel and Word.
+    return not (family(content) is ACTIVE and CONTAINER.has(claim))

@@ -100,7 +100,8 @@ def _signed(job: Row[Any], settings: Settings) -> ObjectUrls:
     store = store_for(job.provider, settings)
     keys = {"small": job.small_key, "large": job.large_key}
     drawn = {name: picture for name, picture in keys.items() if picture}
-    return objects.object_urls(store, job.key, job.media_type, job.name, drawn)
+    media_type = objects.served_type(job.media_type, job.findings)
+    return objects.object_urls(store, job.key, media_type, job.name, drawn)
 
 
 def _left(settings: Settings) -> float:
@@ -116,6 +117,7 @@ def _described(table: AttachmentTable) -> Select[Any]:
             _JOBS.c.attachment_id,
             _JOBS.c.small_key,
             _JOBS.c.large_key,
+            _JOBS.c.findings,
             table.id.label("id"),
             table.key.label("key"),
             table.store_name().label("provider"),

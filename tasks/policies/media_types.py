@@ -57,12 +57,58 @@ PROGRAM = Family(
     risk=3,
     lenient=False,
 )
-#: Runs in a browser: never drawn, and never taken for a picture or plain text.
+#: The programs that are text: run by their names, and harmless as the text that they call themselves.
+SCRIPTS = frozenset({"text/x-shellscript", "text/x-msdos-batch", "text/x-powershell", "text/vbscript"})
+#: Shared libraries, objects and programs of one system: programs that build and send them mix them up.
+ELF = frozenset({"application/x-executable", "application/x-sharedlib", "application/x-object"})
+#: What systems install, mount or run, beside programs.
+PACKAGE = Family(
+    "package",
+    (
+        "application/vnd.android.package-archive",
+        "application/vnd.debian.binary-package",
+        "application/vnd.ms-cab-compressed",
+        "application/vnd.symbian.install",
+        "application/wasm",
+        "application/winhelp",
+        "application/x-apple-diskimage",
+        "application/x-bytecode.python",
+        "application/x-c32-comboot-syslinux-exec",
+        "application/x-chrome-extension",
+        "application/x-coff",
+        "application/x-dosdriver",
+        "application/x-innosetup*",
+        "application/x-ios-app",
+        "application/x-iso9660-image",
+        "application/x-java-image",
+        "application/x-java-jmod",
+        "application/x-java-pack200",
+        "application/x-kdelnk",
+        "application/x-lx-executable",
+        "application/x-ms-sdb",
+        "application/x-ms-wim",
+        "application/x-nekovm-bytecode",
+        "application/x-rpm",
+        "application/x-shockwave-flash",
+        "application/x-silverlight-app",
+        "application/x-svr4-package",
+        "application/x-virtualbox-vhd",
+        "application/x-windows-gadget",
+        "application/x-windows-themepack",
+        "application/x-wine-extension-msp",
+        "application/x-winhelp*",
+        "application/x-xar",
+        "x-epoc/*",
+    ),
+    risk=3,
+    correct=False,
+)
+#: Runs in a browser: never drawn, never shown, and never taken for a picture.
 ACTIVE = Family(
     "active",
     ("text/html", "application/xhtml+xml", "image/svg+xml", "text/javascript"),
     risk=1,
-    lenient=False,
+    correct=False,
 )
 PICTURE = Family("picture", ("image/*",), risk=0)
 MEDIA = Family(
@@ -135,26 +181,37 @@ CONTAINER = Family(
     correct=False,
 )
 
+# A drawing of Adobe Illustrator calls itself PostScript and is a PDF.
+PAGE = Family(
+    "page description", ("application/pdf", "application/postscript", "application/illustrator"), risk=2
+)
+FONT = Family(
+    "font",
+    ("font/*", "application/x-font-*", "application/font-*", "application/vnd.ms-opentype"),
+    risk=2,
+    correct=False,
+)
+
 #: The first family that has a type is its family: special ones before `image/*` and `text/*`.
 FAMILIES = (
     PROGRAM,
+    PACKAGE,
     ACTIVE,
     PICTURE,
     MEDIA,
     TEXT,
-    # A drawing of Adobe Illustrator calls itself PostScript and is a PDF.
-    Family(
-        "page description",
-        ("application/pdf", "application/postscript", "application/illustrator"),
-        risk=2,
-    ),
+    PAGE,
     CONTAINER,
-    Family(
-        "font",
-        ("font/*", "application/x-font-*", "application/font-*", "application/vnd.ms-opentype"),
-        risk=2,
-        correct=False,
-    ),
+    FONT,
+)
+#: Content that does no harm whatever it is called, as long as that is no program and nothing active.
+HARMLESS = (PICTURE, MEDIA, PAGE, CONTAINER, FONT)
+#: Formats that libmagic knows whenever it sees them: other content is none of them, and is not kept as one.
+UNMISTAKABLE = (
+    *(f"image/{kind}" for kind in ("jpeg", "png", "apng", "gif", "webp", "avif", "bmp", "tiff")),
+    *(f"image/{kind}" for kind in ("heic", "heif", "heic-sequence", "heif-sequence")),
+    "application/pdf",
+    *CONTAINER.types,
 )
 #: Of the container family, those that are documents: less at risk than archives, unless a trait says more.
 DOCUMENTS = (
@@ -190,9 +247,13 @@ ALIASES = {
     "application/x-msdownload": "application/x-dosexec",
     "application/x-msdos-program": "application/x-dosexec",
     "application/vnd.microsoft.portable-executable": "application/x-dosexec",
+    "application/x-ms-dos-executable": "application/x-dosexec",
     "application/x-pie-executable": "application/x-executable",
     "application/x-elf": "application/x-executable",
     "application/x-java-archive": "application/java-archive",
+    "application/java-vm": "application/x-java-applet",
+    "application/java": "application/x-java-applet",
+    "application/x-java": "application/x-java-applet",
     "application/x-sh": "text/x-shellscript",
     "application/x-csh": "text/x-shellscript",
     "application/x-shellscript": "text/x-shellscript",
@@ -214,11 +275,6 @@ ALSO_TEXT = frozenset(
         "audio/x-scpls",
     }
 )
-#: Formats that libmagic does not always know when it sees them.
-ELUSIVE = frozenset(
-    {"audio/mpeg", "audio/aac", "audio/x-caf", "image/x-canon-cr3", "image/vnd.adobe.photoshop"}
-)
-
 # Not the machine's own table of extensions: the answer must be the same everywhere.
 _EXTENSIONS = dict(mimetypes.MimeTypes(filenames=()).types_map[True])
 _EXTENSIONS |= {

@@ -55,10 +55,16 @@ TRAITS = (
         "what cannot be scanned is not clean",
     ),
     Trait(
+        "archive_part",
+        "suspicious",
+        "one part of an archive in several",
+        "what is packed in it can be looked into only with the other parts",
+    ),
+    Trait(
         "oversized_member",
         "suspicious",
         "holds a file larger than the scanner opens",
-        "clamd 1.4 says OK to it without looking",
+        "what is not looked into is not clean",
     ),
     Trait(
         "nested_too_deep",
@@ -95,6 +101,12 @@ TRAITS = (
         "refuse",
         "an office document that fetches a part of itself from elsewhere",
         "what is fetched when it is opened was never scanned, and the fetch tells who opened it",
+    ),
+    Trait(
+        "allowed_template",
+        "accept",
+        "an office document that fetches a part of itself from a host that is allowed",
+        "an operator named the host in ROOMKEEPER_EXTERNAL_TEMPLATE_HOSTS",
     ),
     Trait(
         "unsafe_members",

@@ -412,13 +412,6 @@ def macro_slides() -> bytes:
     return ole({"PowerPoint Document": bytes(64) + struct.pack("<HHI", 0x1F, 0x03FF, 20) + atom})
 
 
-def looped_ole() -> bytes:
-    """Return an OLE file whose chain of directory sectors is a ring."""
-    file = bytearray(ole({"WordDocument": bytes(12), "a/b/c": b"x"}))
-    file[512 + 4 : 512 + 8] = struct.pack("<I", 1)
-    return bytes(file)
-
-
 def macro_documents() -> dict[str, bytes]:
     """Return office documents with programs in them."""
     return {
@@ -509,5 +502,4 @@ def everything() -> dict[str, bytes]:
         **{f"macros: {name}": content for name, content in macro_documents().items()},
         **{f"locked: {name}": content for name, content in encrypted_documents().items()},
         **{f"locked: {name} archive": content for name, content in encrypted_archives().items()},
-        "looped": looped_ole(),
     }

@@ -1,5 +1,6 @@
 """Archives: locked, lying, nested, overwhelming; on either side of each limit."""
 
+import base64
 import struct
 import zipfile
 from io import BytesIO
@@ -8,10 +9,13 @@ import pytest
 
 from tasks.attachments.content import zips
 from tasks.attachments.content.archives import MAX_DEPTH
+from tasks.attachments.content.finding import Content
 from tasks.attachments.content.source import Source
+from tasks.attachments.policy import decide
 from tests.attachments import hostile
-from tests.attachments.carriers import RAR4, RAR5, SEVEN, ole, tar, zipped
-from tests.attachments.looking import traits
+from tests.attachments.carriers import RAR4, RAR5, SEVEN, ole, picture, relations, tar, zipped
+from tests.attachments.carriers import letter as letter_of
+from tests.attachments.looking import look, traits
 
 TRAPS = hostile.traps()
 LOCKED = hostile.encrypted_archives()
@@ -183,6 +187,43 @@ def test_what_a_document_fetches(target: str, kind: str, fetched: bool) -> None:
     assert ("external_template" in traits(hostile.template_letter(target, kind))) == fetched
 
 
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        ("https://templates.example.com/a.dotm", True),
+        ("HTTPS://Templates.Example.COM:8443/a.dotm", True),
+        ("https://templates.example.com", True),
+        (r"\\fs01\templates\a.dotm", True),
+        (r"file:///\\FS01\templates\a.dotm", True),
+        ("file://fs01/templates/a.dotm", True),
+        ("https://templates.example.com.evil.example/a.dotm", False),
+        ("https://evil.example/templates.example.com/a.dotm", False),
+        ("https://templates.example.com@evil.example/a.dotm", False),
+        (r"https://templates.example.com\@evil.example/a.dotm", False),
+        (r"\\fs01@SSL\templates\a.dotm", False),
+        (r"\\fs01.evil.example\templates\a.dotm", False),
+        ("https://%66s01/a.dotm", False),
+        ("mhtml:https://templates.example.com/a!x", False),
+        ("ftp://fs01/a.dotm", False),
+    ],
+)
+def test_hosts_from_which_a_document_may_fetch(target: str, allowed: bool) -> None:
+    letter = hostile.template_letter(target)
+    found = traits(letter, template_hosts=["fs01", "templates.example.com"])
+    assert set(found) == {"allowed_template" if allowed else "external_template"}
+    assert set(traits(letter, template_hosts=["*"])) == {"allowed_template"}
+    assert set(traits(letter)) == {"external_template"}
+
+
+def test_one_host_that_is_allowed_does_not_vouch_for_another() -> None:
+    rows = (
+        f'Type="http://x/relationships/attachedTemplate" Target="https://{host}/a" TargetMode="External"'
+        for host in ("fs01", "evil.example")
+    )
+    letter = letter_of({"word/_rels/settings.xml.rels": relations(*rows)})
+    assert "external_template" in traits(letter, template_hosts=["fs01"])
+
+
 def test_entities_are_not_unfolded() -> None:
     assert traits(hostile.hidden_macro_letter())["macros"].endswith("behind entities")
 
@@ -209,7 +250,6 @@ def test_what_looks_like_a_macro(content: bytes) -> None:
 
 
 def test_a_broken_old_document_says_nothing() -> None:
-    assert traits(hostile.looped_ole()) == {}
     document = ole({"Macros/VBA/dir": b"x"})
     for length in range(8, len(document), 256):
         traits(document[:length])
@@ -222,3 +262,82 @@ def test_reading_is_bounded() -> None:
     assert len(archive.read(entry, 1000) or b"") == 1000
     assert len(archive.read(entry, 10_000_000) or b"") == 10_000_000
     assert archive.read(entry, 0) is None
+
+
+# -- Archives in several files, and wider records -----------------------------------------------------------
+
+
+def _rar5(flags: int) -> bytes:
+    """Return the beginning of a RAR archive whose main header has these flags."""
+    body = bytes([1, 0, flags])
+    return b"Rar!\x1a\x07\x01\x00" + bytes(4) + bytes([len(body)]) + body + bytes(40)
+
+
+def _rar4(flags: int) -> bytes:
+    header = b"\xcf\x90\x73" + struct.pack("<HH", flags, 13) + bytes(6)
+    return b"Rar!\x1a\x07\x00" + header + bytes(40)
+
+
+def _seven(missing: int) -> bytes:
+    """Return a 7z archive of which so many bytes are in the next file."""
+    return b"7z\xbc\xaf\x27\x1c\0\4" + bytes(4) + struct.pack("<QQI", 8 + missing, 32, 0) + bytes(40)
+
+
+def _last_part(disk: int, first: int) -> bytes:
+    archive = bytearray(zipped({"a": b"1"}))
+    end = archive.index(b"PK\x05\x06")
+    struct.pack_into("<HH", archive, end + 4, disk, first)
+    return bytes(archive)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"PK\x07\x08" + zipped({"a": b"1" * 99})[:80], True),
+        (_last_part(2, 2), True),
+        (_last_part(1, 0), True),
+        (_last_part(0, 0), False),
+        # Not a number of a part.
+        (_last_part(0xFFFF, 0xFFFF), False),
+        (_last_part(1, 2), False),
+        (_rar5(1), True),
+        (_rar5(0), False),
+        (_rar4(1), True),
+        (_rar4(0), False),
+        (_seven(1), True),
+        (_seven(0), False),
+    ],
+    ids=range(12),
+)
+def test_a_part_of_an_archive_is_called_one(content: bytes, part: bool) -> None:
+    assert ("archive_part" in traits(content)) == part
+    decision = decide(look(content), "application/octet-stream", "a.001")
+    assert (decision.reason, decision.verdict) == (("archive_part", "suspicious") if part else (None, None))
+
+
+def test_a_part_behind_a_picture_is_still_an_archive() -> None:
+    assert "polyglot" in traits(picture("JPEG") + _last_part(1, 0))
+
+
+#: `echo hi | zip x.zip -`
+STDIN = base64.b64decode(
+    "UEsDBC0AAAAAADoNfl16em/t//////////8BABQALQEAEAADAAAAAAAAAAMAAAAAAAAAaGkKUEsBAh4DLQAAAAAAOg1+XXp6b+0DAAAAAwAA"
+    "AAEAAAAAAAAAAQAAAIARAAAAAC1QSwYGLAAAAAAAAAAeAy0AAAAAAAAAAAABAAAAAAAAAAEAAAAAAAAALwAAAAAAAAA2AAAAAAAAAFBLBgcA"
+    "AAAAZQAAAAAAAAABAAAAUEsFBgAAAAABAAEALwAAADYAAAAAAA=="
+)
+
+
+def test_a_wider_record_that_is_not_needed_is_no_fault() -> None:
+    assert look(STDIN) == Content("application/zip")
+    # One that says otherwise than the record behind it is not gone by.
+    archive = bytearray(STDIN)
+    at = archive.index(b"PK\x06\x06")
+    struct.pack_into("<QQ", archive, at + 24, 2, 2)
+    assert traits(bytes(archive)) != {}
+
+
+def test_pictures_in_a_letter_in_xml_are_no_program() -> None:
+    start = b'<?xml version="1.0"?><w:wordDocument xmlns:w="x"><w:binData w:name="wordml://1.png">'
+    assert "macros" not in traits(start + b"iVBORw0KGgo=</w:binData></w:wordDocument>")
+    assert "macros" in traits(start + b"</w:binData><w:docSuppData></w:docSuppData></w:wordDocument>")
+    assert "macros" in traits(start.replace(b"wordml://1.png", b"editdata.mso") + b"</w:binData>")

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import DataError
 
 from tests.attachments import hostile, media
-from tests.attachments.carriers import HTML, heic, letter, pdf, picture, windows_program
+from tests.attachments.carriers import DOCX, HTML, NOISE, heic, letter, pdf, picture, windows_program
 from tests.attachments.context import AppContext
 from tests.attachments.shelf import Shelf
 from tests.platform import Platform
@@ -270,6 +270,17 @@ PAGES = (
     (b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'></html>", "a.xhtml", "text/xml"),
     (b"alert(1)\n", "a.js", "text/javascript"),
     (pdf(), "a.pdf", "application/pdf"),
+    # Texts with a page's tags in them, and pages that other programs open.
+    (HTML, "README.md", "text/markdown"),
+    (b"const page = `<!doctype html><html></html>`;\n", "app.js", "text/javascript"),
+    (b'import x\ns = "<table><tr>"\nprint(s)\n', "report.py", "text/x-python"),
+    (b"insert into a values ('<html><body>');\n", "a.sql", "application/sql"),
+    (b"id,text\n1,<html><body><b>bold</b>\n", "a.csv", "text/csv"),
+    (b"01:00 GET / <html><head>\n", "server.log", "text/plain"),
+    (b'Hello,\nplease see <a href="http://x.example">here</a>.\n', "mail.txt", "text/plain"),
+    (b'<html xmlns:x="urn:schemas-microsoft-com:office:excel"></html>', "a.xls", "application/vnd.ms-excel"),
+    (b"<html><body>Dear Ada</body></html>", "a.doc", "application/msword"),
+    (SVG, "a.txt", "text/plain"),
 )
 
 
@@ -292,6 +303,40 @@ def test_what_a_browser_could_run_is_only_ever_saved(shelf: Shelf) -> None:
         assert bare["ContentDisposition"].startswith("attachment"), name
         with pytest.raises(HTTPError, match="403"):
             got(url.replace("application%2Foctet-stream", "text%2Fhtml"))
+        if media_type != "application/octet-stream":
+            assert shelf.row(row_id).mime_type == media_type
+
+
+UNKNOWN = (
+    (NOISE, "a.emf", "image/emf", "image/emf", "application/octet-stream"),
+    (NOISE, "a.dv", "video/x-dv", "video/x-dv", "video/x-dv"),
+    (NOISE, "a.png", "image/png", "application/octet-stream", "application/octet-stream"),
+    (NOISE, "a.docx", DOCX, "application/octet-stream", "application/octet-stream"),
+    (
+        b"! XPM2\n1 1 1 1\na c #000000\na\n",
+        "a.xpm",
+        "image/x-xpixmap",
+        "image/x-xpixmap",
+        "application/octet-stream",
+    ),
+    (b"a\tb\n" + bytes(99) + b"c\td\n" * 40, "a.log", "text/plain", "text/plain", "text/plain"),
+    (picture("PNG"), "a.pdf", "application/pdf", "image/png", "image/png"),
+    (zipped(b"x"), "a.jpg", "image/jpeg", "application/zip", "application/zip"),
+)
+
+
+@S3
+def test_what_is_unknown_or_renamed_is_served_as_what_does_no_harm(shelf: Shelf) -> None:
+    for content, name, media_type, kept, served in UNKNOWN:
+        row_id = shelf.upload(content, name, media_type)
+        assert shelf.work(row_id) == "accepted", name
+        row = shelf.served(row_id)
+        assert row.mime_type == kept
+        body, headers = got(row.storage_url)
+        assert body == content
+        assert headers["Content-Type"] == served, name
+        shown = served.startswith(("image/", "video/", "text/plain"))
+        assert headers.get_content_disposition() == ("inline" if shown else "attachment"), name
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,9 @@ def office(part: str) -> bytes:
     return archive("[Content_Types].xml", "_rels/.rels", part)
 
 
+#: After a power cut.
+LOG = b"Nov 30 01:00:01 host a: started\n" * 50 + bytes(512) + b"Nov 30 01:02:01 host a: started\n" * 50
+
 #: What people upload, as browsers on Windows, macOS, Linux, Android and iOS declare it.
 UPLOADS: list[tuple[bytes, str, str]] = [
     (letter(), DOCX, "letter.docx"),
@@ -223,6 +226,34 @@ UPLOADS: list[tuple[bytes, str, str]] = [
     (NOISE, "application/octet-stream", "backup.dat"),
     (NOISE, "application/x-mine", "a.mine"),
     (NOISE, "", "noise"),
+    # Formats that libmagic does not know, by their uploaders' names.
+    (NOISE, "image/emf", "a.emf"),
+    (NOISE, "image/jp2", "a.j2k"),
+    (NOISE, "image/vnd.ms-dds", "a.dds"),
+    (NOISE, "image/x-sgi", "a.sgi"),
+    (NOISE, "image/fits", "a.fits"),
+    (NOISE, "video/x-dv", "a.dv"),
+    (NOISE, "audio/x-wavpack", "a.wv"),
+    (NOISE, "font/woff2", "a.woff2"),
+    (b"STARTFONT 2.1\nFONT fixed\nSIZE 8 75 75\nENDFONT\n", "application/x-font-bdf", "a.bdf"),
+    (b"! XPM2\n2 1 2 1\na c #000000\nb c #ffffff\nab\n", "image/x-xpixmap", "a.xpm"),
+    (LOG, "text/plain", "boot.log"),
+    (LOG, "", "boot.log"),
+    ("Grocery list\nmilk\nbread\n".encode("utf-16-le"), "text/plain", "a.txt"),
+    ("Grocery list\nmilk\nbread\n".encode("utf-16-be"), "text/plain", "a.txt"),
+    (b"var blank = /[" + bytes(range(1, 9)) + b"]/;\n" + b"var a = 1;\n" * 99, "text/javascript", "a.js"),
+    # Texts with a page's tags in them, and pages that other programs open.
+    (HTML, "text/plain", "mail.txt"),
+    (HTML, "", "README.md"),
+    (HTML, "application/vnd.ms-excel", "report.xls"),
+    (SVG, "text/plain", "a.txt"),
+    (b"#!/bin/sh\necho hi\n", "text/plain", "configure"),
+    # Renamed.
+    (zipped({"a": b"hi"}), "image/png", "a.png"),
+    (b"%PDF-1.7\n", "image/png", "a.png"),
+    (TABLE, XLSX, "a.xlsx"),
+    (NOISE, "image/png", "a.png"),
+    (NOISE, "text/csv", "a.csv"),
 ]
 
 
@@ -245,22 +276,18 @@ def test_a_real_upload_is_not_refused(content: bytes, declared: str, name: str) 
         (windows_program(), "text/plain", "a.txt"),
         (windows_program(), "application/vnd.ms-excel", "a.xls"),
         (b"MZ" + bytes(200), "image/jpeg", "a.jpg"),
-        (b"#!/bin/sh\nrm -rf /\n", "text/plain", "readme.txt"),
-        (b"@echo off\r\ndel *\r\n", "text/plain", "readme.txt"),
+        (b"#!/bin/sh\nrm -rf /\n", "image/png", "readme.png"),
+        (b"@echo off\r\ndel *\r\n", "application/pdf", "readme.pdf"),
         (SVG, "image/png", "a.png"),
-        (SVG, "text/plain", "a.txt"),
+        (SVG, "text/plain", "a.png"),
         (b'<?xml version="1.0"?>\n' + SVG, "image/jpeg", "a.jpg"),
-        (HTML, "text/plain", "a.txt"),
+        (HTML, "text/plain", "a.pdf"),
         (HTML, "image/gif", "a.gif"),
-        (HTML, "application/vnd.ms-excel", "report.xls"),
-        (zipped({"a": b"hi"}), "image/png", "a.png"),
-        (b"%PDF-1.7\n", "image/png", "a.png"),
-        (TABLE, "image/png", "a.png"),
-        (TABLE, XLSX, "a.xlsx"),
-        (NOISE, "image/png", "a.png"),
-        (NOISE, "application/pdf", "a.pdf"),
-        (NOISE, "text/csv", "a.csv"),
-        (b"\0", "text/plain", "a.txt"),
+        (HTML, XLSX, "report.xlsx"),
+        (zipped({"a": b"hi"}), "text/html", "a.html"),
+        (TABLE, "application/x-msdownload", "a.exe"),
+        (NOISE, "text/html", "a.html"),
+        (NOISE, "application/x-msdownload", "a.exe"),
         (picture("GIF"), "image/gif", "a.hta"),
         (picture("PNG"), "image/png", "a.svg"),
     ],
@@ -334,6 +361,46 @@ def test_an_unknown_beginning_before_an_archive_is_an_archive() -> None:
 )
 def test_what_a_browser_would_run_is_noted(content: bytes, detail: str) -> None:
     assert traits(content)["active_content"] == detail
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LOG,
+        LOG + bytes(9000),
+        "Größe\n".encode("utf-16-le") * 9,
+        "Size\n".encode("utf-16-be") * 40_000,
+        b"\1" + "Größe\n".encode() * 20_000,
+        b"\1" + "Straße nach Köln\n".encode("cp1252") * 20_000,
+    ],
+    ids=lambda _: "",
+)
+def test_text_that_libmagic_does_not_see(content: bytes) -> None:
+    assert identify.libmagic().from_buffer(content) == "application/octet-stream"
+    assert look(content) == Content("text/plain")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NOISE,
+        NOISE * 40,
+        bytes(9000),
+        b"text\n" * 9 + bytes(999),
+        b"\1\2\3 text\n" * 99,
+        b"text\n" * 9000 + NOISE * 200,
+        b"ab\0cd\0ef\0" * 999,
+        b"\0a" * 9 + NOISE,
+    ],
+    ids=lambda _: "",
+)
+def test_data_is_no_text(content: bytes) -> None:
+    assert look(content).media_type == "application/octet-stream"
+
+
+def test_a_page_in_utf_16_without_a_mark_is_noted() -> None:
+    page = "<!doctype html><html><script>alert(1)</script>".encode("utf-16-le")
+    assert traits(page) == {"active_content": "a text that begins like a page"}
 
 
 @pytest.mark.parametrize("content", [TABLE, b"a < b <scripture>", b"# <p>\n", b"<pre", b"<x> text"])

@@ -42,7 +42,7 @@ def test_a_release_is_for_the_content_that_was_judged(context: AppContext) -> No
 
 
 def test_a_release_is_for_the_reason_that_was_known(context: AppContext) -> None:
-    row_id = context.upload(drawing("PNG"), "a.pdf", "application/pdf")
+    row_id = context.upload(drawing("PNG"), "a.html", "text/html")
     assert context.work(row_id) == "refused (type_mismatch)"
     act("release", row_id)
     (context.platform.store / context.key(row_id)).write_bytes(EICAR)

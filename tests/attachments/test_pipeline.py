@@ -18,7 +18,9 @@ from PIL import Image
 from stack.demo.samples import drawing, photo, program, sealed
 from stack.servers.signatures import EICAR_NAME
 from tasks.attachments import attachment_work, pipeline
+from tests.attachments.carriers import DOCX
 from tests.attachments.context import BOTH, AppContext, at_scan, stored
+from tests.attachments.hostile import template_letter
 from tests.platform import Platform, eventually
 from tests.servers import ClamdServer, PostgresServer
 from workers import sandbox
@@ -217,15 +219,28 @@ def test_a_hash_may_be_spelt_in_capitals(pern_context: AppContext) -> None:
 def test_a_disguise_is_refused_and_not_drawn(context: AppContext) -> None:
     for content, name, media_type, reason in (
         (program(), "holiday.png", "image/png", "type_mismatch"),
-        (b"<!DOCTYPE html><html></html>", "a.txt", "text/plain", "type_mismatch"),
+        (b"<!DOCTYPE html><html></html>", "a.png", "image/png", "type_mismatch"),
         (drawing("GIF"), "cat.exe", "image/gif", "name_mismatch"),
-        (drawing("PNG"), "a.pdf", "application/pdf", "type_mismatch"),
+        (drawing("PNG"), "a.html", "text/html", "type_mismatch"),
     ):
         row_id = context.upload(content, name, media_type)
         assert context.work(row_id) == f"refused ({reason})"
         context.assert_refused(row_id, "clean", reason)
         assert context.row(row_id).mime_type == media_type
         assert stored(context.platform.store)[context.key(row_id)] == content
+
+
+def test_a_letter_may_fetch_from_a_host_that_an_operator_allows(openchat_context: AppContext) -> None:
+    platform, content = openchat_context.platform, template_letter(r"file:///\\fs01\templates\a.dotx")
+    for hosts, outcome in (
+        ("", "refused (external_template)"),
+        ("fs02", "refused (external_template)"),
+        ("fs02, FS01", "accepted"),
+        ("*", "accepted"),
+    ):
+        platform.set(external_template_hosts=hosts)
+        row_id = openchat_context.upload(content, "letter.docx", DOCX)
+        assert openchat_context.work(row_id) == outcome, hosts
 
 
 def test_pictures_that_are_not_drawn_any_more_do_not_stay(openchat_context: AppContext) -> None:

@@ -97,6 +97,62 @@ def test_a_claim_that_claims_nothing_becomes_what_the_content_is(content: str, g
         ("text/x-script.python", "", "a", "text/plain"),
         ("application/octet-stream", "application/x-mine", "a.mine", "application/x-mine"),
         ("application/octet-stream", "", "a.mine", ""),
+        # Unknown content is its uploader's own format, or of one that libmagic does not know.
+        ("application/octet-stream", "image/emf", "a.emf", "image/emf"),
+        ("application/octet-stream", "image/fits", "a.fits", "image/fits"),
+        ("application/octet-stream", "video/mp4", "C0001.MP4", "video/mp4"),
+        ("application/octet-stream", "audio/x-caf", "a.caf", "audio/x-caf"),
+        ("application/octet-stream", "font/ttf", "a.ttf", "font/ttf"),
+        ("application/octet-stream", "text/plain", "boot.log", "text/plain"),
+        # Not of a format that libmagic knows whenever it sees it.
+        ("application/octet-stream", "image/png", "a.png", "application/octet-stream"),
+        ("application/octet-stream", "application/pdf", "a.pdf", "application/octet-stream"),
+        ("application/octet-stream", DOCX, "a.docx", "application/octet-stream"),
+        ("application/octet-stream", "", "photo.jpg", ""),
+        # Pictures and fonts that are written as text, and what only calls itself so.
+        ("text/plain", "image/x-xpixmap", "a.xpm", "image/x-xpixmap"),
+        ("text/plain", "image/x-portable-pixmap", "a.ppm", "image/x-portable-pixmap"),
+        ("text/plain", "application/x-font-bdf", "a.bdf", "application/x-font-bdf"),
+        ("text/plain", "application/postscript", "a.ps", "application/postscript"),
+        ("text/plain", "image/png", "a.png", "text/plain"),
+        ("text/plain", "application/pdf", "a.pdf", "text/plain"),
+        ("text/plain", "application/zip", "a.zip", "text/plain"),
+        ("text/plain", DOCX, "a.docx", "text/plain"),
+        ("text/plain", "video/mp4", "a.mp4", "text/plain"),
+        # A text with a few tags in it is what it is called.
+        ("text/html", "text/markdown", "README.md", "text/markdown"),
+        ("text/html", "text/javascript", "app.js", "text/javascript"),
+        ("text/html", "text/x-python", "report.py", "text/x-python"),
+        ("text/html", "text/plain", "mail.txt", "text/plain"),
+        ("text/html", "application/sql", "a.sql", "application/sql"),
+        ("text/html", "application/x-sh", "a.sh", "text/x-shellscript"),
+        ("text/html", "", "README.md", "text/markdown"),
+        ("text/html", "", "app.js", "text/javascript"),
+        ("text/html", "", "notes.txt", "text/plain"),
+        ("text/html", "video/mp2t", "a.ts", "text/plain"),
+        ("text/html", "image/svg+xml", "a.svg", "image/svg+xml"),
+        ("image/svg+xml", "text/plain", "a.txt", "text/plain"),
+        ("image/svg+xml", "text/html", "a.html", "text/html"),
+        ("application/javascript", "text/plain", "a.txt", "text/plain"),
+        # Programs export tables and letters as pages.
+        ("text/html", "application/vnd.ms-excel", "a.xls", "application/vnd.ms-excel"),
+        ("text/html", "", "a.xls", "application/vnd.ms-excel"),
+        ("text/html", "application/msword", "a.doc", "application/msword"),
+        # A script is text, and is still called a script.
+        ("text/x-shellscript", "text/plain", "configure", "text/x-shellscript"),
+        ("text/x-msdos-batch", "text/plain", "a.txt", "text/x-msdos-batch"),
+        # Renamed, or of names of their own: kept as what they are.
+        ("image/png", "application/pdf", "a.pdf", "image/png"),
+        ("image/png", "video/mp4", "a.mp4", "image/png"),
+        ("image/png", "application/x-anything", "a.png", "image/png"),
+        ("image/vnd.dwg", "application/acad", "a.dwg", "image/vnd.dwg"),
+        ("application/pdf", DOCX, "a.docx", "application/pdf"),
+        ("application/pdf", "image/jpeg", "a.jpg", "application/pdf"),
+        ("application/zip", "image/png", "a.png", "application/zip"),
+        ("application/x-subrip", "text/plain", "a.srt", "application/x-subrip"),
+        ("application/gzip", "image/svg+xml", "a.svgz", "application/gzip"),
+        ("application/java-archive", "application/x-xpinstall", "a.xpi", "application/java-archive"),
+        ("application/x-sharedlib", "application/x-executable", "a", "application/x-sharedlib"),
     ],
 )
 def test_the_type_that_is_kept(content: str, declared: str, name: str, kept: str | None) -> None:
@@ -114,35 +170,37 @@ def test_the_type_that_is_kept(content: str, declared: str, name: str, kept: str
         (EXE, "text/plain", "a.txt"),
         (EXE, "application/java-archive", "a.jar"),
         ("application/x-pie-executable", "image/jpeg", "a.jpg"),
-        ("text/x-shellscript", "text/plain", "a.txt"),
+        ("text/x-shellscript", "image/png", "a.png"),
+        ("text/x-shellscript", "application/pdf", "a.pdf"),
+        ("text/x-msdos-batch", DOCX, "a.docx"),
         ("application/java-archive", "application/zip", "a.zip"),
+        ("application/x-iso9660-image", "image/png", "a.png"),
+        ("application/vnd.debian.binary-package", "text/plain", "a.txt"),
+        ("application/x-shockwave-flash", "video/mp4", "a.mp4"),
         # What runs in a browser.
-        ("text/html", "text/plain", "a.txt"),
         ("text/html", "image/png", "a.png"),
-        ("text/html", "application/vnd.ms-excel", "a.xls"),
+        ("text/html", "application/pdf", "invoice.pdf"),
+        ("text/html", DOCX, "a.docx"),
+        ("text/html", "video/mp4", "a.mp4"),
+        ("text/html", "font/ttf", "a.ttf"),
+        ("text/html", EXE, "a.exe"),
         ("image/svg+xml", "image/png", "a.png"),
-        ("image/svg+xml", "text/plain", "a.txt"),
-        ("image/svg+xml", "text/html", "a.html"),
-        ("application/javascript", "text/plain", "a.txt"),
-        # One family for another.
-        ("application/zip", "image/png", "a.png"),
-        ("image/png", "application/pdf", "a.pdf"),
-        ("image/png", "video/mp4", "a.mp4"),
-        ("application/pdf", DOCX, "a.docx"),
-        ("text/plain", "image/png", "a.png"),
-        ("text/plain", "application/pdf", "a.pdf"),
+        ("application/javascript", "image/gif", "a.gif"),
+        # What a system would run by its name.
         ("text/plain", EXE, "a.exe"),
-        ("text/plain", "application/zip", "a.zip"),
-        ("text/plain", DOCX, "a.docx"),
+        ("text/plain", "application/java-archive", "a.jar"),
+        ("image/png", EXE, "a.exe"),
+        ("image/png", "text/x-shellscript", "a.sh"),
         ("image/png", "text/html", "a.html"),
         ("image/png", "image/svg+xml", "a.svg"),
-        ("image/png", "application/x-anything", "a.png"),
-        # Unknown content is none of the known formats.
-        ("application/octet-stream", "image/png", "a.png"),
-        ("application/octet-stream", "video/mp4", "a.mp4"),
-        ("application/octet-stream", "application/pdf", "a.pdf"),
-        ("application/octet-stream", "text/plain", "a.txt"),
+        ("image/gif", "text/javascript", "a.js"),
+        ("application/pdf", "text/html", "a.html"),
+        ("application/zip", EXE, "a.exe"),
+        ("application/gzip", "text/html", "a.html"),
+        ("application/zip", "image/svg+xml", "a.svg"),
         ("application/octet-stream", "text/html", "a.html"),
+        ("application/octet-stream", "image/svg+xml", "a.svg"),
+        ("application/octet-stream", "text/vbscript", "a.vbs"),
         ("application/octet-stream", EXE, "a.exe"),
     ],
 )
@@ -179,10 +237,13 @@ def test_a_false_claim_is_refused(content: str, declared: str, name: str) -> Non
         ("image/gif", "../../etc/cat.exe"),
         ("image/gif", "C:\\cat.exe"),
         ("image/gif", "cat\u202egpj.exe"),
-        ("text/html", "notes.txt"),
-        ("application/zip", "photo.jpg"),
-        ("application/octet-stream", "photo.jpg"),
-        ("application/octet-stream", "report.pdf"),
+        ("text/html", "photo.jpg"),
+        ("text/html", "report.pdf"),
+        ("application/zip", "photo.exe"),
+        ("application/octet-stream", "example.com"),
+        ("application/octet-stream", "page.html"),
+        # A text can be a program of old.
+        ("text/plain", "example.com"),
     ],
 )
 def test_a_false_name_is_refused(content: str, name: str) -> None:
@@ -220,7 +281,9 @@ def test_a_name_that_says_nothing_is_no_reason(name: str) -> None:
         (DOCX, DOCX, None),
         # Refused.
         ("image/jpeg", "text/html", None),
-        ("application/pdf", "image/png", None),
+        (EXE, "image/png", None),
+        # Renamed.
+        ("application/pdf", "image/png", "document"),
     ],
 )
 def test_what_is_drawn(content: str, declared: str, kind: str | None) -> None:
@@ -263,7 +326,7 @@ def test_what_is_scanned_again_first(content: str, traits: tuple[str, ...], risk
 
 
 def test_a_long_claim_is_cut_in_the_reason() -> None:
-    detail = decide("image/png", "x/" + "y" * 1000, "a").detail
+    detail = decide(EXE, "x/" + "y" * 1000, "a").detail
     assert detail is not None
     assert len(detail) < 150
 
@@ -278,6 +341,7 @@ def test_the_table_of_traits() -> None:
         "polyglot": "refuse",
         "encrypted_archive": "suspicious",
         "encrypted_document": "suspicious",
+        "archive_part": "suspicious",
         "oversized_member": "suspicious",
         "nested_too_deep": "suspicious",
         "too_many_members": "suspicious",
@@ -285,6 +349,7 @@ def test_the_table_of_traits() -> None:
         "broken_archive": "suspicious",
         "macros": "suspicious",
         "external_template": "refuse",
+        "allowed_template": "accept",
         "unsafe_members": "suspicious",
         "absolute_members": "accept",
         "duplicate_members": "accept",
@@ -308,9 +373,9 @@ def test_a_trait_is_treated_as_its_record_says(name: str) -> None:
     ("declared", "traits", "reason", "verdict"),
     [
         # What is suspicious counts first, whatever the file is called.
-        ("image/png", ("macros",), "macros", "suspicious"),
-        ("image/png", ("polyglot", "macros"), "macros", "suspicious"),
-        ("image/png", ("polyglot",), "type_mismatch", None),
+        (EXE, ("macros",), "macros", "suspicious"),
+        (EXE, ("polyglot", "macros"), "macros", "suspicious"),
+        (EXE, ("polyglot",), "type_mismatch", None),
         ("application/zip", ("nested_archive", "polyglot"), "polyglot", None),
         ("application/zip", ("macros", "zip_bomb"), "zip_bomb", "suspicious"),
     ],
@@ -341,6 +406,12 @@ def test_a_strangers_words_stay_one_line_that_shows_itself() -> None:
         (Rules(allow=("image/*", "text/plain")), "text/plain", "text/csv", "not_allowed"),
         (Rules(allow=("image/*",)), "application/octet-stream", "", "not_allowed"),
         (Rules(allow=("image/*",)), EXE, "image/png", "type_mismatch"),
+        # What only its uploader knows is to be named in full, and what is renamed is what it is.
+        (Rules(allow=("image/*",)), "application/octet-stream", "image/emf", "not_allowed"),
+        (Rules(allow=("image/*", "image/emf")), "application/octet-stream", "image/emf", None),
+        (Rules(allow=("image/*",)), "application/octet-stream", "image/png", "not_allowed"),
+        (Rules(allow=("image/*",)), "text/plain", "image/x-xpixmap", "not_allowed"),
+        (Rules(allow=("image/*",)), "application/zip", "image/png", "not_allowed"),
         (Rules(allow=()), "image/png", "image/png", "not_allowed"),
         (Rules(refuse=(EXE,)), EXE, "application/x-msdownload", "not_allowed"),
         (Rules(refuse=("application/zip",)), "application/zip", DOCX, "not_allowed"),
@@ -434,6 +505,47 @@ def test_a_name_that_hides_a_program_is_refused(name: str) -> None:
 )
 def test_any_other_name_is_the_applications_affair(name: str) -> None:
     assert names.deceives(name) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("image/png", "Screenshot of example.com"),
+        ("image/png", "example.com"),
+        ("image/png", "Screenshot of allegro.pl"),
+        ("image/jpeg", "about.me"),
+        ("image/webp", "Drawing by open.ai"),
+        ("image/png", "Notes.md"),
+        ("application/pdf", "Invoice from www.example.com"),
+        ("video/mp4", "Talk at example.com"),
+        ("application/zip", "Backup of example.com"),
+    ],
+)
+def test_a_name_that_ends_in_a_sites_claims_nothing(content: str, name: str) -> None:
+    assert decide(content, content, name).reason is None
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "name", "reason"),
+    [
+        (EXE, "image/png", "Screenshot of example.com", "type_mismatch"),
+        (EXE, "", "Screenshot of example.com", "unsafe_name"),
+        (EXE, EXE, "www.example.com", "unsafe_name"),
+        (EXE, EXE, "more.com", None),
+        # Only the name says what it is, and says it of a program.
+        ("image/png", "", "Screenshot of example.com", "name_mismatch"),
+        ("image/png", EXE, "Screenshot of example.com", "type_mismatch"),
+        ("image/png", "image/png", "Screenshot.exe", "name_mismatch"),
+        ("image/png", "image/png", "Screenshot of example.com.exe", "name_mismatch"),
+        ("image/png", "image/png", "photo.jpg.com", "unsafe_name"),
+        ("text/html", "text/html", "Login at example.com", "name_mismatch"),
+        ("text/plain", "text/plain", "Notes on example.com", "name_mismatch"),
+    ],
+)
+def test_what_is_run_by_such_a_name_is_refused(
+    content: str, declared: str, name: str, reason: str | None
+) -> None:
+    assert decide(content, declared, name).reason == reason
 
 
 def test_an_unsafe_name_is_said() -> None:

@@ -3,10 +3,12 @@
 import struct
 
 import pytest
+from PIL import PngImagePlugin
 
 from tests.attachments import hostile
 from tests.attachments.carriers import (
     NOISE,
+    XMP,
     animation,
     motion_photo,
     mp4,
@@ -156,3 +158,72 @@ def test_what_a_pdf_may_hold() -> None:
     assert "polyglot" in traits(picture("JPEG", comment=b"x" * 900 + b"%PDF-1.7") + b"x" + pdf())
     far = picture("JPEG", comment=b"x" * 1024 + b"%PDF-1.7") + b"x" + pdf()
     assert "polyglot" not in traits(far)
+
+
+# -- Markup that does nothing -------------------------------------------------------------------------------
+
+DRAWING = b'<svg xmlns="http://www.w3.org/2000/svg" width="9"><path d="M0 0h9"/></svg>'
+PAGE = b"<!doctype html><html><body><p>what the drawing is made from</p></body></html>"
+
+
+def described(kind: str, text: bytes) -> bytes:
+    """Return a picture with this text where programs and cameras write one."""
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("scene", text.decode())
+        return picture("PNG", pnginfo=info)
+    if kind == "XMP":
+        return picture("JPEG", xmp=XMP + text)
+    return picture("JPEG", comment=text)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "XMP", "comment"])
+@pytest.mark.parametrize("text", [DRAWING, PAGE, b"<html lang='en'>a page"], ids=["drawing", "page", "tag"])
+def test_a_picture_may_describe_what_it_is_made_from(kind: str, text: bytes) -> None:
+    assert traits(described(kind, text)) == {}
+    # But not anywhere else.
+    assert "polyglot" in traits(described(kind, text) + text)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "XMP", "comment"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        hostile.ATTACK,
+        b"<svg onload=alert(1)>and so on",
+        b"<svg xmlns='x'><script>alert(1)</script></svg>",
+        b"<html><iframe src='https://example.org/'>",
+        b"<html><a href='javascript:alert(1)'>a</a>",
+        b"<html><?php system('id'); ?>",
+    ],
+    ids=range(6),
+)
+def test_a_description_that_does_something_is_a_page(kind: str, text: bytes) -> None:
+    assert "polyglot" in traits(described(kind, text))
+
+
+@pytest.mark.parametrize(
+    ("tail", "page"),
+    [
+        (b"\n<!-- Performance optimized by a cache. Served from: shop.example -->\n", False),
+        (b"\n<!-- one -->\n<!-- two -->\n", False),
+        (b"\nSaved by a program\n", False),
+        (b"\n<!-- open", False),
+        (b"\n-->\n", True),
+        (b"\n<!-- a -->\n-->\n", True),
+        (b"\n<!-- a --><img src=x>\n", True),
+        (b"\n<!-- a --><script>x()</script>\n", True),
+        (b"\n<!-- <script>x()</script> -->\n", True),
+        (b"\n<!-- " + b"a" * 20_000 + b" -->\n", True),
+    ],
+    ids=range(10),
+)
+def test_a_cache_may_write_a_comment_behind_a_pdf(tail: bytes, page: bool) -> None:
+    assert ("polyglot" in traits(pdf(tail=tail))) == page
+
+
+def test_a_header_of_assignments_is_a_pictures_own() -> None:
+    cards = (
+        b"SIMPLE  =                    T / a picture".ljust(80) + b"BITPIX  =  8".ljust(80) + b"END".ljust(80)
+    )
+    assert traits(cards.ljust(2880) + bytes(2880)) == {}

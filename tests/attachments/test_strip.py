@@ -461,7 +461,7 @@ HEICS = {
 AVIFS = {
     "exif": saved(PICTURE, "AVIF", exif=exif()),
     "both": saved(PICTURE, "AVIF", exif=exif(), xmp=XMP, icc_profile=PROFILE),
-    # Pillow crashes as it writes an animation that is turned.
+    # Without an orientation: Pillow does not write every animation that has one.
     "animation": saved(
         FRAMES[0],
         "AVIF",

@@ -75,6 +75,19 @@ def test_addresses_with_a_third_of_their_time_left_are_renewed(context: AppConte
     assert [tuple(run) for run in runs] == [(1, "done")]
 
 
+def test_a_renewed_address_of_a_text_with_tags_still_saves_mere_bytes(context: AppContext) -> None:
+    row_id = upload(context, b"<html><body>hello</body></html>", "mail.txt", "text/plain")
+    assert context.work(row_id) == "accepted"
+    expire(context, row_id, DAY - 60)
+    context.platform.sql("UPDATE openchat.attachment SET storage_url = 'old'")
+    renew_urls.run()
+    row = context.row(row_id)
+    assert row.mime_type == "text/plain"
+    with urllib.request.urlopen(str(row.storage_url), timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+        assert answer.headers["Content-Disposition"].startswith("attachment")
+
+
 def test_all_that_are_due_are_renewed_in_batches(
     context: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

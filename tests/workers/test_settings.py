@@ -74,6 +74,7 @@ WRONG = {
     "task_hard_limit_seconds": ("0", "greater than 0"),
     "visibility_timeout_seconds": ("4", "greater than or equal to 5"),
     "statement_timeout_ms": ("0", "greater than 0"),
+    "external_template_hosts": ("fs01, https://fs02", "must be the name of a host"),
     "lock_timeout_ms": ("0", "greater than 0"),
     "prepared_statements": ("perhaps", "valid boolean"),
     "worker_processes": ("0", "greater than 0"),

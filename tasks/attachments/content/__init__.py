@@ -10,6 +10,7 @@ office.py     office documents that are zip archives
 ole.py        the old office documents
 markup.py     SVG, HTML and other XML that a browser would run
 pdf.py        PDF
+plain.py      text that libmagic does not see
 pictures.py   where a picture ends
 script.py     bytes that parse as JavaScript
 polyglot.py   files that are two things at once

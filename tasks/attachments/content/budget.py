@@ -7,7 +7,7 @@ from tasks.attachments.content.zips import MAX_ENTRIES, Archive, Entry
 #: A bomb unpacks to more than this many bytes and to more than this many times its own size.
 BOMB_BYTES = 256 * 1024 * 1024
 BOMB_RATIO = 200
-#: clamd 1.4 says OK to a member of this size without looking at it, whatever its other limits.
+#: A member of this size is larger than any scanner's limit.
 MAX_MEMBER_BYTES = 2 * 1024**3
 
 
@@ -17,12 +17,14 @@ class Budget:
 
     Attributes:
         max_member_bytes: a member that says it is as large as this is not scanned.
+        template_hosts: from where documents may fetch parts; `*` for anywhere.
         unpacked: bytes of members of archives.
         streamed: bytes of streams that are packed alone, unpacked only to be counted.
         entries: entries of archives.
     """
 
     max_member_bytes: int = MAX_MEMBER_BYTES
+    template_hosts: frozenset[str] = frozenset()
     unpacked: int = 48 * 1024 * 1024
     streamed: int = BOMB_BYTES
     entries: int = MAX_ENTRIES + 10_000

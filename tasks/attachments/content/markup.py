@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from tasks.attachments.content import plain
 from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
 from tasks.policies.media_types import ACTIVE, TEXT
@@ -24,7 +25,8 @@ _SVG_DOES = re.compile(
 )
 #: The detail is for people; so much of a drawing is enough for it.
 _SVG_BYTES = 4 * 1024 * 1024
-_WORD_2003 = re.compile(rb'macrospresent\s{0,9}=\s{0,9}["\']yes|<\w{1,9}:binData\b', re.I)
+#: Not any data: letters keep their pictures and embedded documents so, too.
+_WORD_2003 = re.compile(rb'macrospresent\s{0,9}=\s{0,9}["\']yes|<\w{1,9}:docSuppData\b|editdata\.mso', re.I)
 _FLAT_ODF = re.compile(rb"<\w{1,20}:(?:module|event-listener)\b")
 #: "ActiveMime" in base64: Word's macros in a web page or mail.
 _ACTIVE_MIME = re.compile(rb"QWN0aXZlTWltZ")
@@ -48,8 +50,10 @@ def examine(source: Source, media_type: str) -> Iterator[Finding]:
 
 
 def _macros(source: Source, start: str) -> Iterator[Finding]:
-    if "wordDocument" in start and source.search(_WORD_2003):
-        yield Finding("macros", "a letter in XML with Visual Basic")
+    if "wordDocument" in start:
+        if source.search(_WORD_2003):
+            yield Finding("macros", "a letter in XML with Visual Basic")
+        return
     if "urn:oasis:names:tc:opendocument" in start and source.search(_FLAT_ODF):
         yield Finding("macros", "a flat OpenDocument file with a program")
     if re.search(r"mime-version|<html|<\?xml", start, re.I) and source.search(_ACTIVE_MIME):
@@ -61,4 +65,4 @@ def _text(start: bytes) -> str:
     for mark, name in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8")):
         if start.startswith(mark):
             return start[len(mark) :].decode(name, "replace")
-    return start.decode("latin-1")
+    return start.decode(plain.wide(start) or "latin-1", "replace")

@@ -45,6 +45,11 @@ _SHEET = re.compile(
 _FETCHED = re.compile(r"/relationships/(attachedtemplate|oleobject|frame|subdocument|aFChunk)$", re.I)
 #: Elsewhere: any address with a host. Not a path on the author's disk, as Word writes it for its templates.
 _ELSEWHERE = re.compile(r"\s*((https?|ftp|mhtml|webdavs?|ms-\w+):|(file:)?[\\/]{2,}(?!/?[a-z]:)[^\\/])", re.I)
+#: A host that every program reads alike: no user before it, nothing encoded.
+_HOST = re.compile(
+    r"\s*(?:https?://([a-z0-9.-]+)(?::\d+)?(?:/.*)?|(?:file:)?[\\/]{2,}([a-z0-9.-]+)(?:[\\/].*)?)",
+    re.I | re.S,
+)
 _SCRIPT = "urn:oasis:names:tc:opendocument:xmlns:script:1.0"
 _LIBREOFFICE_PROGRAM = re.compile(
     r"^Basic/.+/(?!script-lb\.xml$|dialog-lb\.xml$)[^/]+$|^Scripts/.+[^/]$", re.I
@@ -102,11 +107,19 @@ def _microsoft(archive: Archive, entries: list[Entry], budget: Budget) -> Iterat
                 and _FETCHED.search(given.get("Type", ""))
                 and _ELSEWHERE.match(target)
             ):
-                yield Finding("external_template", f"{entry.text} fetches {target}")
+                allowed = "*" in budget.template_hosts or _host(target) in budget.template_hosts
+                name = "allowed_template" if allowed else "external_template"
+                yield Finding(name, f"{entry.text} fetches {target}")
     if any(map(_VBA.search, names)):
         yield Finding("macros", "a Microsoft document with Visual Basic")
     elif any(map(_SHEET.search, names)):
         yield Finding("macros", "a workbook with Excel 4.0 macros")
+
+
+def _host(target: str) -> str | None:
+    """Return the host that a part is fetched from, or None where programs may read it differently."""
+    match = _HOST.fullmatch(target)
+    return (match[1] or match[2]).lower() if match else None
 
 
 def _open(archive: Archive, entries: list[Entry], budget: Budget) -> Iterator[Finding]:

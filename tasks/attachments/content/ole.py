@@ -46,7 +46,7 @@ def examine(source: Source) -> Iterator[Finding]:
 
 
 def _plausible(source: Source) -> bool:
-    """Return whether the header does not promise more than the file holds: olefile would make room for it."""
+    """Return whether the header promises no more than the file holds."""
     header = source.head(76)
     if len(header) < 76:
         return False

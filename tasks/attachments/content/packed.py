@@ -40,6 +40,8 @@ def kind(start: bytes) -> str | None:
 def examine(source: Source, budget: Budget) -> Iterator[Finding]:
     """Yield what is to be said of the archive, if it is one of these."""
     start = source.head(8)
+    if _part(source, start):
+        yield Finding("archive_part", f"a part of a {kind(start)} in several")
     if start.startswith(RAR4):
         locked = _rar4(source)
     elif start.startswith(RAR5):
@@ -51,6 +53,31 @@ def examine(source: Source, budget: Budget) -> Iterator[Finding]:
         return
     if locked:
         yield Finding("encrypted_archive", f"a {kind(start)} that needs a password")
+
+
+def _part(source: Source, start: bytes) -> bool:
+    """Return whether the archive goes on in another file, or is of one that began in another."""
+    if start.startswith(RAR4):
+        # Of the archive's header; a file's header says whether the file goes on.
+        number, flags = struct.unpack("<BH", source.at(len(RAR4) + 2, 3).ljust(3, b"\0"))
+        return number == 0x73 and bool(flags & 0x0001)
+    if start.startswith(RAR5):
+        block = source.at(len(RAR5), 64)
+        if len(block) < 7:
+            return False
+        _, at = _number(block, 4)
+        number, at = _number(block, at)
+        flags, at = _number(block, at)
+        if number != 1:
+            return False
+        if flags & 1:
+            _, at = _number(block, at)
+        return bool(_number(block, at)[0] & 1)
+    if start.startswith(SEVEN):
+        # Its list of contents stands at its end.
+        header = source.head(32)
+        return len(header) == 32 and 32 + sum(struct.unpack_from("<QQ", header, 12)) > source.size
+    return False
 
 
 def _rar4(source: Source) -> bool:

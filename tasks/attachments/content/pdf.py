@@ -1,7 +1,7 @@
 """PDF: where it begins and ends, and whether it needs a password.
 
-PDFium knows how passwords are checked, but it takes half a minute for 400 kB that are made to keep it busy.
-So it gets a PDF of a few kilobytes, in which only the encryption is the file's. Those parts are never packed.
+PDFium knows how passwords are checked, but its time is not bounded by the size of the file. So it gets a PDF
+of a few kilobytes, in which only the encryption is the file's. Those parts are never packed.
 """
 
 import re

@@ -23,8 +23,8 @@ _NOUNS = {
     "application/pdf": "a PDF",
     "text/html": "an HTML page",
 }
-#: Pictures that are written as C, which begins like JavaScript.
-_SOURCES = ("image/x-xpm*", "image/x-xpixmap", "image/x-xbitmap")
+#: Pictures that are written as C, or begin with assignments, which read like JavaScript.
+_SOURCES = ("image/x-xpm*", "image/x-xpixmap", "image/x-xbitmap", "image/fits")
 #: Long enough not to turn up in compressed data by chance.
 _HIDDEN = {
     b"Rar!\x1a\x07\x00": "a RAR archive",
@@ -42,6 +42,16 @@ _SCRIPT_START = re.compile(rb"#!\s?/|@echo off|<\?php\s|%PDF-\d", re.I)
 #: A PDF's first lines are comments; in a page they are text.
 _PDF_PAGE = re.compile(rb"<!--|" + TAG.pattern, re.I)
 _PDF_TAIL = re.compile(rb"<script[\s/>]|-->", re.I)
+#: What web servers' caches write behind what they hand out: whole comments without a tag of their own.
+_COMMENT = re.compile(rb"<!--[^<>]{0,2000}-->")
+_ANY_TAG = re.compile(rb"<[a-z!?/]", re.I)
+_TAIL_BYTES = 16 * 1024
+#: Markup that does something, in a picture's description too.
+_DOES = re.compile(
+    rb"<(?:script|iframe|object|embed|\?php)\b|javascript:|[\s\"'/]on[a-z]{3,20}\s{0,9}=|<\?=", re.I
+)
+_DESCRIPTIONS = 200
+_DESCRIPTION_BYTES = 4 * 1024 * 1024
 
 
 def examine(source: Source, media_type: str, archive: Archive | None) -> Iterator[Finding]:
@@ -95,8 +105,8 @@ def _confirmed(source: Source, at: int, literal: bytes) -> bool:
 
 
 def _in_picture(source: Source, media_type: str) -> str | None:
-    if tag := source.search(TAG):
-        return "PHP" if b"?" in tag[1][:2] else "an HTML page"
+    if tag := _tag(source, media_type):
+        return "PHP" if b"?" in tag[:2] else "an HTML page"
     if source.at(257, 6) in (b"ustar\0", b"ustar "):
         return "a tar archive"
     end = pictures.end(source, media_type)
@@ -112,6 +122,26 @@ def _in_picture(source: Source, media_type: str) -> str | None:
     if match := _SCRIPT_START.match(rest):
         return "a PDF" if match[0].startswith(b"%") else "a script"
     return None
+
+
+def _comments(tail: bytes) -> bool:
+    """Return whether this is nothing but comments that are open and closed here, and text without tags."""
+    return len(tail) <= _TAIL_BYTES and not re.search(
+        rb"-->|" + _ANY_TAG.pattern, _COMMENT.sub(b"", tail), re.I
+    )
+
+
+def _tag(source: Source, media_type: str) -> bytes | None:
+    """Return a tag of a page, wherever it stands but in a description that does nothing."""
+    at = 0
+    for begin, end in pictures.descriptions(source, media_type)[:_DESCRIPTIONS]:
+        if end - begin > _DESCRIPTION_BYTES or source.search(_DOES, begin, end):
+            continue
+        if tag := source.search(TAG, at, begin):
+            return tag[1]
+        at = end
+    tag = source.search(TAG, at)
+    return tag[1] if tag else None
 
 
 def _program(start: bytes) -> bool:
@@ -130,7 +160,7 @@ def _in_pdf(source: Source, archive: Archive | None) -> str | None:
     if not pdf.begins(source) and script.runs(source):
         return "JavaScript"
     last = source.search_last(b"%%EOF")
-    if last >= 0 and source.search(_PDF_TAIL, last):
+    if last >= 0 and source.search(_PDF_TAIL, last) and not _comments(source.at(last, _TAIL_BYTES + 1)):
         return "an HTML page"
     # An archive that is attached to the document stands within; it is no archive to who opens the file.
     if archive and (archive.exact or archive.end > last >= 0):

@@ -17,6 +17,9 @@ MAX_ENTRIES = 50_000
 END_BYTES = 65_535 + 22
 END, CENTRAL, LOCAL = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
 STORED, DEFLATED = 0, 8
+#: What the first part of an archive in several begins with, and the only part of one that was not cut.
+SPANNED = b"PK\x07\x08"
+_LOCATOR = b"PK\x06\x07"
 _WIDE = 0xFFFFFFFF
 
 
@@ -163,14 +166,30 @@ def find(source: Source) -> Archive | None:
     return None
 
 
+def part(source: Source) -> bool:
+    """Return whether the file is the first or the last part of an archive in several."""
+    if source.head(8) == SPANNED + LOCAL:
+        return True
+    tail = source.tail(END_BYTES)
+    at = tail.rfind(END)
+    if at < 0 or len(tail) < at + 22:
+        return False
+    disk, first = struct.unpack_from("<HH", tail, at + 4)
+    (comment,) = struct.unpack_from("<H", tail, at + 20)
+    # Beyond a thousand parts it is chance.
+    return 0 < disk < 1000 and first <= disk and at + 22 + comment == len(tail)
+
+
 def _archive(source: Source, position: int, record: bytes) -> Archive | None:
     if len(record) < 22:
         return None
     count, size, offset, comment = struct.unpack_from("<HIIH", record, 10)
     end = position
-    if count == 0xFFFF or _WIDE in (size, offset):
-        wide = source.at(position - 76, 56)
-        if wide[:4] == b"PK\x06\x06" and len(wide) == 56:
+    wide = source.at(position - 76, 56)
+    if wide[:4] == b"PK\x06\x06" and len(wide) == 56 and source.at(position - 20, 4) == _LOCATOR:
+        needed = count == 0xFFFF or _WIDE in (size, offset)
+        # Programs that do not know the size beforehand write the wider record, whether it is needed or not.
+        if needed or struct.unpack_from("<QQQ", wide, 32) == (count, size, offset):
             count, size, offset = struct.unpack_from("<QQQ", wide, 32)
             end = position - 76
     directory = end - size
