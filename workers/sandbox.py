@@ -32,7 +32,7 @@ WORKS: dict[str, tuple[str, ...]] = {
     "tasks.attachments.drawing.document:draw": _PICTURES,
     "tasks.attachments.drawing.video:draw": _PICTURES,
     "tasks.attachments.drawing.audio:draw": _PICTURES,
-    "tasks.attachments.identify:inspect": (),
+    "tasks.attachments.identify:inspect": ("opened",),
     "tasks.attachments.strip:strip": ("stripped",),
     "tasks.attachments.drawing.container:probe": (),
 }

@@ -362,7 +362,7 @@ def _scan(content: Path, sha256: str, settings: Settings) -> Scanned:
         scanner_selftest.check(scanner, version, settings)
         with transaction() as connection:
             known = verdicts.known(connection, sha256, version)
-        verdict = scan.judge(scanner.scan_file(content)) if known is None else known
+        verdict = scan.scanned(scanner, content) if known is None else known
     metrics.VERDICTS.labels(verdict.name, "scanner" if known is None else "known").inc()
     return Scanned(verdict, version, known is not None)
 

@@ -11,7 +11,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.attachments.content import archives, markup, office, ole, packed, pdf, plain, polyglot, zips
+from tasks.attachments.content import (
+    archives,
+    markup,
+    office,
+    ole,
+    opened,
+    packed,
+    pdf,
+    plain,
+    polyglot,
+    zips,
+)
 from tasks.attachments.content.budget import MAX_MEMBER_BYTES, Budget
 from tasks.attachments.content.finding import DETAIL_CHARS, Content, Finding, phrase
 from tasks.attachments.content.source import Source
@@ -50,7 +61,7 @@ def content_type(path: Path) -> str:
 
 def inspect(
     source: Path,
-    folder: Path,  # noqa: ARG001  # as everything is called there
+    folder: Path,
     *,
     max_member_bytes: int = MAX_MEMBER_BYTES,
     template_hosts: Sequence[str] = (),
@@ -62,19 +73,66 @@ def inspect(
 
     Args:
         source: the file.
-        folder: where a function that is called there may write; this one does not.
+        folder: where the open copy of a document is written that every program opens by itself.
         max_member_bytes: a member of an archive that says it is as large as this is not scanned.
         template_hosts: from where office documents may fetch parts; `*` for anywhere.
     """
-    media_type = normal(content_type(source))
+    budget = Budget(max_member_bytes, frozenset(template_hosts))
+    media_type, findings = _look(source, budget)
     with Source(source.open("rb")) as file:
+        copied = _copy(file, media_type, findings, folder)
+    if copied:
+        name, copy = copied
+        inner_type, inner = _look(copy, budget)
+        if name == "known_password":
+            # Judged by what is in it.
+            media_type = inner_type
+            findings.pop("encrypted_document", None)
+        else:
+            findings.pop("unread_packing", None)
+        findings = {name: Finding(name, f"its open copy is {inner_type}")} | findings | inner
+    traits = [{"name": trait.name, "detail": phrase(trait.detail)} for trait in findings.values()]
+    return {"media_type": media_type, "traits": traits}
+
+
+def _copy(
+    file: Source, media_type: str, findings: dict[str, Finding], folder: Path
+) -> tuple[str, Path] | None:
+    """Write a copy of a file that the scanner does not open; return the trait of such a file, and where."""
+    if "encrypted_document" in findings:
+        name, copy = "known_password", opened.workbook(file, folder)
+    elif media_type == "application/pdf":
+        name, copy = "known_password", opened.document(file, folder)
+    elif media_type in ("application/x-lzma", "application/zstd"):
+        name, copy = "unpacked_copy", opened.unpacked(file, media_type, folder)
+        if copy is None:
+            findings["unread_packing"] = Finding("unread_packing", media_type)
+    elif (archive := _wide(file, findings)) is not None:
+        name, copy = "unpacked_copy", opened.archive(archive, folder)
+        if copy is None:
+            findings["unread_packing"] = Finding("unread_packing", "an archive of wide numbers")
+    else:
+        return None
+    return (name, copy) if copy else None
+
+
+def _wide(file: Source, findings: dict[str, Finding]) -> zips.Archive | None:
+    """Return the zip archive if its numbers are wide, and nothing else keeps it from being looked into."""
+    overwhelming = findings.keys() & {"zip_bomb", "too_many_members", "encrypted_archive"}
+    if file.head(4) != zips.LOCAL or overwhelming:
+        return None
+    archive = zips.find(file)
+    return archive if archive and archives.wide(archive) else None
+
+
+def _look(path: Path, budget: Budget) -> tuple[str, dict[str, Finding]]:
+    """Return what one file's bytes are, and its traits by name."""
+    media_type = normal(content_type(path))
+    with Source(path.open("rb")) as file:
         media_type, archive = _refined(file, media_type if _TYPE.fullmatch(media_type) else UNKNOWN)
-        budget = Budget(max_member_bytes, frozenset(template_hosts))
         if archive and media_type == "application/zip":
             media_type = office.media_type(archive, budget) or media_type
-        found = _findings(file, media_type, archive, budget)
-        traits = [{"name": trait.name, "detail": trait.detail} for trait in _once(found)]
-    return {"media_type": media_type, "traits": traits}
+        return media_type, _once(_findings(file, media_type, archive, budget))
 
 
 def parse(answer: dict[str, Any]) -> Content:
@@ -151,8 +209,8 @@ def _findings(
         yield from pdf.examine(file)
 
 
-def _once(found: Iterable[Finding]) -> list[Finding]:
+def _once(found: Iterable[Finding]) -> dict[str, Finding]:
     first: dict[str, Finding] = {}
     for finding in found:
-        first.setdefault(finding.name, Finding(finding.name, phrase(finding.detail)))
-    return list(first.values())
+        first.setdefault(finding.name, finding)
+    return first

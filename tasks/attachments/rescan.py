@@ -7,12 +7,13 @@ every copy of it, and goes through the pipeline, which quarantines it.
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, update
 
 from models.platform import AttachmentJob as Job
 from models.platform import JobRun, ScanVerdict
@@ -21,10 +22,11 @@ from tasks.attachments import attachment_work, duplicates, history, scan, scanne
 from tasks.attachments.errors import NotYetError
 from tasks.attachments.popularity import note_popularity
 from tasks.availability import available
-from workers import job_history, metrics
+from workers import job_history, metrics, sandbox
 from workers.app import task
 from workers.db import transaction
 from workers.queues import ATTACHMENTS
+from workers.sandbox import SandboxFailure
 from workers.scanner import Scanner, ScannerUnavailable, Version
 from workers.settings import Settings, get_settings
 from workers.storage import ObjectMissing, ObjectTooLarge, StoreError, UnknownProvider, store_for
@@ -33,6 +35,9 @@ from workers.workdir import sweep, workdir
 JOB = "attachments.rescan"
 #: How many candidates are read at once; the budget ends a run earlier or later.
 BATCH = 100
+
+#: Traits of files that the scanner does not open: a copy of theirs is scanned.
+COPIED = ("known_password", "unpacked_copy")
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +50,8 @@ class Candidate:
     id: UUID
     attempt: int
     sha256: str | None
+    #: The scanner does not open it: its open copy is scanned, too.
+    copied: bool
 
 
 @task(name=JOB, queue=ATTACHMENTS, send_events=False)
@@ -149,6 +156,7 @@ def _candidates(version: Version, settings: Settings, put_off: set[UUID]) -> lis
                     Job.attachment_id,
                     Job.attempt,
                     Job.sha256,
+                    or_(*(literal(name) == func.any(Job.findings) for name in COPIED)).label("copied"),
                     (Job.risk + Job.popularity).label("risk"),
                     Job.finished_at,
                 )
@@ -158,7 +166,9 @@ def _candidates(version: Version, settings: Settings, put_off: set[UUID]) -> lis
                 .limit(BATCH)
             ).all()
     found.sort(key=lambda row: (row.risk, row.finished_at), reverse=True)
-    return [Candidate(row.app, row.attachment_id, row.attempt, row.sha256) for row in found[:BATCH]]
+    return [
+        Candidate(row.app, row.attachment_id, row.attempt, row.sha256, row.copied) for row in found[:BATCH]
+    ]
 
 
 def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settings: Settings) -> bool:
@@ -190,8 +200,15 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
                 fetched = store.fetch(row[0], folder / "content", limit=settings.max_file_bytes)
                 if fetched.sha256 != candidate.sha256:
                     changed = "the object is not the one that was scanned"
-                verdict = scan.judge(scanner.scan_file(folder / "content"))
+                if candidate.copied:
+                    # Leaves the open copy for the scanner.
+                    _open(folder, settings)
+                verdict = scan.scanned(scanner, folder / "content")
         except (ObjectMissing, ObjectTooLarge) as error:
+            changed = str(error)
+        except SandboxFailure as error:
+            if error.reason == "sandbox_closed":
+                raise NotYetError("sandbox_unavailable", error.detail) from error
             changed = str(error)
         except (StoreError, UnknownProvider, OSError) as error:
             log.warning("rescan.store_unavailable", app=candidate.app, id=str(candidate.id), error=str(error))
@@ -212,6 +229,18 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
     else:
         _reopen(candidate, "late_detection", f"{verdict.name}: {verdict.signature}")
     return True
+
+
+def _open(folder: Path, settings: Settings) -> None:
+    """Write the open copy of the content beside it."""
+    sandbox.run(
+        "tasks.attachments.identify:inspect",
+        folder / "content",
+        folder,
+        {},
+        seconds=settings.identify_timeout_seconds,
+        memory_bytes=settings.draw_memory_bytes,
+    )
 
 
 def _unchanged(candidate: Candidate) -> tuple[ColumnElement[bool], ...]:

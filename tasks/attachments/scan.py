@@ -1,8 +1,10 @@
 """The scanner's answer as a verdict."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from workers.scanner import Answer
+from tasks.attachments.content import opened
+from workers.scanner import Answer, Scanner
 
 #: Names that clamd gives to what it could not look into, and to what only looks bad. It would call the former
 #: clean if it were not told to alert (`AlertExceedsMax`, `AlertEncrypted`); they are not infected either. The
@@ -24,6 +26,22 @@ class Verdict:
     name: str
     reason: str | None = None
     signature: str | None = None
+
+
+def scanned(scanner: Scanner, content: Path) -> Verdict:
+    """Return the verdict on a file, and on its open copy, if `identify.inspect` has left one beside it.
+
+    Raises:
+        ScannerUnavailable: no answer.
+    """
+    verdict = judge(scanner.scan_file(content))
+    copy = content.with_name(opened.NAME)
+    if not copy.is_file() or verdict.name == "infected":
+        return verdict
+    inner = judge(scanner.scan_file(copy))
+    # The scanner could not open what the copy shows it.
+    locked = verdict.reason == "encrypted_archive"
+    return inner if locked or verdict.name == "clean" else verdict
 
 
 def judge(answer: Answer) -> Verdict:

@@ -61,6 +61,12 @@ TRAITS = (
         "what is packed in it can be looked into only with the other parts",
     ),
     Trait(
+        "unread_packing",
+        "suspicious",
+        "packed in a way that is not looked into",
+        "what is not looked into is not clean",
+    ),
+    Trait(
         "oversized_member",
         "suspicious",
         "holds a file larger than the scanner opens",
@@ -107,6 +113,18 @@ TRAITS = (
         "accept",
         "an office document that fetches a part of itself from a host that is allowed",
         "an operator named the host in ROOMKEEPER_EXTERNAL_TEMPLATE_HOSTS",
+    ),
+    Trait(
+        "unpacked_copy",
+        "accept",
+        "packed in a way that the scanner does not open",
+        "its unpacked copy is judged, and scanned too",
+    ),
+    Trait(
+        "known_password",
+        "accept",
+        "a document that is encrypted and opens without a question",
+        "its open copy is judged, and scanned too",
     ),
     Trait(
         "unsafe_members",

@@ -296,9 +296,9 @@ def pdf(
 _PAD = bytes.fromhex("28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9fe6453697a")
 
 
-def locked_pdf(password: bytes = b"") -> bytes:
+def locked_pdf(password: bytes = b"", identity: bytes = b"0123456789abcdef") -> bytes:
     """Return an encrypted PDF; one whose password is empty only forbids printing and opens for everybody."""
-    owner, identity, rights = bytes(range(32)), b"0123456789abcdef", -4
+    owner, rights = bytes(range(32)), -4
     padded = (password + _PAD)[:32]
     key = hashlib.md5(padded + owner + struct.pack("<i", rights) + identity).digest()[:5]
     box, j = list(range(256)), 0

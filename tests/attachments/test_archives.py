@@ -66,7 +66,7 @@ def test_how_deep_archives_may_nest() -> None:
 
 
 def test_how_many_files_are_looked_at() -> None:
-    assert traits(hostile.crowded(2_000)) == {"duplicate_members": "a"}
+    assert set(traits(hostile.crowded(2_000))) == {"duplicate_members", "unpacked_copy"}
     assert "too_many_members" not in traits(hostile.crowded(zips.MAX_ENTRIES))
     assert "too_many_members" in traits(hostile.crowded(zips.MAX_ENTRIES + 1))
 

@@ -98,7 +98,7 @@ def test_pictures_that_come_too_late_are_removed(
 
 def test_pictures_of_who_serves_it_now_stay(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """One attempt found it refused; before it can say so, another has served it."""
-    row_id = context.upload(drawing("PNG"), "a.pdf", "application/pdf")
+    row_id = context.upload(drawing("PNG"), "a.html", "text/html")
 
     def late(*arguments: Any) -> str:
         monkeypatch.setattr(pipeline, "commit_outcome", commit_outcome)

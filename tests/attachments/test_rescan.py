@@ -17,7 +17,9 @@ from stack.servers.clamd import Clamd
 from tasks.attachments import duplicates, operator_actions, popularity, rescan, verdicts
 from tasks.attachments.rescan import JOB
 from tasks.attachments.scan import Verdict
+from tests.attachments.carriers import letter
 from tests.attachments.context import BOTH, AppContext, at_scan, stored
+from tests.attachments.locked import locked
 from tests.platform import Platform, environment, eventually
 from tests.servers import ClamdServer
 from workers.db import transaction
@@ -120,6 +122,21 @@ def test_a_clean_file_notices_nothing(context: AppContext, scanner: RenewedClamd
     assert {k for k in job._mapping if job._mapping[k] != before._mapping[k]} == changed
     assert context.row(row_id) == row
     assert stored(context.platform.store) == objects
+
+
+def test_a_workbook_that_excel_opens_is_scanned_again_by_what_is_in_it(
+    openchat_context: AppContext, scanner: RenewedClamd
+) -> None:
+    clean, late = locked(letter()), locked(letter({"word/a.bin": LATE}))
+    rows = [openchat_context.upload(content, "a.docx", "") for content in (clean, late)]
+    assert [openchat_context.work(row_id) for row_id in rows] == ["accepted", "accepted"]
+    before = openchat_context.row(rows[0])
+    scanner.renew(2, NEW)
+    run(openchat_context)
+    assert openchat_context.job(rows[0]).signature_version == "2"
+    assert openchat_context.row(rows[0]) == before
+    assert openchat_context.row(rows[1]).storage_url is None
+    assert openchat_context.again(rows[1]) == "quarantined (malware)"
 
 
 @BOTH
@@ -480,7 +497,7 @@ def test_known_malware_that_calls_itself_encrypted_is_quarantined(
 def test_what_an_operator_released_for_another_reason_is_withdrawn(
     openchat_context: AppContext, scanner: RenewedClamd
 ) -> None:
-    row_id = openchat_context.upload(drawing("PNG") + LATE, "a.pdf", "application/pdf")
+    row_id = openchat_context.upload(drawing("PNG") + LATE, "a.html", "text/html")
     assert openchat_context.work(row_id).startswith("refused")
     act(openchat_context, "release", row_id)
     assert openchat_context.work(row_id) == "accepted"

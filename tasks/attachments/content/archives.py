@@ -16,6 +16,8 @@ from tasks.attachments.content.zips import Archive, Entry
 
 #: An archive in an archive in … this many; the outermost counts. A workbook in a letter in a zip is three.
 MAX_DEPTH = 5
+#: Methods of packing that the scanner opens, of those that programs write.
+_OPENED = frozenset({zips.STORED, 6, zips.DEFLATED, 9, 12, 14})
 #: Smaller members are no archives.
 _SMALLEST = 22
 #: Beginnings of members that are looked at, whatever they are called.
@@ -33,6 +35,7 @@ def examine(archive: Archive, budget: Budget, depth: int = 1) -> Iterator[Findin
     if len(entries) % 65_536 != archive.count % 65_536:
         yield Finding("broken_archive", f"lists {len(entries)} files and promises {archive.count}")
     yield from _locked(entries)
+    yield from _methods(entries)
     yield from _sizes(archive, entries, budget)
     yield from _names(entries)
     yield from _headers(archive, entries)
@@ -41,10 +44,22 @@ def examine(archive: Archive, budget: Budget, depth: int = 1) -> Iterator[Findin
     yield from _nested(archive, entries, budget, depth)
 
 
+def wide(archive: Archive) -> bool:
+    """Return whether an archive has wide numbers although it is small: scanners may not read it then."""
+    return archive.wide or any(entry.wide for entry in archive.entries[: zips.MAX_ENTRIES])
+
+
 def _locked(entries: list[Entry]) -> Iterator[Finding]:
     locked = [entry for entry in entries if entry.encrypted]
     if locked:
         yield Finding("encrypted_archive", f"{len(locked)} of {len(entries)} files need a password")
+
+
+def _methods(entries: list[Entry]) -> Iterator[Finding]:
+    for entry in entries:
+        if entry.method not in _OPENED and not entry.encrypted:
+            yield Finding("unread_packing", f"{entry.text} is packed by method {entry.method}")
+            return
 
 
 def _sizes(archive: Archive, entries: list[Entry], budget: Budget) -> Iterator[Finding]:
@@ -123,6 +138,8 @@ def _nested(archive: Archive, entries: list[Entry], budget: Budget, depth: int) 
 
 def _inside(source: Source, budget: Budget, depth: int) -> Iterator[Finding]:
     if inner := zips.find(source):
+        if wide(inner):
+            yield Finding("unread_packing", "an archive of wide numbers in an archive")
         yield from examine(inner, budget, depth + 1)
     elif source.head(4) == zips.LOCAL:
         yield Finding("broken_archive", "no list of contents")

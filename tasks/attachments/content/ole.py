@@ -36,7 +36,7 @@ def examine(source: Source) -> Iterator[Finding]:
     start = source.head(8)
     if start[:4] in _BARE and len(start) == 8 and struct.unpack_from("<H", start, 6)[0] == _MACRO_SHEET:
         yield Finding("macros", "a sheet of Excel 4.0 macros")
-    if start != MAGIC or not _plausible(source):
+    if start != MAGIC or not plausible(source):
         return
     try:
         with olefile.OleFileIO(source.file) as file:
@@ -45,7 +45,7 @@ def examine(source: Source) -> Iterator[Finding]:
         return
 
 
-def _plausible(source: Source) -> bool:
+def plausible(source: Source) -> bool:
     """Return whether the header promises no more than the file holds."""
     header = source.head(76)
     if len(header) < 76:

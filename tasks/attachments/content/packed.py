@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from tasks.attachments.content.source import Source
 
 RAR4, RAR5 = b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00"
 SEVEN = b"7z\xbc\xaf\x27\x1c"
+ZSTD = b"\x28\xb5\x2f\xfd"
 #: What archives and packed streams begin with.
 _KINDS = (
     (b"PK\x03\x04", "ZIP archive"),
@@ -21,7 +23,10 @@ _KINDS = (
     (b"\x1f\x8b\x08", "gzip archive"),
     (b"\xfd7zXZ\x00", "xz archive"),
     (b"MSCF\0\0\0\0", "CAB archive"),
+    (ZSTD, "zstd archive"),
 )
+#: Coders of a 7z archive that are not looked into.
+_CODERS = re.compile(rb"[\x03\x23]\x04(?:\x02\x02|\x01[\x08\x09])|[\x04\x24]\x04\xf7\x11", re.S)
 #: Blocks of a RAR archive that are looked at.
 _BLOCKS = 20_000
 #: Longer lists of contents of a 7z archive are not looked at.
@@ -32,6 +37,8 @@ _MEMORY_BYTES = 64 * 1024 * 1024
 
 def kind(start: bytes) -> str | None:
     """Return what kind of archive begins with these bytes, or None."""
+    if start[:2] == b"\x1f\x9d" and len(start) > 2 and not start[2] & 0x60 and 9 <= start[2] & 0x1F <= 16:
+        return "compress archive"
     if start.startswith(b"BZh") and start[4:8] == b"1AY&":
         return "bzip2 archive"
     return next((name for magic, name in _KINDS if start.startswith(magic)), None)
@@ -47,7 +54,14 @@ def examine(source: Source, budget: Budget) -> Iterator[Finding]:
     elif start.startswith(RAR5):
         locked = _rar5(source)
     elif start.startswith(SEVEN):
-        locked = _seven(source)
+        header = _seven_header(source)
+        # A coder's record: its name is four bytes long and it has properties.
+        locked = b"\x24\x06\xf1\x07\x01" in header
+        if not locked and _CODERS.search(header):
+            yield Finding("unread_packing", "a 7z archive packed by a method that is not looked into")
+    elif kind(start) in ("zstd archive", "compress archive"):
+        yield Finding("unread_packing", f"a {kind(start)}")
+        return
     else:
         yield from _stream(source, start, budget)
         return
@@ -148,18 +162,16 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
-def _seven(source: Source) -> bool:
-    """Return whether the list of contents names AES: it does where files are locked, or it is itself."""
+def _seven_header(source: Source) -> bytes:
+    """Return the list of contents as it stands, and unpacked behind that: it names the methods of packing."""
     start = source.head(32)
     if len(start) < 32:
-        return False
+        return b""
     offset, size = struct.unpack_from("<QQ", start, 12)
     if offset > source.size or size > _HEADER_BYTES:
-        return False
+        return b""
     header = source.at(32 + offset, size)
-    # A coder's record: its name is four bytes long and it has properties.
-    aes = b"\x24\x06\xf1\x07\x01"
-    return aes in header or aes in _seven_unpacked(source, header)
+    return header + _seven_unpacked(source, header)
 
 
 def _seven_unpacked(source: Source, header: bytes) -> bytes:

@@ -4,6 +4,7 @@ PDFium knows how passwords are checked, but its time is not bounded by the size 
 of a few kilobytes, in which only the encryption is the file's. Those parts are never packed.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -20,6 +21,7 @@ _DICTIONARY_END = re.compile(rb"stream|startxref|endobj|%%EOF")
 #: A document that was changed repeats its encryption; more than these are tricks.
 _LOCKS = 8
 _PART_BYTES = 4096
+_REWRITTEN_BYTES = 8 * 1024 * 1024
 
 
 def prefixed(source: Source) -> bool:
@@ -45,6 +47,28 @@ def examine(source: Source) -> Iterator[Finding]:
         if _needs_password(_extract(source, found[0], found[1])):
             yield Finding("encrypted_document", "a PDF that needs a password")
             return
+
+
+def without_encryption(source: Source) -> bytes | None:
+    """Return an encrypted PDF that has no identity and opens without a password, open; None for any other.
+
+    The scanner opens those that have an identity. Larger ones stay as they are: they take long to write.
+    """
+    if source.size > _REWRITTEN_BYTES:
+        return None
+    content = source.at(0, source.size)
+    trailer = content[max(content.rfind(b"trailer"), 0) :]
+    if b"/Encrypt" not in trailer or b"/ID" in trailer:
+        return None
+    pypdfium2 = import_module("pypdfium2")
+    out = io.BytesIO()
+    try:
+        document = pypdfium2.PdfDocument(content)
+        document.save(out, flags=pypdfium2.raw.FPDF_REMOVE_SECURITY)
+        document.close()
+    except pypdfium2.PdfiumError:
+        return None
+    return out.getvalue()
 
 
 def _extract(source: Source, at: int, lock: bytes) -> bytes:

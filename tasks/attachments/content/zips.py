@@ -25,7 +25,10 @@ _WIDE = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file in an archive, as the directory describes it; `offset` counts from the source's beginning."""
+    """One file in an archive, as the directory describes it; `offset` counts from the source's beginning.
+
+    `wide` says whether its numbers stand where those do that are too large for 32 bits.
+    """
 
     name: bytes
     flags: int
@@ -33,6 +36,7 @@ class Entry:
     packed: int
     size: int
     offset: int
+    wide: bool = False
 
     @property
     def encrypted(self) -> bool:
@@ -59,6 +63,7 @@ class Archive:
         directory, end: where its directory begins, and the record behind that.
         count: how many entries the record promises.
         exact: whether the archive's comment ends where the file ends.
+        wide: whether its numbers stand where those do that are too large for 32 bits.
     """
 
     source: Source
@@ -67,6 +72,7 @@ class Archive:
     end: int
     count: int
     exact: bool
+    wide: bool = False
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -86,9 +92,10 @@ class Archive:
             (offset,) = struct.unpack_from("<I", buffer, at + 42)
             name = buffer[at + 46 : at + 46 + name_length]
             extra = buffer[at + 46 + name_length : at + 46 + name_length + extra_length]
-            if _WIDE in (packed, size, offset):
+            wide = _WIDE in (packed, size, offset)
+            if wide:
                 size, packed, offset = _wide(extra, size, packed, offset)
-            found.append(Entry(name, flags, method, packed, size, offset + self.start))
+            found.append(Entry(name, flags, method, packed, size, offset + self.start, wide))
             position += 46 + name_length + extra_length + comment_length
         return found
 
@@ -177,14 +184,14 @@ def part(source: Source) -> bool:
     disk, first = struct.unpack_from("<HH", tail, at + 4)
     (comment,) = struct.unpack_from("<H", tail, at + 20)
     # Beyond a thousand parts it is chance.
-    return 0 < disk < 1000 and first <= disk and at + 22 + comment == len(tail)
+    return bool(0 < disk < 1000 and first <= disk and at + 22 + comment == len(tail))
 
 
 def _archive(source: Source, position: int, record: bytes) -> Archive | None:
     if len(record) < 22:
         return None
     count, size, offset, comment = struct.unpack_from("<HIIH", record, 10)
-    end = position
+    end, needed = position, False
     wide = source.at(position - 76, 56)
     if wide[:4] == b"PK\x06\x06" and len(wide) == 56 and source.at(position - 20, 4) == _LOCATOR:
         needed = count == 0xFFFF or _WIDE in (size, offset)
@@ -203,4 +210,4 @@ def _archive(source: Source, position: int, record: bytes) -> Archive | None:
     if start < 0:
         # Who writes wrong offsets is still understood by some.
         start = 0
-    return Archive(source, start, directory, end, count, exact)
+    return Archive(source, start, directory, end, count, exact, needed)
