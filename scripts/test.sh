@@ -7,6 +7,8 @@ checked=$(mktemp)
 trap 'rm -f "$checked"' EXIT
 make --no-print-directory check >"$checked" 2>&1 &
 check=$!
+# pytest rewrites each test file at its first import: once here, and not in each test process.
+.venv/bin/pytest -m "not system" --collect-only -q >/dev/null 2>&1
 # A test that waits leaves the processor to others, so there are more processes than processors. A file stays
 # together, for what it shares; and those with few tests, which are the long ones, are not left for the end.
 .venv/bin/pytest -m "not system" -n 4 --dist loadfile --no-loadscope-reorder
