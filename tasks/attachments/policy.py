@@ -208,7 +208,7 @@ def _agrees(claim: str, content: str) -> bool:
     kind, claimed = family(content), family(claim)
     if content in GENERIC:
         # Unknown is not hostile: the uploader's own format, but none that is known whenever it is seen.
-        return claimed not in (PROGRAM, ACTIVE) and not fits(claim, UNMISTAKABLE)
+        return claimed not in (PROGRAM, ACTIVE) and not fits(claim, UNMISTAKABLE) and not _xml(claim)
     if _text(content):
         # Any text can be a format of its own, a few tags make libmagic see a page, and a script is text.
         if claimed in (None, TEXT, ACTIVE) or claim in ALSO_TEXT or claim in SCRIPTS:
@@ -225,7 +225,12 @@ def _agrees(claim: str, content: str) -> bool:
     if content == "application/java-archive":
         # Packages and extensions of other programs are such archives, too.
         return claimed in (None, PACKAGE)
-    return (kind.lenient and claimed is kind) or {claim, content} <= ELF
+    return (kind.lenient and claimed is kind and not _xml(claim)) or {claim, content} <= ELF
+
+
+def _xml(claim: str) -> bool:
+    """Return whether a browser runs scripts in what is sent under this type: no other content may have it."""
+    return claim.endswith(("+xml", "/xml"))
 
 
 def _text(content: str) -> bool:

@@ -109,6 +109,10 @@ def test_a_claim_that_claims_nothing_becomes_what_the_content_is(content: str, g
         ("application/octet-stream", "application/pdf", "a.pdf", "application/octet-stream"),
         ("application/octet-stream", DOCX, "a.docx", "application/octet-stream"),
         ("application/octet-stream", "", "photo.jpg", ""),
+        # Nor one that a browser would run as XML, which is text: of no family of types.
+        ("application/octet-stream", "audio/x+xml", "a.mp3", "application/octet-stream"),
+        ("application/octet-stream", "text/xml", "a.xml", "application/octet-stream"),
+        ("audio/mpeg", "audio/x+xml", "a.mp3", "audio/mpeg"),
         # Pictures and fonts that are written as text, and what only calls itself so.
         ("text/plain", "image/x-xpixmap", "a.xpm", "image/x-xpixmap"),
         ("text/plain", "image/x-portable-pixmap", "a.ppm", "image/x-portable-pixmap"),

@@ -40,6 +40,8 @@ ACTIVE = (
     "application/wasm",
     "message/rfc822",
     "multipart/related",
+    "audio/x+xml",
+    "Video/X+XML",
     "image/unheard-of",
     "nonsense",
     "",

@@ -63,7 +63,8 @@ def headers(media_type: str, name: str) -> tuple[str, str]:
     kind = kind.strip().lower()
     if not _TYPE.fullmatch(kind):
         kind = _BYTES
-    if kind in _SHOWN or kind.startswith(_SHOWN_FAMILIES):
+    # A browser takes any type that ends so for a page in XML, whatever family it is of.
+    if kind in _SHOWN or (kind.startswith(_SHOWN_FAMILIES) and not kind.endswith("+xml")):
         return kind, _disposition("inline", name)
     if kind == "text/plain":
         charset = _CHARSET.fullmatch(parameters.strip())
