@@ -30,6 +30,8 @@ from tasks.policies.media_types import ACTIVE, PROGRAM, TEXT, normal
 from tasks.policies.traits import TRAIT
 
 UNKNOWN = "application/octet-stream"
+#: Streams that the scanner does not open.
+_UNPACKED = ("application/x-lzma", "application/zstd")
 #: Enough for libmagic, of what stands before an archive.
 _BEFORE_BYTES = 64 * 1024
 _TYPE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,62}/[a-z0-9][a-z0-9.+_-]{0,126}")
@@ -90,6 +92,9 @@ def inspect(
             findings.pop("encrypted_document", None)
         else:
             findings.pop("unread_packing", None)
+        if inner_type in _UNPACKED:
+            # It is unpacked once.
+            inner["unread_packing"] = Finding("unread_packing", f"{inner_type} in {media_type}")
         findings = {name: Finding(name, f"its open copy is {inner_type}")} | findings | inner
     traits = [{"name": trait.name, "detail": phrase(trait.detail)} for trait in findings.values()]
     return {"media_type": media_type, "traits": traits}
@@ -103,7 +108,7 @@ def _copy(
         name, copy = "known_password", opened.workbook(file, folder)
     elif media_type == "application/pdf":
         name, copy = "known_password", opened.document(file, folder)
-    elif media_type in ("application/x-lzma", "application/zstd"):
+    elif media_type in _UNPACKED:
         name, copy = "unpacked_copy", opened.unpacked(file, media_type, folder)
         if copy is None:
             findings["unread_packing"] = Finding("unread_packing", media_type)

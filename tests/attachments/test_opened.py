@@ -1,8 +1,11 @@
 """Documents that are encrypted and open without a question: judged, and scanned, by what is in them."""
 
+import bz2
+import gzip
 import io
 import lzma
 import struct
+from functools import partial
 from pathlib import Path
 
 import msoffcrypto.format.ooxml
@@ -175,6 +178,16 @@ def test_what_is_unpacked_is_judged_and_bounded(kind: str) -> None:
     assert set(traits(squeezed(kind, b"x" * 9999)[:-9])) == {"unread_packing"}
 
 
+@pytest.mark.parametrize("outer", ["lzma", "zstd", "gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("inner", ["lzma", "zstd"])
+def test_what_is_packed_so_twice_is_suspicious(outer: str, inner: str) -> None:
+    packed = squeezed(inner, PLAIN)
+    streams = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    pack = streams.get(outer, partial(squeezed, outer))
+    assert "unread_packing" in traits(pack(packed))
+    assert "unread_packing" not in traits(pack(PLAIN))
+
+
 def _method(number: int) -> bytes:
     archive = bytearray(zipped({"a.txt": b"x" * 99}))
     struct.pack_into("<H", archive, 8, number)
@@ -202,9 +215,10 @@ def _coder(name: bytes) -> bytes:
         (_coder(b"\x24\x04\xf7\x11\x01\x05"), False),
         (b"\x1f\x9d\x90" + bytes(range(99)), False),
         (zipped({"a.tar.zst": squeezed("zstd", bytes(range(256)))}, stored=True), False),
+        (zipped({"a.lzma": squeezed("lzma", bytes(range(256)))}, stored=True), False),
         (zipped({"a.zip": widened(b"x")}, stored=True), False),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_what_is_not_looked_into_is_suspicious(content: bytes, read: bool) -> None:
     assert ("unread_packing" in traits(content)) != read

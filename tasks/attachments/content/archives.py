@@ -121,7 +121,9 @@ def _nested(archive: Archive, entries: list[Entry], budget: Budget, depth: int) 
             return
         if entry.packed < _SMALLEST or entry.encrypted:
             continue
-        start = archive.read(entry, 8)
+        start = archive.read(entry, 16)
+        if start and (stream := packed.unread(start)):
+            yield Finding("unread_packing", f"{entry.text}: a {stream}")
         if not start or not (start.startswith(ole.MAGIC) or packed.kind(start)):
             continue
         if not start.startswith(ole.MAGIC):

@@ -25,6 +25,10 @@ _KINDS = (
     (b"MSCF\0\0\0\0", "CAB archive"),
     (ZSTD, "zstd archive"),
 )
+#: An LZMA stream of old has no magic, but properties, the size of its dictionary, and its size unpacked.
+_LZMA = re.compile(
+    rb"\x5d\0\0(?:[\x01-\xff]\0|[\0\x80\xc0][\x01-\x08\x0c\x10\x18\x20])(?:\xff{8}|(?!\0{8})[\0-\xff]{5}\0{3})"
+)
 #: Coders of a 7z archive that are not looked into.
 _CODERS = re.compile(rb"[\x03\x23]\x04(?:\x02\x02|\x01[\x08\x09])|[\x04\x24]\x04\xf7\x11", re.S)
 #: Blocks of a RAR archive that are looked at.
@@ -42,6 +46,14 @@ def kind(start: bytes) -> str | None:
     if start.startswith(b"BZh") and start[4:8] == b"1AY&":
         return "bzip2 archive"
     return next((name for magic, name in _KINDS if start.startswith(magic)), None)
+
+
+def unread(start: bytes) -> str | None:
+    """Return what kind of packed stream begins with these bytes that the scanner does not open, or None."""
+    found = kind(start)
+    if found in ("zstd archive", "compress archive"):
+        return found
+    return "lzma archive" if _LZMA.match(start) else None
 
 
 def examine(source: Source, budget: Budget) -> Iterator[Finding]:
@@ -233,7 +245,10 @@ def _stream(source: Source, start: bytes, budget: Budget) -> Iterator[Finding]:
                 at += len(piece)
                 if not piece:
                     return
-            step = len(unpacker.decompress(piece, _STEP_BYTES))
+            data = unpacker.decompress(piece, _STEP_BYTES)
+            if not unpacked and (inner := unread(data)):
+                yield Finding("unread_packing", f"a {inner} in a {kind(start)}")
+            step = len(data)
             unpacked, budget.streamed = unpacked + step, budget.streamed - step
     except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError):
         return
