@@ -17,6 +17,7 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
 
     Raises:
         attachment_work.LeaseLostError, StoreError.
+        ObjectChanged: the object is another by now than the one that was judged.
     """
     claim, store = context.claim, context.store
     served = found.outcome == "accepted"
@@ -28,34 +29,66 @@ def commit_outcome(context: AttemptContext, found: Findings) -> str:
         with context.phase("store"):
             urls = _store(context, found)
     context.event_log.add("finished", outcome=found.outcome, verdict=found.verdict, reason=found.reason)
-    with transaction() as connection:
-        # While our row is locked, so that no other attempt is at the objects; before the commit, so that a
-        # row tells the truth: if the store is away now, the file waits and all this is done again. The next
-        # attempt ends what a crash cuts. The application's row is not locked yet: a store may take long.
-        attachment_work.hold(connection, claim)
-        if quarantined:
-            copied = _quarantine(context)
-        if not served:
-            delete_pictures(store, claim.app, claim.id)
-        there = attachment_work.finish(
-            connection, claim, _values(context, found, urls), _seen(context, found, urls)
-        )
-        if there:
-            context.event_log.write(connection)
-        if found.fresh_verdict is not None and found.fetched and found.version:
-            verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
+    try:
+        with transaction() as connection:
+            # While our row is locked, so that no other attempt is at the objects; before the commit, so that
+            # a row tells the truth: if the store is away now, the file waits and all this is done again. The
+            # next attempt ends what a crash cuts. The application's row is not locked yet: a store may take
+            # long.
+            attachment_work.hold(connection, claim)
+            if not served:
+                _need_unchanged(context, found)
+            if quarantined:
+                copied = _quarantine(context)
+            if not served:
+                delete_pictures(store, claim.app, claim.id)
+            there = attachment_work.finish(
+                connection, claim, _values(context, found, urls), _seen(context, found, urls)
+            )
+            if there:
+                context.event_log.write(connection)
+            if found.fresh_verdict is not None and found.fetched and found.version:
+                verdicts.keep(connection, found.fetched.sha256, found.version, found.fresh_verdict)
+    except ObjectChanged:
+        _withdraw_copies(found)
+        raise
     if served and not there:
         _delete_leftovers(context)
     if copied and not there:
         # The user has deleted row and object.
         store.discard([quarantine_name(claim.app, claim.id)])
-    if found.verdict == "infected" and found.fetched:
-        # Copies that were served before anybody knew. A crash here is made good by the next rescan, if the
-        # signatures have a version to remember the verdict by.
-        duplicates.withdraw(found.fetched.sha256, f"infected with {found.signature}")
+    _withdraw_copies(found)
     if not there:
         return "vanished"
     return found.outcome if not found.reason else f"{found.outcome} ({found.reason})"
+
+
+def _withdraw_copies(found: Findings) -> None:
+    """Withdraw copies of malware that were served before anybody knew.
+
+    A crash here is made good by the next rescan, if the signatures have a version to remember the verdict by.
+    """
+    if found.verdict == "infected" and found.fetched:
+        duplicates.withdraw(found.fetched.sha256, f"infected with {found.signature}")
+
+
+def _need_unchanged(context: AttemptContext, found: Findings) -> None:
+    """Let pass if there is no other object than the one that was judged.
+
+    A service that has completed an upload meanwhile has enqueued the file again, and that message found it
+    being worked on. One that comes from now on waits for this transaction, and finds the file refused.
+
+    Raises:
+        ObjectChanged, StoreError.
+    """
+    claim = context.claim
+    if found.judged_object is None or claim.override == "quarantine":
+        return
+    there = context.store.fingerprint(claim.key)
+    if there is None or there == found.judged_object:
+        # Malware that another row names, too, may be in quarantine by now.
+        return
+    raise ObjectChanged("the object was written while it was judged")
 
 
 def _quarantine(context: AttemptContext) -> bool:

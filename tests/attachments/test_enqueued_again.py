@@ -11,7 +11,7 @@ from stack.demo.samples import photo
 from tasks import outbox
 from tasks.attachments import examine, operator_actions
 from tasks.attachments.process import process
-from tests.attachments.context import AppContext
+from tests.attachments.context import AppContext, at_scan
 from tests.attachments.shelf import Shelf
 from tests.attachments.test_recover import Configure, announced, configure
 from tests.platform import Platform
@@ -175,6 +175,22 @@ def test_one_that_changed_under_its_worker_has_another_try(
         patched.setattr(LocalStore, "publish", publish)
         failed(context, row_id, "object_changed")
     assert context.work(row_id) == "accepted"
+
+
+@pytest.mark.parametrize("content", [TEXT[:5], EICAR], ids=["incomplete", "malware"])
+def test_a_message_that_comes_while_an_earlier_object_is_judged_is_not_lost(
+    shelf: Shelf, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_id = shelf.upload(content, file_size=len(TEXT))
+
+    def completed() -> None:
+        shelf.replace(row_id, TEXT)
+        assert shelf.work(row_id) == "nothing to do"
+
+    at_scan(monkeypatch, completed)
+    assert shelf.work(row_id) == "waiting (object_changed)"
+    assert shelf.again(row_id) == "accepted"
+    assert shelf.quarantined(row_id) is None
 
 
 def test_a_store_that_is_away_loses_no_message(context: AppContext) -> None:
