@@ -145,8 +145,12 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
                 pauses.append(pause)
         waiting = queued_tasks(get_redis(self.app), {self._queue(entry) for entry in due}, PILE)
         for entry in due:
-            message = self._reserved(entry)
             tasks = waiting[self._queue(entry)]
+            if tasks is not None and tasks.get(entry.task) is False:
+                # Its message has expired, so this run has not been: it is sent when that is discarded. A job
+                # that runs once a day would else be silent for another day after an outage of one.
+                continue
+            message = self._reserved(entry)
             # A job waits once. So a queue holds no more messages than there are jobs, and each has its turn.
             # If all were sent whenever they are due, the last of a long queue would expire, always the same.
             if tasks is not None and entry.task not in tasks:

@@ -74,6 +74,37 @@ def test_no_pile_of_runs_is_left_behind(platform: Platform, valkey: ValkeyServer
     assert len(tasks) == len(set(tasks)) > 1
 
 
+def test_a_message_that_has_expired_costs_no_run(platform: Platform, valkey: ValkeyServer) -> None:
+    platform.set(audit_every_seconds=100000)
+    key = "roomkeeper:beat:delivery.audit"
+
+    def queued() -> list[Any]:
+        with Redis.from_url(valkey.url()) as client:
+            return [json.loads(message) for message in client.lrange("maintenance", 0, -1)]
+
+    def waits() -> bool:
+        return any(message["headers"]["task"] == "delivery.audit" for message in queued())
+
+    first = beats(platform)
+    eventually(queued)
+    first.kill()
+    # As after an outage of the workers that was longer than the period.
+    ago = datetime.now(UTC) - timedelta(seconds=100001)
+    meta = {"last_run_at": ago, "total_run_count": 1}
+    with Redis.from_url(valkey.url()) as client:
+        message = queued()[0]
+        message["headers"] |= {"task": "delivery.audit", "expires": ago.isoformat()}
+        client.delete("maintenance")
+        client.lpush("maintenance", json.dumps(message))
+        client.hset(key, "meta", json.dumps(meta, cls=RedBeatJSONEncoder))
+        client.zadd("roomkeeper:beat::schedule", {key: ago.timestamp() + 100000})
+    beats(platform)
+    eventually(lambda: len(queued()) > 1, what="other jobs are sent")
+    assert sum(one["headers"]["task"] == "delivery.audit" for one in queued()) == 1
+    sends(valkey)
+    eventually(waits, 10, "the run is made up for")
+
+
 def test_a_run_has_the_slot_that_it_was_sent_for(platform: Platform, valkey: ValkeyServer) -> None:
     platform.set(sweep_every="echoroom.typing=1", sweep_off="echoroom.ghosts")
     platform.worker("maintenance")
