@@ -350,7 +350,7 @@ def test_a_store_that_fails_or_lies_costs_time_and_nothing_else(remote: Shelf, p
 
 
 def test_a_store_that_fails_when_a_refusal_is_concluded(remote: Shelf, proxy: FaultProxy) -> None:
-    row_id = remote.upload(PNG, "a.pdf", "application/pdf")
+    row_id = remote.upload(PNG, "a.html", "text/html")
     with proxy.doing(Fault(("DELETE",), status=500)):
         assert remote.work(row_id) == "waiting (store_unavailable)"
     remote.assert_unserved(row_id)
