@@ -360,8 +360,11 @@ def _scan(content: Path, sha256: str, settings: Settings) -> Scanned:
         # Before the scan: signatures that arrive in between only make the file be scanned again.
         version = scanner.versions()
         scanner_selftest.check(scanner, version, settings)
-        with transaction() as connection:
-            known = verdicts.known(connection, sha256, version)
+        known = None
+        if not scan.copied(content):
+            # The verdict may be of a worker that had no open copy of it.
+            with transaction() as connection:
+                known = verdicts.known(connection, sha256, version)
         verdict = scan.scanned(scanner, content) if known is None else known
     metrics.VERDICTS.labels(verdict.name, "scanner" if known is None else "known").inc()
     return Scanned(verdict, version, known is not None)

@@ -182,7 +182,7 @@ def _look_again(candidate: Candidate, scanner: Scanner, version: Version, settin
     assert table is not None
     verdict = None
     with transaction() as connection:
-        if candidate.sha256:
+        if candidate.sha256 and not candidate.copied:
             verdict = verdicts.known(connection, candidate.sha256, version)
         row = connection.execute(
             # A deleted row too: it may be restored, with its URLs.

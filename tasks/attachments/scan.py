@@ -28,6 +28,11 @@ class Verdict:
     signature: str | None = None
 
 
+def copied(content: Path) -> bool:
+    """Return whether `identify.inspect` has left an open copy beside a file."""
+    return content.with_name(opened.NAME).is_file()
+
+
 def scanned(scanner: Scanner, content: Path) -> Verdict:
     """Return the verdict on a file, and on its open copy, if `identify.inspect` has left one beside it.
 
@@ -35,10 +40,9 @@ def scanned(scanner: Scanner, content: Path) -> Verdict:
         ScannerUnavailable: no answer.
     """
     verdict = judge(scanner.scan_file(content))
-    copy = content.with_name(opened.NAME)
-    if not copy.is_file() or verdict.name == "infected":
+    if not copied(content) or verdict.name == "infected":
         return verdict
-    inner = judge(scanner.scan_file(copy))
+    inner = judge(scanner.scan_file(content.with_name(opened.NAME)))
     # The scanner could not open what the copy shows it.
     locked = verdict.reason == "encrypted_archive"
     return inner if locked or verdict.name == "clean" else verdict

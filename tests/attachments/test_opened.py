@@ -5,21 +5,26 @@ import gzip
 import io
 import lzma
 import struct
+from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import msoffcrypto.format.ooxml
 import pyarrow
 import pytest
 
+from tasks.attachments import verdicts
 from tasks.attachments.content import opened, pdf
 from tasks.attachments.content.source import Source
+from tasks.attachments.scan import Verdict
 from tests.attachments import hostile
 from tests.attachments.carriers import letter, locked_pdf, tar, zipped
 from tests.attachments.context import AppContext
 from tests.attachments.locked import locked
 from tests.attachments.looking import look, traits
 from tests.platform import Platform
+from workers.db import transaction
 from workers.known_bad import encrypted_zip
 from workers.scanner import Answer, Scanner
 
@@ -150,24 +155,43 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize("kind", PACKED)
-def test_the_scanner_gets_an_open_copy_too(
-    openchat_context: AppContext, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scanned: list[bytes] = []
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the scanner gets."""
+    contents: list[bytes] = []
     scan_file = Scanner.scan_file
 
     def seen(scanner: Scanner, path: Path) -> Answer:
-        scanned.append(path.read_bytes())
+        contents.append(path.read_bytes())
         return scan_file(scanner, path)
 
     monkeypatch.setattr(Scanner, "scan_file", seen)
+    return contents
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_the_scanner_gets_an_open_copy_too(
+    openchat_context: AppContext, kind: str, scanned: list[bytes]
+) -> None:
     packed, plain, trait = PACKED[kind]
     row_id = openchat_context.upload(packed, "a", "")
     assert openchat_context.work(row_id) == "accepted"
     assert packed in scanned
     assert any(plain in content for content in scanned if content != packed)
     assert openchat_context.job(row_id).findings == [trait]
+
+
+def test_a_verdict_of_before_does_not_speak_for_the_open_copy(
+    openchat_context: AppContext, scanned: list[bytes]
+) -> None:
+    packed = squeezed("lzma", PLAIN)
+    version = Scanner(openchat_context.platform.settings.clamd, 10).versions()
+    assert version.dated
+    with transaction() as connection:
+        verdicts.keep(connection, sha256(packed).hexdigest(), version, Verdict("clean"))
+    row_id = openchat_context.upload(packed, "a", "")
+    assert openchat_context.work(row_id) == "accepted"
+    assert any(PLAIN in content for content in scanned)
 
 
 @pytest.mark.parametrize("kind", ["lzma", "zstd"])
@@ -182,7 +206,11 @@ def test_what_is_unpacked_is_judged_and_bounded(kind: str) -> None:
 @pytest.mark.parametrize("inner", ["lzma", "zstd"])
 def test_what_is_packed_so_twice_is_suspicious(outer: str, inner: str) -> None:
     packed = squeezed(inner, PLAIN)
-    streams = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    streams: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "bzip2": bz2.compress,
+        "xz": lzma.compress,
+    }
     pack = streams.get(outer, partial(squeezed, outer))
     assert "unread_packing" in traits(pack(packed))
     assert "unread_packing" not in traits(pack(PLAIN))
