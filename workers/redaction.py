@@ -16,8 +16,8 @@ from models.platform import SCHEMA
 
 #: What a value stands in, in the languages of PostgreSQL.
 _QUOTES = re.compile("[\"'`«»‹›„“”‚‘’「」『』]")
-#: The function of the server by which PL/pgSQL's RAISE raises, with any SQLSTATE.
-_RAISE = "exec_stmt_raise"
+#: The functions of the server by which PL/pgSQL's RAISE and ASSERT raise, with any SQLSTATE.
+_RAISE = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
 #: Classes of errors that functions in other languages raise.
 _ROUTINES = ("38", "39")
 
@@ -44,7 +44,7 @@ def _text(error: psycopg.Error) -> str:
     diagnostics = error.diag
     # Without a SQLSTATE it is the driver's own, or the refusal of a connection.
     text = str(error) if error.sqlstate is None else diagnostics.message_primary or ""
-    if diagnostics.source_function == _RAISE or (error.sqlstate or "").startswith(_ROUTINES):
+    if diagnostics.source_function in _RAISE or (error.sqlstate or "").startswith(_ROUTINES):
         where = (diagnostics.context or "a function").partition("\n")[0]
         # Our own functions name the place and never what is there.
         return text if f" {SCHEMA}." in where else f"raised by {where}"

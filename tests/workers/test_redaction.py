@@ -51,6 +51,7 @@ VIOLATIONS = {
     "raised": "SELECT refuse(%(value)s, 'P0001')",
     "raised as another": "SELECT refuse(%(value)s, '23505')",
     "raised as one of its own": "SELECT refuse(%(value)s, 'ZZ001')",
+    "asserted": "DO $$ BEGIN ASSERT false, (SELECT 'not ' || email FROM t); END $$",
     "read by the driver": "SELECT CAST('infinity' AS timestamptz), CAST(%(value)s AS text)",
     "from within a function": (
         "DO $$ BEGIN EXECUTE format('SELECT CAST(%%L AS uuid)', (SELECT email FROM t)); END $$"
