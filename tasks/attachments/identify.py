@@ -112,6 +112,8 @@ def _copy(
         name, copy = "unpacked_copy", opened.unpacked(file, media_type, folder)
         if copy is None:
             findings["unread_packing"] = Finding("unread_packing", media_type)
+    elif file.head(len(packed.SEVEN)) == packed.SEVEN and "unread_packing" in findings:
+        name, copy = "unpacked_copy", opened.seven_zip(file, folder)
     elif (archive := _wide(file, findings)) is not None:
         name, copy = "unpacked_copy", opened.archive(archive, folder)
         if copy is None:

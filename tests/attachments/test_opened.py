@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 
 from tasks.attachments import verdicts
-from tasks.attachments.content import opened, pdf
+from tasks.attachments.content import opened, packed, pdf, seven
 from tasks.attachments.content.source import Source
 from tasks.attachments.scan import Verdict
 from tests.attachments import hostile
@@ -23,6 +23,7 @@ from tests.attachments.carriers import letter, locked_pdf, tar, zipped
 from tests.attachments.context import AppContext
 from tests.attachments.locked import locked
 from tests.attachments.looking import look, traits
+from tests.attachments.seven_zip import seven_zip
 from tests.platform import Platform
 from workers.db import transaction
 from workers.known_bad import encrypted_zip
@@ -151,6 +152,8 @@ PACKED = {
     "lzma": (squeezed("lzma", tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
     "zstd": (squeezed("zstd", tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
     "wide": (widened(PLAIN), PLAIN, "unpacked_copy"),
+    "7z bzip2": (seven_zip({"a": PLAIN, "b": b"y"}), PLAIN, "unpacked_copy"),
+    "7z Deflate": (seven_zip({"a": PLAIN, "b": b"y"}, "deflate"), PLAIN, "unpacked_copy"),
     "locked": (locked(letter()), b"word/document.xml", "known_password"),
 }
 
@@ -173,23 +176,23 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_the_scanner_gets_an_open_copy_too(
     openchat_context: AppContext, kind: str, scanned: list[bytes]
 ) -> None:
-    packed, plain, trait = PACKED[kind]
-    row_id = openchat_context.upload(packed, "a", "")
+    archive, plain, trait = PACKED[kind]
+    row_id = openchat_context.upload(archive, "a", "")
     assert openchat_context.work(row_id) == "accepted"
-    assert packed in scanned
-    assert any(plain in content for content in scanned if content != packed)
+    assert archive in scanned
+    assert any(plain in content for content in scanned if content != archive)
     assert openchat_context.job(row_id).findings == [trait]
 
 
 def test_a_verdict_of_before_does_not_speak_for_the_open_copy(
     openchat_context: AppContext, scanned: list[bytes]
 ) -> None:
-    packed = squeezed("lzma", PLAIN)
+    archive = squeezed("lzma", PLAIN)
     version = Scanner(openchat_context.platform.settings.clamd, 10).versions()
     assert version.dated
     with transaction() as connection:
-        verdicts.keep(connection, sha256(packed).hexdigest(), version, Verdict("clean"))
-    row_id = openchat_context.upload(packed, "a", "")
+        verdicts.keep(connection, sha256(archive).hexdigest(), version, Verdict("clean"))
+    row_id = openchat_context.upload(archive, "a", "")
     assert openchat_context.work(row_id) == "accepted"
     assert any(PLAIN in content for content in scanned)
 
@@ -205,15 +208,50 @@ def test_what_is_unpacked_is_judged_and_bounded(kind: str) -> None:
 @pytest.mark.parametrize("outer", ["lzma", "zstd", "gzip", "bzip2", "xz"])
 @pytest.mark.parametrize("inner", ["lzma", "zstd"])
 def test_what_is_packed_so_twice_is_suspicious(outer: str, inner: str) -> None:
-    packed = squeezed(inner, PLAIN)
+    stream = squeezed(inner, PLAIN)
     streams: dict[str, Callable[[bytes], bytes]] = {
         "gzip": gzip.compress,
         "bzip2": bz2.compress,
         "xz": lzma.compress,
     }
     pack = streams.get(outer, partial(squeezed, outer))
-    assert "unread_packing" in traits(pack(packed))
+    assert "unread_packing" in traits(pack(stream))
     assert "unread_packing" not in traits(pack(PLAIN))
+
+
+@pytest.mark.parametrize("method", ["bzip2", "deflate"])
+def test_a_7z_archive_is_judged_and_bounded(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "encrypted_archive" in traits(seven_zip({"a.zip": encrypted_zip()}, method))
+    much = seven_zip({"a": bytes(opened._COPY_BYTES // 2), "b": bytes(opened._COPY_BYTES // 2 + 1)}, method)
+    assert set(traits(much)) == {"unread_packing"}
+    # One that says that it is small does not become larger than that.
+    small = seven_zip({"a": bytes(9_999)}, method)
+    for size in (9_998, 10_000, opened._COPY_BYTES + 1, 1 << 60):
+        lying = small.replace(struct.pack("<BQ", 255, 9_999), struct.pack("<BQ", 255, size))
+        assert set(traits(lying)) == {"unread_packing"}
+    monkeypatch.setattr(opened, "_COPY_ENTRIES", 2)
+    assert set(traits(seven_zip({"a": b"1", "b": b"2"}, method))) == {"unpacked_copy"}
+    assert set(traits(seven_zip({"a": b"1", "b": b"2", "c": b"3"}, method))) == {"unread_packing"}
+
+
+@pytest.mark.parametrize("method", ["bzip2", "deflate"])
+def test_a_broken_7z_archive_is_suspicious(method: str) -> None:
+    whole = seven_zip({"a": b"some text", "b": b"", "c": b"more of it" * 99}, method)
+    assert set(traits(whole)) == {"unpacked_copy"}
+    end = len(whole) - 70
+    for at in range(32, end):
+        broken = bytearray(whole)
+        broken[at] ^= 0xFF
+        found = traits(bytes(broken))
+        # What stands in the list's names is not needed.
+        assert found.keys() <= {"unread_packing", "unpacked_copy"}
+        with Source(io.BytesIO(bytes(broken))) as source:
+            contents = packed.seven_contents(source)
+            try:
+                files = seven.members(source, contents, max_bytes=10_000, max_entries=100)
+            except ValueError:
+                continue
+        assert files == [b"some text", b"", b"more of it" * 99]
 
 
 def _method(number: int) -> bytes:
@@ -245,8 +283,9 @@ def _coder(name: bytes) -> bytes:
         (zipped({"a.tar.zst": squeezed("zstd", bytes(range(256)))}, stored=True), False),
         (zipped({"a.lzma": squeezed("lzma", bytes(range(256)))}, stored=True), False),
         (zipped({"a.zip": widened(b"x")}, stored=True), False),
+        (zipped({"a.7z": seven_zip({"a": b"x"})}, stored=True), False),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_what_is_not_looked_into_is_suspicious(content: bytes, read: bool) -> None:
     assert ("unread_packing" in traits(content)) != read

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.attachments.content import ole, pdf
+from tasks.attachments.content import ole, packed, pdf, seven
 from tasks.attachments.content.source import Source
 from tasks.attachments.content.zips import Archive
 
@@ -85,12 +85,30 @@ def archive(found: Archive, folder: Path) -> Path | None:
     """Write a zip archive of wide numbers with narrow ones; return where, or None if it is too much."""
     if sum(entry.size for entry in found.entries) > _COPY_BYTES or len(found.entries) > _COPY_ENTRIES:
         return None
+    contents = []
+    for entry in found.entries:
+        content = found.read(entry, entry.size + 1)
+        if content is None or len(content) != entry.size:
+            return None
+        contents.append(content)
+    return _zipped(contents, folder)
+
+
+def seven_zip(source: Source, folder: Path) -> Path | None:
+    """Write a 7z archive as a plain zip archive; return where, or None if it cannot be unpacked."""
+    try:
+        contents = seven.members(
+            source, packed.seven_contents(source), max_bytes=_COPY_BYTES, max_entries=_COPY_ENTRIES
+        )
+    except ValueError:
+        return None
+    return _zipped(contents, folder) if contents else None
+
+
+def _zipped(contents: list[bytes], folder: Path) -> Path:
     path = folder / NAME
     with zipfile.ZipFile(path, "w") as file:
-        for number, entry in enumerate(found.entries):
-            content = found.read(entry, entry.size + 1)
-            if content is None or len(content) != entry.size:
-                return None
+        for number, content in enumerate(contents):
             file.writestr(str(number), content)
     return path
 

@@ -174,16 +174,26 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
+def seven_contents(source: Source) -> bytes:
+    """Return a 7z archive's list of contents, unpacked, or nothing where it cannot be read."""
+    header = _seven_raw(source)
+    return _seven_unpacked(source, header) if header[:1] == b"\x17" else header
+
+
 def _seven_header(source: Source) -> bytes:
     """Return the list of contents as it stands, and unpacked behind that: it names the methods of packing."""
+    header = _seven_raw(source)
+    return header + _seven_unpacked(source, header)
+
+
+def _seven_raw(source: Source) -> bytes:
     start = source.head(32)
     if len(start) < 32:
         return b""
     offset, size = struct.unpack_from("<QQ", start, 12)
     if offset > source.size or size > _HEADER_BYTES:
         return b""
-    header = source.at(32 + offset, size)
-    return header + _seven_unpacked(source, header)
+    return source.at(32 + offset, size)
 
 
 def _seven_unpacked(source: Source, header: bytes) -> bytes:
