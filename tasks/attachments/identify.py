@@ -114,6 +114,8 @@ def _copy(
             findings["unread_packing"] = Finding("unread_packing", media_type)
     elif file.head(len(packed.SEVEN)) == packed.SEVEN and "unread_packing" in findings:
         name, copy = "unpacked_copy", opened.seven_zip(file, folder)
+    elif packed.kind(file.head(8)) == "compress archive":
+        name, copy = "unpacked_copy", opened.compressed(file, folder)
     elif (archive := _wide(file, findings)) is not None:
         name, copy = "unpacked_copy", opened.archive(archive, folder)
         if copy is None:

@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 
 from tasks.attachments import verdicts
-from tasks.attachments.content import opened, packed, pdf, seven
+from tasks.attachments.content import lzw, opened, packed, pdf, seven
 from tasks.attachments.content.source import Source
 from tasks.attachments.scan import Verdict
 from tests.attachments import hostile
@@ -23,6 +23,7 @@ from tests.attachments.carriers import letter, locked_pdf, tar, zipped
 from tests.attachments.context import AppContext
 from tests.attachments.locked import locked
 from tests.attachments.looking import look, traits
+from tests.attachments.lzw import compressed
 from tests.attachments.seven_zip import seven_zip
 from tests.platform import Platform
 from workers.db import transaction
@@ -152,6 +153,7 @@ PACKED = {
     "lzma": (squeezed("lzma", tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
     "zstd": (squeezed("zstd", tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
     "wide": (widened(PLAIN), PLAIN, "unpacked_copy"),
+    "compress": (compressed(tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
     "7z bzip2": (seven_zip({"a": PLAIN, "b": b"y"}), PLAIN, "unpacked_copy"),
     "7z Deflate": (seven_zip({"a": PLAIN, "b": b"y"}, "deflate"), PLAIN, "unpacked_copy"),
     "locked": (locked(letter()), b"word/document.xml", "known_password"),
@@ -219,6 +221,25 @@ def test_what_is_packed_so_twice_is_suspicious(outer: str, inner: str) -> None:
     assert "unread_packing" not in traits(pack(PLAIN))
 
 
+def test_a_compressed_file_is_judged_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "encrypted_archive" in traits(compressed(encrypted_zip()))
+    broken = bytearray(compressed(PLAIN))
+    broken[5] ^= 0xFF
+    assert set(traits(bytes(broken))) == {"unread_packing"}
+    monkeypatch.setattr(opened, "_COPY_BYTES", len(PLAIN))
+    assert set(traits(compressed(PLAIN))) == {"unpacked_copy"}
+    assert set(traits(compressed(PLAIN + b"y"))) == {"unread_packing"}
+    monkeypatch.setattr(opened, "_LZW_BYTES", len(compressed(PLAIN)) - 1)
+    assert set(traits(compressed(PLAIN))) == {"unread_packing"}
+
+
+@pytest.mark.parametrize("widest", [10, 12, 16])
+@pytest.mark.parametrize("clear_at", [0, 5, 8, 300])
+def test_codes_of_any_width_are_unpacked(widest: int, clear_at: int) -> None:
+    content = b"".join(str(number * number).encode() for number in range(20_000))
+    assert lzw.unpack(compressed(content, widest, clear_at=clear_at), len(content)) == content
+
+
 @pytest.mark.parametrize("method", ["bzip2", "deflate"])
 def test_a_7z_archive_is_judged_and_bounded(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "encrypted_archive" in traits(seven_zip({"a.zip": encrypted_zip()}, method))
@@ -283,6 +304,7 @@ def _coder(name: bytes) -> bytes:
         (zipped({"a.tar.zst": squeezed("zstd", bytes(range(256)))}, stored=True), False),
         (zipped({"a.lzma": squeezed("lzma", bytes(range(256)))}, stored=True), False),
         (zipped({"a.zip": widened(b"x")}, stored=True), False),
+        (zipped({"a.Z": compressed(PLAIN)}, stored=True), False),
         (zipped({"a.7z": seven_zip({"a": b"x"})}, stored=True), False),
     ],
     ids=range(14),

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.attachments.content import ole, packed, pdf, seven
+from tasks.attachments.content import lzw, ole, packed, pdf, seven
 from tasks.attachments.content.source import Source
 from tasks.attachments.content.zips import Archive
 
@@ -26,6 +26,8 @@ _COPY_BYTES = 48 * 1024 * 1024
 _COPY_ENTRIES = 10_000
 _STEP_BYTES = 256 * 1024
 _MEMORY_BYTES = 64 * 1024 * 1024
+#: Two seconds' work: this is unpacked in Python.
+_LZW_BYTES = 8 * 1024 * 1024
 
 
 def workbook(source: Source, folder: Path) -> Path | None:
@@ -68,6 +70,17 @@ def unpacked(source: Source, media_type: str, folder: Path) -> Path | None:
     except (lzma.LZMAError, EOFError, OSError, ValueError):
         return None
     return _written(content, folder) if 0 < len(content) <= _COPY_BYTES else None
+
+
+def compressed(source: Source, folder: Path) -> Path | None:
+    """Write what a file of the program `compress` unpacks to; return where, or None if that cannot be."""
+    if source.size > _LZW_BYTES:
+        return None
+    try:
+        content = lzw.unpack(source.head(source.size), _COPY_BYTES)
+    except ValueError:
+        return None
+    return _written(content, folder) if content else None
 
 
 def _lzma(source: Source) -> bytes:
