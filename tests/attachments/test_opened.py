@@ -307,7 +307,7 @@ def _coder(name: bytes) -> bytes:
         (zipped({"a.Z": compressed(PLAIN)}, stored=True), False),
         (zipped({"a.7z": seven_zip({"a": b"x"})}, stored=True), False),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_what_is_not_looked_into_is_suspicious(content: bytes, read: bool) -> None:
     assert ("unread_packing" in traits(content)) != read
