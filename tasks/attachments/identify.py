@@ -116,22 +116,22 @@ def _copy(
         name, copy = "unpacked_copy", opened.seven_zip(file, folder)
     elif packed.kind(file.head(8)) == "compress archive":
         name, copy = "unpacked_copy", opened.compressed(file, folder)
-    elif (archive := _wide(file, findings)) is not None:
+    elif (archive := _unread(file, findings)) is not None:
         name, copy = "unpacked_copy", opened.archive(archive, folder)
         if copy is None:
-            findings["unread_packing"] = Finding("unread_packing", "an archive of wide numbers")
+            findings.setdefault("unread_packing", Finding("unread_packing", "an archive of wide numbers"))
     else:
         return None
     return (name, copy) if copy else None
 
 
-def _wide(file: Source, findings: dict[str, Finding]) -> zips.Archive | None:
-    """Return the zip archive if its numbers are wide, and nothing else keeps it from being looked into."""
+def _unread(file: Source, findings: dict[str, Finding]) -> zips.Archive | None:
+    """Return the zip archive if it needs a copy to be looked into, and nothing else keeps it from that."""
     overwhelming = findings.keys() & {"zip_bomb", "too_many_members", "encrypted_archive"}
     if file.head(4) != zips.LOCAL or overwhelming:
         return None
     archive = zips.find(file)
-    return archive if archive and archives.wide(archive) else None
+    return archive if archive and (archives.wide(archive) or archives.by_ppmd(archive)) else None
 
 
 def _look(path: Path, budget: Budget) -> tuple[str, dict[str, Finding]]:

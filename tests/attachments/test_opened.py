@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import msoffcrypto.format.ooxml
 import pyarrow
+import pyppmd
 import pytest
 
 from tasks.attachments import verdicts
-from tasks.attachments.content import lzw, opened, packed, pdf, seven
+from tasks.attachments.content import lzw, opened, packed, pdf, ppmd, seven
 from tasks.attachments.content.source import Source
 from tasks.attachments.scan import Verdict
 from tests.attachments import hostile
@@ -147,6 +149,19 @@ def widened(content: bytes) -> bytes:
     return bytes(local + entry + wide + locator + end)
 
 
+def by_ppmd(content: bytes, megabytes: int = 16, size: int | None = None) -> bytes:
+    """Return an archive of one file that is packed by PPMd, and says that it is of that size."""
+    packer = pyppmd.Ppmd8Encoder(8, megabytes << 20, 0)
+    data = (7 | (megabytes - 1) << 4).to_bytes(2, "little") + packer.encode(content) + packer.flush()
+    archive = bytearray(zipped({"a.txt": data}, stored=True))
+    at = archive.index(b"PK\x01\x02")
+    size = len(content) if size is None else size
+    for place in (8, at + 10):
+        struct.pack_into("<H", archive, place, 98)
+        struct.pack_into("<III", archive, place + 6, zlib.crc32(content), len(data), size)
+    return bytes(archive)
+
+
 PLAIN = b"x" * 9999
 #: Each with what is seen in its open copy, and the trait.
 PACKED = {
@@ -154,6 +169,7 @@ PACKED = {
     "zstd": (squeezed("zstd", tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
     "wide": (widened(PLAIN), PLAIN, "unpacked_copy"),
     "compress": (compressed(tar(files={"a": PLAIN})), PLAIN, "unpacked_copy"),
+    "PPMd": (by_ppmd(PLAIN), PLAIN, "unpacked_copy"),
     "7z bzip2": (seven_zip({"a": PLAIN, "b": b"y"}), PLAIN, "unpacked_copy"),
     "7z Deflate": (seven_zip({"a": PLAIN, "b": b"y"}, "deflate"), PLAIN, "unpacked_copy"),
     "locked": (locked(letter()), b"word/document.xml", "known_password"),
@@ -240,6 +256,33 @@ def test_codes_of_any_width_are_unpacked(widest: int, clear_at: int) -> None:
     assert lzw.unpack(compressed(content, widest, clear_at=clear_at), len(content)) == content
 
 
+@pytest.mark.parametrize("megabytes", [1, 256])
+def test_what_is_packed_by_ppmd_is_judged_and_bounded(megabytes: int) -> None:
+    assert "encrypted_archive" in traits(by_ppmd(encrypted_zip(), megabytes))
+    assert "unread_packing" in traits(by_ppmd(bytes(opened._COPY_BYTES + 1), megabytes))
+    for size in (0, 9_998, 10_000, opened._COPY_BYTES):
+        assert "unread_packing" in traits(by_ppmd(PLAIN, megabytes, size))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(opened, "_PPMD_BYTES", 10)
+        assert "unread_packing" in traits(by_ppmd(PLAIN, megabytes))
+
+
+def test_what_is_broken_by_ppmd_is_suspicious() -> None:
+    content = b"some text, more text, and numbers: 0123456789"
+    whole = by_ppmd(content)
+    assert set(traits(whole)) == {"unpacked_copy"}
+    # Behind the parameters, others of which serve such a short text as well.
+    for at in range(37, 35 + len(content) // 2):
+        broken = bytearray(whole)
+        broken[at] ^= 0xFF
+        assert set(traits(bytes(broken))) == {"unread_packing"}
+    assert ppmd.unpack(b"", 9) == ppmd.unpack(whole[35:], 0) == b""
+    # Behind an unknown way to go on, with an order that there is not, and without any data.
+    for start in (b"\x07\xf0", b"\x00\x00", b"\x07\x00"):
+        with pytest.raises(ValueError, match=r"unknown parameters|broken|Not enough"):
+            ppmd.unpack(start, 9)
+
+
 @pytest.mark.parametrize("method", ["bzip2", "deflate"])
 def test_a_7z_archive_is_judged_and_bounded(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "encrypted_archive" in traits(seven_zip({"a.zip": encrypted_zip()}, method))
@@ -305,9 +348,10 @@ def _coder(name: bytes) -> bytes:
         (zipped({"a.lzma": squeezed("lzma", bytes(range(256)))}, stored=True), False),
         (zipped({"a.zip": widened(b"x")}, stored=True), False),
         (zipped({"a.Z": compressed(PLAIN)}, stored=True), False),
+        (zipped({"a.zip": by_ppmd(PLAIN)}, stored=True), False),
         (zipped({"a.7z": seven_zip({"a": b"x"})}, stored=True), False),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_what_is_not_looked_into_is_suspicious(content: bytes, read: bool) -> None:
     assert ("unread_packing" in traits(content)) != read

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 
 from tasks.attachments import names
-from tasks.attachments.content import office, ole, packed, zips
+from tasks.attachments.content import office, ole, packed, ppmd, zips
 from tasks.attachments.content.budget import BOMB_BYTES, BOMB_RATIO, Budget
 from tasks.attachments.content.finding import Finding
 from tasks.attachments.content.source import Source
@@ -47,6 +47,11 @@ def examine(archive: Archive, budget: Budget, depth: int = 1) -> Iterator[Findin
 def wide(archive: Archive) -> bool:
     """Return whether an archive has wide numbers although it is small: scanners may not read it then."""
     return archive.wide or any(entry.wide for entry in archive.entries[: zips.MAX_ENTRIES])
+
+
+def by_ppmd(archive: Archive) -> bool:
+    """Return whether a file in an archive is packed by PPMd."""
+    return any(entry.method == ppmd.METHOD for entry in archive.entries[: zips.MAX_ENTRIES])
 
 
 def _locked(entries: list[Entry]) -> Iterator[Finding]:

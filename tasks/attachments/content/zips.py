@@ -27,7 +27,8 @@ _WIDE = 0xFFFFFFFF
 class Entry:
     """One file in an archive, as the directory describes it; `offset` counts from the source's beginning.
 
-    `wide` says whether its numbers stand where those do that are too large for 32 bits.
+    `wide` says whether its numbers stand where those do that are too large for 32 bits, `checksum` is its
+    content's CRC-32.
     """
 
     name: bytes
@@ -37,6 +38,7 @@ class Entry:
     size: int
     offset: int
     wide: bool = False
+    checksum: int = 0
 
     @property
     def encrypted(self) -> bool:
@@ -86,8 +88,8 @@ class Archive:
             if buffer[at : at + 4] != CENTRAL or len(buffer) < at + 46:
                 break
             flags, method = struct.unpack_from("<HH", buffer, at + 8)
-            packed, size, name_length, extra_length, comment_length = struct.unpack_from(
-                "<IIHHH", buffer, at + 20
+            checksum, packed, size, name_length, extra_length, comment_length = struct.unpack_from(
+                "<IIIHHH", buffer, at + 16
             )
             (offset,) = struct.unpack_from("<I", buffer, at + 42)
             name = buffer[at + 46 : at + 46 + name_length]
@@ -95,7 +97,7 @@ class Archive:
             wide = _WIDE in (packed, size, offset)
             if wide:
                 size, packed, offset = _wide(extra, size, packed, offset)
-            found.append(Entry(name, flags, method, packed, size, offset + self.start, wide))
+            found.append(Entry(name, flags, method, packed, size, offset + self.start, wide, checksum))
             position += 46 + name_length + extra_length + comment_length
         return found
 
@@ -118,13 +120,23 @@ class Archive:
                 return "has two sizes"
         return None
 
-    def read(self, entry: Entry, limit: int) -> bytes | None:
-        """Return up to `limit` of the entry's unpacked bytes, None where they cannot be had."""
+    def packed(self, entry: Entry, limit: int) -> bytes | None:
+        """Return up to `limit` of the entry's bytes as they are packed, None where they cannot be had."""
+        start = self._content_at(entry)
+        return None if start is None else self.source.at(start, min(limit, entry.packed))
+
+    def _content_at(self, entry: Entry) -> int | None:
         header = self.source.at(entry.offset, 30)
-        if len(header) < 30 or header[:4] != LOCAL or entry.encrypted or limit <= 0:
+        if len(header) < 30 or header[:4] != LOCAL or entry.encrypted:
             return None
         name_length, extra_length = struct.unpack_from("<HH", header, 26)
-        start = entry.offset + 30 + name_length + extra_length
+        return int(entry.offset + 30 + name_length + extra_length)
+
+    def read(self, entry: Entry, limit: int) -> bytes | None:
+        """Return up to `limit` of the entry's unpacked bytes, None where they cannot be had."""
+        start = self._content_at(entry)
+        if start is None or limit <= 0:
+            return None
         if entry.method == STORED:
             return self.source.at(start, min(limit, entry.packed))
         if entry.method != DEFLATED:
