@@ -56,9 +56,9 @@ TRAITS = (
     ),
     Trait(
         "archive_part",
-        "suspicious",
+        "accept",
         "one part of an archive in several",
-        "what is packed in it can be looked into only with the other parts",
+        "people split what is too large to send; the scanner looks into each part as far as it can",
     ),
     Trait(
         "unread_packing",

@@ -345,7 +345,7 @@ def test_the_table_of_traits() -> None:
         "polyglot": "refuse",
         "encrypted_archive": "suspicious",
         "encrypted_document": "suspicious",
-        "archive_part": "suspicious",
+        "archive_part": "accept",
         "oversized_member": "suspicious",
         "nested_too_deep": "suspicious",
         "too_many_members": "suspicious",
