@@ -101,6 +101,10 @@ def _leave(_connection: Any, record: Any) -> None:
         record.invalidate()
 
 
+def _close(_connection: Any, record: Any) -> None:
+    record.invalidate()
+
+
 def _url(settings: Settings) -> URL:
     text = split_hosts(settings.database_url.get_secret_value())
     return make_url(text).set(drivername="postgresql+psycopg")
@@ -147,11 +151,14 @@ def forget_engine(*, close: bool = True) -> None:
     """Forget this process's engine, if it has one: the next call of `get_engine` makes another.
 
     Args:
-        close: close the connections that are not in use.
+        close: close its connections, those that another thread uses when it gives them back.
     """
     with _asking:
         if _engine.cache_info().currsize:
+            pool = _engine().pool
             _engine().dispose(close=close)
+            if close:
+                event.listen(pool, "checkin", _close)
             _engine.cache_clear()
 
 

@@ -239,7 +239,7 @@ def test_a_dead_letter_is_there_only_if_its_row_is_marked(platform: Platform, se
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END';"
         "CREATE TRIGGER fail BEFORE UPDATE ON roomkeeper.outbox FOR EACH ROW EXECUTE FUNCTION fail()"
     )
-    with pytest.raises(Exception, match="no"):
+    with pytest.raises(Exception, match=r"function fail\(\)"):
         outbox.relay()
     assert platform.dead_letters() == []
     assert runs(platform) == [("failed", 0)]
@@ -427,13 +427,13 @@ def test_the_ages_of_what_waits_are_told(platform: Platform) -> None:
     assert asked(platform) == {}
 
 
-def test_a_turn_may_wait_for_a_minute_behind_others(platform: Platform) -> None:
+def test_a_turn_may_wait_for_ten_minutes_behind_others(platform: Platform) -> None:
     def entry() -> dict[str, Any]:
         return timetable(platform.settings)["outbox.relay"]
 
-    assert entry() == {"task": "outbox.relay", "schedule": timedelta(seconds=1), "options": {"expires": 60}}
-    platform.set(outbox_every_seconds=90)
-    assert entry()["options"] == {"expires": 90}
+    assert entry() == {"task": "outbox.relay", "schedule": timedelta(seconds=1), "options": {"expires": 600}}
+    platform.set(outbox_every_seconds=900)
+    assert entry()["options"] == {"expires": 900}
 
 
 def test_a_job_that_is_not_quiet_tells_of_every_run(platform: Platform) -> None:

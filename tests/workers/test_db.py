@@ -168,6 +168,17 @@ def test_what_needs_a_third_connection_fails_with_a_sentence(
             pass  # pragma: no cover
 
 
+def test_a_connection_that_is_in_use_when_the_engine_is_forgotten_is_closed_afterwards(
+    empty_database: str,
+) -> None:
+    with environment({"DATABASE_URL": empty_database}):
+        with db.transaction() as connection:
+            driver: Any = connection.connection.driver_connection
+            db.forget_engine()
+            assert connection.scalar(text("SELECT 1")) == 1
+        assert driver.closed
+
+
 def test_threads_that_ask_at_once_share_one_engine(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
