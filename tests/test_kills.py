@@ -206,7 +206,15 @@ class Files:
         row_id = self.row_ids[phase]
         job = self.platform.job(row_id)
         assert job is not None
-        varying_job_columns = {"attachment_id", "attempt", "failures", "waits", "worker", "timings"}
+        varying_job_columns = {
+            "attachment_id",
+            "attempt",
+            "failures",
+            "waits",
+            "worker",
+            "timings",
+            "judged_object",
+        }
         varying_row_columns = {"id", "message_id", "uploaded_by", "file_hash"}
         last = self.platform.sql(
             "SELECT event FROM roomkeeper.attachment_events"
