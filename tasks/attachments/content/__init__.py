@@ -6,6 +6,8 @@ budget.py     how much may be unpacked
 zips.py       a zip archive's directory, read by our own rules alone
 archives.py   what is wrong with a zip archive, and with the archives in it
 packed.py     RAR, 7z, and streams that are packed alone
+opened.py     copies that the scanner gets beside a file, unpacked or unlocked
+lzw.py, ppmd.py, seven.py  what such copies are unpacked by
 office.py     office documents that are zip archives
 ole.py        the old office documents
 markup.py     SVG, HTML and other XML that a browser would run

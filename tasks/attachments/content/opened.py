@@ -1,6 +1,4 @@
-"""Copies that the scanner gets beside a file that it does not open itself.
-
-Documents that are encrypted, and that every program opens without asking.
+"""Copies that the scanner gets beside a file: archives unpacked, documents unlocked that open without asking.
 
 Excel locks workbooks whose structure is protected by a password of its own, and tries that one first. A PDF
 that only forbids printing has an empty password. What is in them is judged, and scanned, as in other files.
